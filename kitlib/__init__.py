@@ -1,0 +1,31 @@
+"""kitlib: Sparse Upcycling, E3 and PaLI-X on one code base.
+
+One alphabet names every axis, in every shape comment, docstring and einsum of the kit:
+
+    B batch    N tokens   D width     F hidden   H heads
+    G groups   S group size   E experts   C capacity   K selected experts
+    M members  L layers   V classes or vocabulary
+
+Capital letters are axes; `float32[B, N, D]` is an array of that type and shape. `float[...]` is float32 or bfloat16.
+
+`import kitlib` loads nothing heavy: a module is imported when it is first named (`kitlib.vit`, `kitlib.data`, ...).
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+MODULES = (
+    "bench", "builders", "checkpoint", "checks", "cli", "configs", "data", "doctor", "flops", "layers", "metrics",
+    "optim", "pipeline", "plots", "runner", "train", "vit",
+)  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name in MODULES:
+        return importlib.import_module(f"kitlib.{name}")
+    raise AttributeError(f"module 'kitlib' has no attribute {name!r}; its modules are {', '.join(MODULES)}")
+
+
+def __dir__():
+    return sorted([*globals(), *MODULES])

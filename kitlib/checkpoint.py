@@ -1,0 +1,174 @@
+"""Reading public ViT checkpoints: Google's pre-Linen `.npz` and big_vision's `.npz`, by name, safely.
+
+    params = checkpoint.load_vit("B_16-i21k-300ep.npz", configs.vit("B/16", num_classes=21843))
+
+A public file is a flat list of named arrays. Loading is four pure steps on that list: read, rename to the kit's names,
+reshape to the kit's layout (positions resized, blocks stacked for `scan`), compare with what the configuration expects.
+Nothing is ever unpickled. A file that does not fit is refused with the names that are missing, extra or misshapen.
+
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb.
+"""
+
+import pathlib
+import re
+import zipfile
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from kitlib.configs import ViTConfig
+from kitlib.layers import resize_positions
+from kitlib.vit import ViT
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not fit; the message names the file and what is wrong with it."""
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_npz(path) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz` by name. Raises CheckpointError for a missing, truncated or pickled file."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
+    try:
+        with path.open("rb") as handle:
+            file = np.load(handle, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise CheckpointError(f"{path} holds one bare array, not the named arrays of an .npz checkpoint.")
+            return {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or not an .npz file ({error}); download it again.") from error
+    except CheckpointError:
+        raise
+    except ValueError as error:  # numpy's word for "this would need unpickling", and for garbage
+        raise CheckpointError(
+            f"{path} is refused: it is a pickle or holds a pickled object array, which could run code when read, or it "
+            f"is no .npz at all ({error}). Save plain arrays only."
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------- names
+
+
+def kit_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames the leaves of any of the public dialects to the kit's names (those of big_vision).
+
+    - Google's ViT files (vision_transformer) come from before Linen, when one counter numbered all submodules of a
+      block: LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3; and keep the positions under
+      Transformer/posembed_input.
+    - big_vision's files carry a `params/` (two-tower models: `params/img/`) prefix.
+    - scanned big_vision models stack the blocks under Transformer/encoderblock with a leading L axis.
+    """
+    renamed = {}
+    for name, leaf in flat.items():
+        new = re.sub(r"^(opt/target/|target/)?(params/)?(img/)?", "", name)
+        new = new.replace("Transformer/posembed_input/pos_embedding", "pos_embedding")
+        new = new.replace("/MultiHeadDotProductAttention_1/", "/MultiHeadDotProductAttention_0/")
+        new = new.replace("/LayerNorm_2/", "/LayerNorm_1/").replace("/MlpBlock_3/", "/MlpBlock_0/")
+        if new in renamed:
+            raise CheckpointError(f"Two leaves of the checkpoint are called {new!r} once renamed; one is {name!r}.")
+        renamed[new] = leaf
+    return renamed
+
+
+def stack_blocks(flat: dict[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:
+    """Transformer/encoderblock_0/x ... encoderblock_{L-1}/x -> Transformer/encoderblock/x with a leading L axis."""
+    first = "Transformer/encoderblock_0/"
+    stacked = {name: leaf for name, leaf in flat.items() if "/encoderblock_" not in name}
+    for name in flat:
+        if name.startswith(first):
+            blocks = [flat[f"Transformer/encoderblock_{i}/{name.removeprefix(first)}"] for i in range(depth)]
+            stacked[f"Transformer/encoderblock/{name.removeprefix(first)}"] = np.stack(blocks)
+    return stacked
+
+
+def unstack_blocks(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `stack_blocks`."""
+    prefix = "Transformer/encoderblock/"
+    unstacked = {name: leaf for name, leaf in flat.items() if not name.startswith(prefix)}
+    for name, leaf in flat.items():
+        if name.startswith(prefix):
+            rest = name.removeprefix(prefix)
+            unstacked |= {f"Transformer/encoderblock_{i}/{rest}": block for i, block in enumerate(leaf)}
+    return unstacked
+
+
+# ---------------------------------------------------------------------------------------------- fitting
+
+
+def fit_positions(table: np.ndarray, config: ViTConfig) -> np.ndarray:
+    """A public position table in the layout and resolution of `config`, float32[1, N, D].
+
+    The stored grid is taken to be square, as every published one is. A class-token slot is added as zeros when the
+    file has none (big_vision adds the class token after the positions); dropping one is refused: another model.
+    """
+    n = table.shape[1]
+    side, side_without_slot = int(np.sqrt(n)), int(np.sqrt(n - 1))
+    if side * side == n:
+        extra, side = 0, side
+    elif side_without_slot**2 == n - 1:
+        extra, side = 1, side_without_slot
+    else:
+        raise CheckpointError(f"pos_embedding has {n} positions: no square grid, with or without a class token.")
+    table = np.asarray(resize_positions(jnp.asarray(table), (side, side), config.grid))
+    if config.pool == "tok" and not extra:
+        table = np.pad(table, ((0, 0), (1, 0), (0, 0)))
+    if config.pool != "tok" and extra:
+        raise CheckpointError(
+            f"The checkpoint has a position for a class token, but the configuration pools by {config.pool!r}; "
+            "use pool='tok'."
+        )
+    return table
+
+
+def load_vit(path, config: ViTConfig, *, new_head: bool = False) -> dict:
+    """Parameters for `ViT(config)` from a public `.npz`, positions resized to config.image_size.
+
+    `new_head=True` takes everything but the classifier and puts zeros there: the start of a fine-tuning run.
+    Raises CheckpointError naming every leaf that is missing, extra or misshapen.
+    """
+    flat = kit_names(read_npz(path))
+    if any(name.startswith("Transformer/encoderblock/") for name in flat):
+        flat = unstack_blocks(flat)
+    if "pos_embedding" in flat and config.posemb == "learn":
+        flat["pos_embedding"] = fit_positions(flat["pos_embedding"], config)
+    if config.scan and "Transformer/encoderblock_0/LayerNorm_0/scale" in flat:
+        flat = stack_blocks(flat, config.depth)
+
+    expected = flatten_dict(expected_shapes(config), sep="/")
+    if new_head:
+        flat = {name: leaf for name, leaf in flat.items() if not name.startswith("head/")}
+        flat |= {name: np.zeros(s.shape, s.dtype) for name, s in expected.items() if name.startswith("head/")}
+    compare(flat, expected, path)
+    return unflatten_dict({name: jnp.asarray(flat[name], expected[name].dtype) for name in expected}, sep="/")
+
+
+def expected_shapes(config: ViTConfig) -> dict:
+    """The parameter tree of ViT(config), as shapes and dtypes; nothing is computed."""
+    model = ViT(config)
+    images = jax.ShapeDtypeStruct((1, *config.image_size, config.channels), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+
+
+def compare(flat: dict, expected: dict, path) -> None:
+    """Raises CheckpointError unless `flat` has exactly the names and shapes of `expected` (both flat)."""
+    missing = sorted(set(expected) - set(flat))
+    extra = sorted(set(flat) - set(expected))
+    misshapen = [
+        f"{name} is {tuple(flat[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in flat and tuple(flat[name].shape) != tuple(expected[name].shape)
+    ]
+    problems = [
+        f"{kind}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit the configuration; {'; '.join(problems)}.")

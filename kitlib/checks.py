@@ -1,0 +1,236 @@
+"""What notebooks assert with: `claim`, `same`, `better`, `exercise`, and `summary` as the last line.
+
+Every output of every notebook is compared character by character in the tests (strict nbval), so the text printed here
+must be identical on every CPU: strings live in outputs, tolerances live in code. `claim` therefore prints the number
+that was *expected*, `same` prints names, `better` prints a verdict; measured numbers are asserted and not printed.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SCALES = ("cpu", "gpu", "pod")
+
+_lines: list[str] = []  # one per check that this process has passed; `summary` prints how many
+
+
+def claim(tag: str, got, want: float, tol: float) -> None:
+    """Asserts |got - want| <= tol and prints the expected value.
+
+    Args:
+      tag: what is claimed, with its source ("Table 3: ViT-B/16 parameters, millions").
+      got: the measured number, a scalar of any kind.
+      want: the published or hand-derived number.
+      tol: the largest allowed absolute difference.
+
+    Raises:
+      AssertionError: if the number is off, or is NaN.
+    """
+    value = float(got)
+    if not abs(value - want) <= tol:  # written so that NaN fails
+        raise AssertionError(f"{tag}: got {value:.6g}, expected {want:.6g} within ±{tol:g}.")
+    _passed(f"[ok] {tag}: {want:.6g} (±{tol:g})")
+
+
+def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool = True, tag: str = "") -> None:
+    """Asserts that two functions have equal outputs and equal gradients.
+
+    Outputs are compared in every leaf: structure, shape, dtype, and values within tol * max(1, |lib|); integers and
+    booleans exactly. Gradients are taken with respect to every floating-point array in the inputs, of a sum of all
+    floating-point outputs under fixed non-uniform weights, so that no two terms cancel.
+
+    Args:
+      mine: the function built in the notebook.
+      lib: the function of the library it must equal.
+      *inputs: arguments for both, arrays or trees of arrays.
+      tol: tolerance for outputs and gradients.
+      grad: False where a gradient is not defined.
+      tag: printed in place of the two function names, which say nothing for a lambda.
+
+    Raises:
+      AssertionError: names the leaf, the largest error and where it is, and the mean error.
+    """
+    names = tag or f"{_name(mine)} == {_name(lib)}"
+    got, want = mine(*inputs), lib(*inputs)
+    _assert_close(names, "output", got, want, tol)
+    leaves, tree = jax.tree.flatten(inputs)
+    at = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
+    grad = grad and bool(at) and any(_is_float(leaf) for leaf in jax.tree.leaves(want))
+    if grad:
+        mine_grad, lib_grad = (jax.grad(_weighted(fn, leaves, tree, at))([leaves[i] for i in at]) for fn in (mine, lib))
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
+        for i, g, w in zip(at, mine_grad, lib_grad, strict=True):
+            _assert_close(names, f"gradient of inputs{paths[i]}", g, w, tol)
+    _passed(f"[ok] {names}: outputs" + (" and gradients" if grad else ""))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How much better `a` is than `b`: mean gain over paired seeds, its interval, whether the interval is above 0."""
+
+    mean: float
+    low: float
+    high: float
+    seen: bool
+
+
+def better(
+    tag: str, a: Sequence[float], b: Sequence[float], *, higher: bool = True, confidence: float = 0.95
+) -> Verdict:
+    """Says whether `a` is better than `b`, paired over seeds; a negative verdict is a result, not an error.
+
+    Prints only the verdict: seen (the bootstrap interval of the mean gain is above 0), reversed (it is below 0), or
+    not seen at this scale (it contains 0).
+
+    Args:
+      tag: what is compared ("upcycled beats dense at equal compute").
+      a, b: one number per seed, the same seeds in the same order, at least 3.
+      higher: whether a higher number is the better one; for a loss pass False.
+      confidence: of the bootstrap interval.
+
+    Raises:
+      ValueError: if the sequences are not of equal length >= 3, or hold NaN or infinity.
+    """
+    from kitlib.metrics import bootstrap
+
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.ndim != 1 or a.shape != b.shape or len(a) < 3:
+        raise ValueError(
+            f"{tag}: got shapes {a.shape} and {b.shape}, expected two equally long sequences of at least 3 seeds."
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError(f"{tag}: got NaN or infinity, expected finite numbers; look at the runs that produced them.")
+    mean, low, high = (float(x) for x in bootstrap(a - b if higher else b - a, confidence=confidence))
+    if low > 0:
+        word, where = "seen", "interval above 0"
+    elif high < 0:
+        word, where = "reversed", "interval below 0"
+    else:
+        word, where = "not seen at this scale", "interval contains 0"
+    _passed(f"[{word}] {tag} ({len(a)} paired seeds, {confidence * 100:g} % {where})")
+    return Verdict(mean, low, high, seen=low > 0)
+
+
+def exercise(tag: str, fn: Callable, ref: Callable, *inputs, tol: float = 1e-4) -> None:
+    """Prints whether the reader's `fn` equals `ref` on the inputs. Never raises, whatever `fn` does.
+
+    Args:
+      tag: the exercise's number or name.
+      fn: the placeholder that the reader completes.
+      ref: the solution, or the library's function.
+      *inputs: arguments for both.
+      tol: as in `same`; gradients are not compared.
+    """
+    want = ref(*inputs)
+    copies = jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, inputs)  # fn may write into them
+    try:
+        _assert_close(tag, "output", fn(*copies), want, tol)
+    except (Exception, SystemExit):
+        print(f"exercise {tag}: not done yet")
+    else:
+        print(f"exercise {tag}: ok")
+
+
+def summary() -> None:
+    """The last line of a notebook. It is compared like every output, so a check that was deleted is noticed."""
+    print(f"kit: {len(_lines)} checks passed")
+
+
+def environment() -> None:
+    """Prints versions, device and scale. They differ between machines: tag the cell nbval-ignore-output."""
+    import flax
+
+    from kitlib import __version__
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    print(f"python {python}, jax {jax.__version__}, flax {flax.__version__}, kitlib {__version__}")
+    print(f"device {jax.devices()[0].device_kind} x {jax.device_count()}, scale {scale()}")
+
+
+def scale() -> str:
+    """The size that notebooks run at: the environment variable KIT_SCALE, one of cpu (default), gpu, pod."""
+    value = os.environ.get("KIT_SCALE", "cpu")
+    if value not in SCALES:
+        raise ValueError(
+            f"KIT_SCALE: got {value!r}, expected one of {', '.join(SCALES)}; unset it for the default, cpu."
+        )
+    return value
+
+
+def _passed(line: str) -> None:
+    _lines.append(line)
+    print(line)
+
+
+def _name(fn: Callable) -> str:
+    """`module.function`; only `function` for what a notebook defines."""
+    while hasattr(fn, "func"):  # functools.partial
+        fn = fn.func
+    name = getattr(fn, "__qualname__", type(fn).__name__).replace("<locals>.", "")
+    module = (getattr(fn, "__module__", None) or "__main__").rpartition(".")[2]
+    return name if module == "__main__" else f"{module}.{name}"
+
+
+def _is_float(leaf) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _weighted(fn: Callable, leaves: list, tree, at: list[int]) -> Callable:
+    """The scalar whose gradients are compared, as a function of the floating-point input leaves alone."""
+
+    def scalar(floats: list) -> jax.Array:
+        filled = list(leaves)
+        for i, value in zip(at, floats, strict=True):
+            filled[i] = value
+        outputs = [leaf for leaf in jax.tree.leaves(fn(*tree.unflatten(filled))) if _is_float(leaf)]
+        total = jnp.zeros((), jnp.float32)
+        for i, output in enumerate(outputs):
+            weights = jnp.cos(1.7 * jnp.arange(output.size) + i).reshape(output.shape)
+            total += jnp.sum(weights * output.astype(jnp.float32))
+        return total
+
+    return scalar
+
+
+def _assert_close(names: str, what: str, got, want, tol: float) -> None:
+    """Raises AssertionError at the first leaf that differs."""
+    if (g := jax.tree.structure(got)) != (w := jax.tree.structure(want)):
+        raise AssertionError(f"{names}: {what}: got the structure {g}, expected {w}.")
+    for (path, mine), lib in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        where = f"{names}: {what}{jax.tree_util.keystr(path)}"
+        mine, lib = _numpy(mine), _numpy(lib)
+        if (mine.shape, mine.dtype) != (lib.shape, lib.dtype):
+            raise AssertionError(f"{where}: got {mine.dtype}{list(mine.shape)}, expected {lib.dtype}{list(lib.shape)}.")
+        _assert_leaf_close(where, mine, lib, tol)
+
+
+def _assert_leaf_close(where: str, mine: np.ndarray, lib: np.ndarray, tol: float) -> None:
+    if not jnp.issubdtype(lib.dtype, jnp.inexact):  # jnp's, which knows bfloat16
+        if not np.array_equal(mine, lib):
+            at = [int(i) for i in np.argwhere(mine != lib)[0]]
+            raise AssertionError(
+                f"{where}: {np.sum(mine != lib)} of {lib.size} entries differ, the first at {at}: "
+                f"got {mine[tuple(at)]}, expected {lib[tuple(at)]}."
+            )
+        return
+    wide = np.complex128 if jnp.issubdtype(lib.dtype, jnp.complexfloating) else np.float64
+    mine, lib = mine.astype(wide), lib.astype(wide)
+    with np.errstate(invalid="ignore"):
+        error = np.where(mine == lib, 0.0, np.abs(mine - lib))  # equal infinities are equal
+    allowed = tol * np.maximum(1.0, np.where(np.isfinite(lib), np.abs(lib), 1.0))
+    if not (error <= allowed).all():  # NaN, on either side, fails
+        at = [int(i) for i in np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), lib.shape)]
+        raise AssertionError(
+            f"{where}: max error {error[tuple(at)]:.3g} at {at} (got {mine[tuple(at)]:.6g}, expected "
+            f"{lib[tuple(at)]:.6g}), mean error {np.mean(error):.3g}, tolerance {tol:g} · max(1, |expected|)."
+        )
+
+
+def _numpy(leaf) -> np.ndarray:
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)

@@ -1,0 +1,299 @@
+"""Executes the notebooks: what `kit run` and `kit check` do.
+
+A notebook is always executed top to bottom, in a fresh kernel of *this* Python, with one environment (`environment`),
+so what a reader runs, what the stored outputs were made with and what the tests compare cannot drift apart.
+"""
+
+import contextlib
+import difflib
+import html
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from kitlib import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
+SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
+CHECK_LINE = re.compile(r"^\[(ok|seen|reversed|not seen at this scale)\] (.*)$", re.MULTILINE)
+
+# The cell that makes a notebook run on Colab, the same bytes in every notebook (`kit stamp` writes it). Colab's own jax
+# and numpy must not be replaced under a running kernel, so nothing but the kit is installed: --no-deps.
+SETUP_HEAD = """\
+# Colab only: installs the kit itself, nothing else of the environment is touched. Does nothing elsewhere.
+import sys
+
+if "google.colab" in sys.modules:
+"""
+SETUP_UNSET = '    print("Clone the repository, run: pip install --no-deps -e .   in it, then restart the session.")'
+
+
+def find(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
+    """The notebooks whose file names start with any of `names` (`07`, `07_sparse`, a path), or all of them.
+
+    Raises:
+      SystemExit: for a name that no notebook has (with the nearest ones), or where there is no notebooks/ folder.
+    """
+    folder = root / "notebooks"
+    if not folder.is_dir():
+        raise SystemExit(f"No notebooks/ folder beside the kitlib package ({root.name}/); run kit from a checkout.")
+    paths = sorted(folder.glob("*.ipynb"))
+    chosen = set()
+    for name in names:
+        stem = Path(name).name.removesuffix(".ipynb")
+        found = [path for path in paths if path.stem.lower().startswith(stem.lower())]
+        if not found:
+            known = {key.lower(): path.stem for path in paths for key in (path.stem, path.stem.partition("_")[2])}
+            near = difflib.get_close_matches(stem.lower(), known, n=3, cutoff=0.4) or known
+            nearest = ", ".join(sorted({known[key] for key in near})) or "none yet"
+            raise SystemExit(f"No notebook is called {name!r}; the nearest: {nearest}.")
+        chosen.update(found)
+    return sorted(chosen) if names else paths
+
+
+def repository(root: Path = ROOT) -> str:
+    """The project's address: `[project.urls] Repository` in pyproject.toml, written only there. "" while unset."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    return project.get("urls", {}).get("Repository", "").rstrip("/")
+
+
+def setup_cell(address: str) -> str:
+    """Source of the Colab set-up cell: installs this version of the kit, or says how to do it by hand."""
+    install = f'    %pip install -q --no-deps grain "kitlib @ git+{address}@v{__version__}"'
+    return SETUP_HEAD + (install if address else SETUP_UNSET)
+
+
+@contextlib.contextmanager
+def environment(scale: str) -> Iterator[dict[str, str]]:
+    """The environment variables of kernels, with a compilation cache that lives as long as the `with` block.
+
+    The cache is never kept: code compiled for another CPU type may crash. On the CPU scale, everything of the user's
+    that could change a number (JAX and XLA settings, paths, IPython start-up files) is left out.
+    """
+    ours = {"MPLBACKEND", "PYTHONPATH", "PYTHONSTARTUP"}
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    if scale == "cpu":
+        env = {name: value for name, value in env.items() if not name.startswith(("JAX_", "XLA_"))}
+        env["JAX_PLATFORMS"] = "cpu"
+    if sys.platform == "linux":
+        env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # steps with large temporaries: 14-22 % faster
+    with tempfile.TemporaryDirectory(prefix="kit-", ignore_cleanup_errors=True) as folder:
+        yield env | {
+            "KIT_SCALE": scale,
+            "PYTHONNOUSERSITE": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else ipykernel's debugger warns about frozen modules
+            "IPYTHONDIR": str(Path(folder, "ipython")),
+            "JAX_COMPILATION_CACHE_DIR": str(Path(folder, "jax")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        }
+
+
+def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:
+    """Executes `nb` in place in a fresh kernel of this Python; returns "" or the failing cell with its error."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellControlSignal, DeadKernelError
+
+    class ThisPython(KernelSpecManager):  # a user's own "python3" kernelspec may start another Python
+        def get_kernel_spec(self, kernel_name):
+            return KernelSpec(**get_kernel_dict())
+
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    manager = AsyncKernelManager(
+        kernel_name="python3",
+        kernel_spec_manager=ThisPython(),
+        transport_encryption="auto",  # others on this machine cannot read along; else every kernel prints a warning
+    )
+    client = NotebookClient(
+        nb,
+        timeout=timeout,
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        skip_cells_with_tag=SKIP,
+        resources={"metadata": {"path": str(folder)}},
+        km=manager,
+    )
+    try:
+        client.execute(env=env, cleanup_kc=True)
+    except (CellControlSignal, DeadKernelError) as error:
+        return re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without the terminal colours of a traceback
+    return ""
+
+
+def normalise(nb) -> None:
+    """Leaves in the notebook only what a refresh on another machine would write too; cell ids are kept."""
+    nb.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in nb.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A reader, or a run that is cut off, sees the old file or the new one, never half of one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    seconds: float
+    checks: int
+    error: str
+
+
+def run(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str, root: Path = ROOT) -> int:
+    """Executes notebooks in parallel, writes build/, and with `refresh` the outputs in notebooks/. 1 if any failed."""
+    from tqdm import tqdm
+
+    if refresh and scale != "cpu":
+        raise SystemExit(f"--refresh: got SCALE={scale}; stored outputs are defined on the CPU, use SCALE=cpu.")
+    paths = find(names, root)
+    if not paths:
+        print("There are no notebooks yet in notebooks/.")
+        return 0
+    build = root / "build"
+    build.mkdir(exist_ok=True)
+    before = {entry["name"]: entry["seconds"] for entry in built(root)}
+    paths.sort(key=lambda path: -before.get(path.stem, float("inf")))  # the longest first, so that none is left alone
+    # A kernel takes 1-2 GB and XLA itself uses several cores, so 4 at once at most; an accelerator is not shared.
+    jobs = jobs or (min(os.cpu_count() or 1, 4) if scale == "cpu" else 1)
+    print(f"Executing {len(paths)} notebook{'s' * (len(paths) > 1)} at scale {scale}, {jobs} at a time ...", flush=True)
+    failed = []
+    bar = tqdm(total=len(paths), unit="notebook", disable=None)  # only in a terminal
+    with environment(scale) as env, ProcessPoolExecutor(jobs, get_context("spawn")) as pool, bar:
+        futures = [pool.submit(run_one, path, build, refresh, env, scale) for path in paths]
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                result = future.result()
+                line = f"{result.name:40} {result.seconds:6.1f} s  {result.checks:3d} checks"
+                bar.write(f"[{number:2d}/{len(paths)}] {'FAILED' if result.error else 'ok':6} {line}")
+                sys.stdout.flush()
+                bar.update()
+                if result.error:
+                    failed.append(result.name)
+                    bar.write(f"\n{result.error}\n")
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise SystemExit("Interrupted; what had ended is in build/.") from None
+    write_atomically(build / "index.html", page(built(root)))
+    print(f"Wrote build/index.html. {'Failed: ' + ', '.join(sorted(failed)) if failed else 'All notebooks passed.'}")
+    return int(bool(failed))
+
+
+def run_one(path: Path, build: Path, refresh: bool, env: dict[str, str], scale: str) -> Result:
+    """Executes one notebook, in a process of its own, and writes what came out, an error included."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    for suffix in (".ipynb", ".html"):  # an earlier result must not stand for a run that failed
+        (build / f"{path.stem}{suffix}").unlink(missing_ok=True)
+    started = time.monotonic()
+    try:
+        nb = nbformat.read(path, as_version=4)
+        error = execute(nb, path.parent, env, CELL_TIMEOUT if scale == "cpu" else None)
+    except Exception as problem:  # no notebook, or no kernel: name it and go on with the rest
+        return Result(path.stem, time.monotonic() - started, 0, f"{path.name}: {type(problem).__name__}: {problem}")
+    seconds = time.monotonic() - started
+    normalise(nb)
+    if refresh and not error:
+        write_atomically(path, nbformat.writes(nb))
+    # An empty data: address in place of require.js, which only widgets need: the page never waits for a network.
+    body, _ = HTMLExporter(template_name="lab", require_js_url="data:,").from_notebook_node(
+        nb, resources={"metadata": {"name": path.stem}}
+    )
+    write_atomically(build / f"{path.stem}.html", body)
+    nb.metadata["kit"] = {"seconds": round(seconds, 1), "error": error}
+    write_atomically(build / path.name, nbformat.writes(nb))
+    return Result(path.stem, seconds, len(check_lines(nb)), f"{path.name}: {error}" if error else "")
+
+
+def check_lines(nb) -> list[tuple[str, str]]:
+    """The checks that a notebook printed: (verdict, text)."""
+    outputs = [output for cell in nb.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return CHECK_LINE.findall(text)
+
+
+def built(root: Path) -> list[dict]:
+    """One entry for each notebook of the series that build/ holds, in order; other runs' notebooks included."""
+    import nbformat
+
+    entries = []
+    for path in find((), root):
+        executed = root / "build" / path.name
+        if executed.exists():
+            nb = nbformat.read(executed, as_version=4)
+            title, text = title_and_paragraph(nb)
+            entry = {"name": path.stem, "title": title or path.stem, "text": text, "checks": check_lines(nb)}
+            entries.append(entry | nb.metadata["kit"])
+    return entries
+
+
+def title_and_paragraph(nb) -> tuple[str, str]:
+    """The first heading, and the first paragraph of prose (no heading, badge, table, list or HTML)."""
+    text = "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    title = re.search(r"^#+ *(.*)$", text, re.MULTILINE)
+    paragraphs = re.split(r"\n\s*\n", re.sub(r"^#.*$", "", text, flags=re.MULTILINE).strip())
+    return title[1] if title else "", next((p for p in paragraphs if not p.startswith(("[", "!", "|", "-", "<"))), "")
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top; padding: .3rem .6rem }
+tr { border-bottom: 1px solid #ddd } .n { text-align: right; white-space: nowrap } p { margin: .2rem 0; color: #555 }
+.failed { color: #a00; font-weight: bold } pre { white-space: pre-wrap; font-size: 13px }
+"""
+
+
+def page(entries: list[dict]) -> str:
+    """The series as one HTML page: every notebook with what it says, takes and checks, then every check."""
+    rows, checks = [], []
+    for entry in entries:
+        link = f'<a href="{html.escape(entry["name"])}.html">{html.escape(entry["title"])}</a>'
+        error = f'<pre class="failed">{html.escape(entry["error"])}</pre>' if entry["error"] else ""
+        rows.append(
+            f"<tr><td>{link}<p>{html.escape(entry['text'])}</p>{error}</td>"
+            f'<td class="n">{entry["seconds"]:.0f} s</td><td class="n">{len(entry["checks"])}</td></tr>'
+        )
+        for verdict, text in entry["checks"]:
+            checks.append(f"<tr><td>{link}</td><td>{html.escape(verdict)}</td><td>{html.escape(text)}</td></tr>")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>kitlib</title><style>{STYLE}</style>'
+        f"<h1>kitlib {__version__}: the notebooks</h1><p>{len(entries)} notebooks, {len(checks)} checks.</p>"
+        f"<table><tr><th>Notebook<th>Time<th>Checks</tr>{''.join(rows)}</table>"
+        f"<h2>Every check</h2><table><tr><th>Notebook<th>Verdict<th>Check</tr>{''.join(checks)}</table></html>"
+    )
+
+
+def check(names: tuple[str, ...], root: Path = ROOT) -> int:
+    """Strict nbval: executes the notebooks and compares every output with the stored one. 0 if all are equal."""
+    paths = find(names, root)
+    if not paths:
+        print("There are no notebooks yet in notebooks/.")
+        return 0
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env"]
+    command += ["--nbval-sanitize-with", "notebooks/nbval_sanitize.cfg", "--nbval-cell-timeout", str(CELL_TIMEOUT)]
+    # loadscope keeps the cells of a notebook in one worker, in order. Two workers: four ran out of memory elsewhere.
+    command += ["-n", "2" if len(paths) > 1 else "0", "--dist", "loadscope", "-p", "no:cacheprovider", "--rootdir", "."]
+    with environment("cpu") as env:
+        return subprocess.run([*command, *[f"notebooks/{path.name}" for path in paths]], cwd=root, env=env).returncode

@@ -1,0 +1,125 @@
+"""Vision Transformer: images to logits, with every intermediate by name.
+
+    model = vit.ViT(configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10))
+    params = model.init(jax.random.key(0), images)["params"]
+    logits, out = model.apply({"params": params}, images)
+    out["block01"]["attention"]     # float32[B, H, N, N]; a plot needs no hooks
+
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kitlib.configs import ViTConfig
+from kitlib.layers import EncoderBlock, MAPHead, PatchEmbedding, sincos_positions
+
+
+class Encoder(nn.Module):
+    """`depth` blocks and a final LayerNorm: float[B, N, D] -> (float[B, N, D], {"block00": {...}, ...})."""
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        c = self.config
+        block = {
+            "mlp_dim": c.mlp_dim, "num_heads": c.num_heads, "dropout": c.dropout, "parallel": c.parallel,
+            "qk_norm": c.qk_norm, "qkv_bias": c.qkv_bias, "norm_bias": c.norm_bias, "dtype": jnp.dtype(c.dtype),
+        }  # fmt: skip
+        drop_rates = jnp.linspace(0.0, c.drop_path, c.depth) if c.depth > 1 else jnp.full((1,), c.drop_path)
+        if c.scan:
+            # One block is traced and compiled; the stacked parameters have a leading L axis. Rematerialised: the
+            # backward pass recomputes a block from its input, so that memory holds L inputs, not L * everything.
+            Block = nn.scan(
+                nn.remat(EncoderBlock, prevent_cse=False, static_argnums=(3,)),
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True, "drop_path": True},
+                in_axes=(0, nn.broadcast),
+                length=c.depth,
+            )
+            x, stacked = Block(**block, name="encoderblock")(x, drop_rates, train)
+            out = {f"block{i:02d}": jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(c.depth)}
+        else:
+            out = {}
+            for i in range(c.depth):
+                x, out[f"block{i:02d}"] = EncoderBlock(**block, name=f"encoderblock_{i}")(x, drop_rates[i], train)
+        return nn.LayerNorm(use_bias=c.norm_bias, dtype=jnp.dtype(c.dtype), name="encoder_norm")(x), out
+
+
+class ViT(nn.Module):
+    """(images float[B, height, width, channels] in [-1, 1]) -> (logits float32[B, V], out).
+
+    `out` holds every intermediate: "stem" (patch embeddings), "with_posemb", "block00" ... (each with "sa",
+    "attention", "+sa", "mlp", "+mlp"), "encoded" float[B, N, D], "pooled" float[B, D], "pre_logits", "logits".
+    With `num_classes=0` the logits are the representation that a head would see; with `pool="none"`, of every token.
+    Dropout draws from the rng "dropout", stochastic depth from "drop_path".
+
+    The class token takes part in the position table (2010.11929, eq. 1), slot 0, as in Google's checkpoints;
+    big_vision's class-token models have no such slot: `checkpoint` loads them with a slot of zeros, which is the same.
+    """
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        check_images(images, c)
+        out = {}
+
+        x = out["stem"] = PatchEmbedding(c.width, c.patch_size, dtype, name="embedding")(images)
+        if c.pool == "tok":
+            cls = self.param("cls", nn.initializers.zeros, (1, 1, c.width)).astype(dtype)
+            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, c.width)), x], axis=1)
+        x = out["with_posemb"] = x + self.positions().astype(dtype)
+        x = nn.Dropout(c.dropout, deterministic=not train)(x)
+
+        x, blocks = Encoder(c, name="Transformer")(x, train)
+        out |= blocks
+        out["encoded"] = x
+
+        x = out["pooled"] = self.pooled(x)
+        if c.representation_size:
+            x = out["pre_logits"] = jnp.tanh(nn.Dense(c.representation_size, dtype=dtype, name="pre_logits")(x))
+        if c.num_classes:
+            # A zero head makes the first prediction uniform: the loss starts at log V, whatever the size.
+            x = nn.Dense(c.num_classes, kernel_init=nn.initializers.zeros, dtype=dtype, name="head")(x)
+        logits = out["logits"] = x.astype(jnp.float32)
+        return logits, out
+
+    def positions(self):
+        """float32[1, N, D]."""
+        c = self.config
+        if c.posemb == "learn":
+            init = nn.initializers.normal(stddev=c.width**-0.5)
+            return self.param("pos_embedding", init, (1, c.num_tokens, c.width))
+        table = jnp.asarray(sincos_positions(c.grid, c.width))
+        return jnp.pad(table, ((0, 0), (int(c.pool == "tok"), 0), (0, 0)))  # the class token has no place: zeros
+
+    def pooled(self, x):
+        c = self.config
+        if c.pool == "tok":
+            return x[:, 0]
+        if c.pool == "gap":
+            return x.mean(axis=1)
+        if c.pool == "map":
+            return MAPHead(
+                c.mlp_dim, c.num_heads, c.qkv_bias, c.qk_norm, c.norm_bias, jnp.dtype(c.dtype), name="MAPHead_0"
+            )(x)
+        return x
+
+
+def check_images(images, config: ViTConfig) -> None:
+    """Raises ValueError or TypeError unless images is float[B, *config.image_size, config.channels]."""
+    expected = (*config.image_size, config.channels)
+    if images.ndim != 4:
+        raise ValueError(f"Images must be float[B, height, width, channels], got shape {images.shape}; add the axis.")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"Images must be floats in [-1, 1], got {images.dtype}; scale them: images / 127.5 - 1.")
+    if images.shape[1:] != expected:
+        raise ValueError(
+            f"Images are {images.shape[1:]}, the model expects {expected} (height, width, channels); resize them, or "
+            "build the model with config.replace(image_size=...) and resize its position table."
+        )

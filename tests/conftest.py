@@ -1,0 +1,26 @@
+"""The unit tests run under strict settings, so that silent mistakes become errors."""
+
+import os
+
+# A matching device for every developer: unit tests are about the CPU. Multi-device tests start their own process.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["KIT_SCALE"] = "cpu"
+os.environ["MPLBACKEND"] = "agg"
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")  # (B, D) + (D,) must say which axis it means
+jax.config.update("jax_debug_nans", True)  # a test about NaN itself wraps the call: with jax.debug_nans(False)
+
+# Warnings that come from others' code at import or on exit and say nothing about the kit.
+FOREIGN_WARNINGS = (
+    "ignore:.*:DeprecationWarning:(tensorflow_datasets|etils|promise|portpicker|orbax|grain|flax|array_record).*",
+    "ignore:Proactor event loop:RuntimeWarning",
+    "ignore:os.fork.. was called:RuntimeWarning",  # grain's and TFDS's own worker processes
+)
+
+
+def pytest_configure(config):
+    """Warnings are errors; later lines win, so the exceptions come after."""
+    for line in ("error", *FOREIGN_WARNINGS):
+        config.addinivalue_line("filterwarnings", line)

@@ -1,0 +1,152 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kitlib import configs, flops
+from kitlib.checkpoint import expected_shapes
+from kitlib.vit import ViT
+
+# Every published number counts something different: each row has its own list of parts.
+TOWER = ("embedding", "cls", "positions", "blocks", "encoder_norm")
+WHOLE = (*TOWER, "map_head", "pre_logits", "head")
+GAP_JFT = {"pool": "gap", "num_classes": 18291}
+
+PUBLISHED = [
+    # vision_transformer's own table of sizes: 1,000 classes, class token, no pre_logits.
+    ("Ti/16", {}, WHOLE, 5_717_416),
+    ("S/16", {}, WHOLE, 22_050_664),
+    ("B/16", {}, WHOLE, 86_567_656),
+    ("L/16", {}, WHOLE, 304_326_632),
+    ("H/14", {}, WHOLE, 632_045_800),
+    # B/16 of the imagenet21k and augreg files: 21,843 classes.
+    ("B/16", {"num_classes": 21843}, WHOLE, 102_595_923),
+    # The dense parents of Sparse Upcycling (2212.05055): JFT head of 18,291 classes, average pooling.
+    ("S/32", GAP_JFT, WHOLE, 29_535_219),
+    ("S/16", GAP_JFT, WHOLE, 28_706_931),
+    ("B/32", GAP_JFT, WHOLE, 101_519_475),
+    ("B/16", GAP_JFT, WHOLE, 99_862_899),
+    ("L/32", GAP_JFT, WHOLE, 324_256_627),
+    ("L/16", GAP_JFT, WHOLE, 322_047_859),
+    # ViT-22B (2302.05442): the published 21,743 M are the matrices of the blocks alone; the tower is a little more.
+    ("22B/14", {"pool": "none", "num_classes": 0}, TOWER, 21_750_546_432),
+]
+
+PUBLISHED_ROUNDED = [
+    # In millions, to the digit printed. V-MoE and E3 (2106.05974, 2110.03360): JFT head, class token, pre_logits.
+    ("VMoE-S/32", {"num_classes": 18291, "representation_size": 512}, WHOLE, 36.5, 1),
+    ("B/32", {"num_classes": 18291, "representation_size": 768}, WHOLE, 102.1, 1),
+    ("B/16", {"num_classes": 18291, "representation_size": 768}, WHOLE, 100.5, 1),
+    ("L/32", {"num_classes": 18291, "representation_size": 1024}, WHOLE, 325.3, 1),
+    ("L/16", {"num_classes": 18291, "representation_size": 1024}, WHOLE, 323.1, 1),
+    ("H/14", {"num_classes": 18291, "representation_size": 1280}, WHOLE, 655.8, 1),
+    # Towers without heads (big_vision): no class token.
+    ("Ti/16", {"pool": "gap"}, TOWER, 5.524, 3),
+    ("S/16", {"pool": "gap"}, TOWER, 21.665, 3),
+    ("B/16", {"pool": "gap"}, TOWER, 85.797, 3),
+    ("L/16", {"pool": "gap"}, TOWER, 303.300, 3),
+    ("H/14", {"pool": "gap"}, TOWER, 630.762, 3),
+    ("g/14", {"pool": "gap"}, TOWER, 1_011.200, 3),
+    ("G/14", {"pool": "gap"}, TOWER, 1_842.772, 3),
+    ("e/14", {"pool": "gap"}, TOWER, 3_805.418, 3),
+    ("So400m/14", {"pool": "gap"}, TOWER, 412.442, 3),
+    # ViT-e as PaLI prints it: tower, attention pooling and the 29,593 classes of JFT-3B.
+    ("e/14", {"pool": "map", "num_classes": 29593}, WHOLE, 3_926, 0),
+]
+
+
+def part_of(name: str) -> str:
+    """The part of flops.vit_parameters that a leaf of the parameter tree belongs to."""
+    top = name.split("/")[0]
+    if top == "Transformer":
+        return "encoder_norm" if name.startswith("Transformer/encoder_norm") else "blocks"
+    return {"pos_embedding": "positions", "MAPHead_0": "map_head"}.get(top, top)
+
+
+def counted(config, parts) -> int:
+    """Parameters of the real model in these parts, from shapes alone."""
+    leaves = jax.tree_util.tree_leaves_with_path(expected_shapes(config))
+    return sum(
+        leaf.size for path, leaf in leaves if part_of(jax.tree_util.keystr(path, simple=True, separator="/")) in parts
+    )
+
+
+@pytest.mark.parametrize(("name", "overrides", "parts", "published"), PUBLISHED)
+def test_published_parameter_counts(name, overrides, parts, published):
+    config = configs.vit(name, scan=name.startswith("22B"), **overrides)
+    assert counted(config, parts) == published
+    assert sum(flops.vit_parameters(config)[part] for part in parts) == published
+
+
+@pytest.mark.parametrize(("name", "overrides", "parts", "published", "digits"), PUBLISHED_ROUNDED)
+def test_published_parameter_counts_in_millions(name, overrides, parts, published, digits):
+    config = configs.vit(name, **overrides)
+    assert round(counted(config, parts) / 1e6, digits) == published
+    assert sum(flops.vit_parameters(config)[part] for part in parts) == counted(config, parts)
+
+
+def test_every_published_size_is_counted():
+    tested = {row[0].split("/")[0] for row in [*PUBLISHED, *PUBLISHED_ROUNDED]}
+    assert tested == set(configs.VIT_SIZES) - {"tiny"}
+
+
+def test_vit_22b_matrices_are_the_published_21743_million():
+    # 48 blocks of 12 * 6144^2: 4 D^2 of attention, 8 D^2 of an MLP with F = 4 D.
+    config = configs.vit("22B/14", pool="none", num_classes=0, scan=True)
+    shapes = jax.tree_util.tree_leaves_with_path(expected_shapes(config)["Transformer"]["encoderblock"])
+    matrices = sum(leaf.size for path, leaf in shapes if path[-1].key == "kernel")
+    assert matrices == 12 * 6144**2 * 48 == 21_743_271_936
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"pool": "gap", "posemb": "sincos2d"},
+        {"pool": "map", "representation_size": 24},
+        {"pool": "none", "num_classes": 0},
+        {"parallel": True, "qk_norm": True, "qkv_bias": False, "norm_bias": False, "pool": "map"},
+        {"scan": True},
+    ],
+)
+def test_closed_form_parts_equal_the_tree(overrides):
+    config = configs.vit(
+        "tiny/7", image_size=(28, 14), channels=1, num_classes=overrides.pop("num_classes", 10), **overrides
+    )
+    for part, count in flops.vit_parameters(config).items():
+        assert counted(config, (part,)) == count, part
+
+
+def test_published_flops():
+    def gflops(name, **overrides):
+        return sum(flops.vit_forward_flops(configs.vit(name, **overrides)).values()) / 1e9
+
+    # Sparse Upcycling's parents, GFLOP an image at 224 px.
+    for name, expected in [
+        ("S/32", 2.3),
+        ("S/16", 9.2),
+        ("B/32", 8.7),
+        ("B/16", 35.0),
+        ("L/32", 30.2),
+        ("L/16", 122.5),
+    ]:
+        assert gflops(name, **GAP_JFT) == pytest.approx(expected, abs=0.06), name
+    # E3's baselines: 1,000 classes, class token.
+    for name, expected in [("VMoE-S/32", 2.71), ("B/32", 8.82), ("B/16", 35.13), ("L/16", 123.11), ("H/14", 334.6)]:
+        assert gflops(name) == pytest.approx(expected, abs=0.06), name
+    # ViT-e/14 is published with 1,980 GFLOP, with attention pooling.
+    assert gflops("e/14", pool="map", num_classes=0) == pytest.approx(1980, rel=0.002)
+    # ViT-22B: 11.2 TFLOP an image.
+    assert gflops("22B/14", pool="none", num_classes=0) == pytest.approx(11_200, rel=0.002)
+
+
+@pytest.mark.parametrize("overrides", [{"pool": "tok"}, {"pool": "map"}, {"pool": "none", "parallel": True}])
+def test_flops_against_xla(overrides):
+    """XLA counts every operation, so it is above the matrix multiplications, by a few per cent at real widths."""
+    config = configs.vit("Ti/16", image_size=(112, 112), num_classes=1000, **overrides)
+    model = ViT(config)
+    images = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+    lowered = jax.jit(lambda p, x: model.apply(p, x)[0]).lower(params, images)
+    xla = lowered.compile().cost_analysis()["flops"]
+    ours = sum(flops.vit_forward_flops(config).values())
+    assert 1.0 <= xla / ours < 1.06

@@ -1,0 +1,213 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kitlib import layers
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def assert_same_with_gradients(mine, library, *inputs, atol=1e-5):
+    """Outputs and the gradients of a fixed, uneven weighting of them, for every input."""
+
+    def weighted(fn):
+        def scalar(*xs):
+            y = fn(*xs)
+            return jnp.sum(y * jnp.cos(jnp.arange(y.size).reshape(y.shape))), y
+
+        return jax.grad(scalar, argnums=tuple(range(len(inputs))), has_aux=True)
+
+    for got, want in zip(
+        jax.tree.leaves(weighted(mine)(*inputs)), jax.tree.leaves(weighted(library)(*inputs)), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=atol, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- patches
+
+
+def test_patchify_by_hand():
+    # A 4 x 6 image whose pixel values are row * 10 + column, cut into patches of 2: two rows of three patches.
+    image = np.add.outer(10 * np.arange(4), np.arange(6)).reshape(1, 4, 6, 1)
+    expected = [
+        [0, 1, 10, 11], [2, 3, 12, 13], [4, 5, 14, 15],
+        [20, 21, 30, 31], [22, 23, 32, 33], [24, 25, 34, 35],
+    ]  # fmt: skip
+    np.testing.assert_array_equal(layers.patchify(image, 2)[0], expected)
+
+
+def test_patchify_keeps_the_channels_of_a_pixel_together():
+    image = np.arange(2 * 2 * 3).reshape(1, 2, 2, 3)
+    np.testing.assert_array_equal(layers.patchify(image, 2)[0, 0], np.arange(12))
+
+
+def test_patch_embedding_is_a_strided_convolution():
+    images = normal(0, 2, 8, 12, 3)
+    module = layers.PatchEmbedding(width=5, patch_size=4)
+    params = {"kernel": normal(1, 4, 4, 3, 5), "bias": normal(2, 5)}
+    conv = nn.Conv(5, (4, 4), strides=(4, 4), padding="VALID")
+    assert_same_with_gradients(
+        lambda x, k: module.apply({"params": params | {"kernel": k}}, x),
+        lambda x, k: conv.apply({"params": params | {"kernel": k}}, x).reshape(2, 6, 5),
+        images,
+        params["kernel"],
+    )
+
+
+def test_patchify_refuses_uneven_sizes():
+    with pytest.raises(ValueError, match="9 x 8 pixels do not divide into patches of 4"):
+        layers.patchify(jnp.zeros((1, 9, 8, 1)), 4)
+
+
+# ---------------------------------------------------------------------------------------------- positions
+
+
+def test_sincos_by_hand():
+    # D = 8: two frequencies, 1 and 1/10,000. Position (row 1, column 2): sin and cos of 2 and 2e-4, then of 1 and 1e-4.
+    table = layers.sincos_positions((2, 3), 8)
+    assert table.shape == (1, 6, 8)
+    x, y = np.array([2, 2e-4]), np.array([1, 1e-4])
+    np.testing.assert_allclose(table[0, 5], [*np.sin(x), *np.cos(x), *np.sin(y), *np.cos(y)], atol=1e-7)
+    np.testing.assert_allclose(table[0, 0], [0, 0, 1, 1, 0, 0, 1, 1])
+
+
+def test_sincos_dot_products_depend_on_the_offset_only():
+    table = layers.sincos_positions((5, 5), 32)[0].reshape(5, 5, 32)
+    # sin a sin b + cos a cos b = cos(a - b), per frequency and axis.
+    assert np.dot(table[0, 1], table[2, 2]) == pytest.approx(np.dot(table[2, 3], table[4, 4]), abs=1e-5)
+
+
+def test_resize_by_hand():
+    # One row of two positions with values 0 and 1 becomes four: half-pixel centres at 0.25 steps of the old grid,
+    # -0.25, 0.25, 0.75, 1.25, clamped at the ends.
+    table = jnp.array([0.0, 1.0]).reshape(1, 2, 1)
+    np.testing.assert_allclose(layers.resize_positions(table, (1, 2), (1, 4))[0, :, 0], [0, 0.25, 0.75, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_resize_keeps_a_class_token_slot(extra):
+    table = normal(0, 1, 4 * 4 + extra, 3)
+    bigger = layers.resize_positions(table, (4, 4), (6, 8))
+    assert bigger.shape == (1, 6 * 8 + extra, 3)
+    np.testing.assert_array_equal(bigger[:, :extra], table[:, :extra])
+    assert layers.resize_positions(table, (4, 4), (4, 4)) is table
+
+
+def test_resize_is_exact_on_linear_tables():
+    # Bilinear interpolation reproduces a linear function away from the clamped border.
+    rows = np.arange(4, dtype=np.float32)
+    table = jnp.asarray(np.repeat(rows, 4).reshape(1, 16, 1))
+    zoomed = layers.resize_positions(table, (4, 4), (8, 8)).reshape(8, 8)
+    np.testing.assert_allclose(zoomed[1:7, 3], (np.arange(1, 7) + 0.5) / 2 - 0.5, atol=1e-6)
+
+
+def test_resize_refuses_other_tables():
+    with pytest.raises(ValueError, match=r"18 positions are not a \(4, 4\) grid"):
+        layers.resize_positions(jnp.zeros((1, 18, 2)), (4, 4), (6, 6))
+
+
+# ---------------------------------------------------------------------------------------------- attention
+
+
+def test_attention_by_hand():
+    # One query, two keys, d = 4, so scores are divided by 2. Scores 2 ln 3 / 2 = ln 3 and 0: weights 3/4 and 1/4.
+    query = jnp.array([2 * np.log(3), 0, 0, 0]).reshape(1, 1, 1, 4)
+    key = jnp.array([[1.0, 0, 0, 0], [0, 1, 0, 0]]).reshape(1, 2, 1, 4)
+    value = jnp.array([[4.0, 0, 0, 0], [0, 8, 0, 0]]).reshape(1, 2, 1, 4)
+    out, weights = layers.attention(query, key, value)
+    np.testing.assert_allclose(weights[0, 0, 0], [0.75, 0.25], atol=1e-6)
+    np.testing.assert_allclose(out[0, 0, 0], [3, 2, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m", "heads"), [(5, 5, 2), (1, 7, 3), (4, 1, 1)])
+def test_attention_against_jax(n, m, heads):
+    q, k, v = normal(0, 2, n, heads, 8), normal(1, 2, m, heads, 8), normal(2, 2, m, heads, 8)
+    assert_same_with_gradients(lambda *x: layers.attention(*x)[0], jax.nn.dot_product_attention, q, k, v)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_module_against_flax(qk_norm, bias):
+    x, kv = normal(0, 2, 5, 12), normal(1, 2, 7, 12)
+    theirs = nn.MultiHeadDotProductAttention(num_heads=3, normalize_qk=qk_norm, use_bias=bias)
+    params = jax.tree.map(lambda p: normal(p.size, *p.shape), theirs.init(jax.random.key(0), x, kv)["params"])
+    mine_params = dict(params)
+    if not bias:  # ours keeps the output bias, as ViT-22B does
+        mine_params["out"] = params["out"] | {"bias": jnp.zeros(12)}
+    ours = layers.MultiHeadDotProductAttention(3, qkv_bias=bias, qk_norm=qk_norm)
+    assert_same_with_gradients(
+        lambda *a: ours.apply({"params": mine_params}, *a)[0], lambda *a: theirs.apply({"params": params}, *a), x, kv
+    )
+
+
+def test_qk_norm_bounds_the_scores():
+    # After LayerNorm with scale 1 a vector of d channels has norm sqrt(d), so |q.k| / sqrt(d) <= sqrt(d): no score can
+    # leave [-sqrt(d), sqrt(d)], however large the input; the weights are at least exp(-2 sqrt(d)) / N.
+    d, n = 4, 6
+    module = layers.MultiHeadDotProductAttention(2, qk_norm=True)
+    x = normal(0, 1, n, 2 * d)
+    params = module.init(jax.random.key(0), x, x)
+    _, weights = module.apply(params, 1e4 * x, 1e4 * x)
+    assert weights.min() >= np.exp(-2 * np.sqrt(d)) / n
+    plain = layers.MultiHeadDotProductAttention(2)
+    _, collapsed = plain.apply(plain.init(jax.random.key(0), x, x), 1e4 * x, 1e4 * x)
+    assert collapsed.min() == 0.0  # without it the softmax is one-hot
+
+
+# ---------------------------------------------------------------------------------------------- blocks
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_block_is_its_equation(parallel):
+    x = normal(0, 2, 5, 8)
+    block = layers.EncoderBlock(mlp_dim=16, num_heads=2, parallel=parallel)
+    params = jax.tree.map(lambda p: normal(p.size, *p.shape) / 3, block.init(jax.random.key(0), x)["params"])
+
+    def norm(name, x):
+        p = params[name]
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * p["scale"][None, None] + p["bias"][None, None]
+
+    def sa(x):
+        module = layers.MultiHeadDotProductAttention(2)
+        return module.apply({"params": params["MultiHeadDotProductAttention_0"]}, x, x)[0]
+
+    def mlp(x):
+        p = params["MlpBlock_0"]
+        hidden = x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"][None, None]
+        return jax.nn.gelu(hidden) @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"][None, None]
+
+    if parallel:
+        y = norm("LayerNorm_0", x)
+        expected = x + sa(y) + mlp(y)
+        assert "LayerNorm_1" not in params
+    else:
+        y = x + sa(norm("LayerNorm_0", x))
+        expected = y + mlp(norm("LayerNorm_1", y))
+    got, out = block.apply({"params": params}, x)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_array_equal(out["+mlp"], got)
+
+
+def test_drop_path_drops_whole_examples_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 3))
+    y = layers.drop_path(x, 0.25, jax.random.key(0))
+    assert set(np.unique(y)) == {0.0, np.float32(1 / 0.75)}
+    assert np.all(y == y[:, :1, :1])  # an example is kept or dropped as a whole
+    # The mean of 4,000 Bernoulli(3/4) / (3/4) has standard deviation sqrt(.25 * .75 / 4000) / .75 = 0.009.
+    assert abs(float(y.mean()) - 1.0) < 5 * 0.009
+    np.testing.assert_array_equal(layers.drop_path(x, 0.0, jax.random.key(0)), x)
+
+
+def test_map_head_ignores_the_order_of_tokens():
+    x = normal(0, 2, 6, 8)
+    head = layers.MAPHead(mlp_dim=16, num_heads=2)
+    params = head.init(jax.random.key(0), x)
+    pooled = head.apply(params, x)
+    assert pooled.shape == (2, 8)
+    np.testing.assert_allclose(head.apply(params, x[:, ::-1]), pooled, atol=1e-5)
+    assert np.abs(head.apply(params, x[::-1]) - pooled).max() > 1e-3  # but not the images

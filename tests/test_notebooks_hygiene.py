@@ -1,0 +1,367 @@
+"""The rules that every notebook of the series keeps. Each rule is a function that yields what is wrong.
+
+Each rule stands for a wound that other projects had: kernels of the author's machine, widget state that hosts refuse to
+show, hidden state, outputs that nothing compares, lessons that download, library code copied into notebooks.
+"""
+
+import ast
+import base64
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from kitlib import runner
+
+NOTEBOOKS = sorted((runner.ROOT / "notebooks").glob("*.ipynb"))
+TAGS = {"nbval-skip", "nbval-ignore-output", "raises-exception"}
+CHECKS = ("claim", "same", "better")
+MAX_BYTES, MAX_LINES, MIN_CHECKS, MIN_EXERCISES = 600_000, 25, 5, 3
+
+
+# Reading a notebook
+
+
+def tags(cell) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def code_cells(nb, skipped: bool = False) -> list:
+    """The code cells that are executed; with `skipped`, the others too."""
+    return [c for c in nb.cells if c.cell_type == "code" and (skipped or runner.SKIP not in tags(c))]
+
+
+def parse(source: str) -> ast.Module:
+    """The cell as Python, without the lines that only IPython understands."""
+    return ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in source.splitlines()))
+
+
+def calls(source: str, names: tuple[str, ...]) -> list[ast.Call]:
+    """The calls `name(...)` and `module.name(...)` in a cell."""
+    found = [node for node in ast.walk(parse(source)) if isinstance(node, ast.Call)]
+    return [call for call in found if getattr(call.func, "id", getattr(call.func, "attr", "")) in names]
+
+
+def definitions(tree: ast.Module) -> set[str]:
+    """Functions and classes defined at the top level."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return {node.name for node in tree.body if isinstance(node, kinds)}
+
+
+def notebook_definitions(nb) -> set[str]:
+    return {name for cell in code_cells(nb) for name in definitions(parse(cell.source))}
+
+
+def images(nb) -> list[int]:
+    """Indices of the cells that show an image."""
+    return [
+        i
+        for i, cell in enumerate(nb.cells)
+        if any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {}))
+    ]
+
+
+def heading(nb, word: str) -> int:
+    """Index of the last markdown cell with a heading that contains the word, or -1."""
+    pattern = re.compile(rf"^#+ .*{word}", re.MULTILINE | re.IGNORECASE)
+    found = [i for i, cell in enumerate(nb.cells) if cell.cell_type == "markdown" and pattern.search(cell.source)]
+    return found[-1] if found else -1
+
+
+def kitlib_names() -> set[str]:
+    """What the modules of kitlib define publicly."""
+    trees = [ast.parse(path.read_text()) for path in (runner.ROOT / "kitlib").glob("*.py")]
+    return {name for tree in trees for name in definitions(tree) if not name.startswith("_")}
+
+
+# The rules
+
+
+def kernel_is_python3(nb, path: Path) -> Iterator[str]:
+    if (name := nb.metadata.get("kernelspec", {}).get("name")) != "python3":
+        yield f"the kernelspec is {name!r}, not 'python3'"
+
+
+def no_widgets(nb, path: Path) -> Iterator[str]:
+    if "widgets" in nb.metadata:
+        yield "widget state is stored: hosts refuse to show such a notebook"
+    for cell in code_cells(nb, skipped=True):
+        if re.search(r"tqdm\.(notebook|auto)|ipywidgets", cell.source):
+            yield "tqdm.notebook, tqdm.auto or ipywidgets is used: they store widgets"
+
+
+def executed_top_to_bottom(nb, path: Path) -> Iterator[str]:
+    counts = [cell.execution_count for cell in code_cells(nb)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield f"execution counts are {counts}, not 1..{len(counts)}: run kit run --refresh"
+    for cell in code_cells(nb, skipped=True):
+        if runner.SKIP in tags(cell) and (cell.outputs or cell.execution_count):
+            yield "a cell that is never executed has outputs"
+
+
+def printing_cells_have_outputs(nb, path: Path) -> Iterator[str]:
+    for cell in code_cells(nb):
+        # A definition prints nothing yet, so only calls outside of functions and classes count.
+        body = [node for node in parse(cell.source).body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        at_top = ast.unparse(ast.Module(body, []))
+        if calls(at_top, ("print", *CHECKS, "exercise", "summary")) and not cell.outputs:
+            yield f"a cell that prints has no stored output: {cell.source[:60]!r}"
+
+
+def no_errors_or_warnings(nb, path: Path) -> Iterator[str]:
+    for cell in code_cells(nb):
+        for output in cell.outputs:
+            if output.output_type == "error" and "raises-exception" not in tags(cell):
+                yield f"an error is stored without the tag raises-exception: {output.ename}"
+            if output.output_type == "stream" and output.name == "stderr":
+                yield f"text on stderr is stored (it carries paths, and nothing compares it): {output.text[:60]!r}"
+            if "image/svg+xml" in output.get("data", {}):
+                yield "a figure is stored as SVG, which carries a date"
+
+
+def small(nb, path: Path) -> Iterator[str]:
+    size = len(nbformat.writes(nb).encode())
+    if size >= MAX_BYTES:
+        yield f"{size} bytes, the limit is {MAX_BYTES}: fewer or smaller figures"
+
+
+def cells_are_short(nb, path: Path) -> Iterator[str]:
+    for cell in code_cells(nb, skipped=True):
+        if (lines := len(cell.source.splitlines())) > MAX_LINES:
+            yield f"a code cell has {lines} lines, the limit is {MAX_LINES}: {cell.source[:60]!r}"
+        if not cell.source.strip():
+            yield "a code cell is empty"
+
+
+def setup_cell_first(nb, path: Path) -> Iterator[str]:
+    first = code_cells(nb, skipped=True)[0]
+    if first.source != runner.setup_cell(runner.repository()) or runner.SKIP not in tags(first):
+        yield f"the first code cell is not the set-up cell of kitlib.runner with the tag {runner.SKIP}: run kit stamp"
+
+
+def no_network(nb, path: Path) -> Iterator[str]:
+    for cell in code_cells(nb):
+        if found := re.search(r"\bpip\b|wget|urlretrieve|http", cell.source):
+            yield f"an executed cell contains {found[0]!r}: {cell.source[:60]!r}"
+
+
+def checks_and_exercises(nb, path: Path) -> Iterator[str]:
+    for names, least in ((CHECKS, MIN_CHECKS), (("exercise",), MIN_EXERCISES)):
+        number = sum(len(calls(cell.source, names)) for cell in code_cells(nb))
+        if number < least:
+            yield f"{number} calls of {'/'.join(names)}, at least {least} are wanted"
+
+
+def order_of_the_story(nb, path: Path) -> Iterator[str]:
+    number = path.name.partition("_")[0]
+    if nb.cells[0].cell_type != "markdown" or not re.match(rf"# {number} \S", nb.cells[0].source):
+        yield f"the first cell does not start with the title '# {number} ...'"
+    opening = [cell.source for cell in nb.cells[:4] if cell.cell_type == "markdown"]
+    if not any("Prerequisites" in text and "minutes" in text for text in opening):
+        yield "no goals cell near the top names Prerequisites and minutes"
+    places = [(images(nb) or [-1])[-1], *(heading(nb, word) for word in ("Takeaway", "Exercises", "References"))]
+    if -1 in places or places != sorted(set(places)):
+        yield f"the end is not: last figure, Takeaways, Exercises, References, in cells of their own (cells {places})"
+
+
+def ends_with_summary(nb, path: Path) -> Iterator[str]:
+    if not calls(code_cells(nb)[-1].source, ("summary",)):
+        yield "the last code cell does not call summary()"
+
+
+def no_copies_of_the_library(nb, path: Path) -> Iterator[str]:
+    compared = {
+        node.id
+        for cell in code_cells(nb)
+        for call in calls(cell.source, ("same",))
+        for node in ast.walk(call)
+        if isinstance(node, ast.Name)
+    }
+    for name in sorted(notebook_definitions(nb) & kitlib_names() - compared):
+        yield f"{name} is defined here and in kitlib: import it, or prove same({name}, ...) where it is built"
+
+
+def only_known_tags(nb, path: Path) -> Iterator[str]:
+    for cell in nb.cells:
+        if unknown := tags(cell) - TAGS:
+            yield f"unknown tags {sorted(unknown)}; allowed are {sorted(TAGS)}"
+
+
+RULES: tuple[Callable, ...] = (
+    kernel_is_python3,
+    no_widgets,
+    executed_top_to_bottom,
+    printing_cells_have_outputs,
+    no_errors_or_warnings,
+    small,
+    cells_are_short,
+    setup_cell_first,
+    no_network,
+    checks_and_exercises,
+    order_of_the_story,
+    ends_with_summary,
+    no_copies_of_the_library,
+    only_known_tags,
+)
+
+
+def defined_twice(notebooks: dict[str, nbformat.NotebookNode]) -> list[str]:
+    """Names that two notebooks define: the second should import the first's from kitlib."""
+    owners: dict[str, list[str]] = {}
+    for name, nb in notebooks.items():
+        for defined in notebook_definitions(nb):
+            owners.setdefault(defined, []).append(name)
+    return [f"{defined} in {' and '.join(names)}" for defined, names in sorted(owners.items()) if len(names) > 1]
+
+
+# The notebooks under the rules
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path, rule):
+    assert list(rule(nbformat.read(path, as_version=4), path)) == []
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
+def test_no_name_is_defined_in_two_notebooks():
+    assert defined_twice({path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS}) == []
+
+
+# Each rule can fail
+
+
+PATH = Path("07_good.ipynb")
+PNG = base64.b64encode(b"png").decode()
+
+
+def good():
+    """The smallest notebook that keeps every rule."""
+    printed = [new_output("stream", name="stdout", text="[ok]\n")]
+    figure = [new_output("display_data", data={"image/png": PNG, "text/plain": "<Figure size 1x1 with 1 Axes>"})]
+    code = [
+        ("from kitlib.checks import claim, exercise, same, summary\nimport jax.numpy as jnp", []),
+        ("\n".join(f"claim('{i}', {i}, {i}, 0)" for i in range(4)) + "\nsame(jnp.sin, jnp.sin, 1.0)", printed),
+        ("def my_answer(x):\n    print('later')", []),
+        ("plt.plot([1])\nplt.show()", figure),
+        ("\n".join(f"exercise('{i}', my_answer, jnp.sin, 1.0)" for i in range(3)), printed),
+        ("summary()", printed),
+    ]
+    cells = [
+        new_code_cell(source, outputs=copy.deepcopy(outputs), execution_count=i)
+        for i, (source, outputs) in enumerate(code, 1)
+    ]
+    title = [new_markdown_cell("# 07 Good"), new_markdown_cell("Goals. Prerequisites: 06. 2 minutes on a CPU.")]
+    setup = new_code_cell(runner.setup_cell(runner.repository()), metadata={"tags": [runner.SKIP]})
+    ends = [new_markdown_cell(f"## {word}") for word in ("Takeaways", "Exercises", "References")]
+    nb = new_notebook(cells=[*title, setup, *cells[:4], *ends[:2], *cells[4:], ends[2]])
+    nb.metadata = nbformat.from_dict({"kernelspec": {"name": "python3"}})
+    return nb
+
+
+def find(nb, text: str):
+    return next(cell for cell in nb.cells if text in cell.source)
+
+
+def replace(text: str, new: str) -> Callable:
+    def change(nb):
+        cell = find(nb, text)
+        cell.source = cell.source.replace(text, new)
+
+    return change
+
+
+def drop(text: str) -> Callable:
+    return lambda nb: nb.cells.remove(find(nb, text))
+
+
+def output(text: str, *outputs) -> Callable:
+    return lambda nb: find(nb, text).update(outputs=list(outputs))
+
+
+def swap(first: str, second: str) -> Callable:
+    def change(nb):
+        a, b = (nb.cells.index(find(nb, text)) for text in (first, second))
+        nb.cells[a], nb.cells[b] = nb.cells[b], nb.cells[a]
+
+    return change
+
+
+BAD = [
+    (kernel_is_python3, lambda nb: nb.metadata.kernelspec.update(name="jax0226")),
+    (kernel_is_python3, lambda nb: nb.metadata.pop("kernelspec")),
+    (no_widgets, lambda nb: nb.metadata.update(widgets={})),
+    (no_widgets, replace("plt.show()", "from tqdm.auto import tqdm")),
+    (executed_top_to_bottom, lambda nb: find(nb, "summary()").update(execution_count=9)),
+    (executed_top_to_bottom, lambda nb: find(nb, "summary()").update(execution_count=None)),
+    (executed_top_to_bottom, output("google.colab", new_output("stream", text="x"))),
+    (printing_cells_have_outputs, output("claim('0'")),
+    (printing_cells_have_outputs, replace("import jax.numpy as jnp", "print(1)")),
+    (no_errors_or_warnings, output("plt.show()", new_output("error", ename="E", evalue="", traceback=[]))),
+    (no_errors_or_warnings, output("plt.show()", new_output("stream", name="stderr", text="a warning"))),
+    (no_errors_or_warnings, output("plt.show()", new_output("display_data", data={"image/svg+xml": "<svg/>"}))),
+    (small, output("plt.show()", new_output("display_data", data={"image/png": "A" * MAX_BYTES}))),
+    (cells_are_short, replace("plt.show()", "x = 1\n" * 26)),
+    (cells_are_short, replace("summary()", "")),
+    (setup_cell_first, replace("Colab only", "colab only")),
+    (setup_cell_first, lambda nb: find(nb, "google.colab").metadata.update(tags=[])),
+    (setup_cell_first, drop("google.colab")),
+    (no_network, replace("plt.show()", "%pip install x")),
+    (no_network, replace("plt.show()", "open('https:')")),
+    (checks_and_exercises, replace("same(jnp.sin, jnp.sin, 1.0)", "")),
+    (checks_and_exercises, replace("exercise('2', my_answer, jnp.sin, 1.0)", "")),
+    (order_of_the_story, replace("# 07", "# 08")),
+    (order_of_the_story, replace("Prerequisites", "Before")),
+    (order_of_the_story, replace("minutes", "hours")),
+    (order_of_the_story, output("plt.show()")),
+    (order_of_the_story, drop("## Takeaways")),
+    (order_of_the_story, drop("## References")),
+    (order_of_the_story, swap("## Takeaways", "plt.show()")),
+    (order_of_the_story, swap("## Takeaways", "## Exercises")),
+    (ends_with_summary, replace("summary()", "1")),
+    (ends_with_summary, swap("summary()", "plt.show()")),
+    (no_copies_of_the_library, replace("def my_answer(x)", "def accuracy(x)")),
+    (only_known_tags, lambda nb: nb.cells[0].metadata.update(tags=["solution"])),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_good_notebook_passes(rule):
+    assert list(rule(good(), PATH)) == []
+
+
+@pytest.mark.parametrize(("rule", "change"), BAD, ids=[f"{rule.__name__}{i}" for i, (rule, _) in enumerate(BAD)])
+def test_each_rule_finds_what_it_is_for(rule, change):
+    nb = good()
+    change(nb)
+    assert list(rule(nb, PATH)) != []
+
+
+def test_every_rule_has_a_bad_notebook():
+    assert {rule for rule, _ in BAD} == set(RULES)
+
+
+def test_what_is_allowed():
+    nb = good()
+    error = new_output("error", ename="E", evalue="", traceback=[])
+    find(nb, "plt.show()").update(outputs=[error], metadata={"tags": ["raises-exception"]})
+    assert list(no_errors_or_warnings(nb, PATH)) == []
+    nb = good()
+    replace("def my_answer(x)", "def accuracy(x)")(nb)
+    replace("same(jnp.sin, jnp.sin, 1.0)", "same(lambda p: accuracy(p), metrics.accuracy, 1.0)")(nb)
+    assert list(no_copies_of_the_library(nb, PATH)) == []  # the lesson that builds it
+    nb = good()
+    replace("plt.show()", "pipeline = 1")(nb)
+    assert list(no_network(nb, PATH)) == []
+
+
+def test_a_name_in_two_notebooks_is_found():
+    other = good()
+    assert defined_twice({"a": good(), "b": other}) == ["my_answer in a and b"]
+    replace("def my_answer", "def other_answer")(other)
+    assert defined_twice({"a": good(), "b": other}) == []
