@@ -156,6 +156,7 @@ class EncoderBlock(nn.Module):
     mlp_dim: int
     num_heads: int
     dropout: float = 0.0
+    stochastic_depth: bool = False  # whether `drop_rate` matters; if not, no random numbers are drawn
     parallel: bool = False
     qk_norm: bool = False
     qkv_bias: bool = True
@@ -169,7 +170,7 @@ class EncoderBlock(nn.Module):
 
         def residual(branch):
             branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
-            if train and self.has_rng("drop_path"):
+            if train and self.stochastic_depth:
                 branch = drop_path(branch, drop_rate, self.make_rng("drop_path"))
             return branch
 

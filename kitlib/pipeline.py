@@ -49,10 +49,10 @@ def batches(
         train: see above.
         image_size: H = W of the batch; None keeps the size of the pictures. Pictures of another size are resized so
             that the largest centred square fills it (the small side resized, the long side cropped).
-        augment: for training. "none"; "flip": half of the pictures left to right; "crop_flip": pad by 2 zeros (by 4 from 32 pixels on), crop at random, flip half
-            of them left to right (as He et al., arXiv 1512.03385, do for CIFAR); "inception": crop 5 to 100 % of the
-            area at an aspect of 3/4 to 4/3, resize, flip (Szegedy et al., arXiv 1409.4842, who take 8 to 100 %; the
-            5 % is that of big_vision's `inception_crop`).
+        augment: for training. "none"; "flip": half of the pictures left to right; "crop_flip": pad by 2 zeros (by 4
+            from 32 pixels on), crop at random, flip (as He et al., arXiv 1512.03385, do for CIFAR); "inception": crop 5
+            to 100 % of the area at an aspect of 3/4 to 4/3, resize, flip (Szegedy et al., arXiv 1409.4842, who take 8
+            to 100 %; the 5 % is that of big_vision's `inception_crop`).
         num_epochs: None means without end in training and once in evaluation.
         shard_index: this host, 0 ... shard_count - 1 (jax.process_index()).
         shard_count: how many hosts read the source (jax.process_count()).

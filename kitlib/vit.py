@@ -25,9 +25,16 @@ class Encoder(nn.Module):
     def __call__(self, x, train: bool = False):
         c = self.config
         block = {
-            "mlp_dim": c.mlp_dim, "num_heads": c.num_heads, "dropout": c.dropout, "parallel": c.parallel,
-            "qk_norm": c.qk_norm, "qkv_bias": c.qkv_bias, "norm_bias": c.norm_bias, "dtype": jnp.dtype(c.dtype),
-        }  # fmt: skip
+            "mlp_dim": c.mlp_dim,
+            "num_heads": c.num_heads,
+            "dropout": c.dropout,
+            "stochastic_depth": c.drop_path > 0,
+            "parallel": c.parallel,
+            "qk_norm": c.qk_norm,
+            "qkv_bias": c.qkv_bias,
+            "norm_bias": c.norm_bias,
+            "dtype": jnp.dtype(c.dtype),
+        }
         drop_rates = jnp.linspace(0.0, c.drop_path, c.depth) if c.depth > 1 else jnp.full((1,), c.drop_path)
         if c.scan:
             # One block is traced and compiled; the stacked parameters have a leading L axis. Rematerialised: the

@@ -10,7 +10,7 @@ os.environ["MPLBACKEND"] = "agg"
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # (B, D) + (D,) must say which axis it means
-jax.config.update("jax_debug_nans", True)  # a test about NaN itself wraps the call: with jax.debug_nans(False)
+# jax_debug_nans stays off: it disables buffer donation, so the tests would run another program than the users'.
 
 # Warnings that come from others' code at import or on exit and say nothing about the kit.
 FOREIGN_WARNINGS = (

@@ -17,12 +17,6 @@ def fresh_count(monkeypatch):
     monkeypatch.setattr(checks, "_lines", [])
 
 
-@pytest.fixture(autouse=True)
-def nan_allowed():
-    with jax.debug_nans(False):  # several tests are about NaN
-        yield
-
-
 # claim
 
 

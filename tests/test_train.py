@@ -24,7 +24,7 @@ BATCH = {
 
 def fresh(config=TINY, seed=0):
     model = ViT(config)
-    return model, model.init(jax.random.key(seed), jnp.zeros((1, *config.image_size, config.channels)))["params"]
+    return model, train.init_params(model, (1, *config.image_size, config.channels), seed)
 
 
 def assert_trees_equal(a, b):
@@ -40,8 +40,6 @@ def some_batches(num_epochs=None):
 
 class Echo:
     """A 'model' whose logits are its images: what the loss does with logits can be worked out by hand."""
-
-    config = TINY
 
     def apply(self, variables, images, train, rngs):
         return images * variables["params"], None
@@ -134,7 +132,7 @@ def test_every_step_draws_other_numbers_and_the_seed_decides():
     model, params = fresh(config)
     tx = optim.assemble(optax.identity(), 0.0)  # the parameters stand still: only dropout changes the loss
     step = train.make_step(train.classification_loss(model), tx)
-    params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"]).at[:, 0].set(-1.0)
+    params["head"]["kernel"] = jnp.asarray(RNG.normal(size=params["head"]["kernel"].shape), jnp.float32)
 
     def losses(seed):
         state, got = train.init_state(params, tx, seed), []
@@ -174,7 +172,7 @@ def test_predict_pads_the_last_batch():
     model, params = fresh()
     params["head"]["kernel"] = jnp.asarray(RNG.normal(size=params["head"]["kernel"].shape), jnp.float32)
     whole = train.predict(model, params, BATCH["image"])
-    np.testing.assert_allclose(train.predict(model, params, BATCH["image"], batch_size=3), whole, atol=1e-5)
+    np.testing.assert_allclose(train.predict(model, params, BATCH["image"], batch_size=3), whole, atol=1e-4)
     assert train.predict(model, params, BATCH["image"][:1]).shape == (1, 10)
 
 
@@ -204,7 +202,7 @@ def test_a_bad_loss_stops_the_run_and_names_the_step(tmp_path, bad, save_every):
     tx = optim.assemble(optax.identity(), 0.1)
     step, state = train.make_step(poisoned, tx), train.init_state({"p": jnp.ones(2)}, tx)
     folder = {"checkpoint_dir": tmp_path / "run", "save_every": 2} if save_every else {}
-    kept = "last good checkpoint is step 4" if save_every else "none saved"
+    kept = "the last good checkpoint is step 4" if save_every else "none saved"
     with pytest.raises(train.NonFiniteLoss, match=rf"at step 5 \({kept}\)"):
         train.fit(step, state, Batches(), 100, **folder)
     if save_every:  # and from there the run can go on, with a smaller rate say; here the data are healthy
@@ -222,6 +220,19 @@ def test_data_that_end_too_early():
     step = train.make_step(train.classification_loss(model), tx)
     with pytest.raises(ValueError, match="ended at step 4 of 10; let it repeat"):
         train.fit(step, train.init_state(params, tx), some_batches(num_epochs=1), 10)
+
+
+def test_fit_images_is_decided_by_its_seed():
+    source = data.load("fashion_mnist")[:32]
+    model = ViT(TINY.replace(dropout=0.1))
+
+    def run(seed):
+        return train.fit_images(model, source, seed=seed, num_steps=4, batch_size=16, warmup=1)
+
+    (params, history), (again, history_again), (_, other) = run(0), run(0), run(1)
+    assert_trees_equal((params, history), (again, history_again))
+    assert history["loss"][0] == other["loss"][0]  # the zero head
+    assert history["loss"][-1] != other["loss"][-1]
 
 
 # ---------------------------------------------------------------------------------------------- resuming
@@ -288,8 +299,8 @@ def test_killed_at_several_moments_is_bitwise_the_same(tmp_path):
         process.stderr.close()
     assert killed >= 4  # the last ones may come too late: a run that finished is a run that was not killed
     resumed, whole_history = small_run(folder, save_every=1)
-    assert_trees_equal((state.params, state.opt_state), (resumed.params, resumed.opt_state))
     assert_trees_equal(history, whole_history)
+    assert_trees_equal((state.params, state.opt_state), (resumed.params, resumed.opt_state))
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):

@@ -1,0 +1,51 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from kitlib import metrics, plots
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_image_grid_shows_every_picture_and_blanks_the_rest():
+    axes = plots.image_grid(np.zeros((13, 4, 4, 1)), titles=[str(i) for i in range(13)], columns=5)
+    assert axes.shape == (3, 5)
+    assert [len(ax.images) for ax in axes.flat] == [1] * 13 + [0] * 2
+    assert axes[2, 2].get_title() == "12"
+
+
+def test_attention_maps_lie_over_their_pictures():
+    images, maps = np.zeros((3, 28, 28, 1)), np.arange(3 * 16).reshape(3, 4, 4)
+    axes = plots.attention_maps(images, maps)
+    picture, overlay = axes[1, 2].images
+    assert picture.get_extent() == overlay.get_extent() == [0, 28, 28, 0]
+    np.testing.assert_array_equal(overlay.get_array(), maps[2])
+    assert len(axes[0, 2].images) == 1
+
+
+def test_curves_draw_the_mean_and_the_interval():
+    values = np.array([[1.0, 2.0], [3.0, 6.0]])  # two seeds, two points
+    _, ax = plt.subplots()
+    plots.curves(ax, [10, 20], {"a": values, "b": values + 1}, xlabel="steps", ylabel="loss")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2, 4])
+    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()  # told apart without colour
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == 1.0
+    assert band[:, 1].max() == 6.0
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_reliability_diagram_bars_are_the_accuracy():
+    probs, labels = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 1, 0])
+    r = metrics.reliability(probs, labels, bins=5)
+    _, ax = plt.subplots()
+    plots.reliability_diagram(ax, r, "title")
+    heights = [bar.get_height() for bar in ax.patches[:5]]
+    np.testing.assert_allclose(heights, np.nan_to_num(r.accuracy))
+    tops = [bar.get_y() + bar.get_height() for bar in ax.patches[5:10]]
+    np.testing.assert_allclose(tops, np.nan_to_num(r.confidence))
