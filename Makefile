@@ -28,7 +28,8 @@ lint: .venv/ready
 
 # uv fills the environment in seconds; where it cannot be had, pip does the same more slowly. Both check every hash.
 .venv/ready: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "The kit needs Python 3.11 or newer as '$(PYTHON)'; name yours with: make PYTHON=python3 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	    { echo "The pinned set is for Python 3.11, which '$(PYTHON)' is not; name yours: make PYTHON=path/to/python3.11 run"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	@echo "Installing the pinned set (1.4 GB on disk) ..."
 	@if $(BIN)/python -m pip install -q uv 2>/dev/null; then \

@@ -63,12 +63,14 @@ def kit_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
       block: LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3; and keep the positions under
       Transformer/posembed_input.
     - big_vision's files carry a `params/` (two-tower models: `params/img/`) prefix.
-    - scanned big_vision models stack the blocks under Transformer/encoderblock with a leading L axis.
+    - big_vision before 2022 keeps the positions under Transformer; some models have the MAP head's parts at the top.
+    - scanned big_vision models stack the blocks under Transformer/encoderblock, with a leading L axis.
     """
     renamed = {}
     for name, leaf in flat.items():
         new = re.sub(r"^(opt/target/|target/)?(params/)?(img/)?", "", name)
-        new = new.replace("Transformer/posembed_input/pos_embedding", "pos_embedding")
+        new = re.sub(r"^Transformer/(posembed_input/)?pos_embedding$", "pos_embedding", new)
+        new = re.sub(r"^(probe$|(MultiHeadDotProductAttention|LayerNorm|MlpBlock)_0/)", r"MAPHead_0/\1", new)
         new = new.replace("/MultiHeadDotProductAttention_1/", "/MultiHeadDotProductAttention_0/")
         new = new.replace("/LayerNorm_2/", "/LayerNorm_1/").replace("/MlpBlock_3/", "/MlpBlock_0/")
         if new in renamed:

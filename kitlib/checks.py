@@ -34,7 +34,8 @@ def claim(tag: str, got, want: float, tol: float) -> None:
     value = float(got)
     if not abs(value - want) <= tol:  # written so that NaN fails
         raise AssertionError(f"{tag}: got {value:.6g}, expected {want:.6g} within ±{tol:g}.")
-    _passed(f"[ok] {tag}: {want:.6g} (±{tol:g})")
+    shown = f"{want:,}" if isinstance(want, int) else f"{want:.6g}"  # counts to the last digit
+    _passed(f"[ok] {tag}: {shown} ({f'±{tol:g}' if tol else 'exact'})")
 
 
 def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool = True, tag: str = "") -> None:

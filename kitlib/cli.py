@@ -45,7 +45,9 @@ def test() -> int:
     """Run the unit tests, then `kit check` on all notebooks. Both run, whichever fails."""
     from kitlib import runner
 
-    unit = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "2", "tests"], cwd=runner.ROOT).returncode
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "tests"]
+    with runner.job_cache() as shared:
+        unit = subprocess.run(command, cwd=runner.ROOT, env=os.environ | shared).returncode
     notebooks = runner.check(())
     print(f"unit tests: {'FAILED' if unit else 'ok'}; notebooks: {'FAILED' if notebooks else 'ok'}")
     return unit or notebooks

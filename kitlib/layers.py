@@ -45,7 +45,8 @@ def sincos_positions(grid: tuple[int, int], width: int, temperature: float = 10_
 def resize_positions(table: jax.Array, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> jax.Array:
     """Position table for another resolution: the grid is zoomed bilinearly, a class-token slot in front is kept.
 
-    table float[1, N, D] with N = old rows * cols, or one more -> float[1, N', D] (2010.11929, section 3.2).
+    table float[1, N, D] with N = old rows * cols, or one more -> float[1, N', D] (2010.11929, section 3.2). Corners
+    stay on corners, as in `scipy.ndimage.zoom`, which the reference codes call; image resizing places them otherwise.
     """
     extra = table.shape[1] - old_grid[0] * old_grid[1]
     if extra not in (0, 1):
@@ -53,10 +54,15 @@ def resize_positions(table: jax.Array, old_grid: tuple[int, int], new_grid: tupl
     if tuple(old_grid) == tuple(new_grid):
         return table
     slot, patches = table[:, :extra], table[:, extra:]
-    patches = patches.reshape(1, *old_grid, -1)
-    # No anti-aliasing: going down, each new position is a plain interpolation too, as in the reference codes' zoom.
-    zoomed = jax.image.resize(patches, (1, *new_grid, table.shape[-1]), "bilinear", antialias=False)
+    rows, cols = (_zoom_matrix(old, new) for old, new in zip(old_grid, new_grid, strict=True))
+    zoomed = jnp.einsum("rR,cC,bRCd->brcd", rows, cols, patches.reshape(1, *old_grid, -1))
     return jnp.concatenate([slot, zoomed.reshape(1, new_grid[0] * new_grid[1], -1)], axis=1)
+
+
+def _zoom_matrix(old: int, new: int) -> np.ndarray:
+    """float32[new, old]: the weight of each old place in each new one; at most two neighbours are not zero."""
+    places = np.linspace(0, old - 1, new)[:, None]
+    return np.maximum(0.0, 1.0 - np.abs(places - np.arange(old))).astype(np.float32)
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -195,7 +201,7 @@ class EncoderBlock(nn.Module):
 class MAPHead(nn.Module):
     """Multi-head attention pooling: a learned probe attends over all tokens, then a residual MLP.
 
-    float[B, N, D] -> float[B, D] (2106.04560, section 3.4, after Set Transformer).
+    float[B, N, D] -> float[B, D] (2106.04560, after Set Transformer).
     """
 
     mlp_dim: int

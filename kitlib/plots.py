@@ -35,31 +35,35 @@ def style() -> None:
 
 
 def image_grid(images, titles=(), columns: int = 10, size: float = 1.1):
-    """Pictures [n, height, width, 1 or 3], any range, in rows of `columns`; titles: one string a picture."""
+    """Pictures [n, height, width, 1 or 3] on one common range, in rows of `columns`; titles: one string a picture."""
+    images = np.asarray(images)
+    scale = {"vmin": images.min(), "vmax": images.max()}
     rows = -(-len(images) // columns)
     height = size * (1.25 if len(titles) else 1.0)
     _, axes = plt.subplots(rows, columns, figsize=(size * columns, height * rows), squeeze=False)
     for i, ax in enumerate(axes.flat):
         ax.axis("off")
         if i < len(images):
-            ax.imshow(np.squeeze(np.asarray(images[i])))
+            ax.imshow(np.squeeze(images[i], axis=-1) if images.shape[-1] == 1 else images[i], **scale)
             ax.set_title(titles[i] if len(titles) else "", fontsize=9)
     return axes
 
 
-def attention_maps(images, maps, titles=(), size: float = 1.3):
-    """Upper row: pictures [n, height, width, C]; lower row: the same under maps [n, rows, cols] of attention.
+def attention_maps(images, maps, titles=(), size: float = 1.1):
+    """Upper row: pictures [n, height, width, C]; lower row: maps [n, rows, cols] of attention, dark where it is high.
 
-    Each map is stretched over its picture and scaled to its own maximum.
+    Each map is scaled to its own maximum; a line follows the outline of the picture (its half level).
     """
-    _, axes = plt.subplots(2, len(images), figsize=(size * len(images), 2.2 * size), squeeze=False)
+    _, axes = plt.subplots(2, len(images), figsize=(size * len(images), 2.3 * size), squeeze=False)
     for i, (image, weights) in enumerate(zip(np.asarray(images), np.asarray(maps), strict=True)):
-        extent = (0, image.shape[1], image.shape[0], 0)
+        height, width = image.shape[:2]
         axes[0, i].set_title(titles[i] if len(titles) else "", fontsize=9)
+        axes[0, i].imshow(np.squeeze(image, axis=-1) if image.shape[-1] == 1 else image)
+        axes[1, i].imshow(weights, vmin=0.0, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        level = (float(image.max()) + float(image.min())) / 2
+        axes[1, i].contour(image.mean(axis=-1), levels=[level], colors="tab:orange", linewidths=0.8)
         for ax in axes[:, i]:
-            ax.imshow(np.squeeze(image), extent=extent)
             ax.axis("off")
-        axes[1, i].imshow(weights, cmap="viridis", alpha=0.7, extent=extent, vmin=0.0, interpolation="bilinear")
     return axes
 
 
@@ -76,16 +80,15 @@ def curves(ax, x, runs: dict[str, np.ndarray], *, xlabel: str, ylabel: str):
 
 
 def reliability_diagram(ax, r: Reliability, title: str = ""):
-    """Accuracy against confidence, one bar a bin, its shade the share of the examples; the diagonal is perfect."""
-    width = np.diff(r.edges)
-    share = r.count / r.count.sum()
-    shade = 0.15 + 0.85 * share / share.max()
-    ax.bar(r.edges[:-1], np.nan_to_num(r.accuracy), width, align="edge", color=plt.cm.Blues(shade), edgecolor="0.3")
-    gap = np.nan_to_num(r.confidence - r.accuracy)
-    ax.bar(
-        r.edges[:-1], gap, width, bottom=np.nan_to_num(r.accuracy), align="edge", fill=False, hatch="///",
-        edgecolor="tab:red", linewidth=0.5, label="gap",
-    )  # fmt: skip
+    """Accuracy against confidence, one bar a bin; hatched: where confidence is above or below it. Perfect: the line."""
+    filled = r.count > 0
+    left, width = r.edges[:-1][filled], np.diff(r.edges)[filled]
+    accuracy, gap = r.accuracy[filled], (r.confidence - r.accuracy)[filled]
+    ax.bar(left, accuracy, width, align="edge", color="0.85", edgecolor="0.4")
+    for name, sign, hatch, color in (("overconfident", 1, "///", "tab:red"), ("underconfident", -1, "...", "tab:blue")):
+        heights = np.where(sign * gap > 0, gap, 0.0)
+        style = {"hatch": hatch, "edgecolor": color, "linewidth": 0.5, "label": name}
+        ax.bar(left, heights, width, bottom=accuracy, align="edge", fill=False, **style)
     ax.plot([0, 1], [0, 1], color="0.2", linestyle="--", label="perfect")
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=title)
     ax.legend(loc="upper left")

@@ -74,29 +74,45 @@ def setup_cell(address: str) -> str:
 
 
 @contextlib.contextmanager
-def environment(scale: str) -> Iterator[dict[str, str]]:
-    """The environment variables of kernels, with a compilation cache that lives as long as the `with` block.
+def job_cache() -> Iterator[dict[str, str]]:
+    """Environment variables that make a job's processes fast: they share what they compile, and use huge pages.
 
-    The cache is never kept: code compiled for another CPU type may crash. On the CPU scale, everything of the user's
-    that could change a number (JAX and XLA settings, paths, IPython start-up files) is left out.
+    The cache lives as long as the `with` block and is never kept: code compiled for another CPU type may crash.
+    """
+    with tempfile.TemporaryDirectory(prefix="kit-", ignore_cleanup_errors=True) as folder:
+        env = {
+            "JAX_COMPILATION_CACHE_DIR": str(Path(folder, "jax")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        }
+        if sys.platform == "linux":  # steps with large temporaries: 14-22 % faster
+            env["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+        yield env
+
+
+@contextlib.contextmanager
+def environment(scale: str) -> Iterator[dict[str, str]]:
+    """The environment variables of kernels, those of `job_cache` included.
+
+    On the CPU scale, everything of the user's that could change a number (JAX and XLA settings, paths, IPython start-up
+    files) is left out.
     """
     ours = {"MPLBACKEND", "PYTHONPATH", "PYTHONSTARTUP"}
     env = {name: value for name, value in os.environ.items() if name not in ours}
     if scale == "cpu":
         env = {name: value for name, value in env.items() if not name.startswith(("JAX_", "XLA_"))}
         env["JAX_PLATFORMS"] = "cpu"
-    if sys.platform == "linux":
-        env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # steps with large temporaries: 14-22 % faster
-    with tempfile.TemporaryDirectory(prefix="kit-", ignore_cleanup_errors=True) as folder:
-        yield env | {
-            "KIT_SCALE": scale,
-            "PYTHONNOUSERSITE": "1",
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else ipykernel's debugger warns about frozen modules
-            "IPYTHONDIR": str(Path(folder, "ipython")),
-            "JAX_COMPILATION_CACHE_DIR": str(Path(folder, "jax")),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-        }
+    with job_cache() as shared:
+        yield (
+            env
+            | shared
+            | {
+                "KIT_SCALE": scale,
+                "PYTHONNOUSERSITE": "1",
+                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else ipykernel's debugger warns about frozen modules
+                "IPYTHONDIR": str(Path(shared["JAX_COMPILATION_CACHE_DIR"]).with_name("ipython")),
+            }
+        )
 
 
 def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:

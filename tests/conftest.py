@@ -17,6 +17,9 @@ FOREIGN_WARNINGS = (
     "ignore:.*:DeprecationWarning:(tensorflow_datasets|etils|promise|portpicker|orbax|grain|flax|array_record).*",
     "ignore:Proactor event loop:RuntimeWarning",
     "ignore:os.fork.. was called:RuntimeWarning",  # grain's and TFDS's own worker processes
+    # `kit test` shares a compilation cache among processes, some of which are killed by the tests. JAX writes an entry
+    # in place, so another process may find half of one: it is told so, and compiles.
+    "ignore:Error (reading|writing) persistent compilation cache entry:UserWarning",
 )
 
 

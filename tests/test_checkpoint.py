@@ -3,12 +3,10 @@ pass that reads those files with their own names and knows nothing of the kit.""
 
 import pickle
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from scipy import special
+from scipy import ndimage, special
 
 from kitlib import checkpoint, configs
 from kitlib.vit import ViT
@@ -235,9 +233,17 @@ def test_positions_are_resized(tmp_path):
     table = leaves["Transformer/posembed_input/pos_embedding"]
     assert params["pos_embedding"].shape == (1, 6 * 4 + 1, D)
     np.testing.assert_array_equal(params["pos_embedding"][:, 0], table[:, 0])
-    grid = table[:, 1:].reshape(1, 3, 3, D)
-    expected = jax.image.resize(jnp.asarray(grid), (1, 6, 4, D), "bilinear", antialias=False)
+    expected = ndimage.zoom(table[0, 1:].reshape(3, 3, D), (2, 4 / 3, 1), order=1)  # as the reference codes do
     np.testing.assert_allclose(params["pos_embedding"][0, 1:], expected.reshape(24, D), atol=1e-6)
+
+
+def test_older_big_vision_names(tmp_path):
+    leaves = big_vision_file()
+    older = {name.replace("MAPHead_0/", ""): leaf for name, leaf in leaves.items()}
+    older["params/Transformer/pos_embedding"] = older.pop("params/pos_embedding")
+    config = CONFIG.replace(pool="map")
+    params = checkpoint.load_vit(saved(tmp_path / "bv.npz", older), config)
+    np.testing.assert_allclose(logits(config, params), np_big_vision(IMAGES, leaves), atol=1e-5)
 
 
 def test_new_head(tmp_path):

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from kitlib import layers
 
@@ -82,10 +83,17 @@ def test_sincos_dot_products_depend_on_the_offset_only():
 
 
 def test_resize_by_hand():
-    # One row of two positions with values 0 and 1 becomes four: half-pixel centres at 0.25 steps of the old grid,
-    # -0.25, 0.25, 0.75, 1.25, clamped at the ends.
+    # One row of two positions with values 0 and 1 becomes four: corners stay, the rest divides the way evenly.
     table = jnp.array([0.0, 1.0]).reshape(1, 2, 1)
-    np.testing.assert_allclose(layers.resize_positions(table, (1, 2), (1, 4))[0, :, 0], [0, 0.25, 0.75, 1], atol=1e-6)
+    np.testing.assert_allclose(layers.resize_positions(table, (1, 2), (1, 4))[0, :, 0], [0, 1 / 3, 2 / 3, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("new", [(7, 7), (3, 9), (2, 5), (1, 1)])
+def test_resize_is_the_zoom_of_the_reference_codes(new):
+    table = normal(0, 1, 16, 3)
+    expected = ndimage.zoom(np.asarray(table).reshape(4, 4, 3), (new[0] / 4, new[1] / 4, 1), order=1)
+    got = layers.resize_positions(table, (4, 4), new).reshape(*new, 3)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("extra", [0, 1])
@@ -98,11 +106,9 @@ def test_resize_keeps_a_class_token_slot(extra):
 
 
 def test_resize_is_exact_on_linear_tables():
-    # Bilinear interpolation reproduces a linear function away from the clamped border.
-    rows = np.arange(4, dtype=np.float32)
-    table = jnp.asarray(np.repeat(rows, 4).reshape(1, 16, 1))
-    zoomed = layers.resize_positions(table, (4, 4), (8, 8)).reshape(8, 8)
-    np.testing.assert_allclose(zoomed[1:7, 3], (np.arange(1, 7) + 0.5) / 2 - 0.5, atol=1e-6)
+    table = jnp.asarray(np.repeat(np.arange(4, dtype=np.float32), 4).reshape(1, 16, 1))
+    zoomed = layers.resize_positions(table, (4, 4), (7, 5)).reshape(7, 5)
+    np.testing.assert_allclose(zoomed, np.repeat(np.arange(7) / 2, 5).reshape(7, 5), atol=1e-6)
 
 
 def test_resize_refuses_other_tables():

@@ -156,6 +156,14 @@ def checks_and_exercises(nb, path: Path) -> Iterator[str]:
             yield f"{number} calls of {'/'.join(names)}, at least {least} are wanted"
 
 
+def placeholders_are_not_solutions(nb, path: Path) -> Iterator[str]:
+    """An exercise that its placeholder solves teaches nothing."""
+    for cell in code_cells(nb):
+        for out in cell.outputs:
+            if found := re.search(r"exercise .*: ok", out.get("text", "")):
+                yield f"the placeholder already passes: {found[0]}"
+
+
 def order_of_the_story(nb, path: Path) -> Iterator[str]:
     number = path.name.partition("_")[0]
     if nb.cells[0].cell_type != "markdown" or not re.match(rf"# {number} \S", nb.cells[0].source):
@@ -202,6 +210,7 @@ RULES: tuple[Callable, ...] = (
     setup_cell_first,
     no_network,
     checks_and_exercises,
+    placeholders_are_not_solutions,
     order_of_the_story,
     ends_with_summary,
     no_copies_of_the_library,
@@ -315,6 +324,7 @@ BAD = [
     (no_network, replace("plt.show()", "open('https:')")),
     (checks_and_exercises, replace("same(jnp.sin, jnp.sin, 1.0)", "")),
     (checks_and_exercises, replace("exercise('2', my_answer, jnp.sin, 1.0)", "")),
+    (placeholders_are_not_solutions, output("exercise('1'", new_output("stream", text="exercise 1 sine: ok\n"))),
     (order_of_the_story, replace("# 07", "# 08")),
     (order_of_the_story, replace("Prerequisites", "Before")),
     (order_of_the_story, replace("minutes", "hours")),

@@ -19,13 +19,16 @@ def test_image_grid_shows_every_picture_and_blanks_the_rest():
     assert axes[2, 2].get_title() == "12"
 
 
-def test_attention_maps_lie_over_their_pictures():
+def test_attention_maps_cover_their_pictures():
     images, maps = np.zeros((3, 28, 28, 1)), np.arange(3 * 16).reshape(3, 4, 4)
+    images[:, 7:21, 7:21] = 1.0
     axes = plots.attention_maps(images, maps)
-    picture, overlay = axes[1, 2].images
-    assert picture.get_extent() == overlay.get_extent() == [0, 28, 28, 0]
+    (picture,), (overlay,) = axes[0, 2].images, axes[1, 2].images
+    assert picture.get_extent() == overlay.get_extent() == [-0.5, 27.5, 27.5, -0.5]
     np.testing.assert_array_equal(overlay.get_array(), maps[2])
-    assert len(axes[0, 2].images) == 1
+    outline = axes[1, 2].collections[0].get_paths()[0].vertices
+    assert outline.min() == 6.5  # half-way between the last pixel outside and the first inside
+    assert outline.max() == 20.5
 
 
 def test_curves_draw_the_mean_and_the_interval():
@@ -41,11 +44,11 @@ def test_curves_draw_the_mean_and_the_interval():
 
 
 def test_reliability_diagram_bars_are_the_accuracy():
+    # Bins (0.4, 0.6] and (0.6, 0.8] and (0.8, 1]: right with 0.6, wrong with 0.8 (overconfident), right with 0.9.
     probs, labels = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 1, 0])
-    r = metrics.reliability(probs, labels, bins=5)
     _, ax = plt.subplots()
-    plots.reliability_diagram(ax, r, "title")
-    heights = [bar.get_height() for bar in ax.patches[:5]]
-    np.testing.assert_allclose(heights, np.nan_to_num(r.accuracy))
-    tops = [bar.get_y() + bar.get_height() for bar in ax.patches[5:10]]
-    np.testing.assert_allclose(tops, np.nan_to_num(r.confidence))
+    plots.reliability_diagram(ax, metrics.reliability(probs, labels, bins=5), "title")
+    bars, over, under = (ax.patches[3 * i : 3 * i + 3] for i in range(3))
+    np.testing.assert_allclose([bar.get_height() for bar in bars], [1, 0, 1])
+    np.testing.assert_allclose([bar.get_height() for bar in over], [0, 0.8, 0], atol=1e-12)
+    np.testing.assert_allclose([bar.get_height() for bar in under], [-0.4, 0, -0.1], atol=1e-12)

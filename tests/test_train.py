@@ -1,3 +1,4 @@
+import functools
 import os
 import pathlib
 import signal
@@ -22,9 +23,21 @@ BATCH = {
 }
 
 
-def fresh(config=TINY, seed=0):
-    model = ViT(config)
-    return model, train.init_params(model, (1, *config.image_size, config.channels), seed)
+@functools.cache
+def initialised(config):
+    return train.init_params(ViT(config), (1, *config.image_size, config.channels))
+
+
+def fresh(config=TINY):
+    """The model and a tree of parameters that a test may change; drawn once a config, which is what takes time."""
+    return ViT(config), jax.tree.map(lambda x: x, initialised(config))
+
+
+@functools.cache
+def adam_step():
+    """(optimiser, step) of TINY, compiled once for the tests that need any step."""
+    tx = optim.assemble(optax.scale_by_adam(), 3e-3, clip_norm=1.0)
+    return tx, train.make_step(train.classification_loss(ViT(TINY)), tx)
 
 
 def assert_trees_equal(a, b):
@@ -89,13 +102,18 @@ def test_step_is_the_gradient_step():
     assert int(state.step) == 1
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
-def test_accumulation_is_the_whole_batch(accumulate):
+@functools.cache
+def momentum_update(accumulate):
     model, params = fresh()
     tx = optim.assemble(optax.trace(0.9), 0.1, clip_norm=1.0)
-    loss = train.classification_loss(model)
-    whole, m1 = train.make_step(loss, tx)(train.init_state(params, tx), BATCH)
-    parts, m2 = train.make_step(loss, tx, accumulate=accumulate)(train.init_state(params, tx), BATCH)
+    step = train.make_step(train.classification_loss(model), tx, accumulate=accumulate)
+    return step(train.init_state(params, tx), BATCH)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulation_is_the_whole_batch(accumulate):
+    whole, m1 = momentum_update(1)
+    parts, m2 = momentum_update(accumulate)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole.params, parts.params)
     for name in m1:
         assert float(m1[name]) == pytest.approx(float(m2[name]), rel=1e-5)
@@ -110,10 +128,10 @@ def test_accumulation_needs_equal_parts():
 
 
 def test_the_state_is_donated_but_the_callers_parameters_are_not():
-    model, params = fresh()
-    tx = optim.assemble(optax.scale_by_adam(), 0.1)
+    _, params = fresh()
+    tx, step = adam_step()
     state = train.init_state(params, tx)
-    train.make_step(train.classification_loss(model), tx)(state, BATCH)
+    step(state, BATCH)
     assert state.params["cls"].is_deleted()
     assert not params["cls"].is_deleted()
 
@@ -159,8 +177,7 @@ def test_frozen_parameters_stay_bit_by_bit():
 
 def test_a_vit_learns_a_batch_by_heart():
     model, params = fresh()
-    tx = optim.assemble(optax.scale_by_adam(), 3e-3, clip_norm=1.0)
-    step = train.make_step(train.classification_loss(model), tx)
+    tx, step = adam_step()
     state, history = train.fit(step, train.init_state(params, tx), iter([BATCH] * 150), 150)
     assert history["loss"].shape == (150,)
     assert history["loss"][0] == pytest.approx(np.log(10), rel=1e-5)  # the zero head predicts 1/10
@@ -216,10 +233,9 @@ def test_a_bad_loss_stops_the_run_and_names_the_step(tmp_path, bad, save_every):
 
 def test_data_that_end_too_early():
     tx = optim.assemble(optax.identity(), 0.1)
-    model, params = fresh()
-    step = train.make_step(train.classification_loss(model), tx)
+    step = train.make_step(lambda params, batch, key: (jnp.sum(params["p"] ** 2), {}), tx)
     with pytest.raises(ValueError, match="ended at step 4 of 10; let it repeat"):
-        train.fit(step, train.init_state(params, tx), some_batches(num_epochs=1), 10)
+        train.fit(step, train.init_state({"p": jnp.ones(2)}, tx), some_batches(num_epochs=1), 10)
 
 
 def test_fit_images_is_decided_by_its_seed():
@@ -238,17 +254,31 @@ def test_fit_images_is_decided_by_its_seed():
 # ---------------------------------------------------------------------------------------------- resuming
 
 
-def small_run(folder, num_steps=12, save_every=3):
-    """Deterministic, with dropout, augmentation and shuffling, so that every kind of state matters."""
-    model, params = fresh(TINY.replace(dropout=0.1))
+@functools.cache
+def small_step():
     tx = optim.assemble(optax.scale_by_adam(), optim.cosine(1e-2, 12, warmup=2), weight_decay=0.1, clip_norm=1.0)
-    step = train.make_step(train.classification_loss(model, mixup=0.2), tx)
+    model = ViT(TINY.replace(dropout=0.1))
+    return tx, train.make_step(train.classification_loss(model, mixup=0.2), tx)
+
+
+def small_run(folder, num_steps=12, save_every=3):
+    """Deterministic, with dropout, augmentation and shuffling, so that every kind of state matters.
+
+    Within one process every run uses one compiled step; the killed processes compile their own.
+    """
+    _, params = fresh(TINY.replace(dropout=0.1))
+    tx, step = small_step()
     folder = {"checkpoint_dir": folder, "save_every": save_every} if folder else {}
     return train.fit(step, train.init_state(params, tx), some_batches(), num_steps, **folder)
 
 
+@functools.cache
+def uninterrupted():
+    return small_run(None)
+
+
 def test_stopped_and_resumed_is_bitwise_the_same(tmp_path):
-    state, history = small_run(None)
+    state, history = uninterrupted()
     small_run(tmp_path / "run", num_steps=7)
     resumed, whole_history = small_run(tmp_path / "run")
     assert_trees_equal((state.params, state.opt_state), (resumed.params, resumed.opt_state))
@@ -278,7 +308,7 @@ def start(folder):
 
 def test_killed_at_several_moments_is_bitwise_the_same(tmp_path):
     """kill -9 while it compiles, in the middle of a save (as soon as a temporary folder appears), and between saves."""
-    state, history = small_run(None)
+    state, history = uninterrupted()
     folder = tmp_path / "run"
     moments = (
         lambda: True,  # at once after the start

@@ -1,0 +1,238 @@
+"""What README.md promises: every command, every Python block with its output, every link, every row of its table."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kitlib import cli, runner
+
+README = (runner.ROOT / "README.md").read_text()
+TESTS = Path(__file__).parent
+BIN = Path(sys.executable).parent
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+# Commands stand in shell blocks, and in `code` that starts as a command does.
+LINES = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+SHELL = [line.partition(" #")[0].strip() for line in LINES]
+REST = re.sub(r"^```(?:bash|python)\n.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+PROSE = re.findall(r"`((?:kit|make|pip|conda|python) [^`]+)`", REST)
+COMMANDS = sorted({line for line in SHELL + PROSE if line})
+
+
+def real(*command: str, **env: str) -> str:
+    """Output of a command that must succeed."""
+    done = subprocess.run(command, cwd=runner.ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def proven_by(file: str, *names: str) -> None:
+    """These tests exist; they prove the command for real."""
+    for name in names:
+        assert f"\ndef {name}(" in (TESTS / file).read_text(), f"{file} has no {name}"
+
+
+def make(folder, *arguments: str) -> list[str]:
+    """What a make target calls: real make, with programs that only note their arguments and KIT_SCALE."""
+    for program in ("kit", "ruff"):
+        (folder / program).write_text(f'#!/bin/sh\necho {program} "$@" KIT_SCALE=$KIT_SCALE\n')
+        (folder / program).chmod(0o755)
+    return real("make", "-s", "-o", ".venv/ready", f"BIN={folder}", *arguments).splitlines()
+
+
+# How each command is exercised
+
+
+def make_run(folder, *arguments, notebook="", scale="cpu"):
+    assert make(folder, "run", *arguments) == [f"kit run {notebook}KIT_SCALE={scale}"]
+    kit_run()
+
+
+def make_test(folder):
+    found = make(folder, "test")
+    assert [line.partition(" KIT_SCALE")[0] for line in found] == ["ruff check .", "ruff format --check .", "kit test"]
+    assert "kit test" in EXERCISED
+
+
+def make_lab(folder, monkeypatch):
+    assert make(folder, "lab") == ["kit lab KIT_SCALE=cpu"]
+    run = subprocess.run
+
+    def version(command, cwd):
+        return run([*command, "--version"], cwd=cwd, capture_output=True)
+
+    monkeypatch.setattr(subprocess, "run", version)
+    assert cli.lab() == 0
+
+
+def kit_run():
+    proven_by("test_runner.py", "test_run_writes_a_page_and_leaves_the_sources_alone", "test_find")
+    assert "refresh" in real(str(BIN / "kit"), "run", "--help")
+
+
+def kit_refresh():
+    proven_by("test_runner.py", "test_refresh_is_idempotent_and_check_sees_one_digit")
+
+
+def kit_test(monkeypatch):
+    """The command with one test file in place of all; the notebooks' half is proven in test_runner."""
+    proven_by("test_runner.py", "test_refresh_is_idempotent_and_check_sees_one_digit")
+    ran, run = [], subprocess.run
+
+    def one_file(command, env, **options):
+        assert command[-1] == "tests"
+        done = run([*command[:-1], "tests/test_environment.py"], env=env, capture_output=True, text=True, **options)
+        ran.append((env, done.stdout))
+        return done
+
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:  # of the run that this test is part of
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(subprocess, "run", one_file)
+    monkeypatch.setattr(runner, "check", lambda names: 0)
+    assert cli.test() == 0, ran
+    ((env, out),) = ran
+    assert re.search(r"\d+ passed", out)
+    cache = Path(env["JAX_COMPILATION_CACHE_DIR"])
+    assert cache.name == "jax" and not cache.parent.exists()  # no longer than the job
+
+
+def kit_doctor():
+    assert real(str(BIN / "kit"), "doctor").endswith("all is well\n")
+
+
+def kit_bench():
+    """The whole command on a small batch of the smallest model, one round each."""
+    small = """if True:
+        import functools, sys
+        from kitlib import bench, cli
+        bench.VIT_ROWS = [("small", bench.VIT_ROWS[0][1], 8)]
+        bench.interleaved = functools.partial(bench.interleaved, rounds=1)
+        sys.argv = ["kit", "bench"]
+        sys.exit(cli.main())"""
+    out = real(sys.executable, "-c", small)
+    for variant in ("kitlib", "scanned", "stock"):
+        assert re.search(rf"^small +{variant}( +\d+\.?\d*){{6}}$", out, re.MULTILINE), out
+    assert re.search(r"^flax.linen \+ optax +\d+\.\d\d +1\.00$", out, re.MULTILINE), out
+
+
+def kit_help():
+    assert {"run", "lab", "check", "test", "doctor", "bench"} <= set(
+        re.findall(r"• (\w+)", real(str(BIN / "kit"), "--help"))
+    )
+
+
+def pip_install():
+    """pip finds the metadata and would install the kit (--no-index: no network); its bounds are proven elsewhere."""
+    out = real(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-e",
+        ".",
+    )
+    assert "Would install kitlib-" in out
+    proven_by("test_environment.py", "test_every_dependency_and_extra_is_locked_within_its_bounds")
+
+
+def conda_env():
+    proven_by("test_environment.py", "test_both_paths_install_the_same_set", "test_conda_brings_only_python_and_pip")
+
+
+def conda_activate():
+    assert "\nname: kit\n" in (runner.ROOT / "environment.yml").read_text()
+
+
+EXERCISED = {
+    "make run": lambda folder, _: make_run(folder),
+    "make run NB=01": lambda folder, _: make_run(folder, "NB=01", notebook="01 "),
+    "make run SCALE=gpu": lambda folder, _: make_run(folder, "SCALE=gpu", scale="gpu"),
+    "make test": lambda folder, _: make_test(folder),
+    "make lab": make_lab,
+    "conda env create -f environment.yml": lambda *_: conda_env(),
+    "conda activate kit": lambda *_: conda_activate(),
+    "pip install -e .": lambda *_: pip_install(),
+    "kit run": lambda *_: kit_run(),
+    "kit run --refresh": lambda *_: kit_refresh(),
+    "kit test": lambda _, monkeypatch: kit_test(monkeypatch),
+    "kit doctor": lambda *_: kit_doctor(),
+    "kit bench": lambda *_: kit_bench(),
+    "kit --help": lambda *_: kit_help(),
+}
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, tmp_path, monkeypatch):
+    assert command in EXERCISED, "a command of README.md that no test exercises; add it to EXERCISED"
+    EXERCISED[command](tmp_path, monkeypatch)
+
+
+def test_the_commands_are_found_and_none_is_left_over():
+    assert {"make run", "make test", "pip install -e .", "kit bench"} <= set(COMMANDS)
+    assert {kind for kind, _ in BLOCKS} <= {"bash", "python", "text"}, "a kind of block that no test knows"
+    assert set(EXERCISED) == set(COMMANDS), "EXERCISED and README.md name different commands"
+
+
+# The rest of the page
+
+NO_NETWORK = """
+import socket
+def refuse(*args, **kwargs):
+    raise OSError("the README's example used the network")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+def test_python_blocks_print_what_the_page_shows():
+    """A text block right after a Python block is its output."""
+    examples = re.findall(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", README, re.MULTILINE | re.DOTALL)
+    assert len(examples) == sum(kind == "python" for kind, _ in BLOCKS) > 0
+    for code, shown in examples:
+        assert real(sys.executable, "-c", NO_NETWORK + code, JAX_PLATFORMS="cpu") == shown
+
+
+def test_the_network_is_really_refused():
+    code = NO_NETWORK + "import urllib.request\nurllib.request.urlopen('http://localhost:9')"
+    assert (
+        "the README's example used the network"
+        in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    )
+
+
+def test_links_and_files_exist():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    (tree,) = re.findall(r"^## Files\n\n```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    named = [line.split()[0] for line in tree.splitlines()]
+    assert links and named
+    for name in links + named:
+        assert (runner.ROOT / name).exists(), name
+    assert "http" not in README  # a link outside cannot be checked here
+    bare = {path.name for path in runner.ROOT.iterdir() if not path.name.startswith(".")}
+    assert bare - {name.rstrip("/") for name in named} <= {"README.md", "LICENSE", "conftest.py", "build", "dist"}
+
+
+def test_the_table_is_the_series():
+    """A row for each notebook, with its own title and the minutes that it tells."""
+    rows = re.findall(r"^\| \[(.+?)\]\(notebooks/(.+?)\) \|.*\| (\d+) \|$", README, re.MULTILINE)
+    assert [file for _, file, _ in rows] == [path.name for path in runner.find(())]
+    for title, file, minutes in rows:
+        nb = nbformat.read(runner.ROOT / "notebooks" / file, as_version=4)
+        assert runner.title_and_paragraph(nb)[0] == title
+        text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+        assert re.search(r"\*\*Time\.\*\* (\d+) minutes? to run on two CPU cores", text)[1] == minutes, file
+
+
+def test_one_screen():
+    lines = README.splitlines()
+    assert len(lines) <= 100
+    assert max(len(line) for line in lines if not line.startswith("|")) <= 120
