@@ -253,18 +253,27 @@ def fit_images(
     from kitlib import pipeline  # here, because Grain takes longer to import than JAX
 
     params = init_params(model, (1, *source.image_shape), seed)
-    tx = optim.assemble(
-        optax.scale_by_adam(), optim.cosine(peak, num_steps, warmup), weight_decay=weight_decay, clip_norm=1.0
-    )
-    step = make_step(classification_loss(model), tx)
+    tx, step = _image_step(model, num_steps, peak, warmup, weight_decay)
     batches = pipeline.batches(source, batch_size, seed=seed, augment=augment)
     state, history = fit(step, init_state(params, tx, seed), batches, num_steps, progress=progress)
     return state.params, history
 
 
+@functools.cache  # several seeds of one model compile once
+def _image_step(model, num_steps: int, peak: float, warmup: int, weight_decay: float):
+    schedule = optim.cosine(peak, num_steps, warmup)
+    tx = optim.assemble(optax.scale_by_adam(), schedule, weight_decay=weight_decay, clip_norm=1.0)
+    return tx, make_step(classification_loss(model), tx)
+
+
 def init_params(model, image_shape: tuple[int, ...], seed: int = 0) -> dict:
     """Initial parameters, drawn in one compiled call (op by op it takes ten times as long)."""
-    return jax.jit(model.init)(jax.random.key(seed), jnp.zeros(image_shape))["params"]
+    return _jitted_init(model)(jax.random.key(seed), jnp.zeros(image_shape))["params"]
+
+
+@functools.cache
+def _jitted_init(model):
+    return jax.jit(model.init)
 
 
 # ---------------------------------------------------------------------------------------------- evaluation
