@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 MODULES = (
     "bench", "builders", "checkpoint", "checks", "cli", "configs", "data", "doctor", "flops", "layers", "metrics",
-    "optim", "pipeline", "plots", "runner", "train", "vit",
+    "optim", "page", "pipeline", "plots", "runner", "train", "vit",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kitlib import cli, runner
+from kitlib import cli, page, runner
 
 README = (runner.ROOT / "README.md").read_text()
 TESTS = Path(__file__).parent
@@ -227,7 +227,7 @@ def test_the_table_is_the_series():
     assert [file for _, file, _ in rows] == [path.name for path in runner.find(())]
     for title, file, minutes in rows:
         nb = nbformat.read(runner.ROOT / "notebooks" / file, as_version=4)
-        assert runner.title_and_paragraph(nb)[0] == title
+        assert page.title_and_paragraph(nb)[0] == title
         text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
         assert re.search(r"\*\*Time\.\*\* (\d+) minutes? to run on two CPU cores", text)[1] == minutes, file
 
