@@ -25,6 +25,13 @@ def test_claim_prints_the_expected_value_not_the_measured_one(capsys):
     assert capsys.readouterr().out == "[ok] ViT-B/16 parameters, millions: 86.57 (±0.01)\n"
 
 
+def test_claim_shows_counts_to_the_last_digit_and_says_exact(capsys):
+    checks.claim("parameters", 86_567_656, 86_567_656, 0)
+    assert capsys.readouterr().out == "[ok] parameters: 86,567,656 (exact)\n"
+    with pytest.raises(AssertionError, match="parameters"):
+        checks.claim("parameters", 86_567_657, 86_567_656, 0)
+
+
 @pytest.mark.parametrize("got", [86.59, float("nan"), float("inf"), np.float32(np.nan)])
 def test_claim_fails_off_the_tolerance(got, capsys):
     with pytest.raises(AssertionError, match=r"size: got .*, expected 86.57 within ±0.01"):
