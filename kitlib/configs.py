@@ -3,12 +3,77 @@
     vit("B/16")                                  # ViT-Base, 16-pixel patches, 1,000 classes, class token
     vit("g/14", num_classes=29593, pool="map")   # the JFT-3B model of "Scaling Vision Transformers"
     vit("22B/14", num_classes=0)                 # the vision tower of PaLI-X
+    vmoe("B/16", "every-2")                      # V-MoE-Base with 32 experts in every other block
 
-Built in notebooks/01_vit_from_pixels_to_logits.ipynb.
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb, the mixtures in notebooks/05_v_moe.ipynb.
 """
 
 import dataclasses
 import difflib
+
+
+@dataclasses.dataclass(frozen=True)
+class MoEConfig:
+    """A Mixture-of-Experts layer. The defaults are V-MoE's (2106.05974), K = 1.
+
+    Nothing but `num_experts`, the layer's sizes and, for Soft MoE, the capacity shapes the parameters: K, capacity,
+    groups, priority and back-end may be changed on a trained model, by `replace`.
+    """
+
+    num_experts: int = 32  # E
+    router: str = "top_k"  # token choice; "expert_choice" (2202.09368); "soft" (2308.00951)
+    num_selected: int = 1  # K; token choice only
+    capacity_factor: float | None = 1.05  # per choice (top_k) or per token (the others): see `routing`; or else ...
+    capacity: int | None = None  # ... C itself: slots an expert has in a group. One of the two, none if dropless.
+    capacity_multiple_of: int = 4  # token choice: C from the factor is rounded up to a multiple, as V-MoE's code does
+    group_size: int | None = None  # tokens that share capacity, at most; None: the whole batch
+    batch_priority: bool = False  # Batch Priority Routing: full buffers drop the least confident, not the last
+    renormalize: bool = False  # Sparse Upcycling: combine weights of a token sum to 1
+    noise_std: float = 1.0  # of router logits in training, divided by E
+    importance_weight: float = 0.005  # auxiliary losses, token choice only: published 0.01 / 2 each
+    load_weight: float = 0.005
+    balance_weight: float = 0.0  # GShard and Switch: 0.01
+    z_weight: float = 0.0  # ST-MoE: 0.001
+    dispatch: str = "gather"  # "einsum", "gather" or "dropless": the same function, see `dispatch`
+    transport: str = "float32"  # the type in which tokens travel to experts and back; "bfloat16" halves the bytes
+    expert_dropout: float = 0.0  # on the hidden layer of the experts
+    split_init: bool = False  # experts start different; V-MoE's start as copies
+
+    def __post_init__(self):
+        _one_of("router", self.router, ("top_k", "expert_choice", "soft"))
+        _one_of("dispatch", self.dispatch, ("einsum", "gather", "dropless"))
+        _one_of("transport", self.transport, ("float32", "bfloat16"))
+        if self.num_experts < 1:
+            raise ValueError(f"MoEConfig.num_experts is {self.num_experts}; it must be at least 1.")
+        if self.router == "top_k" and not 1 <= self.num_selected <= self.num_experts:
+            raise ValueError(f"A token can select 1 to E={self.num_experts} experts, got K={self.num_selected}.")
+        if self.dispatch == "dropless":
+            if self.router != "top_k":
+                raise ValueError(f"Dropless dispatch is for token choice; router {self.router!r} fills its slots.")
+            if self.capacity is not None or self.capacity_factor is not None:
+                raise ValueError("Dropless dispatch has no capacity; set capacity=None and capacity_factor=None.")
+        elif (self.capacity is None) == (self.capacity_factor is None):
+            raise ValueError(
+                f"Give one of capacity and capacity_factor and set the other to None, got {self.capacity} and "
+                f"{self.capacity_factor}."
+            )
+        if self.capacity is not None and self.capacity < 1:
+            raise ValueError(f"An expert needs at least one slot, got capacity {self.capacity}.")
+        if self.capacity_factor is not None and not 0.0 < self.capacity_factor < float("inf"):
+            raise ValueError(f"The capacity factor must be positive, got {self.capacity_factor}.")
+        for name in ("capacity_multiple_of", "group_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"MoEConfig.{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("noise_std", "importance_weight", "load_weight", "balance_weight", "z_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"MoEConfig.{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.router == "top_k" and self.load_weight and not self.noise_std:
+            raise ValueError("The load loss needs router noise; set load_weight=0 or noise_std > 0.")
+        if not 0.0 <= self.expert_dropout < 1.0:
+            raise ValueError(f"MoEConfig.expert_dropout is {self.expert_dropout}; it must be in [0, 1).")
+
+    def replace(self, **changes) -> "MoEConfig":
+        return dataclasses.replace(self, **changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +98,8 @@ class ViTConfig:
     qkv_bias: bool = True  # ViT-22B: no
     norm_bias: bool = True  # ViT-22B: no
     scan: bool = False  # blocks stacked on a leading L axis, scanned and rematerialised: compiles in constant time
+    moe: MoEConfig | None = None  # V-MoE: the MLPs of `moe_blocks` are mixtures of experts
+    moe_blocks: tuple[int, ...] = ()  # 0 ... L-1
     dtype: str = "float32"  # of activations; parameters are always float32
 
     def __post_init__(self):
@@ -53,6 +120,12 @@ class ViTConfig:
         for name in ("dropout", "drop_path"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"ViTConfig.{name} is {getattr(self, name)}; it must be in [0, 1).")
+        if (self.moe is None) != (not self.moe_blocks):
+            raise ValueError(f"moe and moe_blocks come together, got moe={self.moe} and moe_blocks={self.moe_blocks}.")
+        if any(not 0 <= i < self.depth for i in self.moe_blocks):
+            raise ValueError(f"moe_blocks {self.moe_blocks} are not all among the {self.depth} blocks, 0 to L-1.")
+        if self.moe and self.scan:
+            raise ValueError("Blocks with and without experts cannot be scanned as one; set scan=False.")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -89,6 +162,8 @@ VIT_SIZES = {
     "22B": (6144, 48, 24576, 48),
     # 2106.05974 (V-MoE) and 2110.03360 (E3) call this one "S": 8 layers, not the 12 of the S above.
     "VMoE-S": (512, 8, 2048, 8),
+    # The largest V-MoE, with 32 experts in every other block.
+    "VMoE-15B": (1408, 48, 6400, 16),
 }
 
 # What makes a block a ViT-22B block. The published count (see tests) fixes the rest: MLP and attention output keep
@@ -115,6 +190,20 @@ def vit(name: str, **overrides) -> ViTConfig:
     if "patch_size" in overrides:
         raise ValueError(f"The patch size is part of the name {name!r}; write it there.")
     return ViTConfig(**fields | overrides)
+
+
+def vmoe(name: str, where: str, moe: MoEConfig | None = None, **overrides) -> ViTConfig:
+    """V-MoE (2106.05974): the ViT called `name` with experts in some of its blocks.
+
+    where: "every-2" is every second block, counted so that the last is one; "last-2" the last two of the odd blocks
+    (published: last-2, for H last-5). Any n. For any other set of blocks, use `vit(name, moe=..., moe_blocks=...)`.
+    """
+    kind, _, n = where.partition("-")
+    if kind not in ("last", "every") or not n.isdigit() or int(n) < 1:
+        raise ValueError(f"where is 'last-<n>' or 'every-<n>', such as 'last-2'; got {where!r}.")
+    config = vit(name, **overrides)
+    blocks = tuple(range(1, config.depth, 2))[-int(n) :] if kind == "last" else range(int(n) - 1, config.depth, int(n))
+    return config.replace(moe=moe or MoEConfig(), moe_blocks=tuple(blocks))
 
 
 def _one_of(what: str, got: str, known) -> None:

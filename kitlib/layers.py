@@ -6,6 +6,8 @@ and shapes are those of big_vision's checkpoints, so that loading one is the ide
 Built in notebooks/01_vit_from_pixels_to_logits.ipynb.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -168,6 +170,7 @@ class EncoderBlock(nn.Module):
     qkv_bias: bool = True
     norm_bias: bool = True
     dtype: jnp.dtype = jnp.float32
+    moe: Callable | None = None  # makes the layer that takes the MLP's place: `moe.MoEMlp`, (y, its intermediates)
 
     @nn.compact
     def __call__(self, x, drop_rate=0.0, train: bool = False):
@@ -183,17 +186,22 @@ class EncoderBlock(nn.Module):
         mha = MultiHeadDotProductAttention(
             self.num_heads, self.qkv_bias, self.qk_norm, self.dtype, name="MultiHeadDotProductAttention_0"
         )
-        mlp = MlpBlock(self.mlp_dim, self.dropout, self.dtype, name="MlpBlock_0")
-
         out = {}
+
+        def mlp(x):
+            if self.moe is None:
+                return MlpBlock(self.mlp_dim, self.dropout, self.dtype, name="MlpBlock_0")(x, train)
+            y, out["moe"] = self.moe(name="Moe")(x, train=train)
+            return y
+
         normed = norm("LayerNorm_0")(x)
         out["sa"], out["attention"] = mha(normed, normed)
         if self.parallel:
-            out["mlp"] = mlp(normed, train)
+            out["mlp"] = mlp(normed)
             x = out["+mlp"] = x + residual(out["sa"] + out["mlp"])
         else:
             x = out["+sa"] = x + residual(out["sa"])
-            out["mlp"] = mlp(norm("LayerNorm_1")(x), train)
+            out["mlp"] = mlp(norm("LayerNorm_1")(x))
             x = out["+mlp"] = x + residual(out["mlp"])
         return x, out
 

@@ -50,19 +50,20 @@ def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False) -> 
     """Mean cross-entropy of `model` (images, train) -> (logits, out) on {"image": float[B, ...], "label": int[B]}.
 
     sigmoid: one binary problem a class, summed over classes (JFT pre-training), instead of the softmax.
+    A V-MoE's auxiliary loss is added, and its routers are reported (`router_metrics`).
     mixup: alpha of the Beta distribution of 1710.09412, as in big_vision: one weight a batch, each example mixed with
     its neighbour. Zero: no mixup.
     """
 
     def loss_fn(params, batch, key):
         images, labels = batch["image"], batch["label"]
-        mix_key, dropout_key, path_key = jax.random.split(key, 3)
-        rngs = {"dropout": dropout_key, "drop_path": path_key}
+        mix_key, dropout_key, path_key, router_key = jax.random.split(key, 4)
+        rngs = {"dropout": dropout_key, "drop_path": path_key, "router": router_key}
         if mixup:
             weight = jax.random.beta(mix_key, mixup, mixup)
             weight = jnp.maximum(weight, 1.0 - weight)  # the larger share stays with the example itself
             images = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
-        logits, _ = model.apply({"params": params}, images, train=True, rngs=rngs)
+        logits, out = model.apply({"params": params}, images, train=True, rngs=rngs)
         targets = jax.nn.one_hot(labels, logits.shape[-1])
         if mixup:
             targets = weight * targets + (1.0 - weight) * jnp.roll(targets, 1, axis=0)
@@ -70,9 +71,21 @@ def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False) -> 
             losses = optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
         else:
             losses = optax.softmax_cross_entropy(logits, targets)
-        return losses.mean(), {"accuracy": jnp.mean(logits.argmax(axis=-1) == labels)}
+        metrics = {"accuracy": jnp.mean(logits.argmax(axis=-1) == labels)}
+        if "auxiliary_loss" not in out:
+            return losses.mean(), metrics
+        return losses.mean() + out["auxiliary_loss"], metrics | router_metrics(out)
 
     return loss_fn
+
+
+def router_metrics(out: dict) -> dict[str, jax.Array]:
+    """From a V-MoE's intermediates: "auxiliary_loss", and of every router, in the order of the blocks, "dropped" and
+    "unprocessed" float32[L'], "load" float32[L', E]; see `routing.metrics`. Soft MoE has only the first."""
+    blocks = [value for name, value in sorted(out.items()) if name.startswith("block") and "moe" in value]
+    routers = [block["moe"]["metrics"] for block in blocks if "metrics" in block["moe"]]
+    stacked = {name: jnp.stack([m[name] for m in routers]) for name in ("dropped", "unprocessed", "load") if routers}
+    return {"auxiliary_loss": out["auxiliary_loss"], **stacked}
 
 
 # ---------------------------------------------------------------------------------------------- the step

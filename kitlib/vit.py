@@ -5,8 +5,10 @@
     logits, out = model.apply({"params": params}, images)
     out["block01"]["attention"]     # float32[B, H, N, N]; a plot needs no hooks
 
-Built in notebooks/01_vit_from_pixels_to_logits.ipynb.
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb, V-MoE in notebooks/05_v_moe.ipynb.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 
 from kitlib.configs import ViTConfig
 from kitlib.layers import EncoderBlock, MAPHead, PatchEmbedding, sincos_positions
+from kitlib.moe import MoEMlp
 
 
 class Encoder(nn.Module):
@@ -51,7 +54,9 @@ class Encoder(nn.Module):
         else:
             out = {}
             for i in range(c.depth):
-                x, out[f"block{i:02d}"] = EncoderBlock(**block, name=f"encoderblock_{i}")(x, drop_rates[i], train)
+                moe = functools.partial(MoEMlp, c.moe, c.mlp_dim, dtype=block["dtype"]) if i in c.moe_blocks else None
+                layer = EncoderBlock(**block, moe=moe, name=f"encoderblock_{i}")
+                x, out[f"block{i:02d}"] = layer(x, drop_rates[i], train)
         return nn.LayerNorm(use_bias=c.norm_bias, dtype=jnp.dtype(c.dtype), name="encoder_norm")(x), out
 
 
@@ -61,7 +66,10 @@ class ViT(nn.Module):
     `out` holds every intermediate: "stem" (patch embeddings), "with_posemb", "block00" ... (each with "sa",
     "attention", "+sa", "mlp", "+mlp"), "encoded" float[B, N, D], "pooled" float[B, D], "pre_logits", "logits".
     With `num_classes=0` the logits are the representation that a head would see; with `pool="none"`, of every token.
-    Dropout draws from the rng "dropout", stochastic depth from "drop_path".
+    Dropout draws from the rng "dropout", stochastic depth from "drop_path", router noise from "router".
+
+    In a V-MoE (`config.moe`), out["block05"]["moe"] has what its router did (see `moe.MoEMlp`), and
+    out["auxiliary_loss"], the sum over the blocks, is to be added to the loss (`train.classification_loss` does).
 
     The class token takes part in the position table (2010.11929, eq. 1), slot 0, as in Google's checkpoints;
     big_vision's class-token models have no such slot: `checkpoint` loads them with a slot of zeros, which is the same.
@@ -85,6 +93,8 @@ class ViT(nn.Module):
 
         x, blocks = Encoder(c, name="Transformer")(x, train)
         out |= blocks
+        if c.moe:
+            out["auxiliary_loss"] = sum(blocks[f"block{i:02d}"]["moe"]["auxiliary_loss"] for i in c.moe_blocks)
         out["encoded"] = x
 
         x = out["pooled"] = self.pooled(x)

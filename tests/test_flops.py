@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kitlib import configs, flops
+from kitlib import configs, dispatch, flops
 from kitlib.checkpoint import expected_shapes
 from kitlib.vit import ViT
 
@@ -54,6 +54,18 @@ PUBLISHED_ROUNDED = [
 ]
 
 
+# V-MoE (2106.05974) in millions, E = 32, to the digit printed: with the JFT head and pre_logits, and with 1,000 classes
+# at 384 px (378 for H) without. Size, representation, last-n, its two counts, every-2.
+VMOE = [
+    ("VMoE-S/32", 512, "last-2", 166.7, 157.6, 296.9),
+    ("B/32", 768, "last-2", 395.0, 381.1, 980.6),
+    ("B/16", 768, "last-2", 393.3, 379.7, 979.0),
+    ("L/32", 1024, "last-2", 845.8, 827.1, 3_448.2),
+    ("L/16", 1024, "last-2", 843.6, 825.2, 3_446.0),
+    ("H/14", 1280, "last-5", 2_688.6, 2_665.5, 7_160.8),
+]
+
+
 def part_of(name: str) -> str:
     """The part of flops.vit_parameters that a leaf of the parameter tree belongs to."""
     top = name.split("/")[0]
@@ -85,8 +97,45 @@ def test_published_parameter_counts_in_millions(name, overrides, parts, publishe
 
 
 def test_every_published_size_is_counted():
-    tested = {row[0].split("/")[0] for row in [*PUBLISHED, *PUBLISHED_ROUNDED]}
+    tested = {row[0].split("/")[0] for row in [*PUBLISHED, *PUBLISHED_ROUNDED]} | {"VMoE-15B"}
     assert tested == set(configs.VIT_SIZES) - {"tiny"}
+
+
+@pytest.mark.parametrize(("name", "representation", "last", "upstream", "finetuned", "every_2"), VMOE)
+def test_published_mixture_counts(name, representation, last, upstream, finetuned, every_2):
+    jft = {"num_classes": 18291, "representation_size": representation}
+    side = 378 if name.startswith("H") else 384
+    for config, published in [
+        (configs.vmoe(name, last, **jft), upstream),
+        (configs.vmoe(name, last, image_size=(side, side)), finetuned),
+        (configs.vmoe(name, "every-2", **jft), every_2),
+    ]:
+        assert round(counted(config, WHOLE) / 1e6, 1) == published
+        assert sum(flops.vit_parameters(config).values()) == counted(config, WHOLE)
+
+
+def test_the_15b_model():
+    # 24 of 48 blocks with 32 experts, patch 14 at 224 px, 29,593 classes, no pre_logits: published as 14,705.1 M.
+    config = configs.vmoe("VMoE-15B/14", "every-2", num_classes=29593)
+    assert len(config.moe_blocks) == 24
+    assert round(counted(config, WHOLE) / 1e6, 1) == 14_705.1
+    assert sum(flops.vit_parameters(config).values()) == counted(config, WHOLE)
+
+
+def test_upcycled_counts():
+    # Sparse Upcycling's children: 32 experts in the last half of the blocks; JFT head and average pooling, or class
+    # token and 1,000 classes.
+    def count(name, **overrides):
+        depth = configs.vit(name).depth
+        blocks = tuple(range(depth // 2, depth))
+        return counted(configs.vit(name, moe=configs.MoEConfig(), moe_blocks=blocks, **overrides), WHOLE)
+
+    published = {"S/32": 249_380_595, "S/16": 248_552_307, "B/32": 980_039_283, "B/16": 978_382_707}
+    for name, number in published.items():
+        assert count(name, **GAP_JFT) == number
+    for name, number in {"Ti/16": 60_786_472, "B/16": 965_087_464, "L/16": 3_427_186_664}.items():
+        assert count(name) == number
+    assert count("B/16", pool="gap") == 965_085_928
 
 
 def test_vit_22b_matrices_are_the_published_21743_million():
@@ -106,6 +155,8 @@ def test_vit_22b_matrices_are_the_published_21743_million():
         {"pool": "none", "num_classes": 0},
         {"parallel": True, "qk_norm": True, "qkv_bias": False, "norm_bias": False, "pool": "map"},
         {"scan": True},
+        {"moe": configs.MoEConfig(num_experts=3), "moe_blocks": (0,)},
+        {"moe": configs.MoEConfig(num_experts=4, router="soft", capacity_factor=2.0), "moe_blocks": (0, 1)},
     ],
 )
 def test_closed_form_parts_equal_the_tree(overrides):
@@ -133,6 +184,24 @@ def test_published_flops():
     # E3's baselines: 1,000 classes, class token.
     for name, expected in [("VMoE-S/32", 2.71), ("B/32", 8.82), ("B/16", 35.13), ("L/16", 123.11), ("H/14", 334.6)]:
         assert gflops(name) == pytest.approx(expected, abs=0.06), name
+    # V-MoE with K = 1 and 2 in the last two odd blocks (H: five), capacity ratio 1.
+    for name, last, one, two in [
+        ("VMoE-S/32", "last-2", 2.72, 3.14),
+        ("B/32", "last-2", 8.82, 9.77),
+        ("B/16", "last-2", 35.15, 38.87),
+        ("L/16", "last-2", 123.14, 129.75),
+        ("H/14", "last-5", 334.7, 368.4),
+    ]:
+        for k, expected in ((1, one), (2, two)):
+            config = configs.vmoe(name, last, configs.MoEConfig(num_selected=k))
+            assert sum(flops.vit_forward_flops(config).values()) / 1e9 == pytest.approx(expected, abs=0.06), (name, k)
+    # Upcycled B/16 with expert choice: 1.002 of its parent at C = 1, 1.319 at C = 2.
+    for factor, expected in ((1.0, 1.002), (2.0, 1.319)):
+        moe = configs.MoEConfig(router="expert_choice", capacity_factor=factor)
+        config = configs.vit("B/16", moe=moe, moe_blocks=tuple(range(6, 12)), **GAP_JFT)
+        assert sum(flops.vit_forward_flops(config).values()) / 1e9 / gflops("B/16", **GAP_JFT) == pytest.approx(
+            expected, abs=0.0006
+        )
     # ViT-e/14 is published with 1,980 GFLOP, with attention pooling.
     assert gflops("e/14", pool="map", num_classes=0) == pytest.approx(1980, rel=0.002)
     # ViT-22B: 11.2 TFLOP an image.
@@ -149,4 +218,25 @@ def test_flops_against_xla(overrides):
     lowered = jax.jit(lambda p, x: model.apply(p, x)[0]).lower(params, images)
     xla = lowered.compile().cost_analysis()["flops"]
     ours = sum(flops.vit_forward_flops(config).values())
+    assert 1.0 <= xla / ours < 1.06
+
+
+@pytest.mark.parametrize(
+    "moe",
+    [
+        configs.MoEConfig(num_experts=4, num_selected=2, capacity_factor=1.0),
+        configs.MoEConfig(num_experts=4, router="expert_choice", capacity_factor=2.0),
+        configs.MoEConfig(num_experts=4, router="soft", capacity_factor=1.0),
+    ],
+)
+def test_mixture_flops_against_xla(moe, monkeypatch):
+    """As above. The batched form of the experts is counted: of a loop, XLA counts one turn."""
+    monkeypatch.setattr(dispatch, "single_cpu", lambda: False)
+    config = configs.vmoe("Ti/16", "every-2", moe, image_size=(112, 112), num_classes=1000, pool="gap")
+    model = ViT(config)
+    images = jax.ShapeDtypeStruct((8, 112, 112, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+    lowered = jax.jit(lambda p, x: model.apply(p, x)[0]).lower(params, images)
+    xla = lowered.compile().cost_analysis()["flops"]
+    ours = 8 * sum(flops.vit_forward_flops(config).values())
     assert 1.0 <= xla / ours < 1.06
