@@ -16,8 +16,8 @@ import importlib
 __version__ = "0.1.0"
 
 MODULES = (
-    "bench", "builders", "checkpoint", "checks", "cli", "configs", "data", "dispatch", "doctor", "flops", "layers",
-    "metrics", "moe", "optim", "page", "pipeline", "plots", "routing", "runner", "train", "vit",
+    "bench", "bench_moe", "builders", "checkpoint", "checks", "cli", "configs", "data", "dispatch", "doctor", "flops",
+    "layers", "metrics", "moe", "optim", "page", "pipeline", "plots", "routing", "runner", "train", "vit",
 )  # fmt: skip
 
 

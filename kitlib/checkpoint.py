@@ -65,10 +65,15 @@ def kit_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     - big_vision's files carry a `params/` (two-tower models: `params/img/`) prefix.
     - big_vision before 2022 keeps the positions under Transformer; some models have the MAP head's parts at the top.
     - scanned big_vision models stack the blocks under Transformer/encoderblock, with a leading L axis.
+    - V-MoE's trees (google-research/vmoe) say Encoder, SelfAttention and Mlp; the experts' leaves, Moe/Mlp/... and
+      Moe/Router/dense/kernel, are called as the kit calls them.
     """
     renamed = {}
     for name, leaf in flat.items():
         new = re.sub(r"^(opt/target/|target/)?(params/)?(img/)?", "", name)
+        new = re.sub(r"^Encoder/", "Transformer/", new)
+        new = re.sub(r"(/encoderblock_\d+)/SelfAttention/", r"\1/MultiHeadDotProductAttention_0/", new)
+        new = re.sub(r"(/encoderblock_\d+)/Mlp/", r"\1/MlpBlock_0/", new)
         new = re.sub(r"^Transformer/(posembed_input/)?pos_embedding$", "pos_embedding", new)
         new = re.sub(r"^(probe$|(MultiHeadDotProductAttention|LayerNorm|MlpBlock)_0/)", r"MAPHead_0/\1", new)
         new = new.replace("/MultiHeadDotProductAttention_1/", "/MultiHeadDotProductAttention_0/")

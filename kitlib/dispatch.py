@@ -88,12 +88,12 @@ def sort_into_blocks(
     """All choices of a single group (int32[1, S, K]) in blocks: nothing is dropped and no capacity is needed.
 
     At most one block an expert is partly empty, so R blocks always suffice; those left over at the end have no tokens.
-    Small blocks waste few slots, large ones fetch the experts' weights less often; by default a block is about an
-    eighth of an expert's fair share.
+    Small blocks waste few slots, large ones fetch the experts' weights less often; by default a block is about a
+    quarter of an expert's fair share.
     """
     expert, gate = choice.expert[0].reshape(-1), choice.gate[0].reshape(-1)
     total, k = expert.size, choice.expert.shape[2]
-    block = block or max(8, -(-total // (64 * num_experts)) * 8)
+    block = block or max(8, -(-total // (32 * num_experts)) * 8)
     if valid is not None:
         expert = jnp.where(jnp.repeat(valid[0], k), expert, num_experts)
     order = jnp.argsort(expert, stable=True)  # choice i belongs to token i // K

@@ -3,6 +3,7 @@ pass that reads those files with their own names and knows nothing of the kit.""
 
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -339,3 +340,63 @@ def test_positions_that_are_no_grid(n):
 def test_leaves_that_collide_are_refused():
     with pytest.raises(checkpoint.CheckpointError, match="Two leaves"):
         checkpoint.kit_names({"params/cls": np.zeros(1), "cls": np.zeros(1)})
+
+
+# The leaves of google-research/vmoe's V-MoE-B/16 with 32 experts in the last six blocks, average pooling and 1,000
+# classes: 205 leaves, 965,085,928 parameters. {i}: every block, dense blocks 0-5, blocks with experts 6-11.
+VMOE_B16 = {
+    "embedding/kernel": (16, 16, 3, 768),
+    "embedding/bias": (768,),
+    "Encoder/posembed_input/pos_embedding": (1, 196, 768),
+    "Encoder/encoder_norm/scale": (768,),
+    "Encoder/encoder_norm/bias": (768,),
+    "head/kernel": (768, 1000),
+    "head/bias": (1000,),
+}
+VMOE_BLOCK = {
+    "LayerNorm_0/scale": (768,),
+    "LayerNorm_0/bias": (768,),
+    "LayerNorm_1/scale": (768,),
+    "LayerNorm_1/bias": (768,),
+    **{f"SelfAttention/{name}/kernel": (768, 12, 64) for name in ("query", "key", "value")},
+    **{f"SelfAttention/{name}/bias": (12, 64) for name in ("query", "key", "value")},
+    "SelfAttention/out/kernel": (12, 64, 768),
+    "SelfAttention/out/bias": (768,),
+}
+VMOE_DENSE = {
+    "Mlp/Dense_0/kernel": (768, 3072),
+    "Mlp/Dense_0/bias": (3072,),
+    "Mlp/Dense_1/kernel": (3072, 768),
+    "Mlp/Dense_1/bias": (768,),
+}
+VMOE_SPARSE = {f"Moe/{name}": (32, *shape) for name, shape in VMOE_DENSE.items()} | {
+    "Moe/Router/dense/kernel": (768, 32)
+}
+
+
+def vmoe_leaves():
+    leaves = dict(VMOE_B16)
+    for i in range(12):
+        parts = VMOE_BLOCK | (VMOE_DENSE if i < 6 else VMOE_SPARSE)
+        leaves |= {f"Encoder/encoderblock_{i}/{name}": shape for name, shape in parts.items()}
+    return {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in leaves.items()}
+
+
+def test_v_moe_names_map_onto_the_tree_leaf_by_leaf():
+    leaves = vmoe_leaves()
+    assert len(leaves) == 205
+    assert sum(leaf.size for leaf in leaves.values()) == 965_085_928
+    config = configs.vit("B/16", pool="gap", moe=configs.MoEConfig(), moe_blocks=tuple(range(6, 12)))
+    expected = flatten_dict(checkpoint.expected_shapes(config), sep="/")
+    checkpoint.compare(checkpoint.kit_names(leaves), expected, "V-MoE-B/16")
+
+
+def test_a_v_moe_tree_that_does_not_fit_is_refused_by_name():
+    leaves = vmoe_leaves()
+    del leaves["Encoder/encoderblock_7/Moe/Router/dense/kernel"]
+    config = configs.vit("B/16", pool="gap", moe=configs.MoEConfig(num_experts=16), moe_blocks=tuple(range(6, 12)))
+    expected = flatten_dict(checkpoint.expected_shapes(config), sep="/")
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        checkpoint.compare(checkpoint.kit_names(leaves), expected, "V-MoE-B/16")
+    assert "missing: Transformer/encoderblock_7/Moe/Router/dense/kernel" in str(error.value)
+    assert "Moe/Mlp/Dense_0/kernel is (32, 768, 3072), expected (16, 768, 3072)" in str(error.value)

@@ -109,8 +109,10 @@ def kit_bench():
     """The whole command on a small batch of a model of one block, one round each."""
     small = """if True:
         import functools, sys
-        from kitlib import bench, cli
+        from kitlib import bench, bench_moe, cli
         bench.VIT_ROWS = [("small", bench.VIT_ROWS[0][1].replace(depth=1), 8)]
+        bench_moe.SHAPES, bench_moe.GROUPS = ((32, 8, 16, 4, 2),) * 2, (2,)
+        bench_moe.STEP = bench.VIT_ROWS[0][1].replace(depth=2)
         bench.interleaved = functools.partial(bench.interleaved, rounds=1)
         sys.argv = ["kit", "bench"]
         sys.exit(cli.main())"""

@@ -1,0 +1,149 @@
+"""`kit bench moe`: what routing costs, beside two floors measured in the same run.
+
+*dense*: one MLP on T * K tokens, the same multiplications without experts. *batched* and *alone*: the experts on tokens
+that already lie in their buffers, no routing at all, as plain batched matmuls and as the kit runs them. Every call is
+forward and backward with respect to parameters and inputs, from a fixed random cotangent, so that nothing is dead code.
+"""
+
+import statistics
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kitlib import bench, configs, dispatch, moe, routing
+from kitlib.vit import ViT
+
+SHAPES = (  # T, D, F, E, K
+    (2048, 384, 1536, 8, 2),
+    (2048, 384, 1536, 32, 2),
+    (8192, 192, 768, 8, 1),
+    (8192, 192, 768, 32, 2),
+    (4096, 768, 3072, 32, 1),
+)
+GROUPS = (1, 8)
+STEP = configs.vit("S/16")  # of the training-step table: width 384, depth 12, 224 px
+HEADS = ("dense", "batched", "alone", "gather", "dropless", "einsum", "choice alone", "choice")
+FLOORS = {"gather": "alone", "dropless": "alone", "einsum": "alone", "choice": "choice alone"}
+
+
+def main() -> None:
+    layer_table()
+    parts_table()
+    step_table()
+
+
+def layer_table() -> None:
+    """MoE layers against their floors: median ms, and XLA's count of the bytes of temporaries and results."""
+    print("\nMoE layer, forward + backward, ms [times dense] (times the experts alone), and peak MB")
+    print(f"{'T, D, F, E, K; groups':34}" + "".join(f"{name:>16}" for name in HEADS))
+    for shape in SHAPES:
+        for g in GROUPS:
+            calls, megabytes = variants(*shape, g)
+            seconds = {name: statistics.median(s) for name, s in bench.interleaved(calls).items()}
+            cells = []
+            for name in HEADS:
+                s, floor = seconds[name], FLOORS.get(name)
+                ratio = f"({s / seconds[floor]:.2f})" if floor else f"[{s / seconds['dense']:.2f}]"
+                cells.append(f"{1e3 * s:.0f} {ratio}")
+            print(f"{f'{shape}; {g}':34}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+            print(f"{'':34}" + "".join(f"{f'{megabytes[name]:.0f} MB':>16}" for name in HEADS), flush=True)
+
+
+def variants(t: int, d: int, f: int, e: int, k: int, g: int) -> tuple[dict[str, Callable], dict[str, float]]:
+    """The compiled calls of one row and the peak megabytes of each."""
+    rng = np.random.default_rng(0)
+
+    def array(*shape, scale=1.0):
+        return jnp.asarray(scale * rng.standard_normal(shape, np.float32))
+
+    s = t // g
+    config = configs.MoEConfig(num_experts=e, num_selected=k)
+    ec = config.replace(router="expert_choice", capacity_factor=2.0)
+    tokens = array(g, s, d)
+    variables = moe.MoEMlp(config, f).init(jax.random.key(0), tokens[:, :1])
+    experts = jax.tree.map(lambda p: p + array(*p.shape, scale=0.02), variables["params"]["Mlp"])
+    variables = {"params": variables["params"] | {"Mlp": experts}}
+    one = jax.tree.map(lambda p: p[0], experts)
+
+    def layer(c):
+        # A group is a row of the batch: group_size = S.
+        module = moe.MoEMlp(c.replace(group_size=s), f)
+        return (lambda v, x: module.apply(v, x)[0]), variables, tokens
+
+    def alone(rows, how=None):
+        buffers = jnp.asarray(np.random.default_rng(2).standard_normal((e, rows, d), np.float32))
+        return (lambda p, x: dispatch.apply_experts(moe.mlp, p, x, how=how)), experts, buffers
+
+    slots, ec_slots = g * moe.capacity(config, s), g * moe.capacity(ec, s)
+    functions = {
+        "dense": ((lambda p, x: moe.mlp(dispatch.dense, p, x)), one, array(t * k, d)),
+        "batched": alone(slots, "batched"),
+        "alone": alone(slots),
+        "gather": layer(config),
+        "dropless": layer(config.replace(dispatch="dropless", capacity_factor=None)),
+        "einsum": layer(config.replace(dispatch="einsum")),
+        "choice alone": alone(ec_slots),
+        "choice": layer(ec),
+    }
+    compiled = {name: forward_backward(*function) for name, function in functions.items()}
+    return {n: call for n, (call, _) in compiled.items()}, {n: mb for n, (_, mb) in compiled.items()}
+
+
+def forward_backward(fn: Callable, *args) -> tuple[Callable, float]:
+    """A call that returns fn(*args) and its gradients, compiled, and its peak megabytes (temporaries and results)."""
+    out = jax.eval_shape(fn, *args)
+    cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(out.shape, np.float32))
+
+    def both(cotangent, *args):
+        y, vjp = jax.vjp(fn, *args)
+        return y, vjp(cotangent)
+
+    compiled = jax.jit(both).lower(cotangent, *args).compile()
+    memory = compiled.memory_analysis()
+    megabytes = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6
+    return lambda: compiled(cotangent, *args), megabytes
+
+
+def parts_table() -> None:
+    """Where a routed layer's extra time goes: the parts of the gather layer alone, forward."""
+    t, d, _, e, k = SHAPES[-2]
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, t, d), np.float32))
+    kernel = jnp.asarray(np.random.default_rng(1).standard_normal((d, e), np.float32)) * d**-0.5
+    capacity = routing.capacity_of_choices(t, e, k, 1.05, multiple_of=4)
+    choose = jax.jit(lambda x: routing.top_k(jax.nn.softmax(x @ kernel), k))
+    assign = jax.jit(lambda c: routing.assign(c, e, capacity))
+    there, back = jax.jit(dispatch.dispatch), jax.jit(lambda y, a: dispatch.combine(y, a, t))
+    choice = choose(x)
+    slots = assign(choice)
+    buffers = there(x, slots)
+    calls = {
+        "router, softmax, top-k": lambda: choose(x),
+        "assign": lambda: assign(choice),
+        "dispatch": lambda: there(x, slots),
+        "combine": lambda: back(buffers, slots),
+    }
+    print(f"\nparts of the gather layer at T={t}, D={d}, E={e}, K={k}, forward, ms")
+    for name, seconds in bench.interleaved(calls).items():
+        print(f"  {name:24}{1e3 * statistics.median(seconds):8.2f}")
+
+
+def step_table() -> None:
+    """A V-MoE's training step, AdamW included, against its dense twin: width 384, depth 12, 224 px / 16, batch 8."""
+    rows = {"dense": STEP}
+    for where, blocks in (("last-2", range(1, STEP.depth, 2)[-2:]), ("every-2", range(1, STEP.depth, 2))):
+        for k in (1, 2):
+            mixture = configs.MoEConfig(num_experts=8, num_selected=k)
+            rows[f"{where}, K={k}"] = STEP.replace(moe=mixture, moe_blocks=tuple(blocks))
+    batch = bench.random_batch(STEP, 8)
+    calls, dropped = {}, {}
+    for name, config in rows.items():
+        step, state = bench.training(ViT(config), config)
+        state, metrics = step(state, batch)
+        dropped[name] = float(metrics["dropped"].mean()) if config.moe else 0.0
+        calls[name] = bench.stepper(step, state, batch)
+    seconds = {name: statistics.median(s) for name, s in bench.interleaved(calls).items()}
+    print(f"\n{'V-MoE, E=8, batch 8: training step':36}{'ms':>8}{'vs dense':>10}{'dropped':>9}")
+    for name, s in seconds.items():
+        print(f"{name:36}{1e3 * s:8.0f}{s / seconds['dense']:10.2f}{dropped[name]:9.2f}")

@@ -1,0 +1,38 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from kitlib import bench, bench_moe
+
+
+def test_every_variant_returns_its_output_and_all_gradients():
+    """The gather, dropless and einsum layers of one row are the same function; nothing is left out of the timing."""
+    t, d, f, e, k, g = 24, 4, 8, 3, 2, 2
+    calls, megabytes = bench_moe.variants(t, d, f, e, k, g)
+    assert set(calls) == set(bench_moe.HEADS)
+    y, (params, x) = calls["gather"]()
+    assert y.shape == x.shape == (g, t // g, d)
+    kernels = params["params"]
+    assert kernels["Router"]["dense"]["kernel"].shape == (d, e)
+    assert kernels["Mlp"]["Dense_0"]["kernel"].shape == (e, d, f)
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves((params, x)))
+    einsum = calls["einsum"]()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), (y, (params, x)), einsum)
+    assert calls["dense"]()[0].shape == (t * k, d)  # the same number of rows as the choices of all tokens
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), calls["alone"](), calls["batched"]()
+    )
+    assert all(mb > 0 for mb in megabytes.values())
+
+
+@pytest.mark.parametrize("table", ["layer_table", "parts_table", "step_table"])
+def test_tables_print(table, monkeypatch, capsys):
+    monkeypatch.setattr(bench_moe, "SHAPES", ((16, 4, 8, 2, 1),) * 2)
+    monkeypatch.setattr(bench_moe, "GROUPS", (2,))
+    monkeypatch.setattr(bench_moe, "STEP", bench.VIT_ROWS[0][1].replace(depth=2))
+    monkeypatch.setattr(bench, "interleaved", functools.partial(bench.interleaved, rounds=1))
+    getattr(bench_moe, table)()
+    words = {"layer_table": "choice alone", "parts_table": "combine", "step_table": "every-2, K=2"}
+    assert words[table] in capsys.readouterr().out
