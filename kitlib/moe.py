@@ -214,7 +214,7 @@ class MoEMlp(nn.Module):
         c, (_, n, d) = self.config, x.shape
         mu = self.param("mu", nn.initializers.lecun_normal(), (d, c.num_experts, capacity(c, n)))
         scale = self.param("scale", nn.initializers.ones, ())
-        # Both sides are normalised (appendix E of the paper): the logits do not grow with the width.
+        # Both sides are normalised (2308.00951, section 2.3): the logits do not grow with the width.
         unit_x = x.astype(jnp.float32) / (jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6)
         unit_mu = mu / (jnp.linalg.norm(mu, axis=0, keepdims=True) + 1e-6)
         logits = scale * jnp.einsum("gsd,dec->gsec", unit_x, unit_mu)

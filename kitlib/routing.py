@@ -176,7 +176,7 @@ def renormalize(assignment: Assignment, num_tokens: int) -> Assignment:
 
 
 def importance_loss(probabilities: jax.Array, valid: jax.Array | None = None) -> jax.Array:
-    """Squared coefficient of variation over experts of their summed probabilities, mean over groups (V-MoE, A.2).
+    """Squared coefficient of variation over experts of their summed probabilities, mean over groups (2106.05974).
 
     0 when all experts matter equally, E - 1 when one has all the mass. Takes the noise-free probabilities [G, S, E].
     """
@@ -186,7 +186,7 @@ def importance_loss(probabilities: jax.Array, valid: jax.Array | None = None) ->
 def load_loss(
     logits: jax.Array, noisy_logits: jax.Array, num_selected: int, noise_std: float, valid: jax.Array | None = None
 ) -> jax.Array:
-    """The same for the load, made smooth: P(expert e would be among the K, were its noise drawn again) (V-MoE, A.2).
+    """The same for the load, made smooth: P(expert e would be among the K, were its noise drawn again) (2106.05974).
 
     logits and noisy_logits float32[G, S, E]; noise_std as for `add_noise`. Needs noise: a count has no gradient.
     """
