@@ -215,9 +215,7 @@ class MoEMlp(nn.Module):
         mu = self.param("mu", nn.initializers.lecun_normal(), (d, c.num_experts, capacity(c, n)))
         scale = self.param("scale", nn.initializers.ones, ())
         # Both sides are normalised (2308.00951, section 2.3): the logits do not grow with the width.
-        unit_x = x.astype(jnp.float32) / (jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True) + 1e-6)
-        unit_mu = mu / (jnp.linalg.norm(mu, axis=0, keepdims=True) + 1e-6)
-        logits = scale * jnp.einsum("gsd,dec->gsec", unit_x, unit_mu)
+        logits = scale * jnp.einsum("gsd,dec->gsec", _unit(x.astype(jnp.float32), -1), _unit(mu, 0))
         to_slots, back = soft_weights(logits, valid)
         buffers = jnp.einsum("gsec,gsd->egcd", to_slots, x.astype(jnp.float32))
         e, g, slots, _ = buffers.shape
@@ -230,6 +228,11 @@ class MoEMlp(nn.Module):
             "combine_weights": back.sum(axis=-1),
         }
         return y.astype(self.dtype), out
+
+
+def _unit(x: jax.Array, axis: int) -> jax.Array:
+    # The small number is under the root: the gradient of a norm is not defined at zero, where padding often is.
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=axis, keepdims=True) + 1e-12)
 
 
 def route(c: MoEConfig, logits: jax.Array, noisy: jax.Array, valid: jax.Array | None):
@@ -254,7 +257,8 @@ def route(c: MoEConfig, logits: jax.Array, noisy: jax.Array, valid: jax.Array | 
             choice = choice._replace(gate=choice.gate / jnp.where(total > 0, total, 1.0))
         weights = (jax.nn.one_hot(choice.expert, c.num_experts) * choice.gate[..., None]).sum(axis=2)
         flat = routing.Choice(*(x.reshape(1, -1, c.num_selected) for x in choice))
-        return dispatch.sort_into_blocks(flat, c.num_experts, valid), weights, aux
+        flat_valid = None if valid is None else valid.reshape(1, -1)
+        return dispatch.sort_into_blocks(flat, c.num_experts, flat_valid), weights, aux
     slots = routing.assign(choice, c.num_experts, capacity(c, num_tokens), batch_priority=c.batch_priority, valid=valid)
     if c.renormalize:
         slots = routing.renormalize(slots, num_tokens)

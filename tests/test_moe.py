@@ -137,6 +137,30 @@ def test_a_single_image_runs_with_the_group_size_of_training(name):
     np.testing.assert_allclose(y, by_definition(params, X[:1], out["combine_weights"]), rtol=1e-4, atol=1e-4)
 
 
+def test_dropless_ignores_groups_and_their_padding():
+    # 30 tokens in groups of at most 7 are 5 groups of 6; of at most 8, 4 groups of 8 with 2 of padding.
+    c = config(num_selected=2, dispatch="dropless", capacity_factor=None)
+    params = random_params(moe.MoEMlp(c, F))
+    want, _ = run(c, params)
+    for size in (7, 8):
+        got, out = run(c.replace(group_size=size), params)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+        assert out["metrics"]["experts_per_token"] == 2.0
+
+
+def test_gradients_are_finite_where_padding_is_zero():
+    c = config(router="soft", capacity=2, capacity_factor=None)
+    layer = moe.MoEMlp(c, F)
+    params = random_params(layer)
+    valid = jnp.broadcast_to(jnp.arange(N) < N - 2, (B, N))
+
+    def loss(params, x):
+        return (layer.apply({"params": params}, x, valid)[0] ** 2).sum()
+
+    grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, X * valid[..., None])
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
 @pytest.mark.parametrize("name", list(ROUTERS))
 def test_padding_is_nobody(name):
     """Sequences with padding behind them give what they give alone, and the padding gives zeros."""
