@@ -7,7 +7,7 @@ moves the tokens there and back.
 
 Logits, probabilities and selection are float32 throughout: a bfloat16 softmax over many experts reorders them.
 
-Built in notebooks/03_routers.ipynb (token choice, losses) and notebooks/06_expert_choice_and_soft_moe.ipynb.
+Built in notebooks/03_routers.ipynb (token choice, losses) and notebook 06 (to come).
 """
 
 import math
