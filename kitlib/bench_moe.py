@@ -74,11 +74,11 @@ def variants(t: int, d: int, f: int, e: int, k: int, g: int) -> tuple[dict[str, 
 
     def alone(rows, how=None):
         buffers = jnp.asarray(np.random.default_rng(2).standard_normal((e, rows, d), np.float32))
-        return (lambda p, x: dispatch.apply_experts(moe.mlp, p, x, how=how)), experts, buffers
+        return (lambda p, x: dispatch.apply_experts(moe.mlp_expert, p, x, how=how)), experts, buffers
 
     slots, ec_slots = g * moe.capacity(config, s), g * moe.capacity(ec, s)
     functions = {
-        "dense": ((lambda p, x: moe.mlp(dispatch.dense, p, x)), one, array(t * k, d)),
+        "dense": ((lambda p, x: moe.mlp_expert(dispatch.dense, p, x)), one, array(t * k, d)),
         "batched": alone(slots, "batched"),
         "alone": alone(slots),
         "gather": layer(config),

@@ -1,7 +1,7 @@
 """Moving tokens into the experts' buffers and back, three ways that give the same numbers.
 
     buffers = dispatch(x, assignment)                  # float[G, S, D] -> float[E, G * C, D]
-    outputs = apply_experts(mlp, params, buffers)      # every expert works on its own buffer
+    outputs = apply_experts(mlp_expert, params, buffers)    # every expert works on its own buffer
     y = combine(outputs, assignment, num_tokens=S)     # float[G, S, D], weighted; zero where nobody worked
 
 *einsum*: one-hot matrices, the way the papers write it and TPUs like it; needs [G, S, E, C] numbers and, in one group,
@@ -130,7 +130,7 @@ def apply_experts(
 
     Args:
       expert: (dense, params of one expert, x [C, D], key) -> [C, D'], with `dense(x, {"kernel", "bias"})` for its
-        linear layers: see `moe.mlp`.
+        linear layers: see `moe.mlp_expert`.
       params: a tree of arrays with a leading E axis.
       x: buffers, R = E, or blocks.
       owner: int32[R], in ascending order, whose block it is; None: row e belongs to expert e.

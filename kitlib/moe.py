@@ -22,13 +22,13 @@ from kitlib.layers import BIAS_INIT
 # ---------------------------------------------------------------------------------------------- pure functions
 
 
-def mlp(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
+def mlp_expert(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
     """One ViT expert: Dense, GELU (tanh form), dropout, Dense. x float[C, D] -> float[C, D]."""
     h = nn.gelu(dense(x, params["Dense_0"]))
     return dense(_dropped(h, key, dropout), params["Dense_1"])
 
 
-def gated_mlp(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
+def gated_mlp_expert(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
     """One T5 1.1 expert: (GELU(x wi_0) * (x wi_1)) wo, no biases. x float[C, D] -> float[C, D]."""
     h = nn.gelu(dense(x, params["wi_0"])) * dense(x, params["wi_1"])
     return dense(_dropped(h, key, dropout), params["wo"])
@@ -163,7 +163,7 @@ class Experts(nn.Module):
 
 @functools.cache  # one object a kind: JAX compiles a function again when it is another object
 def _expert(gated: bool, dropout: float):
-    return functools.partial(gated_mlp if gated else mlp, dropout=dropout)
+    return functools.partial(gated_mlp_expert if gated else mlp_expert, dropout=dropout)
 
 
 class MoEMlp(nn.Module):

@@ -72,7 +72,7 @@ def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False) -> 
         else:
             losses = optax.softmax_cross_entropy(logits, targets)
         metrics = {"accuracy": jnp.mean(logits.argmax(axis=-1) == labels)}
-        if "auxiliary_loss" not in out:
+        if not out or "auxiliary_loss" not in out:
             return losses.mean(), metrics
         return losses.mean() + out["auxiliary_loss"], metrics | router_metrics(out)
 

@@ -52,7 +52,7 @@ def loop_over_experts(params, x, weights, gated=False):
     y = jnp.zeros_like(x)
     for e in range(weights.shape[-1]):
         one = jax.tree.map(lambda p, e=e: p[e], params)
-        y += weights[..., e, None] * (moe.gated_mlp if gated else moe.mlp)(dispatch.dense, one, x)
+        y += weights[..., e, None] * (moe.gated_mlp_expert if gated else moe.mlp_expert)(dispatch.dense, one, x)
     return y
 
 
@@ -76,7 +76,7 @@ def test_all_ways_equal_the_loop_over_experts(shape, case, gated):
     choice, valid = chosen(*shape, masked=case == "masked", ties=case == "ties")
     capacity = 2 if case == "tight" else s
     params, x = expert_params(e, gated), normal(7, g, s, D)
-    expert = moe.gated_mlp if gated else moe.mlp
+    expert = moe.gated_mlp_expert if gated else moe.mlp_expert
 
     def assigned(gate):
         return routing.assign(choice._replace(gate=gate), e, min(capacity, s), valid=valid)
@@ -207,7 +207,7 @@ def test_einsum_dispatch_costs_s_over_f_of_the_experts(s):
     def layer(x, a, w1, w2, method):
         params = {"Dense_0": {"kernel": w1}, "Dense_1": {"kernel": w2}}
         buffers = dispatch.dispatch(x, a, method)
-        return dispatch.combine(dispatch.apply_experts(moe.mlp, params, buffers, how="batched"), a, s, method)
+        return dispatch.combine(dispatch.apply_experts(moe.mlp_expert, params, buffers, how="batched"), a, s, method)
 
     def flops(method):
         lowered = jax.jit(functools.partial(layer, method=method)).lower(x, a, w1, w2)
@@ -231,7 +231,7 @@ x, logits = array(4, 16, 6), array(4, 16, 8)
 
 def layer(params, x, logits):
     a = routing.assign(routing.top_k(jax.nn.softmax(logits), 2), 8, 5)
-    return dispatch.combine(dispatch.apply_experts(moe.mlp, params, dispatch.dispatch(x, a)), a, 16)
+    return dispatch.combine(dispatch.apply_experts(moe.mlp_expert, params, dispatch.dispatch(x, a)), a, 16)
 
 plain = jax.jit(layer)(params, x, logits)
 mesh = Mesh(np.array(jax.devices()), ("expert",))

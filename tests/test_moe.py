@@ -36,7 +36,7 @@ def run(c, params, x=X, valid=None, **kwargs):
 
 def by_definition(params, x, weights, gated=False):
     """Every expert on every token, times its combine weight float32[B, N, E]."""
-    expert = moe.gated_mlp if gated else moe.mlp
+    expert = moe.gated_mlp_expert if gated else moe.mlp_expert
     outputs = [
         expert(dispatch.dense, jax.tree.map(lambda p, e=e: p[e], params["Mlp"]), x) for e in range(weights.shape[-1])
     ]
@@ -293,7 +293,7 @@ def test_soft_moe_by_definition():
         back = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         mixed = (to_slots.T @ x).reshape(4, slots, D)
         outputs = [
-            moe.mlp(dispatch.dense, jax.tree.map(lambda p, e=e: p[e], params["Mlp"]), mixed[e]) for e in range(4)
+            moe.mlp_expert(dispatch.dense, jax.tree.map(lambda p, e=e: p[e], params["Mlp"]), mixed[e]) for e in range(4)
         ]
         np.testing.assert_allclose(y[b], back @ np.concatenate(outputs), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(out["combine_weights"].sum(axis=-1), 1.0, rtol=1e-5)
