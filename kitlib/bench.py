@@ -6,6 +6,7 @@ multiplications (three forward passes' worth) at the speed of a plain large matm
 """
 
 import functools
+import os
 import platform
 import statistics
 import subprocess
@@ -33,8 +34,9 @@ def main(names: tuple[str, ...] = ()) -> None:
     for name in names:
         if name not in tables:
             raise SystemExit(f"There is no bench {name!r}; there are: {', '.join(tables)}.")
-    device = jax.devices()[0]
+    device, tunables = jax.devices()[0], os.environ.get("GLIBC_TUNABLES", "unset")
     print(f"jax {jax.__version__}, {platform.machine()}, {device.device_kind}, float32, {ROUNDS} rounds")
+    print(f"GLIBC_TUNABLES: {tunables}")
     for name in names or tables:
         tables[name]()
 

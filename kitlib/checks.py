@@ -170,8 +170,8 @@ def _passed(line: str) -> None:
 
 def _name(fn: Callable) -> str:
     """`module.function`; only `function` for what a notebook defines."""
-    while hasattr(fn, "func"):  # functools.partial
-        fn = fn.func
+    while hasattr(fn, "func") or hasattr(fn, "__wrapped__"):  # functools.partial, jax.jit
+        fn = fn.func if hasattr(fn, "func") else fn.__wrapped__
     name = getattr(fn, "__qualname__", type(fn).__name__).replace("<locals>.", "")
     module = (getattr(fn, "__module__", None) or "__main__").rpartition(".")[2]
     return name if module == "__main__" else f"{module}.{name}"

@@ -17,20 +17,20 @@ import jax.numpy as jnp
 
 from kitlib import dispatch, routing
 from kitlib.configs import MoEConfig
-from kitlib.layers import BIAS_INIT
+from kitlib.layers import BIAS_INIT, gelu
 
 # ---------------------------------------------------------------------------------------------- pure functions
 
 
 def mlp_expert(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
     """One ViT expert: Dense, GELU (tanh form), dropout, Dense. x float[C, D] -> float[C, D]."""
-    h = nn.gelu(dense(x, params["Dense_0"]))
+    h = gelu(dense(x, params["Dense_0"]))
     return dense(_dropped(h, key, dropout), params["Dense_1"])
 
 
 def gated_mlp_expert(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
     """One T5 1.1 expert: (GELU(x wi_0) * (x wi_1)) wo, no biases. x float[C, D] -> float[C, D]."""
-    h = nn.gelu(dense(x, params["wi_0"])) * dense(x, params["wi_1"])
+    h = gelu(dense(x, params["wi_0"])) * dense(x, params["wi_1"])
     return dense(_dropped(h, key, dropout), params["wo"])
 
 

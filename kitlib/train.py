@@ -113,9 +113,11 @@ def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch):
         (loss, metrics), grads = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
+        norm = optax.tree.norm(grads)
+        grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        metrics = {"loss": loss, "grad_norm": norm, **metrics}
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return step

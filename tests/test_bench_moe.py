@@ -21,18 +21,20 @@ def test_every_variant_returns_its_output_and_all_gradients():
     einsum = calls["einsum"]()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), (y, (params, x)), einsum)
     assert calls["dense"]()[0].shape == (t * k, d)  # the same number of rows as the choices of all tokens
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), calls["alone"](), calls["batched"]()
-    )
     assert all(mb > 0 for mb in megabytes.values())
 
 
-@pytest.mark.parametrize("table", ["layer_table", "parts_table", "step_table"])
+@pytest.mark.parametrize("table", ["layer_table", "parts_table", "step_table", "step_parts_table"])
 def test_tables_print(table, monkeypatch, capsys):
     monkeypatch.setattr(bench_moe, "SHAPES", ((16, 4, 8, 2, 1),) * 2)
     monkeypatch.setattr(bench_moe, "GROUPS", (2,))
     monkeypatch.setattr(bench_moe, "STEP", bench.VIT_ROWS[0][1].replace(depth=2))
     monkeypatch.setattr(bench, "interleaved", functools.partial(bench.interleaved, rounds=1))
     getattr(bench_moe, table)()
-    words = {"layer_table": "choice alone", "parts_table": "combine", "step_table": "every-2, K=2"}
+    words = {
+        "layer_table": "choice alone",
+        "parts_table": "combine",
+        "step_table": "every-2, K=2",
+        "step_parts_table": "AdamW",
+    }
     assert words[table] in capsys.readouterr().out

@@ -85,10 +85,10 @@ def test_all_ways_equal_the_loop_over_experts(shape, case, gated):
         a = assigned(gate)
         return loop_over_experts(params, x, routing.by_token(a, a.weight, s), gated)
 
-    def ours(params, x, gate, method, how):
+    def ours(params, x, gate, method):
         a = assigned(gate)
         buffers = dispatch.dispatch(x, a, method)
-        return dispatch.combine(dispatch.apply_experts(expert, params, buffers, how=how), a, s, method)
+        return dispatch.combine(dispatch.apply_experts(expert, params, buffers), a, s, method)
 
     def dropless(params, x, gate, how):
         flat = routing.Choice(choice.expert.reshape(1, g * s, k), gate.reshape(1, g * s, k))
@@ -99,9 +99,7 @@ def test_all_ways_equal_the_loop_over_experts(shape, case, gated):
             dispatch.apply_experts(expert, params, buffers, owner=owner, how=how), slots, g * s
         ).reshape(x.shape)
 
-    variants = {
-        (m, h): functools.partial(ours, method=m, how=h) for m, h in [("einsum", "batched"), ("gather", "loop")]
-    }
+    variants = {m: functools.partial(ours, method=m) for m in ("einsum", "gather")}
     if case != "tight":  # dropless is what the others are with ample capacity
         variants |= {h: functools.partial(dropless, how=h) for h in ("loop", "ragged", "batched")}
     (_, want), want_grads = with_gradients(oracle)(params, x, choice.gate)
@@ -207,7 +205,7 @@ def test_einsum_dispatch_costs_s_over_f_of_the_experts(s):
     def layer(x, a, w1, w2, method):
         params = {"Dense_0": {"kernel": w1}, "Dense_1": {"kernel": w2}}
         buffers = dispatch.dispatch(x, a, method)
-        return dispatch.combine(dispatch.apply_experts(moe.mlp_expert, params, buffers, how="batched"), a, s, method)
+        return dispatch.combine(dispatch.apply_experts(moe.mlp_expert, params, buffers), a, s, method)
 
     def flops(method):
         lowered = jax.jit(functools.partial(layer, method=method)).lower(x, a, w1, w2)

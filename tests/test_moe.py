@@ -247,7 +247,7 @@ def test_experts_start_as_copies_or_apart(split):
 
 @pytest.mark.parametrize("how", ["loop", "batched", "ragged"])
 def test_expert_dropout(how):
-    """Rate 1/2: what survives is doubled, about half survives, the rows differ; alike in every form of the loop."""
+    """Rate 1/2: what survives is doubled, about half survives, the rows differ; alike in every form."""
     params = {  # the identity twice: hidden = GELU(x) = x for large x
         "Dense_0": {"kernel": jnp.eye(100)[None].repeat(2, axis=0)},
         "Dense_1": {"kernel": jnp.eye(100)[None].repeat(2, axis=0)},
