@@ -6,6 +6,7 @@ parameters and inputs, from a fixed random cotangent, so that nothing is dead co
 """
 
 import functools
+import itertools
 import statistics
 from collections.abc import Callable
 
@@ -28,8 +29,8 @@ SHAPES = (  # T, D, F, E, K
 GROUPS = (1, 8)
 STEP = configs.vit("S/16")  # of the training-step table: width 384, depth 12, 224 px
 BATCH = 8
-HEADS = ("dense", "alone", "gather", "dropless", "einsum", "choice alone", "choice")
-FLOORS = {"gather": "alone", "dropless": "alone", "einsum": "alone", "choice": "choice alone"}
+# Timed in turn, race by race (a slow call disturbs those after it); each is printed with its ratio to the one before.
+RACES = (("dense", "alone", "gather"), ("alone", "dropless"), ("gather", "einsum"), ("choice alone", "choice"))
 
 
 def main() -> None:
@@ -41,19 +42,21 @@ def main() -> None:
 
 def layer_table() -> None:
     """MoE layers against their floors: median ms, and XLA's count of the bytes of temporaries and results."""
-    print("\nMoE layer, forward + backward, ms [times dense] (times the experts alone), and peak MB")
-    print(f"{'T, D, F, E, K; groups':34}" + "".join(f"{name:>16}" for name in HEADS))
+    heads = [f"{name} /{floor}" for race in RACES for floor, name in itertools.pairwise(race)]
+    print("\nMoE layer, forward + backward: ms (ratio to the floor named), and peak MB")
+    print(f"{'T, D, F, E, K; groups':34}{'dense':>8}" + "".join(f"{head:>21}" for head in heads))
     for shape in SHAPES:
         for g in GROUPS:
             calls, megabytes = variants(*shape, g)
-            seconds = {name: statistics.median(s) for name, s in bench.interleaved(calls).items()}
-            cells = []
-            for name in HEADS:
-                s, floor = seconds[name], FLOORS.get(name)
-                ratio = f"({s / seconds[floor]:.2f})" if floor else f"[{s / seconds['dense']:.2f}]"
-                cells.append(f"{1e3 * s:.0f} {ratio}")
-            print(f"{f'{shape}; {g}':34}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
-            print(f"{'':34}" + "".join(f"{f'{megabytes[name]:.0f} MB':>16}" for name in HEADS), flush=True)
+            times, memory = "", f"{megabytes['dense']:5.0f} MB"
+            for race in RACES:
+                timed = bench.interleaved({name: calls[name] for name in race})
+                ms = {name: 1e3 * statistics.median(s) for name, s in timed.items()}
+                times += f"{ms['dense']:8.0f}" if "dense" in race else ""
+                for floor, name in itertools.pairwise(race):
+                    times += f"{f'{ms[name]:.0f} ({ms[name] / ms[floor]:.2f})':>21}"
+                    memory += f"{megabytes[name]:18.0f} MB"
+            print(f"{f'{shape}; {g}':34}{times}\n{'':34}{memory}", flush=True)
 
 
 def variants(t: int, d: int, f: int, e: int, k: int, g: int) -> tuple[dict[str, Callable], dict[str, float]]:
@@ -154,7 +157,7 @@ def step_table() -> None:
 
 
 def step_parts_table() -> None:
-    """What one block with experts adds to that step, each part alone: the layer for the MLP, AdamW on E times as much."""
+    """What one block with experts adds to that step, each part alone: the layer for the MLP, AdamW for it."""
     d, f = STEP.width, STEP.mlp_dim
     tokens = jnp.asarray(np.random.default_rng(0).standard_normal((BATCH, STEP.num_tokens, d), np.float32))
     modules = {"MLP": MlpBlock(f), **{f"MoE layer, K={k}": moe.MoEMlp(mixture(k), f) for k in (1, 2)}}

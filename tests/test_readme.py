@@ -108,8 +108,9 @@ def kit_doctor():
 def kit_bench():
     """The whole command on a small batch of a model of one block, one round each."""
     small = """if True:
-        import functools, sys
+        import functools, os, sys
         from kitlib import bench, bench_moe, cli
+        os.environ.setdefault("GLIBC_TUNABLES", "")  # measured in this process, where everything is small
         bench.VIT_ROWS = [("small", bench.VIT_ROWS[0][1].replace(depth=1), 8)]
         bench_moe.SHAPES, bench_moe.GROUPS = ((32, 8, 16, 4, 2),) * 2, (2,)
         bench_moe.STEP = bench.VIT_ROWS[0][1].replace(depth=2)
