@@ -5,7 +5,7 @@
     vit("22B/14", num_classes=0)                 # the vision tower of PaLI-X
     vmoe("B/16", "every-2")                      # V-MoE-Base with 32 experts in every other block
 
-Built in notebooks/01_vit_from_pixels_to_logits.ipynb, the mixtures in notebook 05 (to come).
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb, the mixtures in notebooks/05_v_moe.ipynb.
 """
 
 import dataclasses

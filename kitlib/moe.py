@@ -6,7 +6,7 @@
 `MoEMlp` is token choice, expert choice or Soft MoE (2308.00951), by its configuration. Parameter names are V-MoE's:
 Router/dense/kernel [D, E], Mlp/Dense_0/kernel [E, D, F], Mlp/Dense_0/bias [E, F], Mlp/Dense_1/kernel [E, F, D], ...
 
-Built in notebooks/04_dispatch_and_capacity.ipynb; Soft MoE in notebook 06 (to come).
+Built in notebooks/04_dispatch_and_capacity.ipynb; Soft MoE in notebooks/06_expert_choice_and_soft_moe.ipynb.
 """
 
 import functools

@@ -7,7 +7,7 @@ moves the tokens there and back.
 
 Logits, probabilities and selection are float32 throughout: a bfloat16 softmax over many experts reorders them.
 
-Built in notebooks/03_routers.ipynb (token choice, losses) and notebook 06 (to come).
+Built in notebooks/03_routers.ipynb (token choice, losses) and notebooks/06_expert_choice_and_soft_moe.ipynb.
 """
 
 import math
@@ -186,7 +186,7 @@ def importance_loss(probabilities: jax.Array, valid: jax.Array | None = None) ->
 def load_loss(
     logits: jax.Array, noisy_logits: jax.Array, num_selected: int, noise_std: float, valid: jax.Array | None = None
 ) -> jax.Array:
-    """The same for the load, made smooth: P(expert e would be among the K, were its noise drawn again) (2106.05974).
+    """The same for the load, made smooth: P(e reaches the K-th best noisy logit, were its noise drawn anew) (2106.05974).
 
     logits and noisy_logits float32[G, S, E]; noise_std as for `add_noise`. Needs noise: a count has no gradient.
     """

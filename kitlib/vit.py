@@ -5,7 +5,7 @@
     logits, out = model.apply({"params": params}, images)
     out["block01"]["attention"]     # float32[B, H, N, N]; a plot needs no hooks
 
-Built in notebooks/01_vit_from_pixels_to_logits.ipynb, V-MoE in notebook 05 (to come).
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb, V-MoE in notebooks/05_v_moe.ipynb.
 """
 
 import functools
