@@ -186,7 +186,7 @@ def importance_loss(probabilities: jax.Array, valid: jax.Array | None = None) ->
 def load_loss(
     logits: jax.Array, noisy_logits: jax.Array, num_selected: int, noise_std: float, valid: jax.Array | None = None
 ) -> jax.Array:
-    """The same for the load, made smooth: P(e reaches the K-th best noisy logit, were its noise drawn anew) (2106.05974).
+    """The same for the load, made smooth: P(e reaches the K-th best noisy logit, its noise drawn anew) (2106.05974).
 
     logits and noisy_logits float32[G, S, E]; noise_std as for `add_noise`. Needs noise: a count has no gradient.
     """
