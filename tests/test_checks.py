@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kitlib import checks
+from kitlib import checks, routing
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,7 @@ def test_same_hides_the_notebooks_own_module_name():
     lib = types.SimpleNamespace(__module__="kitlib.routing", __qualname__="top_k")
     assert (checks._name(mine), checks._name(lib)) == ("mine", "routing.top_k")
     assert checks._name(functools.partial(mine, 1)) == "mine"
+    assert checks._name(jax.jit(functools.partial(routing.top_k, num_selected=1))) == "routing.top_k"
 
 
 def test_same_finds_a_wrong_output_and_says_where():

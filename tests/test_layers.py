@@ -217,3 +217,17 @@ def test_map_head_ignores_the_order_of_tokens():
     assert pooled.shape == (2, 8)
     np.testing.assert_allclose(head.apply(params, x[:, ::-1]), pooled, atol=1e-5)
     assert np.abs(head.apply(params, x[::-1]) - pooled).max() > 1e-3  # but not the images
+
+
+def test_gelu_keeps_nothing_but_its_input():
+    """Values and gradients are those of the formula x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); only x is stored."""
+    x = jnp.linspace(-4.0, 4.0, 101)
+
+    def formula(x):
+        return 0.5 * x * (1.0 + jnp.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+
+    np.testing.assert_allclose(layers.gelu(x), formula(x), rtol=1e-5, atol=1e-6)
+    slope = jax.vmap(jax.grad(layers.gelu))(x)
+    np.testing.assert_allclose(slope, jax.vmap(jax.grad(formula))(x), rtol=1e-5, atol=1e-6)
+    stored = [leaf for leaf in jax.tree.leaves(jax.vjp(layers.gelu, x)[1]) if leaf.size == x.size]
+    assert len(stored) == 1 and np.array_equal(stored[0], x)
