@@ -76,7 +76,7 @@ def bench(names: Names = (), /) -> int:
     """
     from kitlib import bench, runner
 
-    if "GLIBC_TUNABLES" not in os.environ and (settings := runner.huge_pages()):
+    if "GLIBC_TUNABLES" not in os.environ and (settings := runner.allocator()):
         line = f"from kitlib import cli; cli.bench({names!r})"  # glibc reads its settings when a process starts
         return subprocess.run([sys.executable, "-c", line], env=os.environ | settings).returncode
     return bench.main(names) or 0

@@ -72,12 +72,14 @@ def setup_cell(address: str) -> str:
     return SETUP_HEAD + (install if address else SETUP_UNSET)
 
 
-def huge_pages() -> dict[str, str]:
-    """The environment variable that lets glibc take memory in huge pages, on Linux; one that is set already is kept.
+def allocator() -> dict[str, str]:
+    """The environment variable that makes glibc keep its memory, in huge pages, on Linux; one set already is kept.
 
-    XLA's temporaries are fresh memory in every step, and a third of a small model's step can go into 4-KiB page faults.
+    XLA's temporaries are fresh memory in every step. By default glibc hands large ones back to the system after each
+    use, and a third of a step can go into the page faults of getting them again: up to 4 GB stay with the process now.
     """
-    ours = "glibc.malloc.hugetlb=1"
+    ours = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+    ours += ":glibc.malloc.mmap_threshold=4000000000:glibc.malloc.trim_threshold=4000000000"
     return {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ours)} if sys.platform == "linux" else {}
 
 
@@ -93,7 +95,7 @@ def job_cache() -> Iterator[dict[str, str]]:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
-        yield env | huge_pages()
+        yield env | allocator()
 
 
 @contextlib.contextmanager

@@ -114,8 +114,6 @@ def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate
     def step(state: TrainState, batch):
         (loss, metrics), grads = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
         norm = optax.tree.norm(grads)
-        # Without the barrier XLA keeps the squares that the norm and Adam share: one more copy of all gradients.
-        grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "grad_norm": norm, **metrics}
