@@ -1,13 +1,16 @@
-"""Makes the committed data files from two public packages.
+"""Makes the committed data files from three public packages.
 
-    apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb debian
+    apt-get download dataset-fashion-mnist wordnet-base
+    for package in *.deb; do dpkg-deb -x $package debian; done
     pip download --no-deps animal-mnist==0.4
-    python data/make_data.py --fashion debian/usr/share/datasets/fashion-mnist --animal animal_mnist-0.4-*.whl
+    python data/make_data.py --fashion debian/usr/share/datasets/fashion-mnist --animal animal_mnist-0.4-*.whl \\
+        --wordnet debian/usr/share/wordnet
 
-writes `fashion_mnist.npz`, `animal_mnist.npz` and `checksums.txt` beside this script (or into `--out`). The inputs are
-checked by sha256 first. Which pictures are taken, in which split and in which order is decided by the sha256 of their
-bytes alone, so the outcome depends on no random generator and no order of the original files. The files are
-byte-reproducible with the same zlib; with another zlib the arrays are the same and the bytes may differ.
+writes `fashion_mnist.npz`, `animal_mnist.npz`, `glosses.txt.gz` and `tokenizer.model` beside this script (or into
+`--out`), or those of them whose package is given, and then `checksums.txt`. The inputs are checked by sha256 first.
+Which pictures and glosses are taken, in which split and in which order is decided by the sha256 of their bytes alone,
+so the outcome depends on no random generator and no order of the original files. The files are byte-reproducible with
+the same zlib and sentencepiece; with another zlib the contents are the same and the bytes may differ.
 """
 
 import argparse
@@ -15,13 +18,15 @@ import gzip
 import hashlib
 import io
 import pickle
+import re
 import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from kitlib.data import read_idx
+from kitlib import tokenizer
+from kitlib.data import glosses, read_idx
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -33,7 +38,19 @@ FASHION_SHA256 = {  # of the unzipped files: Debian packed the originals again
     "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+WORDNET_SHA256 = {
+    "data.adj": "c89120dfc1f046ddff4a631bf9b7e9fa1a36b5e86565a23bf82dbe14f30b88a7",
+    "data.adv": "444a63bf3955080ab7524f5079cfc07ff9bc682cb98bdb1db73b0fb9829f1139",
+    "data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
+    "data.verb": "adcf43e35b581e8036d8b5a52d63d9cd3d3b4870b2720d3c03c799df44777bc2",
+}
 ANIMAL_SHA256 = "aeebf3d9de4552d6fd2d5701424e1a5b9020f8e5115d68df9db252f2f53ce2ce"
+
+# What WordNet marks as offensive, and what a text that is read in class can do without.
+UNWANTED = re.compile(
+    r"slur\b|offensive|obscen|vulgar|disparag|derogat|contemptuous|sexual|prostitut|masturb|dildo|\brap(e|ist)\b|"
+    r"fuck|whore|bitch|n(egr|igge)|mongol(oid|ism)"
+)
 
 
 def check(data: bytes, sha256: str, name: str) -> bytes:
@@ -141,19 +158,78 @@ def animal(wheel: Path) -> dict[str, np.ndarray]:
     return splits(images[train], labels[train], images[test], labels[test], ANIMAL_CLASSES)
 
 
+def entry(line: str) -> str | None:
+    """One line of a WordNet data file -> "lemma: gloss", the gloss with its examples; None for a line to leave out.
+
+    Left out are the licence at the top, names (a lemma with a capital letter or a digit: people, places, Latin names of
+    species, mostly words that would occur once), what `UNWANTED` finds, and lines with an unpaired quotation mark.
+    """
+    head, bar, gloss = line.partition("|")
+    if not bar or line.startswith("  "):
+        return None
+    lemma = re.sub(r"\((a|p|ip)\)$", "", head.split()[4]).replace("_", " ")  # "(p)" and the like say where it can stand
+    gloss = " ".join(gloss.split())
+    if not re.fullmatch(r"[a-z][a-z' -]*", lemma) or gloss.count('"') % 2 or not gloss.isascii():
+        return None
+    return None if UNWANTED.search(f"{lemma} {gloss}") else f"{lemma}: {gloss}"
+
+
+def parts(line: str) -> set[str]:
+    """The definition and the examples of "lemma: definition; "example"; "example"", to find repetitions."""
+    definition, *quoted = line.partition(": ")[2].split('"')
+    return {part.strip(" ;").lower() for part in (definition, *quoted)} - {""}
+
+
+def choose_lines(lines, train: int, test: int) -> tuple[list[str], list[str]]:
+    """The first `train` and the next `test` different lines in the order of their sha256.
+
+    A line is passed over if its definition or one of its examples is in a line already taken: entries share them.
+    """
+    taken, seen = [], set()
+    for line in sorted(set(lines), key=lambda line: hashlib.sha256(line.encode()).hexdigest()):
+        if seen.isdisjoint(parts(line)):
+            taken.append(line)
+            seen |= parts(line)
+        if len(taken) == train + test:
+            return taken[:train], taken[train:]
+    raise ValueError(f"There are only {len(taken)} different lines, {train} + {test} were asked for.")
+
+
+def wordnet(folder: Path) -> bytes:
+    """18,000 + 2,000 glosses of WordNet 3.0, gzipped: a line each, an empty line between the splits."""
+    files = [check((folder / name).read_bytes(), sha256, name) for name, sha256 in WORDNET_SHA256.items()]
+    lines = [entry(line) for data in files for line in data.decode().splitlines()]
+    train, test = choose_lines([line for line in lines if line], 18_000, 2_000)
+    return gzip.compress("\n".join([*train, "", *test, ""]).encode(), mtime=0)
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes checksums.txt over all data files of the folder."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".gz", ".model"))
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (folder / "checksums.txt").write_text("".join(lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fashion", type=Path, required=True, help="folder with the four IDX .gz files")
-    parser.add_argument("--animal", type=Path, required=True, help="the animal_mnist 0.4 wheel")
+    parser.add_argument("--fashion", type=Path, help="folder with the four IDX .gz files")
+    parser.add_argument("--animal", type=Path, help="the animal_mnist 0.4 wheel")
+    parser.add_argument("--wordnet", type=Path, help="folder with WordNet's data.noun, data.verb, data.adj, data.adv")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
-    lines = []
-    for name, arrays in (("animal_mnist.npz", animal(args.animal)), ("fashion_mnist.npz", fashion(args.fashion))):
-        write_npz(args.out / name, arrays)
-        data = (args.out / name).read_bytes()
-        lines.append(f"{hashlib.sha256(data).hexdigest()}  {name}\n")
-        print(f"{name}: {len(arrays['train_labels'])} + {len(arrays['test_labels'])} pictures, {len(data):,} bytes")
-    (args.out / "checksums.txt").write_text("".join(lines))
+    if not (args.fashion or args.animal or args.wordnet):
+        parser.error("name at least one package: --fashion, --animal or --wordnet")
+    if args.fashion:
+        write_npz(args.out / "fashion_mnist.npz", fashion(args.fashion))
+    if args.animal:
+        write_npz(args.out / "animal_mnist.npz", animal(args.animal))
+    if args.wordnet:
+        (args.out / "glosses.txt.gz").write_bytes(wordnet(args.wordnet))
+        write_checksums(args.out)  # reading the glosses back needs it
+        model = tokenizer.train(glosses("train", data_dir=args.out))
+        (args.out / "tokenizer.model").write_bytes(model)
+    write_checksums(args.out)
+    print((args.out / "checksums.txt").read_text(), end="")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     load("fashion_mnist", "test")                # 5,000 committed pictures, at once, no network
     load("fashion_mnist", "train", full=True)    # all 60,000, prepared once by TensorFlow Datasets (TFDS)
+    glosses("train")                             # the kit's text: 18,000 dictionary entries as strings
 
-Either way the result is a `Source`: `len(s)`, `s[i]`, `s[a:b]`, `s.take(indices)`, `s.arrays()`, and
-`kitlib.pipeline.batches` makes shuffled, augmented, resumable batches of it. Only numpy is imported here; TFDS when a
-full set is asked for.
+An image set is a `Source`: `len(s)`, `s[i]`, `s[a:b]`, `s.take(indices)`, `s.arrays()`, and
+`kitlib.pipeline.batches` makes shuffled, augmented, resumable batches of it (`kitlib.text.batches` those of the text).
+Only numpy is imported here; TFDS when a full set is asked for.
 """
 
 import difflib
@@ -14,6 +15,7 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,14 +206,12 @@ def data_folder() -> Path:
     )
 
 
-def read_npz(folder: Path, file: str, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads one split of a committed file: images uint8[n, H, W, C], labels uint8[n], class names str[V].
-
-    The file must have the sha256 that checksums.txt beside it says. Nothing in it is ever unpickled.
+def read_checked(folder: Path, file: str) -> bytes:
+    """Reads a committed file, which must have the sha256 that checksums.txt beside it says.
 
     Raises:
         FileNotFoundError: the file or checksums.txt is missing.
-        ValueError: the file is truncated, changed, not listed or holds Python objects.
+        ValueError: the file is truncated, changed or not listed.
     """
     for path in (folder / file, folder / "checksums.txt"):
         if not path.is_file():
@@ -225,6 +225,16 @@ def read_npz(folder: Path, file: str, split: str) -> tuple[np.ndarray, np.ndarra
             f"{folder / file} is damaged or was changed: its sha256 is {got[:12]}..., expected "
             f"{f'{expected[:12]}...' if expected else 'a line in checksums.txt'}; restore it from the repository."
         )
+    return data
+
+
+def read_npz(folder: Path, file: str, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads one split of a committed file: images uint8[n, H, W, C], labels uint8[n], class names str[V].
+
+    Nothing in it is ever unpickled. Raises what `read_checked` raises, and ValueError if it holds other things than
+    these arrays.
+    """
+    data = read_checked(folder, file)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return arrays[f"{split}_images"], arrays[f"{split}_labels"], arrays["class_names"]
@@ -233,6 +243,29 @@ def read_npz(folder: Path, file: str, split: str) -> tuple[np.ndarray, np.ndarra
             f"{folder / file} is not a data file of the kit ({str(error).splitlines()[0]}): expected plain arrays "
             f"{split}_images, {split}_labels and class_names; make it with data/make_data.py."
         ) from error
+
+
+def glosses(split: str = "train", *, data_dir: str | Path | None = None) -> list[str]:
+    """The kit's text: 18,000 ("train") or 2,000 ("test") entries of WordNet 3.0, one string each, without line breaks.
+
+    An entry is a word or phrase, its definition and often an example: 'ice cube: a small cube of artificial ice; ...'.
+    No definition and no example occurs twice, so none is in both splits. The order is random but fixed: the first n are
+    a fair subset. data_dir: as for `load`.
+
+    Raises what `read_checked` raises, and ValueError for another split or a file that holds something else.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"The glosses have no split {split!r}: use one of 'train', 'test'.")
+    folder, file = Path(data_dir) if data_dir else data_folder(), "glosses.txt.gz"
+    data = read_checked(folder, file)
+    try:
+        train, test = gzip.decompress(data).decode().split("\n\n")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(
+            f"{folder / file} is not a data file of the kit ({error}): expected gzipped lines, an empty one between "
+            f"the splits; make it with data/make_data.py."
+        ) from error
+    return (train if split == "train" else test).splitlines()
 
 
 def read_idx(path: str | Path) -> np.ndarray:

@@ -24,10 +24,16 @@ def make_data():
     return module
 
 
-def committed(folder, content: bytes):
-    """A data folder whose fashion_mnist.npz has this content and whose checksum is right."""
-    (folder / "fashion_mnist.npz").write_bytes(content)
-    (folder / "checksums.txt").write_text(f"{hashlib.sha256(content).hexdigest()}  fashion_mnist.npz\n")
+def committed(folder, content: bytes, file: str = "fashion_mnist.npz"):
+    """A data folder in which this file has this content and the right checksum."""
+    (folder / file).write_bytes(content)
+    (folder / "checksums.txt").write_text(f"{hashlib.sha256(content).hexdigest()}  {file}\n")
+
+
+def data_files():
+    """The files of the data folder, without what describes or makes them."""
+    about = {"LICENSES", "checksums.txt", "make_data.py"}
+    return [path for path in FOLDER.iterdir() if path.is_file() and path.name not in about]
 
 
 def small():
@@ -40,21 +46,24 @@ def small():
 
 def test_checksums_cover_exactly_the_data_files():
     listed = dict(reversed(line.split()) for line in (FOLDER / "checksums.txt").read_text().splitlines())
-    assert set(listed) == {path.name for path in FOLDER.glob("*.npz")} == {f"{name}.npz" for name in data.COMMITTED}
+    expected = {*(f"{name}.npz" for name in data.COMMITTED), "glosses.txt.gz", "tokenizer.model"}
+    assert set(listed) == {path.name for path in data_files()} == expected
     for name, sha256 in listed.items():
         assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == sha256
 
 
 def test_licenses_name_each_file_and_hold_the_notices():
     text = (FOLDER / "LICENSES").read_text()
-    for path in FOLDER.glob("*.npz"):
+    for path in data_files():
         assert path.name in text
     for notice in ("Zalando SE", "SinaSR-6", "Permission is hereby granted", 'PROVIDED "AS IS"', "COCO"):
+        assert notice in text
+    for notice in ("WordNet 3.0 Copyright 2006 by Princeton University", 'DATABASE IS PROVIDED "AS IS"', "agrees to"):
         assert notice in text
 
 
 def test_the_data_stay_small():
-    assert sum(path.stat().st_size for path in FOLDER.glob("*.npz")) < 15_000_000
+    assert sum(path.stat().st_size for path in data_files()) < 15_000_000
 
 
 @pytest.mark.parametrize("name", list(data.COMMITTED))
@@ -93,7 +102,100 @@ def test_labels_fit_the_pictures():
     assert (guess == test_labels).mean() > 0.6
 
 
+# --- the text ---
+
+
+def test_glosses_are_the_entries_of_lowest_hash_in_hash_order():
+    train, test = data.glosses(), data.glosses("test")
+    assert len(train) == 18_000 and len(test) == 2_000
+    ranks = [hashlib.sha256(line.encode()).hexdigest() for line in train + test]
+    assert ranks == sorted(set(ranks))
+    assert 1_000_000 < sum(map(len, train + test)) < 2_000_000
+
+
+def test_glosses_are_clean_lines_of_a_lemma_and_its_gloss():
+    for line in data.glosses("train") + data.glosses("test"):
+        lemma, colon, gloss = line.partition(": ")
+        assert colon and gloss and lemma == lemma.lower() and line.isascii() and line.isprintable()
+        assert line == " ".join(line.split()) and line.count('"') % 2 == 0
+
+
+def test_no_definition_and_no_example_occurs_twice(make_data):
+    seen = set()
+    for line in data.glosses("train") + data.glosses("test"):
+        parts = make_data.parts(line)
+        assert parts and seen.isdisjoint(parts), line
+        seen |= parts
+
+
+def test_glosses_of_another_split_or_from_a_bad_file(tmp_path):
+    with pytest.raises(ValueError, match="no split 'validation': use one of 'train', 'test'"):
+        data.glosses("validation")
+    with pytest.raises(FileNotFoundError, match=r"glosses\.txt\.gz is missing"):
+        data.glosses(data_dir=tmp_path)
+    committed(tmp_path, b"a: b", "glosses.txt.gz")
+    (tmp_path / "glosses.txt.gz").write_bytes(b"a: c")
+    with pytest.raises(ValueError, match=r"glosses\.txt\.gz is damaged or was changed"):
+        data.glosses(data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "cut gzip", "broken gzip", "one split", "three splits", "no UTF-8"])
+def test_foreign_glosses_are_refused(kind, tmp_path):
+    good = gzip.compress(b"a: b\n\nc: d\n")
+    content = {
+        "text": b"a: b\n\nc: d\n",
+        "empty": b"",
+        "cut gzip": good[:-9],
+        "broken gzip": good[:12] + b"\xff\xff\xff" + good[15:],
+        "one split": gzip.compress(b"a: b\n"),
+        "three splits": gzip.compress(b"a: b\n\nc: d\n\ne: f\n"),
+        "no UTF-8": gzip.compress(b"a: \xff\n\nc: d\n"),
+    }[kind]
+    committed(tmp_path, content, "glosses.txt.gz")
+    with pytest.raises(ValueError, match=r"glosses\.txt\.gz is not a data file of the kit.*make_data"):
+        data.glosses(data_dir=tmp_path)
+    committed(tmp_path, good, "glosses.txt.gz")
+    assert data.glosses(data_dir=tmp_path) == ["a: b"] and data.glosses("test", data_dir=tmp_path) == ["c: d"]
+
+
 # --- make_data.py ---
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [  # offset, kind, part of speech, number of words, words with a number each, pointers | gloss
+        ('02 30 v 02 pick_up 0 gain 2 000 |  get  better; "it  did"  \n', 'pick up: get better; "it did"'),
+        ("02 00 s 01 awake(p) 0 000 | not asleep\n", "awake: not asleep"),
+        ("02 06 n 01 O'Hare 0 000 | an airport\n", None),  # a name
+        ("02 06 n 01 747 0 000 | an aircraft\n", None),
+        ('02 06 n 01 cup 0 000 | a vessel; "half a quotation\n', None),
+        ("02 10 n 01 oath 0 000 | an offensive word\n", None),
+        ("  1 This software and database | is being provided\n", None),  # the licence at the top of each file
+        ("02 06 n 01 cup 0 000\n", None),
+    ],
+)
+def test_entry_reads_a_line_of_wordnet(make_data, line, expected):
+    assert make_data.entry(line) == expected
+
+
+def test_choose_lines_passes_over_what_repeats(make_data):
+    lines = ['a: big; "so big"', 'b: huge; "so big"', "c: Big", "d: tall", "d: tall", "e: wide"]
+    order = sorted(set(lines), key=lambda line: hashlib.sha256(line.encode()).hexdigest())
+    assert [line[0] for line in order] == ["a", "c", "d", "b", "e"]
+    assert make_data.parts(lines[0]) == {"big", "so big"}
+    # a is taken; c has its definition and b its example; d comes once.
+    expected = (['a: big; "so big"', "d: tall"], ["e: wide"])
+    assert make_data.choose_lines(lines, 2, 1) == make_data.choose_lines(lines[::-1], 2, 1) == expected
+    with pytest.raises(ValueError, match=r"only 3 different lines, 3 \+ 1 were asked for"):
+        make_data.choose_lines(lines, 3, 1)
+
+
+def test_write_checksums_lists_every_data_file_and_nothing_else(make_data, tmp_path):
+    for name in ("b.npz", "a.txt.gz", "t.model", "LICENSES", "make_data.py"):
+        (tmp_path / name).write_bytes(name.encode())
+    make_data.write_checksums(tmp_path)
+    lines = (tmp_path / "checksums.txt").read_text().splitlines()
+    assert lines == [f"{hashlib.sha256(n.encode()).hexdigest()}  {n}" for n in ("a.txt.gz", "b.npz", "t.model")]
 
 
 def test_choose_takes_lowest_hashes_once_in_turn(make_data):

@@ -1,0 +1,183 @@
+"""Text to token ids and back without loss: subwords from a SentencePiece file, T5's sentinels behind them.
+
+    tokenizer = Tokenizer.load()                          # the kit's own, 2,048 ids
+    tokenizer.decode(tokenizer.encode(text)) == text      # for every text, in every script
+
+The kit's model is a unigram model of 1,984 pieces, trained on the training glosses: padding 0, end of sequence 1,
+unknown 2, UL2's mode tokens 3 to 5, the 256 bytes, then subwords. What no subword covers is spelt in its UTF-8 bytes,
+so nothing is ever unknown. 64 sentinels follow, `<extra_id_0>` having the last id of all, as in T5 (arXiv 1910.10683).
+That makes 2,048 ids, a round number for the embedding. T5 has 100 sentinels; 64 are what the densest denoiser of UL2
+(half of the tokens in spans of 3) needs for inputs of 256 tokens, and more would cost subwords.
+
+A mode token is ordinary text that happens to be one piece: `encode("[NLU] a text")`. So a file without these pieces
+works too, with a longer prefix.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from kitlib import data
+
+VOCAB_SIZE = 2048
+SENTINELS = 64
+MODES = ("[NLU]", "[NLG]", "[S2S]")  # arXiv 2205.05131; the tokens of the published UL2 20B
+
+SPACE = "\u2581"  # SentencePiece writes a space as this character, and reads this character as a space
+
+
+class Tokenizer:
+    """A SentencePiece model with sentinels.
+
+    Attributes:
+        vocab_size: V, all ids, sentinels included.
+        pad_id, eos_id: padding and end of sequence. A model without padding gets an id for it behind its pieces.
+        sentinel_ids: int32[n], the id of `<extra_id_k>` at place k: V - 1, V - 2, ...
+        byte_fallback: whether the model can spell any text in bytes. If not, `lost` tells what it cannot.
+    """
+
+    def __init__(self, model: bytes, *, sentinels: int = SENTINELS, name: str = "the model"):
+        """Args: model: a serialized SentencePiece model; sentinels: how many to add; name: for error messages.
+
+        Raises ValueError for bytes that are no such model, or a model that cannot end a sequence.
+        """
+        if sentinels < 0:
+            raise ValueError(f"sentinels is {sentinels}; expected at least 0.")
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise ValueError(f"{name} is not a SentencePiece model: get it again, or make one by train.") from error
+        if self._model.eos_id() < 0:
+            raise ValueError(f"{name} has no piece for the end of a sequence (eos): train it with one.")
+        size = self._model.get_piece_size()
+        self.eos_id = self._model.eos_id()
+        self.pad_id = self._model.pad_id() if self._model.pad_id() >= 0 else size
+        first = max(size, self.pad_id + 1)
+        self.vocab_size = first + sentinels
+        self.sentinel_ids = np.arange(self.vocab_size - 1, first - 1, -1, dtype=np.int32)
+        bytes_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        self.byte_fallback = all(map(self._model.is_byte, bytes_ids))
+        self._special = {f"<extra_id_{k}>": [int(i)] for k, i in enumerate(self.sentinel_ids)}
+        if self.byte_fallback:  # or the character would come back as a space
+            self._special[SPACE] = [bytes_ids[byte] for byte in SPACE.encode()]
+        self._split = re.compile(f"({'|'.join(map(re.escape, self._special))})" if self._special else "(?!)")
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, *, sentinels: int = SENTINELS) -> "Tokenizer":
+        """Reads a SentencePiece .model file; without a path the kit's own, whose checksum is verified.
+
+        Warns if the file has no byte fallback: characters outside its pieces are then lost (see `lost`).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no SentencePiece model or, of the kit's own, was changed.
+        """
+        if path is None:
+            return cls(data.read_checked(data.data_folder(), "tokenizer.model"), sentinels=sentinels)
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: name a SentencePiece .model file, or none for the kit's own.")
+        tokenizer = cls(path.read_bytes(), sentinels=sentinels, name=str(path))
+        if not tokenizer.byte_fallback:
+            warnings.warn(
+                f"{path.name} has no byte fallback: characters outside its pieces are lost; Tokenizer.lost(text) "
+                f"names them.",
+                stacklevel=2,
+            )
+        return tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without an end of sequence. `<extra_id_k>` in the text becomes that sentinel.
+
+        Raises ValueError for half a surrogate pair, which is in no encoding of Unicode.
+        """
+        text.encode()  # raises for half a pair, in words; SentencePiece would speak of a failed cast
+        ids = []
+        for part in self._split.split(text):
+            ids += self._special.get(part) or self._model.encode(part)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of these ids: padding and end of sequence are nothing, sentinels `<extra_id_k>`.
+
+        Ids that no `encode` gives (a model's output) may spell half a character: U+FFFD. Raises ValueError for an id
+        outside 0 ... V - 1.
+        """
+        text, run = [], []
+        for i in self._checked(ids):
+            if self._is_sentinel(i):
+                text += [self._model.decode(run), self._piece(i)]
+                run = []
+            elif i != self.pad_id:
+                run.append(i)
+        return "".join(text) + self._model.decode(run)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """One string an id, to look at: `▁` is a space, `<0xE0>` a byte, `</s>` the end of a sequence."""
+        return [self._piece(i) for i in self._checked(ids)]
+
+    def _piece(self, i: int) -> str:
+        if self._is_sentinel(i):
+            return f"<extra_id_{self.vocab_size - 1 - i}>"
+        return self._model.id_to_piece(i) if i < self._model.get_piece_size() else "<pad>"
+
+    def lost(self, text: str) -> list[str]:
+        """The stretches of text that this model can only encode as unknown, in order; [] with byte fallback."""
+        if self.byte_fallback:
+            return []
+        found = zip(self._model.encode(text, out_type=str), self._model.encode(text), strict=True)
+        return [piece for piece, i in found if i == self._model.unk_id()]
+
+    def _is_sentinel(self, i: int) -> bool:
+        return i >= self.vocab_size - len(self.sentinel_ids)
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
+        ids = [int(i) for i in ids]
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            raise ValueError(f"The ids go from {min(ids)} to {max(ids)}; expected 0 to {self.vocab_size - 1}.")
+        return ids
+
+
+def train(texts: Sequence[str], vocab_size: int = VOCAB_SIZE, *, sentinels: int = SENTINELS) -> bytes:
+    """Trains a unigram model (Kudo, arXiv 1804.10959) for a `Tokenizer` with this many ids and sentinels.
+
+    The same texts give the same bytes. Returns the serialized model: write it to a .model file.
+
+    Raises ValueError if the texts are too few for so many pieces, or the pieces too few for bytes and characters.
+    """
+    texts_and_sizes = f"{len(texts)} texts, {vocab_size} ids of which {sentinels} sentinels"
+    if not texts:
+        raise ValueError(f"{texts_and_sizes}: there is nothing to train on.")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size - sentinels,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            user_defined_symbols=list(MODES),
+            byte_fallback=True,
+            character_coverage=1.0,
+            # Three things a SentencePiece model usually does to a text and cannot undo: Unicode compatibility forms are
+            # replaced, runs of spaces shortened, and a space put before the text.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            max_sentence_length=2**30,  # longer texts would be left out without a word
+            num_threads=1,  # sums in another order would be another model
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).split("] ")[-1]  # the rest is a line of its source code
+        raise ValueError(f"{texts_and_sizes}: {reason}") from error
+    return model.getvalue()
