@@ -1,14 +1,16 @@
-"""Reading public ViT checkpoints: Google's pre-Linen `.npz` and big_vision's `.npz`, by name, safely.
+"""Reading public checkpoints by name, safely: ViTs of Google and big_vision (`.npz`), T5s of Hugging Face and t5x.
 
     params = checkpoint.load_vit("B_16-i21k-300ep.npz", configs.vit("B/16", num_classes=21843))
+    params = checkpoint.load_t5("model.safetensors", configs.t5("1.1-base"))
 
 A public file is a flat list of named arrays. Loading is four pure steps on that list: read, rename to the kit's names,
 reshape to the kit's layout (positions resized, blocks stacked for `scan`), compare with what the configuration expects.
 Nothing is ever unpickled. A file that does not fit is refused with the names that are missing, extra or misshapen.
 
-Built in notebooks/01_vit_from_pixels_to_logits.ipynb.
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb, T5 in notebooks/08_t5_and_upcycling.ipynb.
 """
 
+import functools
 import pathlib
 import re
 import zipfile
@@ -17,10 +19,13 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from kitlib.configs import ViTConfig
+from kitlib.configs import T5Config, ViTConfig
 from kitlib.layers import resize_positions
+from kitlib.t5 import T5, init_tokens
 from kitlib.vit import ViT
 
 
@@ -41,7 +46,7 @@ def read_npz(path) -> dict[str, np.ndarray]:
             file = np.load(handle, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise CheckpointError(f"{path} holds one bare array, not the named arrays of an .npz checkpoint.")
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or not an .npz file ({error}); download it again.") from error
     except CheckpointError:
@@ -51,6 +56,23 @@ def read_npz(path) -> dict[str, np.ndarray]:
             f"{path} is refused: it is a pickle or holds a pickled object array, which could run code when read, or it "
             f"is no .npz at all ({error}). Save plain arrays only."
         ) from error
+    if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise CheckpointError(f"{path} is refused: it holds more than arrays ({others[0]}), as PyTorch's pickles do.")
+    return arrays
+
+
+def read_safetensors(path) -> dict[str, np.ndarray]:
+    """All arrays of a `.safetensors` by name. Raises CheckpointError for a missing or truncated file, or another kind.
+
+    The format holds plain arrays only: there is nothing in it that could be run.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is truncated or not a .safetensors file ({error}).") from error
 
 
 # ---------------------------------------------------------------------------------------------- names
@@ -106,6 +128,49 @@ def unstack_blocks(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return unstacked
 
 
+# The sub-layers of a block of Hugging Face's T5, and what t5x calls each and the norm before it.
+T5_SUBLAYERS = {
+    "encoder.0": ("attention", "pre_attention_layer_norm"),
+    "encoder.1": ("mlp", "pre_mlp_layer_norm"),
+    "decoder.0": ("self_attention", "pre_self_attention_layer_norm"),
+    "decoder.1": ("encoder_decoder_attention", "pre_cross_attention_layer_norm"),
+    "decoder.2": ("mlp", "pre_mlp_layer_norm"),
+}
+T5_KERNELS = {"q": "query", "k": "key", "v": "value", "o": "out"}
+
+
+def t5_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames the leaves of a T5 to the kit's names, those of t5x.
+
+    - t5x: `target/...` are the parameters, `state/...` the step and the optimiser's state, which is left out.
+    - Hugging Face (`shared.weight`, ...): kernels are stored transposed. The embedding table may be there two more
+      times, as each stack's embed_tokens; these copies are left out.
+    """
+    renamed = {}
+    for name, leaf in flat.items():
+        if "." in name:
+            if name not in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
+                renamed[_t5x_name(name)] = leaf if name == "shared.weight" else leaf.T
+        elif not name.startswith("state/"):
+            renamed[name.removeprefix("target/")] = leaf
+    return renamed
+
+
+def _t5x_name(name: str) -> str:
+    """encoder.block.0.layer.1.DenseReluDense.wo.weight -> encoder/layers_0/mlp/wo/kernel. What is unknown stays."""
+    outside = {"shared.weight": "token_embedder/embedding", "lm_head.weight": "decoder/logits_dense/kernel"}
+    for stack in ("encoder", "decoder"):
+        outside[f"{stack}.final_layer_norm.weight"] = f"{stack}/{stack}_norm/scale"
+        relative = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        outside[relative] = f"{stack}/relpos_bias/rel_embedding"
+    match = re.fullmatch(r"(encoder|decoder)\.block\.(\d+)\.layer\.(\d)\.(?:\w+\.)?(\w+)\.weight", name)
+    if name in outside or not match or f"{match[1]}.{match[3]}" not in T5_SUBLAYERS:
+        return outside.get(name, name)
+    layer, norm = T5_SUBLAYERS[f"{match[1]}.{match[3]}"]
+    part = f"{norm}/scale" if match[4] == "layer_norm" else f"{layer}/{T5_KERNELS.get(match[4], match[4])}/kernel"
+    return f"{match[1]}/layers_{match[2]}/{part}"
+
+
 # ---------------------------------------------------------------------------------------------- fitting
 
 
@@ -156,10 +221,26 @@ def load_vit(path, config: ViTConfig, *, new_head: bool = False) -> dict:
     return unflatten_dict({name: jnp.asarray(flat[name], expected[name].dtype) for name in expected}, sep="/")
 
 
-def expected_shapes(config: ViTConfig) -> dict:
-    """The parameter tree of ViT(config), as shapes and dtypes; nothing is computed."""
+def load_t5(path, config: T5Config) -> dict:
+    """Parameters for `T5(config)` from Hugging Face's `.safetensors` or, t5x's names flat in it, an `.npz`.
+
+    Raises CheckpointError naming every leaf that is missing, extra or misshapen.
+    """
+    read = read_safetensors if pathlib.Path(path).suffix == ".safetensors" else read_npz
+    flat, expected = t5_names(read(path)), flatten_dict(expected_shapes(config), sep="/")
+    compare(flat, expected, path)
+    return unflatten_dict({name: jnp.asarray(flat[name], expected[name].dtype) for name in expected}, sep="/")
+
+
+@functools.cache
+def expected_shapes(config: ViTConfig | T5Config) -> dict:
+    """The parameter tree of ViT(config) or T5(config), as shapes and dtypes; nothing is computed."""
+    if isinstance(config, T5Config):
+        tokens = init_tokens()
+        return jax.eval_shape(T5(config).init, jax.random.key(0), tokens, tokens)["params"]
     model = ViT(config)
-    images = jax.ShapeDtypeStruct((1, *config.image_size, config.channels), jnp.float32)
+    batch = config.moe.num_experts if config.moe else 1  # enough tokens for every expert to have a slot
+    images = jax.ShapeDtypeStruct((batch, *config.image_size, config.channels), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
 
 

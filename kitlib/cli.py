@@ -82,6 +82,19 @@ def bench(names: Names = (), /) -> int:
     return bench.main(names) or 0
 
 
+def claims(paper: str, studies: Names = (), /, *, jobs: int = 0) -> int:
+    """Measure a paper's claims at kit scale and store the tables in data/results: hours, resumable at any moment.
+
+    Args:
+        paper: upcycling.
+        studies: which. All, if none is named.
+        jobs: how many runs at a time; 0 takes as many as there are cores.
+    """
+    from kitlib import claims
+
+    return claims.main(paper, studies, jobs) or 0
+
+
 def stamp() -> int:
     """Write the repository's address (pyproject.toml, [project.urls]) into badges and set-up cells of all notebooks."""
     import nbformat
@@ -114,7 +127,7 @@ def stamp_notebook(nb, name: str, address: str) -> None:
 
 def main() -> int:
     """Entry point; the result is the exit status."""
-    commands = {command.__name__: command for command in (run, lab, check, test, doctor, bench, stamp)}
+    commands = {command.__name__: command for command in (run, lab, check, test, doctor, bench, claims, stamp)}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
     except ModuleNotFoundError as error:

@@ -2,10 +2,10 @@
 
 One multiply-add counts as two FLOPs. Only matrix multiplications are counted; norms, softmax, GELU, biases add a few %.
 
-Built in notebooks/01_vit_from_pixels_to_logits.ipynb.
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb, T5 in notebooks/08_t5_and_upcycling.ipynb.
 """
 
-from kitlib.configs import ViTConfig
+from kitlib.configs import MoEConfig, T5Config, ViTConfig
 from kitlib.moe import capacity
 
 
@@ -59,6 +59,59 @@ def vit_forward_flops(c: ViTConfig) -> dict[str, int]:
     return {name: 2 * value for name, value in macs.items()}
 
 
+def t5_parameters(c: T5Config) -> dict[str, int]:
+    """Number of parameters by part; the whole model is `sum(t5_parameters(c).values())`.
+
+    Parts: "embedding"; "encoder" and "decoder", the layers with their relative positions and final norm; "logits".
+    """
+    d, projections = c.width, 4 * c.width * c.num_heads * c.head_dim
+    outside = c.num_heads * c.rel_buckets + d
+
+    def stack(layers: int, attentions: int, moe: MoEConfig | None, sparse: int) -> int:
+        experts = (moe.num_experts * _gated_mlp(c) // moe.granularity + d * moe.num_experts) if moe else 0
+        norms = d * (attentions + 1)
+        return layers * (attentions * projections + norms) + (layers - sparse) * _gated_mlp(c) + sparse * experts
+
+    return {
+        "embedding": c.vocab_size * d,
+        "encoder": outside + stack(c.num_encoder_layers, 1, c.moe, len(c.moe_layers)),
+        "decoder": outside + stack(c.num_decoder_layers, 2, c.decoder_moe, len(c.decoder_moe_layers)),
+        "logits": 0 if c.tied else d * c.vocab_size,
+    }
+
+
+def t5_forward_flops(c: T5Config, num_inputs: int, num_targets: int) -> dict[str, int]:
+    """FLOPs of the forward pass of one example of N = num_inputs and M = num_targets tokens, by part.
+
+    Experts are counted as in `vit_forward_flops`. Masked scores are computed, so they count.
+    """
+    n, m, inner = num_inputs, num_targets, c.num_heads * c.head_dim
+    encoder, decoder = c.num_encoder_layers, c.num_decoder_layers
+    mixtures = [(c.moe, len(c.moe_layers), n), (c.decoder_moe, len(c.decoder_moe_layers), m)]
+    macs = {
+        "encoder_projections": encoder * 4 * n * c.width * inner,
+        "encoder_attention": encoder * 2 * n * n * inner,
+        "encoder_mlp": (encoder - len(c.moe_layers)) * n * _gated_mlp(c),
+        "decoder_projections": decoder * 4 * m * c.width * inner,
+        "decoder_attention": decoder * 2 * m * m * inner,
+        "cross_projections": decoder * 2 * (n + m) * c.width * inner,  # keys and values are made of the inputs
+        "cross_attention": decoder * 2 * m * n * inner,
+        "decoder_mlp": (decoder - len(c.decoder_moe_layers)) * m * _gated_mlp(c),
+        "router": sum(layers * tokens * c.width * moe.num_experts for moe, layers, tokens in mixtures if moe),
+        "experts": sum(
+            round(layers * _rows(moe, tokens) * _gated_mlp(c) / moe.granularity)
+            for moe, layers, tokens in mixtures
+            if moe
+        ),
+        "logits": m * c.width * c.vocab_size,
+    }
+    return {name: 2 * value for name, value in macs.items()}
+
+
+def _gated_mlp(c: T5Config) -> int:
+    return 3 * c.width * c.mlp_dim
+
+
 def _attention(c: ViTConfig) -> int:
     d = c.width
     return 4 * d * d + d + 3 * d * c.qkv_bias + 2 * (d // c.num_heads) * c.qk_norm
@@ -71,7 +124,7 @@ def _mlp(d: int, f: int) -> int:
 def _moe(c: ViTConfig) -> int:
     m, d = c.moe, c.width
     router = d * m.num_experts * (capacity(m, c.num_tokens) if m.router == "soft" else 1) + (m.router == "soft")
-    return m.num_experts * _mlp(d, c.mlp_dim) + router
+    return m.num_experts * _mlp(d, c.mlp_dim // m.granularity) + router
 
 
 def _moe_macs(c: ViTConfig) -> dict[str, int]:
@@ -80,10 +133,16 @@ def _moe_macs(c: ViTConfig) -> dict[str, int]:
         slots = m.num_experts * capacity(m, n)
         router, rows = 3 * n * slots * d, slots
     else:
-        router = n * d * m.num_experts
-        rows = n * (m.num_selected if m.router == "top_k" else m.capacity_factor or m.capacity * m.num_experts / n)
+        router, rows = n * d * m.num_experts, _rows(m, n)
     layers = len(c.moe_blocks)
-    return {"router": layers * router, "experts": round(layers * rows * 2 * d * c.mlp_dim)}
+    return {"router": layers * router, "experts": round(layers * rows * 2 * d * c.mlp_dim / m.granularity)}
+
+
+def _rows(m: MoEConfig, num_tokens: int) -> float:
+    """Rows that all experts together compute for so many tokens."""
+    if m.router == "top_k":
+        return num_tokens * m.num_selected
+    return num_tokens * m.capacity_factor if m.capacity_factor else m.capacity * m.num_experts
 
 
 def _norm(c: ViTConfig) -> int:

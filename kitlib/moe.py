@@ -21,6 +21,8 @@ from kitlib.layers import BIAS_INIT, gelu
 
 # ---------------------------------------------------------------------------------------------- pure functions
 
+ACTIVATIONS = {"gelu": gelu, "silu": nn.silu}  # of gated MLPs: T5 1.1 (GEGLU), UL2 (SwiGLU); 2002.05202
+
 
 def mlp_expert(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
     """One ViT expert: Dense, GELU (tanh form), dropout, Dense. x float[C, D] -> float[C, D]."""
@@ -28,9 +30,11 @@ def mlp_expert(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 
     return dense(_dropped(h, key, dropout), params["Dense_1"])
 
 
-def gated_mlp_expert(dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
-    """One T5 1.1 expert: (GELU(x wi_0) * (x wi_1)) wo, no biases. x float[C, D] -> float[C, D]."""
-    h = gelu(dense(x, params["wi_0"])) * dense(x, params["wi_1"])
+def gated_mlp_expert(
+    dense, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0, activation: str = "gelu"
+) -> jax.Array:
+    """One T5 1.1 expert: (GELU(x wi_0) * (x wi_1)) wo, no biases; UL2: SiLU. x float[C, D] -> float[C, D]."""
+    h = ACTIVATIONS[activation](dense(x, params["wi_0"])) * dense(x, params["wi_1"])
     return dense(_dropped(h, key, dropout), params["wo"])
 
 
@@ -144,6 +148,7 @@ class Experts(nn.Module):
     config: MoEConfig
     mlp_dim: int
     gated: bool
+    activation: str
 
     @nn.compact
     def __call__(self, x, owner=None, train: bool = False):
@@ -155,15 +160,17 @@ class Experts(nn.Module):
 
         params = {name: layer(name, width, self.mlp_dim) for name in hidden}
         params[last] = layer(last, self.mlp_dim, width)
-        expert = _expert(self.gated, c.expert_dropout)
+        expert = _expert(self.gated, self.activation, c.expert_dropout)
         use_keys = train and c.expert_dropout
         keys = jax.random.split(self.make_rng("dropout"), len(x)) if use_keys else None
         return dispatch.apply_experts(expert, params, x, owner=owner, keys=keys)
 
 
 @functools.cache  # one object a kind: JAX compiles a function again when it is another object
-def _expert(gated: bool, dropout: float):
-    return functools.partial(gated_mlp_expert if gated else mlp_expert, dropout=dropout)
+def _expert(gated: bool, activation: str, dropout: float):
+    if gated:
+        return functools.partial(gated_mlp_expert, dropout=dropout, activation=activation)
+    return functools.partial(mlp_expert, dropout=dropout)
 
 
 class MoEMlp(nn.Module):
@@ -178,11 +185,12 @@ class MoEMlp(nn.Module):
     mlp_dim: int
     gated: bool = False
     dtype: jnp.dtype = jnp.float32
+    activation: str = "gelu"  # of gated experts: see ACTIVATIONS
 
     @nn.compact
     def __call__(self, x, valid=None, train: bool = False):
         c, (b, n, _) = self.config, x.shape
-        experts = Experts(c, self.mlp_dim, self.gated, name="Mlp")
+        experts = Experts(c, self.mlp_dim // c.granularity, self.gated, self.activation, name="Mlp")
         if c.router == "soft":
             return self.soft(experts, x, valid, train)
 

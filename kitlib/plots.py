@@ -68,14 +68,42 @@ def attention_maps(images, maps, titles=(), size: float = 1.1):
 
 
 def curves(ax, x, runs: dict[str, np.ndarray], *, xlabel: str, ylabel: str):
-    """One line a name: the mean over seeds of float[seeds, points], with a band of its 95 % bootstrap interval."""
+    """One line a name: the mean over seeds of float[seeds, points], with a band of its 95 % bootstrap interval.
+
+    x: float[points], or a dict of them where the lines differ in it.
+    """
     for i, (name, values) in enumerate(runs.items()):
         mean, low, high = np.transpose([bootstrap(column) for column in np.asarray(values).T])
-        marker = MARKERS[i % len(MARKERS)] if len(x) <= 20 else None
-        (line,) = ax.plot(x, mean, linestyle=DASHES[i % len(DASHES)], marker=marker, label=name)
-        ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        at = x[name] if isinstance(x, dict) else x
+        marker = MARKERS[i % len(MARKERS)] if len(at) <= 20 else None
+        (line,) = ax.plot(at, mean, linestyle=DASHES[i % len(DASHES)], marker=marker, label=name)
+        ax.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend()
+    return ax
+
+
+def study_curves(ax, table, x: str, metric: str, *, xlabel: str, ylabel: str):
+    """The arms of a study (`claims.read`), a line each as in `curves`: `metric` against the column `x` of the table."""
+    runs, places = {}, {}
+    for arm in table["arm"].unique():
+        seeds = [rows for _, rows in table[table["arm"] == arm].groupby("seed")]
+        runs[arm], places[arm] = np.array([rows[metric] for rows in seeds]), seeds[0][x].to_numpy()
+    return curves(ax, places, runs, xlabel=xlabel, ylabel=ylabel)
+
+
+def differences(ax, values, baseline: str, *, xlabel: str = "", title: str = ""):
+    """The columns of `values` (seeds by arms, from `claims.final`) minus the column `baseline`, seed by seed: dots, and
+    their mean with its 95 % bootstrap interval; one row an arm, the first on top."""
+    arms = [arm for arm in values if arm != baseline]
+    for i, arm in enumerate(arms):
+        gain = (values[arm] - values[baseline]).to_numpy()
+        mean, low, high = bootstrap(gain)
+        ax.plot(gain, np.full(len(gain), i + 0.22), ".", color="0.6", markersize=5)
+        ax.errorbar(mean, i, xerr=[[mean - low], [high - mean]], fmt="o", color="0.1", capsize=4, markersize=5)
+    ax.axvline(0.0, color="0.4", linewidth=1)
+    ax.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5), xlabel=xlabel, title=title)
+    ax.grid(axis="y", visible=False)
     return ax
 
 

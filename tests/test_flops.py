@@ -4,6 +4,7 @@ import pytest
 
 from kitlib import configs, dispatch, flops
 from kitlib.checkpoint import expected_shapes
+from kitlib.t5 import T5
 from kitlib.vit import ViT
 
 # Every published number counts something different: each row has its own list of parts.
@@ -239,4 +240,94 @@ def test_mixture_flops_against_xla(moe, monkeypatch):
     lowered = jax.jit(lambda p, x: model.apply(p, x)[0]).lower(params, images)
     xla = lowered.compile().cost_analysis()["flops"]
     ours = 8 * sum(flops.vit_forward_flops(config).values())
+    assert 1.0 <= xla / ours < 1.06
+
+
+# ---------------------------------------------------------------------------------------------- T5
+
+# T5 1.1 (t5x's own module) and Sparse Upcycling's children: 32 experts in every other layer of both stacks. Forward
+# FLOPs at 512 inputs and 114 targets, relative to the dense parent, for C = K = 1 and C = K = 2.
+T5_PUBLISHED = [
+    ("1.1-small", 76_961_152, 467_162_496, 1.002, 1.225),
+    ("1.1-base", 247_577_856, 2_003_188_992, 1.001, 1.251),
+    ("1.1-large", 783_150_080, 7_220_096_000, 1.001, 1.267),
+    ("1.1-xl", 2_849_757_184, 26_255_546_368, 1.001, 1.266),
+]
+
+
+def size_of(config) -> int:
+    """Parameters of the real model, from shapes alone."""
+    return sum(leaf.size for leaf in jax.tree.leaves(expected_shapes(config)))
+
+
+@pytest.mark.parametrize(("name", "dense", "sparse", "one", "two"), T5_PUBLISHED)
+def test_published_t5_counts_and_flops(name, dense, sparse, one, two):
+    parent, child = configs.t5(name), configs.sparse_t5(name)
+    assert sum(flops.t5_parameters(parent).values()) == size_of(parent) == dense
+    assert sum(flops.t5_parameters(child).values()) == size_of(child) == sparse
+    cheap = child.replace(
+        moe=child.moe.replace(capacity_factor=1.0), decoder_moe=child.decoder_moe.replace(num_selected=1)
+    )
+    dense_flops, cheap_flops, child_flops = (
+        sum(flops.t5_forward_flops(config, 512, 114).values()) for config in (parent, cheap, child)
+    )
+    assert round(cheap_flops / dense_flops, 3) == one
+    assert round(child_flops / dense_flops, 3) == two
+
+
+def test_other_published_t5_counts():
+    # Base with three sparse layers a stack.
+    config = configs.sparse_t5("1.1-base").replace(moe_layers=(3, 7, 11), decoder_moe_layers=(3, 7, 11))
+    assert sum(flops.t5_parameters(config).values()) == 1_125_383_424
+    # mT5 as published, to the digits printed: 300 M, 580 M, 1.2 B, 3.7 B, 13 B. UL2 is called 20 B.
+    for name, digits, published in [
+        ("mt5-small", 8, 300e6),
+        ("mt5-base", 7, 580e6),
+        ("mt5-large", 8, 1.2e9),
+        ("mt5-xl", 8, 3.7e9),
+        ("mt5-xxl", 9, 13e9),
+        ("ul2-20b", 9, 20e9),
+    ]:
+        assert round(sum(flops.t5_parameters(configs.t5(name)).values()), -digits) == published, name
+    # The language model of PaLI-X is called 32 B: 50 + 50 layers of UL2's width with mT5's vocabulary, untied.
+    config = configs.t5("ul2-20b", num_encoder_layers=50, num_decoder_layers=50, vocab_size=250_112)
+    assert round(sum(flops.t5_parameters(config).values()) / 1e9, 3) == 32.249
+    assert round(sum(flops.t5_parameters(config.replace(tied=True)).values()) / 1e9, 2) == 31.22
+
+
+T5_SPARSE = configs.sparse_t5(
+    "tiny", configs.T5_ENCODER_MOE.replace(num_experts=4), configs.T5_DECODER_MOE.replace(num_experts=4, granularity=2)
+)
+
+
+@pytest.mark.parametrize(
+    "config", [configs.t5("tiny", num_decoder_layers=3), configs.t5("tiny", tied=True, head_dim=5), T5_SPARSE]
+)
+def test_closed_form_t5_parts_equal_the_tree(config):
+    shapes = expected_shapes(config)
+    logits = shapes["decoder"].get("logits_dense", {})
+    counted = {
+        "embedding": shapes["token_embedder"],
+        "encoder": shapes["encoder"],
+        "decoder": {name: leaf for name, leaf in shapes["decoder"].items() if name != "logits_dense"},
+        "logits": logits,
+    }
+    sizes = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in counted.items()}
+    assert flops.t5_parameters(config) == sizes
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_t5_flops_against_xla(sparse, monkeypatch):
+    """As for the mixtures above: XLA counts every operation, and of the experts the batched form is counted."""
+    monkeypatch.setattr(dispatch, "single_cpu", lambda: False)
+    sizes = {"num_encoder_layers": 2, "num_decoder_layers": 2, "vocab_size": 2048}
+    config = configs.t5("1.1-small", **sizes)
+    if sparse:
+        encoder = configs.T5_ENCODER_MOE.replace(num_experts=4)
+        config = configs.sparse_t5("1.1-small", encoder, configs.T5_DECODER_MOE.replace(num_experts=4), **sizes)
+    tokens = [jax.ShapeDtypeStruct((4, length), jnp.int32) for length in (96, 64)]
+    params = expected_shapes(config)
+    lowered = jax.jit(lambda p, *x: T5(config).apply({"params": p}, *x)[0]).lower(params, *tokens)
+    xla = lowered.compile().cost_analysis()["flops"]
+    ours = 4 * sum(flops.t5_forward_flops(config, 96, 64).values())
     assert 1.0 <= xla / ours < 1.06

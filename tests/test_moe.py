@@ -75,6 +75,17 @@ def test_back_ends_are_the_same_layer(router):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+def test_gated_experts_have_the_activation_asked_for():
+    # One expert with wi_1 = wo = 1 (F = D = 1) on x = 2: act(2) * 2, by hand with silu(2) = 2 / (1 + e^-2).
+    c = configs.MoEConfig(num_experts=1, capacity_factor=1.0)
+    x = jnp.full((1, 1, 1), 2.0)
+    params = jax.tree.map(jnp.ones_like, moe.MoEMlp(c, 1, gated=True).init(jax.random.key(0), x)["params"])
+    for activation, expected in (("silu", 4 / (1 + np.exp(-2))), ("gelu", 2 * float(layers.gelu(jnp.float32(2.0))))):
+        layer = moe.MoEMlp(c, 1, gated=True, activation=activation)
+        assert float(layer.apply({"params": params}, x)[0][0, 0, 0]) == pytest.approx(expected, rel=1e-6)
+    assert moe._expert(True, "silu", 0.0) is moe._expert(True, "silu", 0.0)  # one object a kind: see there
+
+
 def test_one_expert_is_the_mlp():
     c = configs.MoEConfig(num_experts=1, capacity_factor=1.0)
     params = random_params(moe.MoEMlp(c, F))

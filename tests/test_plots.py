@@ -1,5 +1,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from kitlib import metrics, plots
@@ -41,6 +42,31 @@ def test_curves_draw_the_mean_and_the_interval():
     assert band[:, 1].min() == 1.0
     assert band[:, 1].max() == 6.0
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_study_curves_have_a_line_an_arm_each_at_its_own_places():
+    rows = [("a", s, c, 1.0 + s) for s in (0, 1) for c in (0.0, 0.5)] + [
+        ("b", s, c, s) for s in (0, 1) for c in (0, 1, 2)
+    ]
+    _, ax = plt.subplots()
+    plots.study_curves(
+        ax, pd.DataFrame(rows, columns=["arm", "seed", "cost", "loss"]), "cost", "loss", xlabel="cost", ylabel="loss"
+    )
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.0, 0.5])
+    np.testing.assert_array_equal(ax.lines[1].get_xdata(), [0, 1, 2])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.5, 1.5])
+
+
+def test_differences_are_paired():
+    # Seeds differ by 10, arms by 1 and -2: only the pairs show it.
+    base = np.array([10.0, 20.0, 30.0])
+    _, ax = plt.subplots()
+    plots.differences(ax, pd.DataFrame({"dense": base, "up": base + 1, "down": base - 2}), "dense", xlabel="gain")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["up", "down"]
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 1, 1])
+    means = [container.lines[0].get_xdata()[0] for container in ax.containers]
+    assert means == [1, -2]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
 
 
 def test_reliability_diagram_bars_are_the_accuracy():

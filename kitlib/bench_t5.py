@@ -1,0 +1,127 @@
+"""`kit bench t5`: writing text and the training step of T5 1.1 Small, beside `transformers` on PyTorch if installed.
+
+Both sides get the same sizes (untied, float32), write greedily with a cache, and take turns. Compilation is left out of
+the times and printed beside them: PyTorch has none, so our first call is slower than theirs. Random weights make
+denormal gradients, on which PyTorch is four times slower unless told to flush them, as XLA does: here it is told to.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kitlib import bench, configs, decode, optim, t5, train
+
+CONFIG = configs.t5("1.1-small")
+BATCHES = (1, 8)
+INPUTS, WRITTEN, TARGETS = 128, 64, 64  # tokens
+
+
+def main() -> None:
+    try:
+        peer = Transformers()
+    except ImportError as error:
+        peer = None
+        print(f"\ntransformers with torch is not installed beside the kit ({error.name}): no column for it.")
+    writing_table(peer)
+    step_table(peer)
+
+
+def writing_table(peer) -> None:
+    """Tokens per second of greedy decoding, the encoder included."""
+    model, params = t5.T5(CONFIG), t5.init_params(t5.T5(CONFIG))
+    print(f"\nwriting {WRITTEN} tokens from {INPUTS}, tokens/s; compilation excluded")
+    print(f"{'batch':8}{'kitlib':>10}{'transformers':>14}{'ratio':>8}{'ms a token':>12}{'compile s':>11}")
+    for b in BATCHES:
+        inputs = random_tokens(b, INPUTS)
+        # No token is the end, so that all texts are equally long.
+        calls = {"kitlib": functools.partial(decode.greedy, model, params, inputs, max_length=WRITTEN, eos=-1)}
+        compile_seconds = first_call(calls["kitlib"])
+        if peer:
+            calls["transformers"] = peer.writer(np.asarray(inputs))
+        seconds = {name: statistics.median(s) for name, s in bench.interleaved(calls).items()}
+        rate = {name: b * WRITTEN / s for name, s in seconds.items()}
+        ms = 1e3 * seconds["kitlib"] / WRITTEN
+        print(f"{b:<8}{rate['kitlib']:10.0f}{versus(rate)}{ms:12.1f}{compile_seconds:11.1f}")
+
+
+def step_table(peer) -> None:
+    """Seconds of a training step, AdamW included."""
+    b = BATCHES[-1]
+    batch = {"inputs": random_tokens(b, INPUTS), "targets": random_tokens(b, TARGETS, seed=1)}
+    tx = optim.assemble(optax.scale_by_adam(), 1e-4, weight_decay=0.01)
+    step = train.make_step(t5.seq2seq_loss(t5.T5(CONFIG)), tx)
+    calls = {"kitlib": bench.stepper(step, train.init_state(t5.init_params(t5.T5(CONFIG)), tx), batch)}
+    compile_seconds = first_call(calls["kitlib"])
+    if peer:
+        calls["transformers"] = peer.stepper({name: np.asarray(x) for name, x in batch.items()})
+    ms = {name: 1e3 * statistics.median(s) for name, s in bench.interleaved(calls).items()}
+    print(f"\ntraining step, batch {b}, {INPUTS} inputs, {TARGETS} targets, ms; compilation excluded")
+    print(f"{'kitlib':>10}{'transformers':>14}{'ratio':>8}{'compile s':>11}")
+    print(f"{ms['kitlib']:10.0f}{versus(ms)}{compile_seconds:11.1f}")
+
+
+def versus(numbers: dict[str, float]) -> str:
+    """The peer's number and ours over it, or two dashes."""
+    if "transformers" not in numbers:
+        return f"{'-':>14}{'-':>8}"
+    return f"{numbers['transformers']:14.0f}{numbers['kitlib'] / numbers['transformers']:8.2f}"
+
+
+def first_call(call: Callable) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def random_tokens(batch: int, length: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).integers(2, CONFIG.vocab_size, (batch, length)), jnp.int32)
+
+
+class Transformers:
+    """The same model in `transformers`. Raises ImportError where it or torch is missing."""
+
+    def __init__(self):
+        import torch
+        import transformers
+
+        torch.set_flush_denormal(True)
+        c = CONFIG
+        config = transformers.T5Config(
+            vocab_size=c.vocab_size, d_model=c.width, d_kv=c.head_dim, d_ff=c.mlp_dim, num_heads=c.num_heads,
+            num_layers=c.num_encoder_layers, num_decoder_layers=c.num_decoder_layers, feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False, dropout_rate=0.0, decoder_start_token_id=0,
+        )  # fmt: skip
+        self.torch, self.model = torch, transformers.T5ForConditionalGeneration(config)
+        # Some releases tie the two tables whatever the configuration says.
+        self.model.lm_head.weight = torch.nn.Parameter(torch.randn(c.vocab_size, c.width) * c.width**-0.5)
+
+    def writer(self, inputs: np.ndarray) -> Callable:
+        ids = self.torch.tensor(inputs, dtype=self.torch.long)
+        lengths = {"min_new_tokens": WRITTEN, "max_new_tokens": WRITTEN}
+
+        def call():
+            self.model.eval()
+            mask = self.torch.ones_like(ids)
+            return self.model.generate(ids, attention_mask=mask, do_sample=False, num_beams=1, **lengths).numpy()
+
+        return call
+
+    def stepper(self, batch: dict[str, np.ndarray]) -> Callable:
+        ids, labels = (self.torch.tensor(batch[name], dtype=self.torch.long) for name in ("inputs", "targets"))
+        optimizer = self.torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.01)
+
+        def call():
+            self.model.train()
+            optimizer.zero_grad()
+            loss = self.model(input_ids=ids, attention_mask=self.torch.ones_like(ids), labels=labels).loss
+            loss.backward()
+            optimizer.step()
+            return float(loss)
+
+        return call

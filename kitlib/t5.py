@@ -1,0 +1,263 @@
+"""T5: an encoder-decoder for text, token ids to logits, with every intermediate by name.
+
+    model = t5.T5(configs.t5("tiny"))
+    params = t5.init_params(model)
+    logits, out = model.apply({"params": params}, encoder_tokens, decoder_tokens)
+    out["block00"]["attention"]           # float32[B, H, N, N], of the encoder; the decoder's: "block_decoder00"
+
+The T5 of 1910.10683 as version 1.1 has it (and mT5, and UL2 with another activation). Parameter names and shapes are
+those of t5x's checkpoints, so that loading one is the identity on names. `decode` generates text.
+
+Built in notebooks/08_t5_and_upcycling.ipynb.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kitlib import train
+from kitlib.configs import T5Config
+from kitlib.t5_layers import FAN_IN_TRUNCATED, Layer, RelativeBias, RMSNorm, flat, segment_mask
+
+PAD = 0  # also the token the decoder starts with
+
+# ---------------------------------------------------------------------------------------------- the stacks
+
+
+class Encoder(nn.Module):
+    """Embeddings float[B, N, D], segments int32[B, N] -> (float[B, N, D], {"block00": {...}, ...})."""
+
+    config: T5Config
+
+    def setup(self):
+        c = self.config
+        self.relpos_bias = RelativeBias(c, bidirectional=True)
+        self.layers = [
+            Layer(c, decoder=False, moe_config=c.moe if i in c.moe_layers else None)
+            for i in range(c.num_encoder_layers)
+        ]
+        self.encoder_norm = RMSNorm()
+        self.drop = nn.Dropout(c.dropout)
+
+    def __call__(self, x, segments, train: bool = False):
+        out, n = {}, x.shape[1]
+        bias, mask = self.relpos_bias(jnp.arange(n)[None] - jnp.arange(n)[:, None]), segment_mask(segments, segments)
+        x = self.drop(x, deterministic=not train)
+        for i, layer in enumerate(self.layers):
+            x, out[f"block{i:02d}"] = layer(x, bias, mask, valid=segments != 0, train=train)
+        return self.drop(self.encoder_norm(x), deterministic=not train), out
+
+
+class Decoder(nn.Module):
+    """The stack that writes. What it needs of the encoder is `cross`, its keys and values for every layer."""
+
+    config: T5Config
+
+    def setup(self):
+        c = self.config
+        self.relpos_bias = RelativeBias(c, bidirectional=False)
+        self.layers = [
+            Layer(c, decoder=True, moe_config=c.decoder_moe if i in c.decoder_moe_layers else None)
+            for i in range(c.num_decoder_layers)
+        ]
+        self.decoder_norm = RMSNorm()
+        self.drop = nn.Dropout(c.dropout)
+        if not c.tied:
+            self.logits_dense = nn.Dense(c.vocab_size, use_bias=False, kernel_init=FAN_IN_TRUNCATED)
+
+    def cross(self, encoded):
+        """((keys, values) float[B, H, N, d], ...), one pair a layer, from encoded float[B, N, D]."""
+        return tuple(layer.encoder_decoder_attention.keys_values(encoded) for layer in self.layers)
+
+    def __call__(self, x, relative, mask, cross, cross_mask, valid, *, past=None, place=0, train=False):
+        """x float[B, M, D] -> (float[B, M, D], {"block_decoder00": {...}, ...})."""
+        out, bias = {}, self.relpos_bias(relative)
+        x = self.drop(x, deterministic=not train)
+        for i, layer in enumerate(self.layers):
+            cache = None if past is None else past[i]
+            x, out[f"block_decoder{i:02d}"] = layer(
+                x, bias, mask, cross[i], cross_mask, valid=valid, past=cache, place=place, train=train
+            )
+        return self.drop(self.decoder_norm(x), deterministic=not train), out
+
+
+# ---------------------------------------------------------------------------------------------- the model
+
+
+class T5(nn.Module):
+    """(encoder_tokens int32[B, N], decoder_tokens int32[B, M]) -> (logits float32[B, M, V], out).
+
+    Token 0 is padding. Packing: several examples in one row are told apart by segments int32[B, N] and int32[B, M],
+    1, 2, ... and 0 for padding, given for both stacks; nothing is attended to across segments. Positions are relative,
+    so a packed example computes what it computes alone.
+
+    `out` holds every intermediate: "block00", ... of the encoder ("sa", "attention", "+sa", "mlp", "+mlp"), "encoded"
+    float[B, N, D], "block_decoder00", ... (with "ca", "cross_attention", "+ca" besides), "decoded", "logits". Where a
+    layer is sparse, its block has "moe" (see `moe.MoEMlp`), and out["auxiliary_loss"] is the sum over all of them, to
+    be added to the loss (`seq2seq_loss` does). Padding takes no expert's slot.
+    Dropout draws from the rng "dropout", router noise from "router".
+    """
+
+    config: T5Config
+
+    def setup(self):
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        self.token_embedder = nn.Embed(c.vocab_size, c.width, embedding_init=nn.initializers.normal(1.0), dtype=dtype)
+        self.encoder, self.decoder = Encoder(c), Decoder(c)
+
+    def __call__(
+        self, encoder_tokens, decoder_tokens, *, encoder_segments=None, decoder_segments=None, train: bool = False
+    ):
+        if encoder_segments is None:
+            encoder_segments = (encoder_tokens != PAD).astype(jnp.int32)
+        encoded, out = self.encode(encoder_tokens, encoder_segments, train=train)
+        logits, decoder_out = self.decode(encoded, decoder_tokens, encoder_segments, decoder_segments, train=train)
+        losses = [x.pop("auxiliary_loss") for x in (out, decoder_out) if "auxiliary_loss" in x]
+        return logits, {**out, **decoder_out, **({"auxiliary_loss": sum(losses)} if losses else {})}
+
+    def encode(self, tokens, segments=None, *, train: bool = False):
+        """tokens int32[B, N] -> (encoded float[B, N, D], out)."""
+        check_tokens(tokens)
+        segments = (tokens != PAD).astype(jnp.int32) if segments is None else segments
+        encoded, out = self.encoder(self.token_embedder(tokens), segments, train)
+        return encoded, {**out, "encoded": encoded, **_auxiliary_loss(out)}
+
+    def decode(self, encoded, tokens, encoder_segments, decoder_segments=None, *, train: bool = False):
+        """Teacher forcing: tokens int32[B, M], the targets shifted right -> (logits float32[B, M, V], out).
+
+        Without decoder_segments padding is recognised only where experts are spared it; a causal decoder sees none.
+        """
+        check_tokens(tokens)
+        m = tokens.shape[1]
+        relative = jnp.arange(m)[None] - jnp.arange(m)[:, None]
+        mask = (relative <= 0)[None, None]
+        if decoder_segments is None:
+            valid = _written(tokens, jnp.arange(m)[None])
+            cross_mask = (encoder_segments != 0)[:, None, None]
+        else:
+            valid, mask = decoder_segments != 0, mask & segment_mask(decoder_segments, decoder_segments)
+            cross_mask = segment_mask(decoder_segments, encoder_segments)
+        x, cross = self.token_embedder(tokens), self.decoder.cross(encoded)
+        decoded, out = self.decoder(x, relative, mask, cross, cross_mask, valid, train=train)
+        logits = self.logits(decoded)
+        return logits, {**out, "decoded": decoded, "logits": logits, **_auxiliary_loss(out)}
+
+    def logits(self, decoded):
+        """float[..., D] -> float32[..., V]."""
+        x = decoded.astype(jnp.float32)
+        if self.config.tied:
+            # The table is N(0, 1): unscaled, logits would start with a standard deviation of sqrt(D).
+            return flat(lambda x: x @ self.token_embedder.embedding.T, x * self.config.width**-0.5)
+        return flat(self.decoder.logits_dense, x)
+
+    # ------------------------------------------------------------------------------------------ one token at a time
+
+    def init_cache(self, encoder_tokens, length: int):
+        """All that writing `length` tokens needs to know: {"self", "cross", "valid"}, every leaf with a leading B axis.
+
+        "self": the decoder's (keys, values) float[B, H, T, d] of every layer, T = length, still zeros; "cross": the
+        encoder's, computed once; "valid" bool[B, N]: its real tokens.
+        """
+        c, b = self.config, encoder_tokens.shape[0]
+        cross = self.decoder.cross(self.encode(encoder_tokens)[0])
+        empty = jnp.zeros((b, c.num_heads, length, c.head_dim), jnp.dtype(c.dtype))
+        return {"self": ((empty, empty),) * c.num_decoder_layers, "cross": cross, "valid": encoder_tokens != PAD}
+
+    def decode_step(self, tokens, place, cache):
+        """tokens int32[B] at `place` int32[] (0: the start token) -> (logits float32[B, V] of the next, new cache).
+
+        The same function as `decode`, given tokens one by one: as long as no expert runs out of slots, here or there.
+        """
+        key_place = jnp.arange(cache["self"][0][0].shape[2])[None]
+        x, cross_mask = self.token_embedder(tokens[:, None]), cache["valid"][:, None, None]
+        valid = _written(tokens[:, None], place)
+        decoded, out = self.decoder(
+            x, key_place - place, (key_place <= place)[None, None], cache["cross"], cross_mask, valid,
+            past=cache["self"], place=place,
+        )  # fmt: skip
+        past = tuple(out[f"block_decoder{i:02d}"]["keys_values"] for i in range(self.config.num_decoder_layers))
+        return self.logits(decoded[:, 0]), cache | {"self": past}
+
+
+def _written(tokens, place):
+    """bool: what is not padding; the first 0 is the start token."""
+    return (tokens != PAD) | (place == 0)
+
+
+def _auxiliary_loss(out: dict) -> dict:
+    losses = [block["moe"]["auxiliary_loss"] for block in out.values() if "moe" in block]
+    return {"auxiliary_loss": sum(losses)} if losses else {}
+
+
+def check_tokens(tokens) -> None:
+    """Raises ValueError or TypeError unless tokens is int[B, N]."""
+    if tokens.ndim != 2:
+        raise ValueError(f"Tokens must be int32[B, N], got shape {tokens.shape}; for one text, add the axis: [None].")
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"Tokens must be integers, ids of the vocabulary, got {tokens.dtype}.")
+
+
+def init_params(model: T5, seed: int = 0) -> dict:
+    """Initial parameters, drawn in one compiled call."""
+    return _jitted_init(model)(jax.random.key(seed))
+
+
+@functools.cache
+def _jitted_init(model):
+    tokens = init_tokens()
+    return jax.jit(lambda key: model.init(key, tokens, tokens)["params"])  # the forward pass itself is not computed
+
+
+def init_tokens() -> jax.Array:
+    """Tokens for `init`: the parameters do not depend on the length, but an expert must find a token to choose."""
+    return jnp.ones((1, 1024), jnp.int32)
+
+
+# ---------------------------------------------------------------------------------------------- the loss
+
+
+def shift_right(targets: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """Decoder inputs int32[B, M]: each target's predecessor, 0 where an example starts."""
+    shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
+    if segments is None:
+        return shifted
+    return jnp.where(segments == jnp.pad(segments[:, :-1], ((0, 0), (1, 0))), shifted, PAD)
+
+
+def seq2seq_loss(model: T5, *, z_loss: float = 0.0) -> Callable:
+    """Mean cross-entropy over the target tokens of {"inputs": int32[B, N], "targets": int32[B, M]}, padding left out.
+
+    Packed batches also have "inputs_segments" and "targets_segments": see `T5`. The metric is token "accuracy"; a
+    sparse model's auxiliary loss is added, and its routers are reported (`train.router_metrics`).
+    z_loss: weight of logsumexp(logits)^2, which keeps logits from drifting away (mT5: 1e-4).
+    """
+
+    def loss_fn(params, batch, key):
+        targets, segments = batch["targets"], batch.get("targets_segments")
+        dropout_key, router_key = jax.random.split(key)
+        logits, out = model.apply(
+            {"params": params},
+            batch["inputs"],
+            shift_right(targets, segments),
+            encoder_segments=batch.get("inputs_segments"),
+            # Without them the last target's successor, padding, would take an expert's slot.
+            decoder_segments=(targets != PAD).astype(jnp.int32) if segments is None else segments,
+            train=True,
+            rngs={"dropout": dropout_key, "router": router_key},
+        )
+        weights = (targets != PAD) / jnp.maximum((targets != PAD).sum(), 1)
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        losses = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        if z_loss:
+            losses += z_loss * jnp.square(log_z)
+        metrics = {"accuracy": jnp.sum(weights * (logits.argmax(axis=-1) == targets))}
+        loss = jnp.sum(weights * losses)
+        if "auxiliary_loss" not in out:
+            return loss, metrics
+        return loss + out["auxiliary_loss"], metrics | train.router_metrics(out)
+
+    return loss_fn

@@ -1,0 +1,23 @@
+import functools
+import sys
+
+from kitlib import bench, bench_t5, configs
+
+
+def test_tables_print_without_the_peer(monkeypatch, capsys):
+    monkeypatch.setattr(bench_t5, "CONFIG", configs.t5("tiny", num_encoder_layers=1, num_decoder_layers=1))
+    monkeypatch.setattr(bench_t5, "BATCHES", (2,))
+    for name in ("INPUTS", "WRITTEN", "TARGETS"):
+        monkeypatch.setattr(bench_t5, name, 4)
+    monkeypatch.setattr(bench, "interleaved", functools.partial(bench.interleaved, rounds=1))
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    bench_t5.main()
+    out = capsys.readouterr().out
+    assert "transformers with torch is not installed beside the kit (torch): no column for it." in out
+    assert "writing 4 tokens from 4, tokens/s; compilation excluded" in out
+    assert "training step, batch 2, 4 inputs, 4 targets, ms; compilation excluded" in out
+
+
+def test_versus():
+    assert bench_t5.versus({"kitlib": 30.0, "transformers": 20.0}).split() == ["20", "1.50"]
+    assert bench_t5.versus({"kitlib": 30.0}).split() == ["-", "-"]
