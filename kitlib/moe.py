@@ -160,14 +160,14 @@ class Experts(nn.Module):
 
         params = {name: layer(name, width, self.mlp_dim) for name in hidden}
         params[last] = layer(last, self.mlp_dim, width)
-        expert = _expert(self.gated, self.activation, c.expert_dropout)
+        expert = _expert(self.gated, c.expert_dropout, self.activation)
         use_keys = train and c.expert_dropout
         keys = jax.random.split(self.make_rng("dropout"), len(x)) if use_keys else None
         return dispatch.apply_experts(expert, params, x, owner=owner, keys=keys)
 
 
 @functools.cache  # one object a kind: JAX compiles a function again when it is another object
-def _expert(gated: bool, activation: str, dropout: float):
+def _expert(gated: bool, dropout: float, activation: str = "gelu"):
     if gated:
         return functools.partial(gated_mlp_expert, dropout=dropout, activation=activation)
     return functools.partial(mlp_expert, dropout=dropout)

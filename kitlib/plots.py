@@ -104,6 +104,7 @@ def differences(ax, values, baseline: str, *, xlabel: str = "", title: str = "")
     ax.axvline(0.0, color="0.4", linewidth=1)
     ax.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5), xlabel=xlabel, title=title)
     ax.grid(axis="y", visible=False)
+    ax.locator_params(axis="x", nbins=4)
     return ax
 
 

@@ -229,7 +229,8 @@ def test_beam_search_reference(case, num_beams, length_penalty):
     )
     name = f"{case}/beams_{num_beams}_{length_penalty:g}"
     np.testing.assert_array_equal(tokens, TENSORS[name])
-    np.testing.assert_allclose(scores, TENSORS[f"{name}/scores"], rtol=1e-5)
+    # Float32 logits of 10 differ from the reference's float64 by up to 1e-4, and short texts have scores of about 1.
+    np.testing.assert_allclose(scores, TENSORS[f"{name}/scores"], rtol=1e-4)
 
 
 def test_reference_texts_are_worth_comparing():

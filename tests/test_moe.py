@@ -83,7 +83,7 @@ def test_gated_experts_have_the_activation_asked_for():
     for activation, expected in (("silu", 4 / (1 + np.exp(-2))), ("gelu", 2 * float(layers.gelu(jnp.float32(2.0))))):
         layer = moe.MoEMlp(c, 1, gated=True, activation=activation)
         assert float(layer.apply({"params": params}, x)[0][0, 0, 0]) == pytest.approx(expected, rel=1e-6)
-    assert moe._expert(True, "silu", 0.0) is moe._expert(True, "silu", 0.0)  # one object a kind: see there
+    assert moe._expert(True, 0.0, "silu") is moe._expert(True, 0.0, "silu")  # one object a kind: see there
 
 
 def test_one_expert_is_the_mlp():
