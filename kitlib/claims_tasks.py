@@ -19,7 +19,7 @@ from kitlib.configs import T5Config, ViTConfig
 from kitlib.vit import ViT
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # one task is one object, and may be a key
 class Task:
     """What differs between pictures and text."""
 
