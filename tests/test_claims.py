@@ -124,7 +124,7 @@ def test_arms_start_at_the_parent(task, tmp_path, monkeypatch):
     for name, (first, last) in rows.items():
         assert (first["extra_steps"], last["extra_steps"], first["extra_cost"]) == (0, 1, 0.0)
         assert np.isfinite(last["loss"])
-        assert (abs(last["loss"] - first["loss"]) > 1e-6) == (name != "scratch"), name  # its warm-up starts at a rate of 0
+        assert (abs(last["loss"] - first["loss"]) > 1e-6) == (name != "scratch"), name  # its rate is still 0
     assert rows["dense"][1]["extra_cost"] == 0.25  # one step of four
     assert rows["upcycled"][1]["extra_cost"] > 0.25
     # The decoder's top-2 of 2 experts at capacity factor 1 may drop a token, hence no exact equality for text.
