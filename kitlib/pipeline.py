@@ -70,13 +70,13 @@ def batches(
 
     @functools.lru_cache(maxsize=2)  # the reader threads may be in two epochs at once
     def order(epoch: int) -> np.ndarray:
-        everything = _rng(seed, 0, epoch).permutation(len(source)) if train else np.arange(len(source))
+        everything = keyed_rng(seed, 0, epoch).permutation(len(source)) if train else np.arange(len(source))
         return everything[shard_index::shard_count]
 
     def batch(position: int) -> dict[str, np.ndarray]:
         epoch, step = divmod(position, steps)
         images, labels = source.take(order(epoch)[step * batch_size : (step + 1) * batch_size])
-        rng = _rng(seed, 1, shard_index, position)
+        rng = keyed_rng(seed, 1, shard_index, position)
         if augment == "inception":
             images = inception(images, rng, height, width)
         else:
@@ -159,7 +159,8 @@ def _resize(image: np.ndarray, box, height: int, width: int) -> np.ndarray:
     return out[..., None] if grey else out
 
 
-def _rng(seed: int, *key: int) -> np.random.Generator:
+def keyed_rng(seed: int, *key: int) -> np.random.Generator:
+    """A generator for (seed, key): other keys, other and independent numbers, whatever was drawn before."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 

@@ -16,6 +16,7 @@ import grain
 import numpy as np
 
 from kitlib.denoise import SPAN_CORRUPTION, Denoiser, ul2_example
+from kitlib.pipeline import keyed_rng
 from kitlib.tokenizer import Tokenizer
 
 
@@ -104,14 +105,14 @@ def batches(
 
     @functools.lru_cache(maxsize=2)  # the reader thread may be in two epochs at once
     def starts(epoch: int) -> np.ndarray:
-        rng = _rng(seed, 0, epoch)
+        rng = keyed_rng(seed, 0, epoch)
         return rng.integers(len(stream)) + recipe.chunk * rng.permutation(count)
 
     def batch(position: int) -> dict[str, np.ndarray]:
         epoch, step = divmod(position, steps)
         indices = range(step * batch_size, (step + 1) * batch_size)
         places = starts(epoch)[indices, None] + np.arange(recipe.chunk)
-        rngs = [_rng(seed, 1, epoch, i) for i in indices]
+        rngs = [keyed_rng(seed, 1, epoch, i) for i in indices]
         which = [int(rng.integers(len(recipe.denoisers))) for rng in rngs]
         return recipe.examples(stream[places % len(stream)], which, rngs)
 
@@ -144,11 +145,7 @@ def evaluation_set(
         )
     which = np.arange(count, dtype=np.int32) % len(recipe.denoisers)
     chunks = stream[: count * recipe.chunk].reshape(count, recipe.chunk)
-    return {**recipe.examples(chunks, which, [_rng(seed, 2, i) for i in range(count)]), "denoiser": which}
-
-
-def _rng(seed: int, *key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+    return {**recipe.examples(chunks, which, [keyed_rng(seed, 2, i) for i in range(count)]), "denoiser": which}
 
 
 def _check(stream, seed: int, **positive: int) -> None:

@@ -72,7 +72,13 @@ def test_runs_are_kept_and_shared(line_study):
 def test_a_stopped_study_goes_on(line_study, monkeypatch):
     folder, _, runs = line_study
     work = claims.work
-    monkeypatch.setattr(claims, "work", lambda *unit: work(*unit) if len(runs) < 4 else exec("raise KeyboardInterrupt"))
+
+    def interrupted(*unit):
+        if len(runs) == 4:
+            raise KeyboardInterrupt
+        work(*unit)
+
+    monkeypatch.setattr(claims, "work", interrupted)
     with pytest.raises(KeyboardInterrupt):
         claims.main("lines", ("one",))
     assert not (folder / "results").exists()
@@ -148,6 +154,7 @@ def test_stored_tables_are_whole():
     """Every table in data/results that a study made: all arms and seeds, finite numbers, and how it was made."""
     stored = sorted(claims.RESULTS.glob("upcycling_*.csv"))
     studies = claims_upcycling.studies()
+    assert {f"upcycling_vision_{name}.csv" for name in ("curves", "experts", "init")} <= {path.name for path in stored}
     for path in stored:
         name = path.stem.removeprefix("upcycling_")
         study, table = studies[name], claims.read("upcycling", name)
