@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import runner
+from kitlib import checks, runner
 
 SEEDS = 5
 RESULTS = runner.ROOT / "data" / "results"
@@ -157,3 +157,15 @@ def at(table: pd.DataFrame, metric: str, column: str, place: float) -> pd.DataFr
         runs = [run for _, run in rows.groupby("seed")]
         found[arm] = [np.interp(place, run[column], run[metric], left=np.nan, right=np.nan) for run in runs]
     return pd.DataFrame(found)
+
+
+def verdict(claim: str, paper: str, table: pd.DataFrame, arm: str, baseline: str, column="", place=0.0) -> dict:
+    """What `arm` saves of the test loss against `baseline`, over pairs of the same seed, printed by `checks.better`.
+
+    Compared where `column` is `place` (see `at`); without a column, at the end of each arm. `paper`: its own answer, in
+    a word. Returns a row for `plots.verdicts`: claim, paper, saved, low, high (95 % interval), verdict.
+    """
+    there = at(table, "loss", column, place) if column else final(table, "loss")
+    found = checks.better(claim, there[arm], there[baseline], higher=False)
+    word = "seen" if found.seen else "reversed" if found.high < 0 else "not seen"
+    return {"claim": claim, "paper": paper, "saved": found.mean, "low": found.low, "high": found.high, "verdict": word}

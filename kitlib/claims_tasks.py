@@ -1,7 +1,7 @@
 """What the long studies train: a ViT on Fashion-MNIST and a T5 on WordNet's glosses, each as one object.
 
 Both are small enough for two CPU cores, and their data large enough not to be learnt by heart: crops for the pictures,
-new noise for the text. AdamW with a reciprocal square root schedule that knows no end, so that any run can go on.
+new noise for the text. A reciprocal square root schedule knows no end, so that any run can go on.
 
 Used by claims_upcycling and by notebooks 07 and 08.
 """
@@ -26,7 +26,9 @@ class Task:
     name: str
     dense: ViTConfig | T5Config
     parent_steps: int
-    peak: float  # learning rate
+    optimizer: str  # what tx is, in words
+    tx: optax.GradientTransformation
+    moments: str  # of an upcycled model, as in the paper: "resume" or "restart", see claims_upcycling.Arm
     top_k: dict  # fields of MoEConfig that a router of token choice needs besides
     sparse: Callable  # (dense, **fields of MoEConfig) -> configuration: the paper's recipe at kit scale
     model: Callable  # configuration -> Linen module
@@ -38,13 +40,11 @@ class Task:
 
     @property
     def setting(self) -> str:
-        d = self.dense
-        return f"{self.name}: {d}, parent {self.parent_steps} steps, AdamW, peak {self.peak:g}, rsqrt"
+        return f"{self.name}: {self.dense}, parent {self.parent_steps} steps, {self.optimizer}, rsqrt"
 
-    @functools.cached_property
-    def tx(self) -> optax.GradientTransformation:
-        schedule = optim.rsqrt(self.peak, 10**6, warmup=100, timescale=400)
-        return optim.assemble(optax.scale_by_adam(), schedule, weight_decay=0.1, clip_norm=1.0)
+
+def schedule(peak: float) -> optax.Schedule:
+    return optim.rsqrt(peak, 10**6, warmup=100, timescale=400)
 
 
 @functools.cache
@@ -62,7 +62,9 @@ def vision() -> Task:
         name="ViT, Fashion-MNIST",
         dense=configs.vit("tiny/7", **size),
         parent_steps=800,
-        peak=2e-3,
+        optimizer="AdamW, peak 0.002",
+        tx=optim.assemble(optax.scale_by_adam(), schedule(2e-3), weight_decay=0.1, clip_norm=1.0),
+        moments="resume",
         top_k={},
         # One batch of 128 pictures of 16 tokens is a group in training; the test set is cut likewise.
         sparse=lambda dense, **fields: upcycle.vision_recipe(dense, **{"num_experts": 8, "group_size": 2048} | fields),
@@ -77,7 +79,10 @@ def vision() -> Task:
 
 @functools.cache
 def language() -> Task:
-    """A T5 of 4 + 4 layers and width 64: span corruption of 64 tokens of the training glosses."""
+    """A T5 of 3 + 3 layers and width 64: span corruption of 64 tokens of the training glosses; Adafactor, as T5 has.
+
+    Batches are small, since a model as small as this learns more from more steps than from more tokens.
+    """
     words = tokenizer.Tokenizer.load()
     stream = text.token_stream(data.glosses("train"), words)
     held_out = text.evaluation_set(text.token_stream(data.glosses("test"), words), words, 896)
@@ -88,15 +93,17 @@ def language() -> Task:
 
     return Task(
         name="T5, WordNet glosses, span corruption",
-        dense=configs.t5("tiny", num_encoder_layers=4, num_decoder_layers=4, mlp_dim=256),
-        parent_steps=800,
-        peak=4e-3,
+        dense=configs.t5("tiny", num_encoder_layers=3, num_decoder_layers=3, mlp_dim=256),
+        parent_steps=1600,
+        optimizer="Adafactor, peak 0.05",
+        tx=optim.assemble(optim.scale_by_adafactor(), schedule(0.05)),
+        moments="restart",
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},  # as in the decoder: no noise
         sparse=lambda dense, **fields: upcycle.language_recipe(dense, **{"num_experts": 8} | fields),
         model=t5.T5,
         loss=t5.seq2seq_loss,
         init=t5.init_params,
-        batches=lambda seed: text.batches(stream, words, 64, seed=seed),
+        batches=lambda seed: text.batches(stream, words, 16, seed=seed),
         evaluate=evaluate,
         forward_flops=lambda config: sum(flops.t5_forward_flops(config, 64, held_out["targets"].shape[1]).values()),
     )

@@ -27,7 +27,7 @@ from kitlib.configs import T5Config, ViTConfig
 from kitlib.upcycle import COPIES, ExpertInit
 
 AVERAGE = 0.02  # weight of the newest parameters in the running average that is evaluated
-EVERY = 100  # steps between evaluations
+EVALUATIONS = 8  # in as many steps as the parent was trained
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the parent's training, at which it is kept
 
 
@@ -39,7 +39,7 @@ class Arm:
     start: str  # "dense": the parent goes on; "upcycled"; "deeper": depth tiling; "scratch": nothing of the parent
     steps: int
     init: ExpertInit = COPIES
-    optimizer: str = "resume"  # or "restart": fresh moments, the schedule goes on
+    moments: str = "resume"  # of the optimiser; or "restart": fresh ones, while the schedule goes on
     parent: float = 1.0  # share of the parent's training after which the arm begins
 
 
@@ -80,11 +80,11 @@ def run(task: Callable[[], Task], arm: Arm, seed: int, folder: Path) -> list[dic
             plan = upcycle.plan(state.params, arm.config)
         # The average is operated on with the same key: the same routers, the same drawn experts.
         params, average = (upcycle.apply(plan, p, key, arm.init) for p in (state.params, average))
-        if arm.optimizer == "resume":
-            opt_state = upcycle_optim.resume(plan, state.opt_state, task.tx)
-        else:
-            opt_state = upcycle_optim.restart(state.opt_state, task.tx, params)
-        state = state.replace(params=params, opt_state=opt_state)
+        if arm.moments == "resume":
+            state = state.replace(opt_state=upcycle_optim.resume(plan, state.opt_state, task.tx))
+        state = state.replace(params=params)
+    if arm.moments == "restart":
+        state = state.replace(opt_state=upcycle_optim.restart(state.opt_state, task.tx, state.params))
     start, cost = int(state.step), task.forward_flops(arm.config) / task.forward_flops(task.dense)
     first = {"step": start, **task.evaluate(model, average)}
     _, _, rows = _train(task, arm.config, state, average, batches, arm.steps)
@@ -104,7 +104,7 @@ def _train(task: Task, config, state, average, batches, steps: int):
     rows = []
     for t in range(1, steps + 1):
         state, average, loss = step(state, average, next(batches))
-        if t % EVERY == 0 or t == steps:
+        if t % (task.parent_steps // EVALUATIONS) == 0 or t == steps:
             if not np.isfinite(loss):
                 raise train.NonFiniteLoss(f"The loss is {loss} at step {int(state.step)}.")
             rows.append({"step": int(state.step), **task.evaluate(model, average)})
@@ -170,7 +170,7 @@ def questions(task: Task) -> dict[str, tuple[str, dict[str, Arm]]]:
     e, numbers = next(iter(upcycle.moe_layers(sparse()).values())).num_experts, tuple(range(_depth(dense)))
 
     def upcycled(config, **fields):
-        return Arm(config, "upcycled", **{"steps": steps} | fields)
+        return Arm(config, "upcycled", **{"steps": steps, "moments": task.moments} | fields)
 
     def capacity(factor, **fields):
         return upcycled(sparse(capacity_factor=float(factor), **fields))
@@ -179,7 +179,7 @@ def questions(task: Task) -> dict[str, tuple[str, dict[str, Arm]]]:
         fields = {"num_selected": k, "capacity_factor": 1.0, "batch_priority": priority} | task.top_k
         return upcycled(sparse(router="top_k", **fields))
 
-    default, dense_arm = upcycled(sparse()), {"dense": Arm(dense, "dense", steps)}
+    dense_arm = {"dense": Arm(dense, "dense", steps)}
     last = {f"last {n}": numbers[-n:] for n in range(1, len(numbers))}
     places = last | {"every second": numbers[1::2], "first 2": numbers[:2], "all": numbers}
     inits = {"copies": {}, "noise 0.25": {"noise": 0.25}, "noise 1": {"noise": 1.0}, "half redrawn": {"redraw": 0.5}}
@@ -218,7 +218,9 @@ def questions(task: Task) -> dict[str, tuple[str, dict[str, Arm]]]:
         ),
         "optimizer": (
             "Is the optimiser's state taken along?",
-            dense_arm | {"resumed": default, "restarted": upcycled(sparse(), optimizer="restart")},
+            dense_arm
+            | {"dense restarted": Arm(dense, "dense", steps, moments="restart")}
+            | {"resumed": upcycled(sparse(), moments="resume"), "restarted": upcycled(sparse(), moments="restart")},
         ),
         "renormalize": (
             "Do combine weights sum to one?",
@@ -229,9 +231,9 @@ def questions(task: Task) -> dict[str, tuple[str, dict[str, Arm]]]:
         "pretraining": (
             "How long was the parent trained?",
             {
-                f"{start} from {round(100 * share)} %": Arm(config, start, steps // 2, parent=share)
+                f"{start} from {round(100 * share)} %": Arm(config, start, steps // 2, moments=moments, parent=share)
                 for share in SHARES
-                for start, config in (("dense", dense), ("upcycled", sparse()))
+                for start, config, moments in (("dense", dense, "resume"), ("upcycled", sparse(), task.moments))
             },
         ),
     }

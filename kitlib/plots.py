@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
+from kitlib.claims import final
 from kitlib.metrics import Reliability, bootstrap
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -105,6 +106,29 @@ def differences(ax, values, baseline: str, *, xlabel: str = "", title: str = "")
     ax.set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - 0.5, -0.5), xlabel=xlabel, title=title)
     ax.grid(axis="y", visible=False)
     ax.locator_params(axis="x", nbins=4)
+    return ax
+
+
+def study_differences(tables: dict, baseline: str, *, xlabel: str):
+    """The final losses of several studies (`claims.read`, by title) minus the baseline's: a panel of `differences` for
+    each. Returns the axes."""
+    _, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 2.9), squeeze=False)
+    for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
+        differences(ax, final(table, "loss"), baseline, xlabel=xlabel, title=title)
+    return axes[0]
+
+
+def verdicts(ax, table, *, xlabel: str):
+    """The rows of `claims.verdict`, each with its interval: a circle where the claim is seen, a cross where the
+    opposite is, a square where neither. Linear up to the tenth largest difference, logarithmic beyond."""
+    marks = {"seen": "o", "not seen": "s", "reversed": "X"}
+    for i, row in enumerate(table.to_dict("records")):
+        error = [[row["saved"] - row["low"]], [row["high"] - row["saved"]]]
+        ax.errorbar(row["saved"], i, xerr=error, fmt=marks[row["verdict"]], color="0.1", capsize=3, markersize=5)
+    ax.axvline(0, color="0.4", linewidth=1)
+    ax.set(yticks=range(len(table)), yticklabels=table["claim"], ylim=(len(table) - 0.5, -0.5), xlabel=xlabel)
+    ax.set_xscale("symlog", linthresh=float(table["saved"].abs().max()) / 10)
+    ax.set_title("circle: seen, square: not seen, cross: reversed")
     return ax
 
 

@@ -96,6 +96,24 @@ def test_a_changed_arm_runs_again(line_study):
     assert len(files) == 4
 
 
+def test_verdicts_are_paired(line_study, capsys):
+    folder, _, _ = line_study
+    claims.main("lines", ("one",))
+    table = claims.read("lines", "one", folder / "results")
+    capsys.readouterr()
+    # Losses at the end are 10 + seed - 20 slope: the steep arm saves (0.3 - 0.1) * 20 = 4 for every seed.
+    row = claims.verdict("steep beats dense", "yes", table, "steep", "dense")
+    assert row.pop("verdict") == "seen"
+    assert [row.pop(name) for name in ("claim", "paper")] == ["steep beats dense", "yes"]
+    assert list(row.values()) == pytest.approx([4.0, 4.0, 4.0])
+    half_way = claims.verdict("dense beats steep", "no", table, "dense", "steep", "extra_steps", 10)
+    assert half_way["saved"] == pytest.approx(-2.0) and half_way["verdict"] == "reversed"
+    assert claims.verdict("dense beats itself", "no", table, "dense", "dense")["verdict"] == "not seen"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "[seen] steep beats dense (3 paired seeds, 95 % interval above 0)"
+    assert printed[1].startswith("[reversed] dense beats steep")
+
+
 def test_unknown_names(line_study, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="no study 'three' of lines; there are: one, two"):
         claims.main("lines", ("three",))
@@ -123,7 +141,7 @@ def test_arms_start_at_the_parent(task, tmp_path, monkeypatch):
         "dense": claims_upcycling.Arm(quick.dense, "dense", 1),
         "half": claims_upcycling.Arm(quick.dense, "dense", 1, parent=0.5),
         "upcycled": claims_upcycling.Arm(sparse, "upcycled", 1),
-        "deeper": claims_upcycling.Arm(claims_upcycling._deeper(quick.dense), "deeper", 1, optimizer="restart"),
+        "deeper": claims_upcycling.Arm(claims_upcycling._deeper(quick.dense), "deeper", 1, moments="restart"),
         "scratch": claims_upcycling.Arm(sparse, "scratch", 1),
     }
     rows = {name: claims_upcycling.run(lambda: quick, arm, 0, tmp_path) for name, arm in arms.items()}

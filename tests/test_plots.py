@@ -69,6 +69,29 @@ def test_differences_are_paired():
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
 
 
+def test_study_differences_have_a_panel_a_study():
+    rows = [
+        (arm, seed, loss) for arm, start in (("dense", 3.0), ("up", 2.5)) for seed in (0, 1, 2) for loss in (9, start)
+    ]
+    table = pd.DataFrame(rows, columns=["arm", "seed", "loss"])
+    axes = plots.study_differences({"one": table, "two": table}, "dense", xlabel="loss minus dense")
+    assert [ax.get_title() for ax in axes] == ["one", "two"]
+    np.testing.assert_array_equal(axes[1].lines[0].get_xdata(), [-0.5] * 3)  # the last evaluations, not the first
+
+
+def test_verdicts_have_a_mark_each():
+    rows = [("a", 0.5, 0.4, 0.7, "seen"), ("b", 0.0, -0.1, 0.1, "not seen"), ("c", -0.3, -0.4, -0.2, "reversed")]
+    _, ax = plt.subplots()
+    table = pd.DataFrame(rows, columns=["claim", "saved", "low", "high", "verdict"])
+    plots.verdicts(ax, table, xlabel="loss saved")
+    points = [container.lines[0] for container in ax.containers]
+    assert [point.get_xdata()[0] for point in points] == [0.5, 0.0, -0.3]
+    assert [point.get_marker() for point in points] == ["o", "s", "X"]
+    bars = [container.lines[2][0].get_segments()[0][:, 0] for container in ax.containers]
+    np.testing.assert_allclose(bars, [[0.4, 0.7], [-0.1, 0.1], [-0.4, -0.2]])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
 def test_reliability_diagram_bars_are_the_accuracy():
     # Bins (0.4, 0.6] and (0.6, 0.8] and (0.8, 1]: right with 0.6, wrong with 0.8 (overconfident), right with 0.9.
     probs, labels = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 1, 0])

@@ -1,0 +1,171 @@
+"""Sparse upcycling of a T5: what tests/test_upcycle.py shows for a ViT, in two stacks."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from kitlib import checkpoint, configs, decode, optim, t5, train, upcycle, upcycle_optim
+
+E = 4
+DENSE = configs.t5("tiny", width=32, mlp_dim=48, num_heads=2, vocab_size=96, num_encoder_layers=4, num_decoder_layers=3)
+RNG = np.random.default_rng(2)
+BATCH = {"inputs": RNG.integers(3, 90, (4, 16)), "targets": RNG.integers(3, 90, (4, 10))}
+BATCH = {name: ids.astype(np.int32) for name, ids in BATCH.items()}
+BATCH["inputs"][1, 11:] = BATCH["targets"][1, 6:] = 0  # padding takes no slot
+
+
+def recipe(encoder=None, decoder=None):
+    config = upcycle.language_recipe(DENSE, num_experts=E)
+    return config.replace(
+        moe=config.moe.replace(**encoder or {}), decoder_moe=config.decoder_moe.replace(**decoder or {})
+    )
+
+
+def random_params(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = checkpoint.expected_shapes(DENSE)
+    return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), s.dtype), shapes)
+
+
+def upcycled(config, params, seed=0):
+    return upcycle.apply(upcycle.plan(params, config), params, jax.random.key(seed))
+
+
+@functools.cache
+def forward(config):
+    inputs = BATCH["inputs"], t5.shift_right(jnp.asarray(BATCH["targets"]))
+    return jax.jit(lambda params: t5.T5(config).apply({"params": params}, *inputs)[0])
+
+
+def logits(config, params):
+    """Where there is a target: padding is not processed by experts."""
+    return np.asarray(forward(config)(params))[BATCH["targets"] != 0]
+
+
+def test_published_size_of_t5_base():
+    # upcycling.md 8.1.1: 32 experts in 6 of 12 layers of both stacks. Each makes 31 more MLPs of 3 * 768 * 2048
+    # parameters and a router of 768 * 32: 247,577,856 + 12 * (31 * 4,718,592 + 24,576) = 2,003,188,992.
+    dense = configs.t5("1.1-base")
+    config = upcycle.language_recipe(dense)
+    origins = upcycle.plan(checkpoint.expected_shapes(dense), config).origins
+    assert sum(math.prod(origin.shape) for origin in origins.values()) == 2_003_188_992
+    assert config.moe_layers == config.decoder_moe_layers == (1, 3, 5, 7, 9, 11)
+    new = {name for name, origin in origins.items() if origin.how == "new"}
+    assert new == {f"{s}/layers_{i}/moe/Router/dense/kernel" for s in ("encoder", "decoder") for i in config.moe_layers}
+
+
+def test_every_dense_leaf_lands_once_and_bitwise():
+    params = random_params()
+    plan = upcycle.plan(params, recipe())
+    dense, sparse = flatten_dict(params, sep="/"), flatten_dict(upcycled(recipe(), params), sep="/")
+    assert sorted(o.source for o in plan.origins.values() if o.how != "new") == sorted(dense)
+    for name, origin in plan.origins.items():
+        if origin.how == "copied":
+            np.testing.assert_array_equal(sparse[name], dense[name])
+        if origin.how == "tiled":
+            assert sparse[name].shape == (E, *dense[origin.source].shape)
+            for expert in sparse[name]:
+                np.testing.assert_array_equal(expert, dense[origin.source])
+
+
+# As for the ViT: weights that sum to one, and room for every token.
+ROOM, WHOLE = {"capacity_factor": float(E)}, {"renormalize": True}
+EXACT = {
+    "expert choice, C=E; top-2": (ROOM, ROOM | WHOLE),
+    "the same, renormalised": (ROOM | WHOLE, ROOM | WHOLE),
+    "expert choice, C=E; top-E, raw": (ROOM, {"num_selected": E}),
+    "top-1; top-1": (
+        {"router": "top_k", "num_selected": 1, "load_weight": 0.0} | ROOM | WHOLE,
+        {"num_selected": 1} | ROOM | WHOLE,
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", EXACT)
+def test_step_zero_is_the_dense_function(name, seed):
+    params, config = random_params(), recipe(*EXACT[name])
+    np.testing.assert_allclose(logits(config, upcycled(config, params, seed)), logits(DENSE, params), atol=1e-5)
+
+
+def test_the_papers_recipe_is_not_the_dense_function():
+    params = random_params()
+    assert np.abs(logits(recipe(), upcycled(recipe(), params)) - logits(DENSE, params)).max() > 0.05
+
+
+def test_it_writes_what_the_dense_model_writes():
+    """Token by token, through the cache: each token is routed alone."""
+    params, config = random_params(), recipe(ROOM, ROOM | WHOLE)
+    dense, sparse = (
+        decode.greedy(t5.T5(c), p, BATCH["inputs"], max_length=8)
+        for c, p in ((DENSE, params), (config, upcycled(config, params)))
+    )
+    np.testing.assert_array_equal(sparse[0], dense[0])
+    np.testing.assert_allclose(sparse[1], dense[1], atol=1e-4)
+
+
+def test_routers_learn_at_once_only_without_renormalisation():
+    params = random_params()
+
+    def router_gradients(config):
+        plain = config.replace(decoder_moe=config.decoder_moe.replace(balance_weight=0.0))  # it has a gradient always
+        loss = t5.seq2seq_loss(t5.T5(plain))
+        grads = jax.jit(jax.grad(lambda p: loss(p, BATCH, jax.random.key(0))[0]))(upcycled(plain, params))
+        flat = flatten_dict(grads, sep="/")
+        return [float(jnp.abs(g).max()) for name, g in flat.items() if "Router" in name]
+
+    kept, raw = router_gradients(recipe(ROOM | WHOLE, ROOM | WHOLE)), router_gradients(recipe())
+    assert len(kept) == len(raw) == 3  # layers 1 and 3 of the encoder, 1 of the decoder
+    assert max(kept) < 1e-6
+    assert min(raw) > 1e-5
+
+
+@pytest.mark.parametrize("how", ["resume", "restart"])
+def test_training_goes_on_and_is_reproducible(how):
+    tx, config = optim.assemble(optim.scale_by_adafactor(), optim.rsqrt(0.05, 10_000, warmup=3, timescale=10)), recipe()
+    state = train.init_state(random_params(), tx)
+    dense_step = train.make_step(t5.seq2seq_loss(t5.T5(DENSE)), tx)
+    for _ in range(4):
+        state, _ = dense_step(state, BATCH)
+    plan, step = upcycle.plan(state.params, config), train.make_step(t5.seq2seq_loss(t5.T5(config)), tx)
+
+    def go_on():
+        params = upcycle.apply(plan, state.params, jax.random.key(7))
+        if how == "resume":
+            opt_state = upcycle_optim.resume(plan, state.opt_state, tx)
+        else:
+            opt_state = upcycle_optim.restart(state.opt_state, tx, params)
+        new = train.TrainState(jnp.array(state.step), params, opt_state, jax.random.clone(state.key))
+        for _ in range(4):
+            new, metrics = step(new, BATCH)
+        assert int(new.step) == int(new.opt_state[-1].count) == 8
+        return new, float(metrics["loss"])
+
+    (first, loss), (second, _) = go_on(), go_on()
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    assert np.isfinite(loss)
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def test_what_does_not_fit_is_refused_as_a_whole():
+    params = random_params()
+    with pytest.raises(ValueError, match=r"sparse already \((en|de)coder/layers_1/moe/Mlp"):
+        upcycle.plan(upcycled(recipe(), params), recipe())
+    with pytest.raises(checkpoint.CheckpointError, match="The dense model"):
+        upcycle.plan(params, upcycle.language_recipe(DENSE.replace(width=64), num_experts=E))
+    with pytest.raises(checkpoint.CheckpointError, match="decoder/layers_2"):
+        shallow = {**params, "decoder": {k: v for k, v in params["decoder"].items() if k != "layers_2"}}
+        upcycle.plan(shallow, recipe())
+    with pytest.raises(checkpoint.CheckpointError, match="The dense model"):
+        upcycle.plan(params, upcycle.vision_recipe(configs.vit("tiny/7"), num_experts=E))
+    with pytest.raises(ValueError, match="has no experts"):
+        upcycle.plan(params, DENSE)
+    with pytest.raises(ValueError, match="not all among the 3 layers"):
+        recipe().replace(decoder_moe_layers=(3,))
