@@ -50,14 +50,10 @@ def capacity_of_tokens(num_tokens: int, num_experts: int, factor: float) -> int:
     """Slots C an expert has in a group, as Switch, Expert Choice and flaxformer count: round(factor * S / E), no K.
 
     Under expert choice, factor is the mean number of experts a token gets, and from E on every expert takes all tokens.
-    For token choice it is K times less generous than `capacity_of_choices`.
+    For token choice it is K times less generous than `capacity_of_choices`. At least 1, so that a model of many experts
+    also reads a prompt of three tokens, where each then gets more experts than the factor says.
     """
-    slots = _slots(num_tokens, num_experts, factor)
-    if round(slots) < 1:
-        raise ValueError(
-            f"{slots:g} slots an expert round to none; take a larger factor, larger groups, fewer experts."
-        )
-    return min(num_tokens, round(slots))
+    return min(num_tokens, max(1, round(_slots(num_tokens, num_experts, factor))))
 
 
 def _slots(wanted: int, num_experts: int, factor: float) -> float:

@@ -208,13 +208,8 @@ def init_params(model: T5, seed: int = 0) -> dict:
 
 @functools.cache
 def _jitted_init(model):
-    tokens = init_tokens()
+    tokens = jnp.ones((1, 1), jnp.int32)  # parameters do not depend on the length
     return jax.jit(lambda key: model.init(key, tokens, tokens)["params"])  # the forward pass itself is not computed
-
-
-def init_tokens() -> jax.Array:
-    """Tokens for `init`: the parameters do not depend on the length, but an expert must find a token to choose."""
-    return jnp.ones((1, 1024), jnp.int32)
 
 
 # ---------------------------------------------------------------------------------------------- the loss

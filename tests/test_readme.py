@@ -124,6 +124,16 @@ def kit_bench():
     assert re.search(r"^flax.linen \+ optax +\d+\.\d\d +1\.00$", out, re.MULTILINE), out
 
 
+def kit_claims():
+    proven_by(
+        "test_claims.py",
+        "test_a_stopped_study_goes_on",
+        "test_arms_start_at_the_parent",
+        "test_stored_tables_are_whole",
+    )
+    assert "resumable" in real(str(BIN / "kit"), "claims", "--help")
+
+
 def kit_help():
     assert {"run", "lab", "check", "test", "doctor", "bench"} <= set(
         re.findall(r"• (\w+)", real(str(BIN / "kit"), "--help"))
@@ -170,6 +180,7 @@ EXERCISED = {
     "kit test": lambda _, monkeypatch: kit_test(monkeypatch),
     "kit doctor": lambda *_: kit_doctor(),
     "kit bench": lambda *_: kit_bench(),
+    "kit claims upcycling": lambda *_: kit_claims(),
     "kit --help": lambda *_: kit_help(),
 }
 

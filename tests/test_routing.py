@@ -91,9 +91,9 @@ def test_capacity_factor_must_be_positive(factor):
         routing.capacity_of_tokens(8, 2, factor)
 
 
-def test_capacity_that_rounds_to_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"0\.25 slots .* larger"):
-        routing.capacity_of_tokens(8, 32, 1.0)
+def test_the_smallest_groups():
+    # 8 / 32 and 3 * 2 / 32 slots round to none; every expert has one all the same.
+    assert routing.capacity_of_tokens(8, 32, 1.0) == routing.capacity_of_tokens(3, 32, 2.0) == 1
     with pytest.raises(ValueError, match="at least one token"):
         routing.capacity_of_choices(0, 4, 1, 1.0)
 

@@ -109,6 +109,17 @@ def test_it_writes_what_the_dense_model_writes():
     np.testing.assert_allclose(sparse[1], dense[1], atol=1e-4)
 
 
+def test_a_prompt_of_one_token():
+    """Fewer tokens than experts: each expert still has a slot, and takes the same token."""
+    params, config = random_params(), recipe({"renormalize": True}, ROOM | WHOLE)
+    prompt, start = np.array([[7]], np.int32), np.array([[0]], np.int32)
+    dense, sparse = (
+        t5.T5(c).apply({"params": p}, prompt, start)[0]
+        for c, p in ((DENSE, params), (config, upcycled(config, params)))
+    )
+    np.testing.assert_allclose(sparse, dense, atol=1e-5)
+
+
 def test_routers_learn_at_once_only_without_renormalisation():
     params = random_params()
 
