@@ -7,7 +7,7 @@ from kitlib import bench, bench_t5, configs
 def test_tables_print_without_the_peer(monkeypatch, capsys):
     monkeypatch.setattr(bench_t5, "CONFIG", configs.t5("tiny", num_encoder_layers=1, num_decoder_layers=1))
     monkeypatch.setattr(bench_t5, "BATCHES", (2,))
-    for name in ("INPUTS", "WRITTEN", "TARGETS"):
+    for name in ("INPUTS", "WRITTEN", "LONGER", "TARGETS"):
         monkeypatch.setattr(bench_t5, name, 4)
     monkeypatch.setattr(bench, "interleaved", functools.partial(bench.interleaved, rounds=1))
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed

@@ -310,6 +310,22 @@ def test_soft_moe_by_definition():
     np.testing.assert_allclose(out["combine_weights"].sum(axis=-1), 1.0, rtol=1e-5)
 
 
+def test_expert_choice_is_not_causal_and_top_k_with_room_is():
+    """upcycling.md 8.1.8: change the last of ten tokens, and look at the nine before."""
+    later = X.at[:, -1].set(-3.0 * X[:, -1])
+    for fields, causal in (
+        ({"router": "expert_choice", "capacity_factor": 1.0}, False),
+        (
+            {"num_selected": 2, "capacity_factor": 2.0, "noise_std": 0.0, "load_weight": 0.0},
+            True,
+        ),  # 4 / 2: room for all
+    ):
+        c = config(**fields)
+        params = random_params(moe.MoEMlp(c, F))
+        before, after = (run(c, params, x)[0][:, :-1] for x in (X, later))
+        assert np.array_equal(before, after) == causal, fields
+
+
 def test_soft_moe_keeps_images_apart_and_follows_permutations():
     c = config(**ROUTERS["soft"])
     params = random_params(moe.MoEMlp(c, F))

@@ -114,7 +114,7 @@ def kit_bench():
         bench.VIT_ROWS = [("small", bench.VIT_ROWS[0][1].replace(depth=1), 8)]
         bench_moe.SHAPES, bench_moe.GROUPS = ((32, 8, 16, 4, 2),) * 2, (2,)
         bench_moe.STEP = bench.VIT_ROWS[0][1].replace(depth=2)
-        bench_t5.CONFIG, bench_t5.WRITTEN = configs.t5("tiny"), 4
+        bench_t5.CONFIG, bench_t5.WRITTEN, bench_t5.LONGER = configs.t5("tiny"), 4, 8
         bench.interleaved = functools.partial(bench.interleaved, rounds=1)
         sys.argv = ["kit", "bench"]
         sys.exit(cli.main())"""
