@@ -28,7 +28,7 @@ class Task:
     parent_steps: int
     optimizer: str  # what tx is, in words
     tx: optax.GradientTransformation
-    moments: str  # of an upcycled model, as in the paper: "resume" or "restart", see claims_upcycling.Arm
+    restarts: bool  # does the paper start the optimiser anew after surgery?
     top_k: dict  # fields of MoEConfig that a router of token choice needs besides
     sparse: Callable  # (dense, **fields of MoEConfig) -> configuration: the paper's recipe at kit scale
     model: Callable  # configuration -> Linen module
@@ -64,7 +64,7 @@ def vision() -> Task:
         parent_steps=800,
         optimizer="AdamW, peak 0.002",
         tx=optim.assemble(optax.scale_by_adam(), schedule(2e-3), weight_decay=0.1, clip_norm=1.0),
-        moments="resume",
+        restarts=False,
         top_k={},
         # One batch of 128 pictures of 16 tokens is a group in training; the test set is cut likewise.
         sparse=lambda dense, **fields: upcycle.vision_recipe(dense, **{"num_experts": 8, "group_size": 2048} | fields),
@@ -97,7 +97,7 @@ def language() -> Task:
         parent_steps=1600,
         optimizer="Adafactor, peak 0.05",
         tx=optim.assemble(optim.scale_by_adafactor(), schedule(0.05)),
-        moments="restart",
+        restarts=True,
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},  # as in the decoder: no noise
         sparse=lambda dense, **fields: upcycle.language_recipe(dense, **{"num_experts": 8} | fields),
         model=t5.T5,

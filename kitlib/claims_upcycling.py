@@ -5,6 +5,9 @@ order and the same learning-rate schedule, and is evaluated on the way, with par
 steps: without a cool-down single evaluations jump by more than the arms differ. Cost is counted in parents: extra
 FLOPs / the FLOPs of the parent's whole training. The parent itself is sunk cost and not counted, as in the paper.
 
+The optimiser's moments are taken along. For language the paper starts them anew and loses nothing; at our scale that
+sets back any run, dense ones too (the study "optimizer"), and would hide what the experts do. The curves have both.
+
 Read in notebooks/07_sparse_upcycling.ipynb and notebooks/08_t5_and_upcycling.ipynb.
 """
 
@@ -170,7 +173,7 @@ def questions(task: Task) -> dict[str, tuple[str, dict[str, Arm]]]:
     e, numbers = next(iter(upcycle.moe_layers(sparse()).values())).num_experts, tuple(range(_depth(dense)))
 
     def upcycled(config, **fields):
-        return Arm(config, "upcycled", **{"steps": steps, "moments": task.moments} | fields)
+        return Arm(config, "upcycled", **{"steps": steps} | fields)
 
     def capacity(factor, **fields):
         return upcycled(sparse(capacity_factor=float(factor), **fields))
@@ -192,7 +195,8 @@ def questions(task: Task) -> dict[str, tuple[str, dict[str, Arm]]]:
                 "upcycled": upcycled(sparse(), steps=2 * steps),
                 "scratch": Arm(sparse(), "scratch", 4 * steps),
                 "deeper": Arm(_deeper(dense), "deeper", 2 * steps),
-            },
+            }
+            | ({"restarted": upcycled(sparse(), steps=2 * steps, moments="restart")} if task.restarts else {}),
         ),
         "experts": (
             "How many experts?",
@@ -220,7 +224,7 @@ def questions(task: Task) -> dict[str, tuple[str, dict[str, Arm]]]:
             "Is the optimiser's state taken along?",
             dense_arm
             | {"dense restarted": Arm(dense, "dense", steps, moments="restart")}
-            | {"resumed": upcycled(sparse(), moments="resume"), "restarted": upcycled(sparse(), moments="restart")},
+            | {"resumed": upcycled(sparse()), "restarted": upcycled(sparse(), moments="restart")},
         ),
         "renormalize": (
             "Do combine weights sum to one?",
@@ -231,9 +235,9 @@ def questions(task: Task) -> dict[str, tuple[str, dict[str, Arm]]]:
         "pretraining": (
             "How long was the parent trained?",
             {
-                f"{start} from {round(100 * share)} %": Arm(config, start, steps // 2, moments=moments, parent=share)
+                f"{start} from {round(100 * share)} %": Arm(config, start, steps // 2, parent=share)
                 for share in SHARES
-                for start, config, moments in (("dense", dense, "resume"), ("upcycled", sparse(), task.moments))
+                for start, config in (("dense", dense), ("upcycled", sparse()))
             },
         ),
     }
