@@ -242,6 +242,16 @@ def test_no_name_is_defined_in_two_notebooks():
     assert defined_twice({path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS}) == []
 
 
+@pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
+def test_notebooks_that_are_named_exist():
+    """In lessons, docstrings and the page: `08_t5_and_upcycling.ipynb` is a promise."""
+    texts = [*NOTEBOOKS, *(runner.ROOT / "kitlib").glob("*.py"), runner.ROOT / "README.md"]
+    named = {(path.name, name) for path in texts for name in re.findall(r"\b(?:\d\d|A\d)_\w+\.ipynb", path.read_text())}
+    assert len(named) > 20
+    missing = sorted((where, name) for where, name in named if not (runner.ROOT / "notebooks" / name).is_file())
+    assert missing == []
+
+
 # Each rule can fail
 
 
