@@ -287,3 +287,8 @@ def read_idx(path: str | Path) -> np.ndarray:
     if not shape or len(data) != 4 + 4 * rank + int(np.prod(shape)):
         raise ValueError(f"{path} is not a whole IDX file of bytes ({len(data):,} bytes, sizes {shape}): get it again.")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def keyed_rng(seed: int, *key: int) -> np.random.Generator:
+    """A generator for (seed, key): other keys, other and independent numbers, whatever was drawn before."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))

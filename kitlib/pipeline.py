@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from PIL import Image
 
-from kitlib.data import Source
+from kitlib.data import Source, keyed_rng
 
 AUGMENTS = ("none", "flip", "crop_flip", "inception")
 
@@ -157,11 +157,6 @@ def _resize(image: np.ndarray, box, height: int, width: int) -> np.ndarray:
     picture = Image.fromarray(image[..., 0] if grey else image)
     out = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
     return out[..., None] if grey else out
-
-
-def keyed_rng(seed: int, *key: int) -> np.random.Generator:
-    """A generator for (seed, key): other keys, other and independent numbers, whatever was drawn before."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _check(source, batch_size, seed, train, image_size, augment, num_epochs, shard_index, shard_count) -> None:

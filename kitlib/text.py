@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 import grain
 import numpy as np
 
+from kitlib.data import keyed_rng
 from kitlib.denoise import SPAN_CORRUPTION, Denoiser, ul2_example
-from kitlib.pipeline import keyed_rng
 from kitlib.tokenizer import Tokenizer
 
 

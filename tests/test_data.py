@@ -380,6 +380,15 @@ def test_from_arrays_says_what_is_wrong(images, labels, message):
         data.from_arrays(images, labels, name="mine", class_names=["a", "b"])
 
 
+# --- draws ---
+
+
+def test_keyed_rng_depends_on_seed_and_key_alone():
+    np.testing.assert_array_equal(data.keyed_rng(3, 1, 4).random(5), data.keyed_rng(3, 1, 4).random(5))
+    keys = [(3, 1, 4), (3, 4, 1), (3, 1), (3,), (1, 1, 4), (3, 1, 4, 0)]
+    assert len({data.keyed_rng(*key).random() for key in keys}) == len(keys)
+
+
 # --- IDX ---
 
 

@@ -1,0 +1,208 @@
+"""Corrupted test sets: the same pictures with noise, blur, warps or changed light, by degrees.
+
+    corrupt(images, "motion_blur", 3)     # severity 3 of 5
+
+The fifteen corruptions follow the idea of ImageNet-C (1903.12261) and MNIST-C (1906.02337) but are the kit's own, set
+for 28 x 28: their errors compare with each other only. All draws come from a generator keyed by (seed, name, index of
+the picture), so a picture is changed in the same way alone and in any batch, and its severities share angle, side and
+place. Numpy and scipy; about 0.1 ms a picture.
+"""
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from kitlib import configs
+from kitlib.data import keyed_rng
+
+# Each takes (picture float64[H, W, C] in [0, 1], strength, rng) and returns the same, values outside [0, 1] allowed.
+
+
+def gaussian_noise(image, deviation, rng):
+    """A normal number of this standard deviation is added to each value."""
+    return image + deviation * rng.standard_normal(image.shape)
+
+
+def shot_noise(image, light, rng):
+    """White counts 1 / light photons on average, grey fewer (Poisson). Black stays black."""
+    return light * rng.poisson(image / light)
+
+
+def impulse_noise(image, share, rng):
+    """This share of the values turns black or white."""
+    draw = rng.random(image.shape)
+    return np.where(draw < share / 2, 0.0, np.where(draw > 1 - share / 2, 1.0, image))
+
+
+def gaussian_blur(image, pixels, rng):
+    """Blurred by a Gaussian of this standard deviation."""
+    sigma = pixels * _scale(image)
+    return ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest")
+
+
+def motion_blur(image, pixels, rng):
+    """Smeared along a straight path, its ends this far apart, at a random angle."""
+    half, angle = pixels * _scale(image) / 2, rng.uniform(0, np.pi)
+    reach = int(np.ceil(half))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    along = np.clip(y * np.sin(angle) + x * np.cos(angle), -half, half)  # the nearest point of the path
+    distance = np.hypot(y - along * np.sin(angle), x - along * np.cos(angle))
+    kernel = np.maximum(1 - distance, 0)
+    return ndimage.convolve(image, (kernel / kernel.sum())[..., None], mode="nearest")
+
+
+def pixelate(image, pixels, rng):
+    """Squares of this side show their mean."""
+    side = max(1, round(pixels * _scale(image)))
+    for axis, size in enumerate(image.shape[:2]):
+        starts = np.arange(0, size, side)
+        sides = np.diff(starts, append=size)  # the last square may be cut
+        image = np.repeat(np.add.reduceat(image, starts, axis=axis) / np.expand_dims(sides, (1 - axis, 2)), sides, axis)
+    return image
+
+
+def translate(image, pixels, rng):
+    """Shifted by this distance, rounded to whole pixels, at a random angle."""
+    angle = rng.uniform(0, 2 * np.pi)
+    shift = np.rint(pixels * _scale(image) * np.array([np.sin(angle), np.cos(angle)]))
+    return ndimage.shift(image, (*shift, 0), order=0)
+
+
+def rotate(image, degrees, rng):
+    """Turned about the centre, to the left or to the right."""
+    angle = rng.choice((-1, 1)) * np.deg2rad(degrees)
+    return _warp(image, [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+
+def scale(image, factor, rng):
+    """Shrunk about the centre."""
+    return _warp(image, np.eye(2) / factor)
+
+
+def shear(image, slope, rng):
+    """Rows slide sideways by slope x their height above the centre, to the left or to the right."""
+    return _warp(image, [[1, 0], [rng.choice((-1, 1)) * slope, 1]])
+
+
+def elastic(image, pixels, rng):
+    """Every point is moved by a smooth random field, by this distance in the root mean square."""
+    height, width, channels = image.shape
+    field = [ndimage.gaussian_filter(rng.standard_normal((height, width)), 4 * _scale(image)) for _ in range(2)]
+    field = np.stack(field) * (pixels * _scale(image) / np.sqrt(np.mean(np.sum(np.square(field), axis=0))))
+    places = np.mgrid[:height, :width, :channels].astype(np.float64)
+    places[:2] += field[..., None]
+    return ndimage.map_coordinates(image, places, order=1, mode="grid-constant")
+
+
+def contrast(image, factor, rng):
+    """The distance of each value to the picture's mean shrinks to this factor."""
+    mean = image.mean(axis=(0, 1))
+    return mean + factor * (image - mean)
+
+
+def brightness(image, amount, rng):
+    """This amount is added to each value; what is white already stays white."""
+    return image + amount
+
+
+def fog(image, density, rng):
+    """Mixed with this share of clouds, smooth noise between grey and white."""
+    return (1 - density) * image + density * (0.5 + 0.5 * smooth_noise(image, 4, rng))
+
+
+def occlusion(image, pixels, rng):
+    """A grey square of this side covers a random place, its centre inside the picture."""
+    side = round(pixels * _scale(image))
+    top, left = (rng.random(2) * image.shape[:2]).astype(int) - side // 2
+    out = image.copy()
+    out[max(top, 0) : top + side, max(left, 0) : left + side] = 0.5
+    return out
+
+
+# Five strengths each, in the unit that the function names, set on Fashion-MNIST by eye (at 5 most can still be named)
+# and by a perceptron of 128 hidden units, which errs on 15 % of the clean pictures. At severity 5 its error is 24 to
+# 41 %, and 44 to 78 % where the outline moves (elastic, shear, scale, translate, rotate). Light and noise it hardly
+# feels before 3. The squared difference to the clean picture grows with severity but does not rank the corruptions:
+# brightness has twice that of shear and misleads less. Training with augment="crop_flip" has seen shifts by 2 pixels.
+CORRUPTIONS = {
+    "gaussian_noise": (gaussian_noise, (0.06, 0.12, 0.2, 0.3, 0.42)),
+    "shot_noise": (shot_noise, (1 / 50, 1 / 20, 1 / 8, 1 / 3.5, 1 / 1.5)),
+    "impulse_noise": (impulse_noise, (0.03, 0.07, 0.13, 0.22, 0.35)),
+    "gaussian_blur": (gaussian_blur, (0.5, 0.8, 1.1, 1.5, 2)),
+    "motion_blur": (motion_blur, (1.5, 3, 5, 7, 10)),
+    "pixelate": (pixelate, (2, 3, 4, 5, 6)),
+    "translate": (translate, (1, 2, 3, 4, 5)),
+    "rotate": (rotate, (6, 12, 18, 26, 36)),
+    "scale": (scale, (0.93, 0.86, 0.79, 0.71, 0.62)),
+    "shear": (shear, (0.1, 0.2, 0.32, 0.46, 0.62)),
+    "elastic": (elastic, (0.5, 0.9, 1.4, 2.0, 2.8)),
+    "contrast": (contrast, (0.8, 0.6, 0.45, 0.3, 0.2)),
+    "brightness": (brightness, (0.08, 0.16, 0.25, 0.36, 0.5)),
+    "fog": (fog, (0.1, 0.2, 0.32, 0.46, 0.62)),
+    "occlusion": (occlusion, (4, 7, 10, 13, 16)),
+}
+
+
+def corrupt(
+    images: np.ndarray, name: str, severity: int, seed: int = 0, *, indices: Sequence[int] | None = None
+) -> np.ndarray:
+    """Corrupts pictures. uint8[B, H, W, C] -> same.
+
+    Args:
+        images: of any size. Strengths in pixels are for 28 x 28 and grow with the shorter side. What comes in from
+            beyond the edge is black, the background of Fashion-MNIST.
+        name: a key of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: at least 0; another seed, other noise, angles, places.
+        indices: the number of each picture in its set, by default 0 ... B - 1. A part of a set needs it to be changed
+            as in the whole: `corrupt(images[8:16], name, severity, indices=range(8, 16))`.
+
+    Raises:
+        ValueError: for another name, severity, seed, type or shape.
+    """
+    key = name_key("corruption", name, CORRUPTIONS, seed)
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(
+            f"The images are {images.dtype}{list(images.shape)}; expected uint8[B, H, W, C] with values 0 to 255: "
+            f"corrupt before the change to floats (one picture: images[None], one grey channel: images[..., None])."
+        )
+    if severity not in range(1, 6):
+        raise ValueError(f"severity is {severity!r}; expected 1 to 5 (the clean pictures are the images themselves).")
+    indices = list(range(len(images)) if indices is None else indices)
+    if len(indices) != len(images) or any(int(index) != index or index < 0 for index in indices):
+        raise ValueError(f"indices are {indices[:3]}... ({len(indices)}); expected {len(images)} integers from 0 on.")
+    change, strengths = CORRUPTIONS[name]
+    out = np.empty_like(images)
+    for i, index in enumerate(indices):
+        changed = change(images[i] / 255.0, strengths[int(severity) - 1], keyed_rng(seed, key, int(index)))
+        out[i] = np.rint(255.0 * np.clip(changed, 0.0, 1.0))
+    return out
+
+
+def name_key(kind: str, name: str, known, seed: int) -> int:
+    """Checks name and seed. The key of the name for `keyed_rng`: a number that stays the same when others come."""
+    configs._one_of(kind, str(name), known)
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; expected at least 0.")
+    return zlib.crc32(name.encode())
+
+
+def smooth_noise(image, pixels, rng) -> np.ndarray:
+    """Noise as large as the image, blurred by this standard deviation, stretched to [0, 1]: float64[H, W, 1]."""
+    noise = ndimage.gaussian_filter(rng.random(image.shape[:2]), pixels * _scale(image))[..., None]
+    return (noise - noise.min()) / max(np.ptp(noise), 1e-12)
+
+
+def _scale(image) -> float:
+    """Pixels of this picture for one pixel of 28."""
+    return min(image.shape[:2]) / 28
+
+
+def _warp(image, matrix) -> np.ndarray:
+    """Bilinear: the value at p comes from matrix @ (p - centre) + centre, p = (row, column), or is black."""
+    full, centre = np.eye(3), (np.array(image.shape) - 1) / 2
+    full[:2, :2] = matrix
+    return ndimage.affine_transform(image, full, centre - full @ centre, order=1, mode="grid-constant")
