@@ -17,9 +17,9 @@ __version__ = "0.1.0"
 
 MODULES = (
     "bench", "bench_moe", "bench_t5", "builders", "checkpoint", "checks", "claims", "claims_tasks", "claims_upcycling",
-    "cli", "configs", "data", "decode", "denoise", "dispatch", "doctor", "flops", "layers", "metrics", "moe", "optim",
-    "page", "pipeline", "plots", "routing", "runner", "t5", "t5_layers", "text", "tokenizer", "train", "upcycle",
-    "upcycle_optim", "vit",
+    "cli", "configs", "corruptions", "data", "decode", "denoise", "dispatch", "doctor", "fewshot", "flops", "layers",
+    "metrics", "moe", "ood", "optim", "page", "pipeline", "plots", "routing", "runner", "t5", "t5_layers", "text",
+    "tokenizer", "train", "uncertainty", "upcycle", "upcycle_optim", "vit",
 )  # fmt: skip
 
 
