@@ -104,10 +104,10 @@ def run(task: Callable[[], Task], arm: Arm, seed: int, folder: Path) -> list[dic
 
 def _train(task: Task, config, state, average, batches, steps: int):
     model, step = task.model(config), _step(task, config)
-    rows = []
+    every, rows = max(1, task.parent_steps // EVALUATIONS), []
     for t in range(1, steps + 1):
         state, average, loss = step(state, average, next(batches))
-        if t % (task.parent_steps // EVALUATIONS) == 0 or t == steps:
+        if t % every == 0 or t == steps:
             if not np.isfinite(loss):
                 raise train.NonFiniteLoss(f"The loss is {loss} at step {int(state.step)}.")
             rows.append({"step": int(state.step), **task.evaluate(model, average)})
