@@ -120,14 +120,14 @@ def study_differences(tables: dict, baseline: str, *, xlabel: str):
 
 def verdicts(ax, table, *, xlabel: str):
     """The rows of `claims.verdict`, each with its interval: a circle where the claim is seen, a cross where the
-    opposite is, a square where neither. Linear up to the tenth largest difference, logarithmic beyond."""
+    opposite is, a square where neither. Linear up to a power of ten under the largest difference, logarithmic beyond."""
     marks = {"seen": "o", "not seen": "s", "reversed": "X"}
     for i, row in enumerate(table.to_dict("records")):
         error = [[row["saved"] - row["low"]], [row["high"] - row["saved"]]]
         ax.errorbar(row["saved"], i, xerr=error, fmt=marks[row["verdict"]], color="0.1", capsize=3, markersize=5)
     ax.axvline(0, color="0.4", linewidth=1)
     ax.set(yticks=range(len(table)), yticklabels=table["claim"], ylim=(len(table) - 0.5, -0.5), xlabel=xlabel)
-    ax.set_xscale("symlog", linthresh=float(table["saved"].abs().max()) / 10)
+    ax.set_xscale("symlog", linthresh=10.0 ** (np.floor(np.log10(table["saved"].abs().max())) - 1))
     ax.set_title("circle: seen, square: not seen, cross: reversed")
     return ax
 
