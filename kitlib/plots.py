@@ -120,7 +120,7 @@ def study_differences(tables: dict, baseline: str, *, xlabel: str):
 
 def verdicts(ax, table, *, xlabel: str):
     """The rows of `claims.verdict`, each with its interval: a circle where the claim is seen, a cross where the
-    opposite is, a square where neither. Linear up to a power of ten under the largest difference, logarithmic beyond."""
+    opposite is, a square where neither. Linear up to a power of ten below the largest, logarithmic beyond."""
     marks = {"seen": "o", "not seen": "s", "reversed": "X"}
     for i, row in enumerate(table.to_dict("records")):
         error = [[row["saved"] - row["low"]], [row["high"] - row["saved"]]]
