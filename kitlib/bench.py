@@ -1,4 +1,4 @@
-"""Measured speed, each figure beside the floor it stands on: `kit bench [vit] [moe] [t5] [import]`.
+"""Measured speed, each figure beside the floor it stands on: `kit bench [vit] [moe] [e3] [t5] [import]`.
 
 Absolute times on a shared machine mean little, ratios within one run do: all variants of a table are compiled first and
 then timed in turn, round after round, and the medians are compared. The floor of a training step is its matrix
@@ -28,9 +28,9 @@ ROUNDS = 10
 
 def main(names: tuple[str, ...] = ()) -> None:
     """Prints the tables named, or all of them."""
-    from kitlib import bench_moe, bench_t5  # here: they measure with the tools of this module
+    from kitlib import bench_e3, bench_moe, bench_t5  # here: they measure with the tools of this module
 
-    tables = {"vit": vit_table, "moe": bench_moe.main, "t5": bench_t5.main, "import": import_table}
+    tables = {"vit": vit_table, "moe": bench_moe.main, "e3": bench_e3.main, "t5": bench_t5.main, "import": import_table}
     for name in names:
         if name not in tables:
             raise SystemExit(f"There is no bench {name!r}; there are: {', '.join(tables)}.")

@@ -12,6 +12,7 @@ needs 25 % more processor time. A finished study becomes a CSV table, headed by 
 import concurrent.futures
 import dataclasses
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from kitlib import checks, runner
 
+PAPERS = ("upcycling", "ensembles")
 SEEDS = 5
 RESULTS = runner.ROOT / "data" / "results"
 WORK = runner.ROOT / "build" / "claims"
@@ -83,11 +85,9 @@ def in_processes(units: list[tuple], jobs: int, label: str) -> None:
 
 
 def studies_of(paper: str) -> dict[str, Study]:
-    if paper != "upcycling":
-        raise SystemExit(f"There are no studies of {paper!r}; there are: upcycling.")
-    from kitlib import claims_upcycling
-
-    return claims_upcycling.studies()
+    if paper not in PAPERS:
+        raise SystemExit(f"There are no studies of {paper!r}; there are: {', '.join(PAPERS)}.")
+    return importlib.import_module(f"kitlib.claims_{paper}").studies()
 
 
 def work(paper: str, name: str, arm: str | None, seed: int) -> None:

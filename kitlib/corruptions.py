@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from kitlib import configs
+from kitlib.configs.parts import one_of
 from kitlib.data import keyed_rng
 
 # Each takes (picture float64[H, W, C] in [0, 1], strength, rng) and returns the same, values outside [0, 1] allowed.
@@ -184,7 +184,7 @@ def corrupt(
 
 def name_key(kind: str, name: str, known, seed: int) -> int:
     """Checks name and seed. The key of the name for `keyed_rng`: a number that stays the same when others come."""
-    configs._one_of(kind, str(name), known)
+    one_of(kind, str(name), known)
     if seed < 0:
         raise ValueError(f"seed is {seed}; expected at least 0.")
     return zlib.crc32(name.encode())

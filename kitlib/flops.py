@@ -6,6 +6,7 @@ Built in notebooks/01_vit_from_pixels_to_logits.ipynb, T5 in notebooks/08_t5_and
 """
 
 from kitlib.configs import MoEConfig, T5Config, ViTConfig
+from kitlib.e3 import experts_of
 from kitlib.moe import capacity
 
 
@@ -23,11 +24,12 @@ def vit_parameters(c: ViTConfig) -> dict[str, int]:
         "positions": c.num_tokens * d if c.posemb == "learn" else 0,
         "blocks": c.depth * (_attention(c) + _norm(c) * (1 if c.parallel else 2))
         + (c.depth - mixtures) * _mlp(d, f)
-        + (mixtures * _moe(c) if mixtures else 0),
+        + (mixtures * _moe(c) if mixtures else 0)
+        + (_rank_one(c) if c.batch_ensemble else 0),
         "encoder_norm": _norm(c),
         "map_head": d + _attention(c) + _norm(c) + _mlp(d, f) if c.pool == "map" else 0,
         "pre_logits": d * c.representation_size + c.representation_size,
-        "head": features * c.num_classes + c.num_classes,
+        "head": features * c.num_classes + c.num_classes + (_rank_one_head(c) if c.batch_ensemble else 0),
     }
 
 
@@ -35,9 +37,13 @@ def vit_forward_flops(c: ViTConfig) -> dict[str, int]:
     """FLOPs of one image's forward pass by part; a training step costs about three times as much.
 
     Experts are counted by what they are asked to do: K experts a token under token choice, the capacity factor under
-    expert choice and Soft MoE, whatever is dropped or left empty.
+    expert choice and Soft MoE, whatever is dropped or left empty. In an ensemble everything behind the copying of the
+    tokens is counted for each of the M members (2110.03360: what makes E3 cheap is how late that comes).
     """
     d, f, n = c.width, c.mlp_dim, c.num_tokens
+    m, first = c.num_members or 1, c.depth if c.tiled_block is None else c.tiled_block
+    attentions = c.depth + (m - 1) * max(0, c.depth - first - c.tiled_after_attention)  # of one copy or M
+    mlps = sum(m if i >= first else 1 for i in range(c.depth) if i not in c.moe_blocks)
     patches = c.grid[0] * c.grid[1]
     block = {
         "projections": 4 * n * d * d,  # query, key, value, output
@@ -50,11 +56,12 @@ def vit_forward_flops(c: ViTConfig) -> dict[str, int]:
     features = c.representation_size or d
     macs = {
         "embedding": patches * c.patch_size**2 * c.channels * d,
-        **{name: c.depth * value for name, value in block.items()},
-        "mlp": (c.depth - len(c.moe_blocks)) * block["mlp"],
+        "projections": attentions * block["projections"],
+        "attention": attentions * block["attention"],
+        "mlp": mlps * block["mlp"],
         **(_moe_macs(c) if c.moe else {}),
-        "map_head": map_head,
-        "head": positions_kept * (d * c.representation_size + features * c.num_classes),
+        "map_head": m * map_head,
+        "head": m * positions_kept * (d * c.representation_size + features * c.num_classes),
     }
     return {name: 2 * value for name, value in macs.items()}
 
@@ -121,9 +128,23 @@ def _mlp(d: int, f: int) -> int:
     return 2 * d * f + f + d
 
 
+def _rank_one(c: ViTConfig) -> int:
+    """What the members of a BatchEnsemble have to themselves in the blocks: two vectors a kernel, further biases."""
+    m, d, f = c.batch_ensemble.num_members, c.width, c.mlp_dim
+    mlp = 2 * m * (d + f) + (m - 1) * (f + d)
+    attention = 4 * m * 2 * d + (m - 1) * (d + 3 * d * c.qkv_bias)
+    return len(c.batch_ensemble.blocks) * (mlp + attention * c.batch_ensemble.attention)
+
+
+def _rank_one_head(c: ViTConfig) -> int:
+    m, features = c.batch_ensemble.num_members, c.representation_size or c.width
+    return m * (features + c.num_classes) + (m - 1) * c.num_classes if c.num_classes else 0
+
+
 def _moe(c: ViTConfig) -> int:
     m, d = c.moe, c.width
-    router = d * m.num_experts * (capacity(m, c.num_tokens) if m.router == "soft" else 1) + (m.router == "soft")
+    choices = experts_of(c.e3, m.num_experts).size if c.e3 and c.e3.routers == "own" else m.num_experts
+    router = d * choices * (capacity(m, c.num_tokens) if m.router == "soft" else 1) + (m.router == "soft")
     return m.num_experts * _mlp(d, c.mlp_dim // m.granularity) + router
 
 
@@ -132,6 +153,8 @@ def _moe_macs(c: ViTConfig) -> dict[str, int]:
     if m.router == "soft":  # slots per image; logits, mixing in and mixing out cost S * E * C * D each
         slots = m.num_experts * capacity(m, n)
         router, rows = 3 * n * slots * d, slots
+    elif c.e3:
+        router, rows = n * d * experts_of(c.e3, m.num_experts).size, c.e3.num_members * _rows(m, n)
     else:
         router, rows = n * d * m.num_experts, _rows(m, n)
     layers = len(c.moe_blocks)

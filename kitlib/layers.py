@@ -130,20 +130,21 @@ class MultiHeadDotProductAttention(nn.Module):
     qkv_bias: bool = True
     qk_norm: bool = False
     dtype: jnp.dtype = jnp.float32
+    dense: Callable = nn.DenseGeneral  # makes the linear layers; or `batch_ensemble.Dense`
 
     @nn.compact
     def __call__(self, inputs_q, inputs_kv):
         width = inputs_q.shape[-1]
         heads = (self.num_heads, width // self.num_heads)
         init = {"kernel_init": nn.initializers.xavier_uniform(), "dtype": self.dtype}
-        query = nn.DenseGeneral(heads, use_bias=self.qkv_bias, name="query", **init)(inputs_q)
-        key = nn.DenseGeneral(heads, use_bias=self.qkv_bias, name="key", **init)(inputs_kv)
-        value = nn.DenseGeneral(heads, use_bias=self.qkv_bias, name="value", **init)(inputs_kv)
+        query = self.dense(heads, use_bias=self.qkv_bias, name="query", **init)(inputs_q)
+        key = self.dense(heads, use_bias=self.qkv_bias, name="key", **init)(inputs_kv)
+        value = self.dense(heads, use_bias=self.qkv_bias, name="value", **init)(inputs_kv)
         if self.qk_norm:
             query = nn.LayerNorm(use_bias=False, dtype=self.dtype, name="query_ln")(query)
             key = nn.LayerNorm(use_bias=False, dtype=self.dtype, name="key_ln")(key)
         mixed, weights = attention(query, key, value)
-        return nn.DenseGeneral(width, axis=(-2, -1), name="out", **init)(mixed), weights
+        return self.dense(width, axis=(-2, -1), name="out", **init)(mixed), weights
 
 
 class MlpBlock(nn.Module):
@@ -152,15 +153,16 @@ class MlpBlock(nn.Module):
     mlp_dim: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    dense: Callable = nn.Dense  # makes the linear layers; or `batch_ensemble.Dense`
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         b, n, d = x.shape
         init = {"kernel_init": nn.initializers.xavier_uniform(), "bias_init": BIAS_INIT, "dtype": self.dtype}
         x = x.reshape(b * n, d)  # XLA's CPU backward of a matmul with one leading axis is faster than with two
-        x = gelu(nn.Dense(self.mlp_dim, name="Dense_0", **init)(x))
+        x = gelu(self.dense(self.mlp_dim, name="Dense_0", **init)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(d, name="Dense_1", **init)(x).reshape(b, n, d)
+        return self.dense(d, name="Dense_1", **init)(x).reshape(b, n, d)
 
 
 class EncoderBlock(nn.Module):
@@ -180,6 +182,9 @@ class EncoderBlock(nn.Module):
     norm_bias: bool = True
     dtype: jnp.dtype = jnp.float32
     moe: Callable | None = None  # makes the layer that takes the MLP's place: `moe.MoEMlp`, (y, its intermediates)
+    members: int = 1  # copies made of every token after the attention, on the batch axis, members outside (`e3.tile`)
+    mlp_dense: Callable = nn.Dense  # see MlpBlock.dense
+    attention_dense: Callable = nn.DenseGeneral  # see MultiHeadDotProductAttention.dense
 
     @nn.compact
     def __call__(self, x, drop_rate=0.0, train: bool = False):
@@ -193,13 +198,18 @@ class EncoderBlock(nn.Module):
             return branch
 
         mha = MultiHeadDotProductAttention(
-            self.num_heads, self.qkv_bias, self.qk_norm, self.dtype, name="MultiHeadDotProductAttention_0"
+            self.num_heads,
+            self.qkv_bias,
+            self.qk_norm,
+            self.dtype,
+            self.attention_dense,
+            name="MultiHeadDotProductAttention_0",
         )
         out = {}
 
         def mlp(x):
             if self.moe is None:
-                return MlpBlock(self.mlp_dim, self.dropout, self.dtype, name="MlpBlock_0")(x, train)
+                return MlpBlock(self.mlp_dim, self.dropout, self.dtype, self.mlp_dense, name="MlpBlock_0")(x, train)
             y, out["moe"] = self.moe(name="Moe")(x, train=train)
             return y
 
@@ -209,7 +219,7 @@ class EncoderBlock(nn.Module):
             out["mlp"] = mlp(normed)
             x = out["+mlp"] = x + residual(out["sa"] + out["mlp"])
         else:
-            x = out["+sa"] = x + residual(out["sa"])
+            x = out["+sa"] = jnp.tile(x + residual(out["sa"]), (self.members, 1, 1))
             out["mlp"] = mlp(norm("LayerNorm_1")(x))
             x = out["+mlp"] = x + residual(out["mlp"])
         return x, out

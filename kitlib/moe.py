@@ -197,16 +197,7 @@ class MoEMlp(nn.Module):
         groups, valid = to_groups(x, valid, c.group_size)
         logits, noisy = Router(c.num_experts, c.noise_std, name="Router")(groups, train)
         plan, weights, aux = route(c, logits, noisy, valid)
-        slots, owner = plan if c.dispatch == "dropless" else (plan, None)
-        if c.dispatch == "dropless":  # groups share capacity, and there is none: one group of all tokens
-            groups = groups.reshape(1, -1, groups.shape[-1])
-
-        method = "einsum" if c.dispatch == "einsum" else "gather"
-        transport = jnp.dtype(c.transport)
-        buffers = dispatch.dispatch(groups.astype(transport), slots, method).astype(self.dtype)
-        outputs = experts(buffers, owner, train).astype(transport)
-        y = dispatch.combine(outputs, slots, groups.shape[1], method)
-
+        y = there_and_back(c, experts, groups.astype(self.dtype), plan, train)
         probabilities = jax.nn.softmax(logits)
         num_selected = c.num_selected if c.router == "top_k" else None
         out = {
@@ -258,19 +249,41 @@ def route(c: MoEConfig, logits: jax.Array, noisy: jax.Array, valid: jax.Array | 
         return slots, routing.by_token(slots, slots.weight, num_tokens), aux
 
     choice = routing.top_k(probabilities, c.num_selected, valid)
-    aux = auxiliary_loss(c, logits, noisy, choice, valid)
+    return *place(c, choice, valid), auxiliary_loss(c, logits, noisy, choice, valid)
+
+
+def place(c: MoEConfig, choice: routing.Choice, valid: jax.Array | None, slots: int | None = None):
+    """From what tokens want, [G, S, K], to (the plan, combine weights float32[G, S, E]); see `route`.
+
+    slots: of an expert in a group, where not `capacity` says how many.
+    """
+    num_tokens = choice.expert.shape[1]
     if c.dispatch == "dropless":
         if c.renormalize:
             total = choice.gate.sum(axis=-1, keepdims=True)
             choice = choice._replace(gate=choice.gate / jnp.where(total > 0, total, 1.0))
         weights = (jax.nn.one_hot(choice.expert, c.num_experts) * choice.gate[..., None]).sum(axis=2)
-        flat = routing.Choice(*(x.reshape(1, -1, c.num_selected) for x in choice))
+        flat = routing.Choice(*(x.reshape(1, -1, x.shape[-1]) for x in choice))
         flat_valid = None if valid is None else valid.reshape(1, -1)
-        return dispatch.sort_into_blocks(flat, c.num_experts, flat_valid), weights, aux
-    slots = routing.assign(choice, c.num_experts, capacity(c, num_tokens), batch_priority=c.batch_priority, valid=valid)
+        return dispatch.sort_into_blocks(flat, c.num_experts, flat_valid), weights
+    slots = slots or capacity(c, num_tokens)
+    plan = routing.assign(choice, c.num_experts, slots, batch_priority=c.batch_priority, valid=valid)
     if c.renormalize:
-        slots = routing.renormalize(slots, num_tokens)
-    return slots, routing.by_token(slots, slots.weight, num_tokens), aux
+        plan = routing.renormalize(plan, num_tokens)
+    return plan, routing.by_token(plan, plan.weight, num_tokens)
+
+
+def there_and_back(c: MoEConfig, experts, groups: jax.Array, plan, train: bool) -> jax.Array:
+    """Tokens float[G, S, D] to their experts (an `Experts`) and back, as `plan` says: float32[G, S, D]."""
+    (g, s, d), transport, owner = groups.shape, jnp.dtype(c.transport), None
+    x = groups
+    if c.dispatch == "dropless":  # groups share capacity, and there is none: one group of all tokens
+        plan, owner = plan
+        x = groups.reshape(1, g * s, d)
+    method = "einsum" if c.dispatch == "einsum" else "gather"
+    buffers = dispatch.dispatch(x.astype(transport), plan, method).astype(groups.dtype)
+    outputs = experts(buffers, owner, train).astype(transport)
+    return dispatch.combine(outputs, plan, x.shape[1], method).reshape(g, s, d)
 
 
 def auxiliary_loss(c: MoEConfig, logits, noisy, choice: routing.Choice, valid) -> jax.Array:

@@ -90,25 +90,25 @@ def assemble(
     return optax.multi_transform({"train": tx, "freeze": optax.set_to_zero()}, lambda params: _labels(params, freeze))
 
 
-def _map_names(fn, params):
+def map_names(fn, params):
     """The tree of fn("a/b/c") over the leaves of params."""
     return jax.tree_util.tree_map_with_path(lambda path, _: fn(keystr(path, simple=True, separator="/")), params)
 
 
 def _body_kernels(params):
-    return _map_names(lambda name: name.endswith("kernel") and name != "head/kernel", params)
+    return map_names(lambda name: name.endswith("kernel") and name != "head/kernel", params)
 
 
 def _head_kernel(params):
-    return _map_names(lambda name: name == "head/kernel", params)
+    return map_names(lambda name: name == "head/kernel", params)
 
 
 def _labels(params, freeze: tuple[str, ...]):
-    names = jax.tree.leaves(_map_names(str, params))
+    names = jax.tree.leaves(map_names(str, params))
     for pattern in freeze:
         if not any(re.match(pattern, name) for name in names):
             raise ValueError(f"freeze pattern {pattern!r} matches no parameter; there are {', '.join(names[:8])}, ...")
-    return _map_names(lambda name: "freeze" if any(re.match(p, name) for p in freeze) else "train", params)
+    return map_names(lambda name: "freeze" if any(re.match(p, name) for p in freeze) else "train", params)
 
 
 # ---------------------------------------------------------------------------------------------- Adafactor, twice

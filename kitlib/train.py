@@ -46,11 +46,14 @@ def init_state(params, tx: optax.GradientTransformation, seed: int = 0) -> Train
 # ---------------------------------------------------------------------------------------------- losses
 
 
-def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False) -> Callable:
+def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False, of_mean: bool = False) -> Callable:
     """Mean cross-entropy of `model` (images, train) -> (logits, out) on {"image": float[B, ...], "label": int[B]}.
 
     sigmoid: one binary problem a class, summed over classes (JFT pre-training), instead of the softmax.
     A V-MoE's auxiliary loss is added, and its routers are reported (`router_metrics`).
+    Of an ensemble, logits float32[M, B, V] (labels [B], or [M, B] where members see different pictures), loss and
+    accuracy are the mean over members of each one's own: none is excused by the others (2110.03360). of_mean: the loss
+    of the members' mean probability instead, by which an ensemble is judged; softmax only.
     mixup: alpha of the Beta distribution of 1710.09412, as in big_vision: one weight a batch, each example mixed with
     its neighbour. Zero: no mixup.
     """
@@ -64,11 +67,20 @@ def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False) -> 
             weight = jnp.maximum(weight, 1.0 - weight)  # the larger share stays with the example itself
             images = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
         logits, out = model.apply({"params": params}, images, train=True, rngs=rngs)
+        if of_mean and (sigmoid or logits.ndim != 3 or labels.ndim != 1):
+            raise ValueError(
+                "of_mean is for the softmax of an ensemble, logits [M, B, V] and labels [B]; got logits "
+                f"{logits.shape}, labels {labels.shape}, sigmoid={sigmoid}."
+            )
+        labels = jnp.broadcast_to(labels, logits.shape[:-1])  # of every member the same, where there are members
         targets = jax.nn.one_hot(labels, logits.shape[-1])
         if mixup:
-            targets = weight * targets + (1.0 - weight) * jnp.roll(targets, 1, axis=0)
+            targets = weight * targets + (1.0 - weight) * jnp.roll(targets, 1, axis=-2)
         if sigmoid:
             losses = optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
+        elif of_mean:
+            mean = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
+            losses = -(targets[0] * mean).sum(axis=-1)
         else:
             losses = optax.softmax_cross_entropy(logits, targets)
         metrics = {"accuracy": jnp.mean(logits.argmax(axis=-1) == labels)}
@@ -151,7 +163,7 @@ def fit(
     history = {}
     if saver and saver.latest is not None:
         state, history = saver.restore(state, batches)
-    start = int(state.step)
+    start = int(np.max(state.step))  # of an ensemble, one step for each member
     if start > num_steps:
         raise ValueError(f"{checkpoint_dir} is already at step {start}, beyond the {num_steps} asked for.")
 
@@ -168,7 +180,7 @@ def fit(
         save = saver and (done == num_steps or (save_every and done % save_every == 0))
         if save or done == num_steps or done % check_every == 0:
             history = _extend(history, pending, saver)
-            bar.set_postfix(loss=f"{history['loss'][-1]:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{history['loss'][-1].mean():.3f}", refresh=False)
             pending = []
         if save:
             saver.save(done, state, batches, history)
@@ -182,7 +194,7 @@ def fit(
 def _extend(history: dict, pending: list[dict], saver) -> dict:
     new = {name: np.array([m[name] for m in jax.device_get(pending)], np.float32) for name in pending[0]}
     first = len(history.get("loss", ()))
-    bad = np.flatnonzero(~np.isfinite(new["loss"]))
+    bad = np.flatnonzero(~np.isfinite(new["loss"]).reshape(len(pending), -1).all(axis=1))
     if bad.size:
         kept = (
             f"the last good checkpoint is step {saver.latest}" if saver and saver.latest is not None else "none saved"
@@ -267,14 +279,15 @@ def fit_images(
     from kitlib import pipeline  # here, because Grain takes longer to import than JAX
 
     params = init_params(model, (1, *source.image_shape), seed)
-    tx, step = _image_step(model, num_steps, peak, warmup, weight_decay)
+    tx, step = image_step(model, num_steps, peak, warmup, weight_decay)
     batches = pipeline.batches(source, batch_size, seed=seed, augment=augment)
     state, history = fit(step, init_state(params, tx, seed), batches, num_steps, progress=progress)
     return state.params, history
 
 
 @functools.cache  # several seeds of one model compile once
-def _image_step(model, num_steps: int, peak: float, warmup: int, weight_decay: float):
+def image_step(model, num_steps: int, peak: float = 4e-3, warmup: int = 100, weight_decay: float = 0.1):
+    """(optimiser, step) of `fit_images`."""
     schedule = optim.cosine(peak, num_steps, warmup)
     tx = optim.assemble(optax.scale_by_adam(), schedule, weight_decay=weight_decay, clip_norm=1.0)
     return tx, make_step(classification_loss(model), tx)
@@ -294,14 +307,22 @@ def _jitted_init(model):
 
 
 def predict(model, params, images, *, batch_size: int = 500) -> np.ndarray:
-    """Logits float32[n, V] of images float[n, ...] in [-1, 1], batch by batch; the last is padded: one compilation."""
-    apply = _jitted_apply(model)
+    """Logits float32[n, V] of images float[n, ...] in [-1, 1], of an ensemble in one model float32[M, n, V].
+
+    Batch by batch; the last is padded: one compilation.
+    """
+    apply, axis = _jitted_apply(model), 1 if has_members(model) else 0
     chunks = []
     for start in range(0, len(images), batch_size):
         chunk = np.asarray(images[start : start + batch_size])
         padded = np.pad(chunk, ((0, batch_size - len(chunk)), *((0, 0),) * (chunk.ndim - 1)))
-        chunks.append(np.asarray(apply(params, padded))[: len(chunk)])
-    return np.concatenate(chunks)
+        chunks.append(np.asarray(apply(params, padded)).take(range(len(chunk)), axis))
+    return np.concatenate(chunks, axis)
+
+
+def has_members(model) -> bool:
+    """Does the model predict logits [M, B, V], one row for every member of an ensemble?"""
+    return bool(getattr(model, "num_members", None) or getattr(getattr(model, "config", None), "num_members", None))
 
 
 @functools.cache

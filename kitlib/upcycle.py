@@ -172,7 +172,7 @@ def moe_layers(config: ViTConfig | T5Config) -> dict[str, MoEConfig]:
 def dense_twin(config: ViTConfig | T5Config) -> ViTConfig | T5Config:
     """The same model without experts."""
     if isinstance(config, ViTConfig):
-        return config.replace(moe=None, moe_blocks=())
+        return config.replace(moe=None, moe_blocks=(), e3=None)
     return config.replace(moe=None, moe_layers=(), decoder_moe=None, decoder_moe_layers=())
 
 

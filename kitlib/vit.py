@@ -14,13 +14,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kitlib import batch_ensemble, e3
 from kitlib.configs import ViTConfig
+from kitlib.e3 import E3Mlp
 from kitlib.layers import EncoderBlock, MAPHead, PatchEmbedding, sincos_positions
 from kitlib.moe import MoEMlp
 
 
 class Encoder(nn.Module):
-    """`depth` blocks and a final LayerNorm: float[B, N, D] -> (float[B, N, D], {"block00": {...}, ...})."""
+    """`depth` blocks and a final LayerNorm: float[B, N, D] -> (float[B, N, D], {"block00": {...}, ...}).
+
+    Where the model is an ensemble, tokens are copied on the way: what comes out is float[M * B, N, D].
+    """
 
     config: ViTConfig
 
@@ -54,10 +59,25 @@ class Encoder(nn.Module):
         else:
             out = {}
             for i in range(c.depth):
-                moe = functools.partial(MoEMlp, c.moe, c.mlp_dim, dtype=block["dtype"]) if i in c.moe_blocks else None
-                layer = EncoderBlock(**block, moe=moe, name=f"encoderblock_{i}")
+                if i == c.tiled_block and not c.tiled_after_attention:
+                    x = e3.tile(x, c.num_members)
+                layer = EncoderBlock(**block, **self.special(i), name=f"encoderblock_{i}")
                 x, out[f"block{i:02d}"] = layer(x, drop_rates[i], train)
         return nn.LayerNorm(use_bias=c.norm_bias, dtype=jnp.dtype(c.dtype), name="encoder_norm")(x), out
+
+    def special(self, i: int) -> dict:
+        """What makes block i other than a plain one: experts, members."""
+        c, dtype, fields = self.config, jnp.dtype(self.config.dtype), {}
+        if i == c.tiled_block and c.tiled_after_attention:
+            fields["members"] = c.num_members
+        if i in c.moe_blocks:
+            layer = functools.partial(E3Mlp, c.moe, c.e3) if c.e3 else functools.partial(MoEMlp, c.moe)
+            fields["moe"] = functools.partial(layer, mlp_dim=c.mlp_dim, dtype=dtype)
+        if c.batch_ensemble and i in c.batch_ensemble.blocks:
+            fields["mlp_dense"] = functools.partial(batch_ensemble.Dense, c.batch_ensemble)
+            if c.batch_ensemble.attention:
+                fields["attention_dense"] = fields["mlp_dense"]
+        return fields
 
 
 class ViT(nn.Module):
@@ -67,6 +87,9 @@ class ViT(nn.Module):
     "attention", "+sa", "mlp", "+mlp"), "encoded" float[B, N, D], "pooled" float[B, D], "pre_logits", "logits".
     With `num_classes=0` the logits are the representation that a head would see; with `pool="none"`, of every token.
     Dropout draws from the rng "dropout", stochastic depth from "drop_path", router noise from "router".
+
+    An ensemble in one model (`config.e3`, `config.batch_ensemble`) has logits float32[M, B, V], and its intermediates
+    from the copying of the tokens on have a batch axis of M * B, members outside (`e3.split` makes it two).
 
     In a V-MoE (`config.moe`), out["block05"]["moe"] has what its router did (see `moe.MoEMlp`), and
     out["auxiliary_loss"], the sum over the blocks, is to be added to the loss (`train.classification_loss` does).
@@ -102,8 +125,10 @@ class ViT(nn.Module):
             x = out["pre_logits"] = jnp.tanh(nn.Dense(c.representation_size, dtype=dtype, name="pre_logits")(x))
         if c.num_classes:
             # A zero head makes the first prediction uniform: the loss starts at log V, whatever the size.
-            x = nn.Dense(c.num_classes, kernel_init=nn.initializers.zeros, dtype=dtype, name="head")(x)
-        logits = out["logits"] = x.astype(jnp.float32)
+            dense = functools.partial(batch_ensemble.Dense, c.batch_ensemble) if c.batch_ensemble else nn.Dense
+            x = dense(c.num_classes, kernel_init=nn.initializers.zeros, dtype=dtype, name="head")(x)
+        x = x.astype(jnp.float32)
+        logits = out["logits"] = e3.split(x, c.num_members) if c.num_members else x
         return logits, out
 
     def positions(self):
