@@ -4,8 +4,6 @@ A *training* is one run of one model from one seed. It is kept as what it answer
 corruptions at 5 severities and on pictures of something else, and its features of the pictures of a few-shot task.
 Whatever an ensemble is measured by comes from there, so a deep ensemble costs no training that a single model has had:
 its members are those of seeds s, s + 8, s + 16, ... and no two ensembles of a study share one.
-
-Read in notebooks/09_ensembles_and_uncertainty.ipynb, 10_e3.ipynb and 11_shift_ood_few_shot.ipynb.
 """
 
 import dataclasses

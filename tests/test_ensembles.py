@@ -102,6 +102,16 @@ def test_the_loss_of_the_mean_never_exceeds_the_mean_loss():
         assert loss_of(same, labels)[0] == pytest.approx(loss_of(logits[0], labels)[0], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("logits", "labels", "fields"),
+    [(LOG_P[0], [0, 1], {}), (LOG_P, [[0, 0], [1, 0]], {}), (LOG_P, [0, 1], {"sigmoid": True})],
+    ids=["one model", "labels of their own", "sigmoid"],
+)
+def test_the_loss_of_the_mean_is_for_members_with_the_same_labels_and_the_softmax(logits, labels, fields):
+    with pytest.raises(ValueError, match="of_mean is for the softmax of an ensemble"):
+        loss_of(logits, labels, of_mean=True, **fields)
+
+
 def test_mixup_mixes_the_targets_of_every_member_over_the_batch():
     """Members that are copies of one model have its loss."""
 
@@ -190,6 +200,17 @@ def test_an_ensemble_of_ensembles_has_all_members_in_one_row():
     assert logits.shape == (4, 6, 3)
     for m, member in enumerate(members):
         np.testing.assert_array_equal(logits[2 * m : 2 * m + 2], train.predict(model, member, IMAGES, batch_size=6))
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_predict_knows_the_axis_of_the_batch_where_a_model_answers_for_every_token(members):
+    """float32[B, N, V], or [M, B, N, V]: of a last batch that was padded, the right examples are kept."""
+    config = TINY.replace(pool="none", batch_ensemble=members and configs.BatchEnsembleConfig((0,), members))
+    model, params = ViT(config), random_params(config)
+    assert train.has_members(model) == bool(members)
+    want = train.predict(model, params, IMAGES, batch_size=6)
+    assert want.shape == ((2, 6, 4, 3) if members else (6, 4, 3))
+    np.testing.assert_allclose(train.predict(model, params, IMAGES, batch_size=4), want, rtol=1e-4, atol=1e-4)
 
 
 def test_an_ensemble_without_members_is_refused():
