@@ -29,6 +29,7 @@ from kitlib import checks, runner
 
 PAPERS = ("upcycling", "ensembles")
 SEEDS = 5
+HIGHER = ("accuracy", "shift_accuracy", "ood_", "shots_", "calibration_auc", "disagreement", "kl")  # more is better
 RESULTS = runner.ROOT / "data" / "results"
 WORK = runner.ROOT / "build" / "claims"
 
@@ -159,13 +160,17 @@ def at(table: pd.DataFrame, metric: str, column: str, place: float) -> pd.DataFr
     return pd.DataFrame(found)
 
 
-def verdict(claim: str, paper: str, table: pd.DataFrame, arm: str, baseline: str, column="", place=0.0) -> dict:
+def verdict(
+    claim: str, paper: str, table: pd.DataFrame, arm: str, baseline: str, column="", place=0.0, *, metric="loss"
+) -> dict:
     """What `arm` saves of the test loss against `baseline`, over pairs of the same seed, printed by `checks.better`.
 
     Compared where `column` is `place` (see `at`); without a column, at the end of each arm. `paper`: its own answer, in
-    a word. Returns a row for `plots.verdicts`: claim, paper, saved, low, high (95 % interval), verdict.
+    a word. `metric`: another column of the table; of those in HIGHER more is better, and the gain is what is saved.
+    Returns a row for `plots.verdicts`: claim, paper, saved, low, high (95 % interval), verdict.
     """
-    there = at(table, "loss", column, place) if column else final(table, "loss")
-    found = checks.better(claim, there[arm], there[baseline], higher=False)
+    there = at(table, metric, column, place) if column else final(table, metric)
+    higher = metric.startswith(HIGHER)
+    found = checks.better(claim, there[arm], there[baseline], higher=higher)
     word = "seen" if found.seen else "reversed" if found.high < 0 else "not seen"
     return {"claim": claim, "paper": paper, "saved": found.mean, "low": found.low, "high": found.high, "verdict": word}

@@ -113,13 +113,18 @@ def _features(model, params, images) -> np.ndarray:
     return features.reshape(-1, *features.shape[-2:])
 
 
-def training(arm: Arm, seed: int, folder: Path) -> dict[str, np.ndarray]:
-    """The answers of one training, from `folder` if they are there."""
+def training_file(arm: Arm, seed: int, folder: Path) -> Path:
+    """Named after all that decides the training: a member of a deep ensemble is a single model's."""
     one = dataclasses.replace(arm, trainings=1)
     name = hashlib.sha256(f"{SETTING}; {one}".encode()).hexdigest()[:16]
-    path = folder / f"training-{name}-{seed}.npz"
+    return folder / f"training-{name}-{seed}.npz"
+
+
+def training(arm: Arm, seed: int, folder: Path) -> dict[str, np.ndarray]:
+    """The answers of one training, from `folder` if they are there."""
+    path = training_file(arm, seed, folder)
     if not path.is_file():
-        found = _answers(one, _train(one, seed), seed)
+        found = _answers(arm, _train(arm, seed), seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial.npz")
         np.savez(partial, **found)

@@ -66,11 +66,13 @@ def experts_of(e3: E3Config, num_experts: int) -> np.ndarray:
     return (np.arange(m)[:, None] * own + np.arange(own + e3.overlap)) % num_experts
 
 
-def slots_of(c: MoEConfig, e3: E3Config, num_tokens: int) -> int:
+def slots_of(c: MoEConfig, e3: E3Config, num_tokens: int) -> int | None:
     """Slots C of an expert for S tokens of every member: what V-MoE gives for so many tokens and experts.
 
-    No more than can be used: an expert sees S tokens of each member that may use it.
+    No more than can be used: an expert sees S tokens of each member that may use it. None: dropless.
     """
+    if c.dispatch == "dropless":
+        return None
     m = e3.num_members
     users = -(-experts_of(e3, c.num_experts).size // c.num_experts)  # of an expert, at most
     return min(users * num_tokens, moe.capacity(c, m * num_tokens))
@@ -79,7 +81,7 @@ def slots_of(c: MoEConfig, e3: E3Config, num_tokens: int) -> int:
 def choose(c: MoEConfig, e3: E3Config, probabilities: jax.Array, valid: jax.Array | None) -> routing.Choice:
     """What every member wants for its copy of every token: probabilities float32[G, M, S, E'] -> [G, M, S, K].
 
-    The experts are numbered among all E.
+    Experts are numbered as the member's router does, from 0 to E' - 1.
     """
     g, m, s, width = probabilities.shape
     k = c.num_selected
@@ -90,8 +92,18 @@ def choose(c: MoEConfig, e3: E3Config, probabilities: jax.Array, valid: jax.Arra
     if e3.routers == "ranked":
         mine = np.arange(m)[:, None] * k + np.arange(k)  # [M, K]
         expert, gate = (jnp.take_along_axis(x, mine[None, :, None], axis=-1) for x in (expert, gate))
-    owned = jnp.asarray(experts_of(e3, c.num_experts))
-    return routing.Choice(owned[np.arange(m)[None, :, None, None], expert], gate)
+    return routing.Choice(expert, gate)
+
+
+def member_losses(c: MoEConfig, e3: E3Config, logits, noisy, wanted: routing.Choice, valid) -> jax.Array:
+    """The auxiliary losses of every member in every group, on its own router's [G, M, S, ...], averaged."""
+    each = [a.reshape(-1, *a.shape[2:]) for a in (logits, noisy, wanted.expert, wanted.gate)]
+    if noisy is logits:  # no noise: `auxiliary_loss` tells by identity
+        each[1] = each[0]
+    if e3.routers == "ranked":
+        c = c.replace(num_selected=e3.num_members * c.num_selected)
+    valid = None if valid is None else jnp.repeat(valid, e3.num_members, axis=0)
+    return moe.auxiliary_loss(c, each[0], each[1], routing.Choice(*each[2:]), valid)
 
 
 # ---------------------------------------------------------------------------------------------- the layer
@@ -152,23 +164,15 @@ class E3Mlp(nn.Module):
         g, _, s, d = groups.shape
 
         logits, noisy = self.router(jnp.broadcast_to(groups, (g, m, s, d)), train)
-        choice = choose(c, e3, jax.nn.softmax(noisy), valid)
-        # The losses count experts as the member's router does, from 0; a member's are consecutive, round the end.
-        local = (choice.expert - experts_of(e3, c.num_experts)[None, :, None, :1]) % c.num_experts
-        each = [a.reshape(g * m, s, -1) for a in (logits, noisy, local, choice.gate)]
-        if noisy is logits:  # no noise: the losses tell by identity
-            each[1] = each[0]
-        each_valid = None if valid is None else jnp.repeat(valid, m, axis=0)
-        ranks = c.replace(num_selected=m * c.num_selected) if e3.routers == "ranked" else c
-        aux = moe.auxiliary_loss(ranks, each[0], each[1], routing.Choice(*each[2:]), each_valid)
-
+        wanted = choose(c, e3, jax.nn.softmax(noisy), valid)
+        owned = jnp.asarray(experts_of(e3, c.num_experts))
+        expert = owned[np.arange(m)[None, :, None, None], wanted.expert]  # numbered among all E
         if copies == 1:  # all members' choices for the one copy, and the mean of what their experts say
-            expert, gate = (a.swapaxes(1, 2).reshape(g, s, -1) for a in choice)
-            choice = routing.Choice(expert, gate / m)
+            expert, gate = (a.swapaxes(1, 2).reshape(g, s, -1) for a in (expert, wanted.gate / m))
         else:
-            choice = routing.Choice(*(a.reshape(g, m * s, -1) for a in choice))
-        valid = None if valid is None else jnp.tile(valid, (1, copies))
-        plan, weights = moe.place(c, choice, valid, None if c.dispatch == "dropless" else slots_of(c, e3, s))
+            expert, gate = (a.reshape(g, m * s, -1) for a in (expert, wanted.gate))
+        everyone = None if valid is None else jnp.tile(valid, (1, copies))
+        plan, weights = moe.place(c, routing.Choice(expert, gate), everyone, slots_of(c, e3, s))
         experts = moe.Experts(c, self.mlp_dim // c.granularity, False, "gelu", name="Mlp")
         y = moe.there_and_back(c, experts, groups.reshape(g, copies * s, d).astype(self.dtype), plan, train)
 
@@ -178,8 +182,8 @@ class E3Mlp(nn.Module):
 
         probabilities = self.among_all(jax.nn.softmax(logits), copies)
         out = {
-            "metrics": routing.metrics(weights > 0, probabilities, num_selected=choice.expert.shape[-1], valid=valid),
-            "auxiliary_loss": aux,
+            "metrics": routing.metrics(weights > 0, probabilities, num_selected=expert.shape[-1], valid=everyone),
+            "auxiliary_loss": member_losses(c, e3, logits, noisy, wanted, valid),
             "probabilities": ungroup(probabilities),
             "combine_weights": ungroup(weights),
         }

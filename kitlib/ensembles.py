@@ -53,6 +53,8 @@ def fit_images(
     """
     from kitlib import pipeline  # here, because Grain takes longer to import than JAX
 
+    if not seeds:
+        raise ValueError("An ensemble has at least one member, got no seeds.")
     tx, step = train.image_step(model, num_steps, **recipe)
     shape = (1, *source.image_shape)
     state = stack([train.init_state(train.init_params(model, shape, seed), tx, seed) for seed in seeds])
@@ -88,6 +90,8 @@ def mc_dropout(model, params, images, num_samples: int, *, seed: int = 0, batch_
 
     Raises ValueError if the model has no dropout: all passes would be the same.
     """
+    if not isinstance(model, ViT):
+        raise TypeError(f"MC dropout is for a ViT, got {type(model).__name__}.")
     config = model.config
     moe = config.moe and config.moe.replace(noise_std=0.0, load_weight=0.0)
     if not (config.dropout or (moe and moe.expert_dropout)):
@@ -126,6 +130,8 @@ class Mimo(nn.Module):
     @nn.compact
     def __call__(self, images, train: bool = False):
         c, m = self.config, self.num_members
+        if c.num_members or not c.num_classes or c.pool == "none":
+            raise ValueError("MIMO is made of a plain ViT with a head and one answer a picture, without members.")
         if images.ndim == 4:
             images = jnp.broadcast_to(images, (m, *images.shape))
         if images.ndim != 5 or len(images) != m:
@@ -145,6 +151,8 @@ def mimo_batch(batch: dict, key: jax.Array, num_members: int, *, repetitions: in
       same: share of the places at which all members read the same picture ("input repetition probability"): at 0
         members are independent, at 1 they are one. Elsewhere each member has its own order of the pictures.
     """
+    if repetitions < 1:
+        raise ValueError(f"repetitions is {repetitions}; a batch holds each picture at least once.")
     if not 0.0 <= same <= 1.0:
         raise ValueError(f"same is {same}; it is a share in [0, 1].")
     total = repetitions * len(batch["label"])
@@ -153,7 +161,7 @@ def mimo_batch(batch: dict, key: jax.Array, num_members: int, *, repetitions: in
     keys = jax.random.split(jax.random.fold_in(key, 1), num_members)
     own = jax.vmap(lambda k: jax.random.permutation(k, order[:apart]))(keys)
     index = jnp.concatenate([own, jnp.tile(order[apart:], (num_members, 1))], axis=1) % len(batch["label"])
-    return {name: values[index] for name, values in batch.items()}
+    return {name: jnp.asarray(values)[index] for name, values in batch.items()}
 
 
 def mimo_loss(model: Mimo, *, repetitions: int = 1, same: float = 0.0) -> Callable:
@@ -187,8 +195,11 @@ def batch_ensemble_from_dense(params: dict, config: ViTConfig, key: jax.Array) -
         old = flat.pop(name, None)
         if old is None:
             raise ValueError(f"The checkpoint has no {name}; it must be of the same ViT without batch_ensemble.")
-        if old.shape not in (shape.shape, shape.shape[1:]):
-            raise ValueError(f"{name} is {old.shape} in the checkpoint, expected {shape.shape[-old.ndim :]}.")
+        layer, _, leaf = name.rpartition("/")
+        own = leaf == "bias" and f"{layer}/fast_weight_alpha" in shapes  # [M, ...] here, one for all there
+        expected = shape.shape[1:] if own else shape.shape
+        if old.shape != expected:
+            raise ValueError(f"{name} is {old.shape} in the checkpoint, expected {expected}.")
         new[name] = jnp.broadcast_to(old, shape.shape)
     if flat:
         raise ValueError(f"The checkpoint has {', '.join(sorted(flat)[:3])}, for which a BatchEnsemble has no place.")

@@ -62,6 +62,8 @@ def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False, of_
         images, labels = batch["image"], batch["label"]
         mix_key, dropout_key, path_key, router_key = jax.random.split(key, 4)
         rngs = {"dropout": dropout_key, "drop_path": path_key, "router": router_key}
+        if mixup and labels.ndim != 1:
+            raise ValueError(f"mixup is for one label a picture, labels [B]; got {labels.shape}.")
         if mixup:
             weight = jax.random.beta(mix_key, mixup, mixup)
             weight = jnp.maximum(weight, 1.0 - weight)  # the larger share stays with the example itself

@@ -368,6 +368,7 @@ def changed(name, leaf):
         ("Transformer/encoderblock_1/MlpBlock_0/Dense_0/kernel", None, "has no Transformer/encoderblock_1/MlpBlock_0"),
         ("pre_logits/kernel", jnp.ones((8, 8)), "has pre_logits/kernel, for which a BatchEnsemble has no place"),
         ("head/kernel", jnp.ones((8, 5)), r"head/kernel is \(8, 5\) in the checkpoint, expected \(8, 3\)"),
+        ("head/kernel", jnp.ones(3), r"head/kernel is \(3,\) in the checkpoint, expected \(8, 3\)"),
         ("head/bias", jnp.ones(5), r"head/bias is \(5,\) in the checkpoint, expected \(3,\)"),
         ("head/bias", jnp.ones((3, 3)), r"head/bias is \(3, 3\) in the checkpoint, expected"),
         ("pos_embedding", jnp.ones((1, 10, 8)), r"pos_embedding is \(1, 10, 8\) in the checkpoint, expected \(1, 5, 8"),

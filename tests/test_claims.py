@@ -109,6 +109,10 @@ def test_verdicts_are_paired(line_study, capsys):
     half_way = claims.verdict("dense beats steep", "no", table, "dense", "steep", "extra_steps", 10)
     assert half_way["saved"] == pytest.approx(-2.0) and half_way["verdict"] == "reversed"
     assert claims.verdict("dense beats itself", "no", table, "dense", "dense")["verdict"] == "not seen"
+    # The same numbers as an accuracy, of which more is better: the gain of the steep arm is -4.
+    renamed = table.rename(columns={"loss": "shift_accuracy"})
+    other = claims.verdict("steep beats dense", "yes", renamed, "steep", "dense", metric="shift_accuracy")
+    assert other["saved"] == pytest.approx(-4.0) and other["verdict"] == "reversed"
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "[seen] steep beats dense (3 paired seeds, 95 % interval above 0)"
     assert printed[1].startswith("[reversed] dense beats steep")
@@ -170,15 +174,14 @@ def test_every_question_has_its_arms():
 
 def test_stored_tables_are_whole():
     """Every table in data/results that a study made: all arms and seeds, finite numbers, and how it was made."""
-    stored = sorted(claims.RESULTS.glob("upcycling_*.csv"))
-    studies = claims_upcycling.studies()
+    stored = sorted(path for path in claims.RESULTS.glob("*.csv") if path.stem.startswith(claims.PAPERS))
     assert {f"upcycling_vision_{name}.csv" for name in ("curves", "experts", "init")} <= {path.name for path in stored}
     for path in stored:
-        name = path.stem.removeprefix("upcycling_")
-        study, table = studies[name], claims.read("upcycling", name)
+        paper, name = path.stem.split("_", 1)
+        study, table = claims.studies_of(paper)[name], claims.read(paper, name)
         assert list(table["arm"].unique()) == list(study.arms), name
         assert table.groupby("arm")["seed"].nunique().eq(study.seeds).all(), name
-        assert np.isfinite(table[["extra_cost", "accuracy", "loss"]]).all(axis=None)
+        assert np.isfinite(table[["accuracy", "loss"]]).all(axis=None)
         head = path.read_text().splitlines()[:4]
         assert head[0] == f"# {study.question}" and head[1] == f"# {study.setting}"
-        assert head[2].startswith(f"# kit claims upcycling {name}: {study.seeds} seeds")
+        assert head[2].startswith(f"# kit claims {paper} {name}: {study.seeds} seeds")

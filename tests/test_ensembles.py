@@ -112,6 +112,11 @@ def test_the_loss_of_the_mean_is_for_members_with_the_same_labels_and_the_softma
         loss_of(logits, labels, of_mean=True, **fields)
 
 
+def test_mixup_of_members_with_labels_of_their_own_is_refused():
+    with pytest.raises(ValueError, match=r"mixup is for one label a picture, labels \[B\]; got \(2, 2\)"):
+        loss_of(LOG_P, [[0, 0], [1, 0]], mixup=0.2)
+
+
 def test_mixup_mixes_the_targets_of_every_member_over_the_batch():
     """Members that are copies of one model have its loss."""
 
@@ -216,6 +221,8 @@ def test_predict_knows_the_axis_of_the_batch_where_a_model_answers_for_every_tok
 def test_an_ensemble_without_members_is_refused():
     with pytest.raises(ValueError, match="at least one member, got no parameters"):
         ensembles.predict(ViT(TINY), [], IMAGES)
+    with pytest.raises(ValueError, match="at least one member, got no seeds"):
+        ensembles.fit_images(ViT(TINY), SOURCE, seeds=())
 
 
 @functools.cache
@@ -388,6 +395,11 @@ def test_a_model_without_dropout_is_refused(fields):
         mc(TINY.replace(**fields), {})
 
 
+def test_mc_dropout_is_for_a_vit():
+    with pytest.raises(TypeError, match="for a ViT, got Mimo"):
+        ensembles.mc_dropout(ensembles.Mimo(TINY.replace(dropout=0.1), 2), {}, IMAGES, 2)
+
+
 def test_samples_of_an_e3_have_all_its_members():
     """Samples outside, members inside: the experts of member 0 push one channel down, those of member 1 up."""
     config = TINY.replace(moe=MOE.replace(expert_dropout=0.5), moe_blocks=(0,), e3=configs.E3Config(2))
@@ -490,6 +502,15 @@ def test_another_number_of_pictures_is_refused(shape):
         jax.eval_shape(PAIR.apply, {"params": mimo_params()}, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
+@pytest.mark.parametrize(
+    "fields", [{"num_classes": 0}, {"pool": "none"}, {"batch_ensemble": configs.BatchEnsembleConfig((0,), 2)}]
+)
+def test_mimo_of_another_model_than_a_plain_vit_is_refused(fields):
+    model = ensembles.Mimo(TINY.replace(**fields), 2)
+    with pytest.raises(ValueError, match="made of a plain ViT"):
+        jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+
+
 # ---------------------------------------------------------------------------------------------- MIMO, training
 
 
@@ -559,6 +580,11 @@ def test_the_key_decides_the_deal():
 def test_a_share_outside_0_to_1_is_refused(same):
     with pytest.raises(ValueError, match=r"same is .*; it is a share in \[0, 1\]"):
         ensembles.mimo_batch(numbered(4), jax.random.key(0), 2, same=same)
+
+
+def test_no_repetition_is_refused():
+    with pytest.raises(ValueError, match="repetitions is 0; a batch holds each picture at least once"):
+        ensembles.mimo_batch(numbered(4), jax.random.key(0), 2, repetitions=0)
 
 
 def test_the_loss_of_one_member_is_that_of_its_vit():
