@@ -79,7 +79,9 @@ def test_answers_are_measured(small):
     # The second member always says class 0, so it agrees where that is the first's answer.
     said = np.where(np.arange(n) == 0, (labels == 0) * 1, labels)
     assert row["disagreement"] == pytest.approx(np.mean(said != 0), abs=1e-9)
-    assert row["ood_msp"] == row["ood_entropy"] == row["ood_energy"] == 1.0  # foreign: all members know nothing
+    assert row["ood_msp"] == row["ood_entropy"] == 1.0  # foreign: all members know nothing
+    # The wrong picture has nine equal logits: its energy, -(log 9 + log 10) / 2, is above the foreign ones' -log 10.
+    assert row["ood_energy"] == pytest.approx(1 - 1 / n)
     assert row["shots_1"] == row["shots_2"] == 1.0
     assert row["members"] == 2
 
