@@ -16,10 +16,11 @@ import importlib
 __version__ = "0.1.0"
 
 MODULES = (
-    "bench", "bench_moe", "bench_t5", "builders", "checkpoint", "checks", "claims", "claims_tasks", "claims_upcycling",
-    "cli", "configs", "corruptions", "data", "decode", "denoise", "dispatch", "doctor", "fewshot", "flops", "layers",
-    "metrics", "moe", "ood", "optim", "page", "pipeline", "plots", "routing", "runner", "t5", "t5_layers", "text",
-    "tokenizer", "train", "uncertainty", "upcycle", "upcycle_optim", "vit",
+    "batch_ensemble", "bench", "bench_e3", "bench_moe", "bench_t5", "builders", "checkpoint", "checks", "claims",
+    "claims_answers", "claims_ensembles", "claims_tasks", "claims_upcycling", "cli", "configs", "corruptions", "data",
+    "decode", "denoise", "dispatch", "doctor", "e3", "ensembles", "fewshot", "flops", "layers", "metrics", "moe", "ood",
+    "optim", "page", "pipeline", "plots", "routing", "runner", "t5", "t5_layers", "text", "tokenizer", "train",
+    "uncertainty", "upcycle", "upcycle_optim", "vit",
 )  # fmt: skip
 
 

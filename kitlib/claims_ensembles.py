@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import optax
 
-from kitlib import claims, configs, corruptions, data, ensembles, fewshot, flops, metrics, ood, optim, pipeline, train
-from kitlib import uncertainty as un
+from kitlib import claims, configs, data, ensembles, flops, optim, pipeline, train
+from kitlib.claims_answers import CORRUPTED, FOREIGN, answers, measure
 from kitlib.configs import BatchEnsembleConfig, E3Config, MoEConfig, ViTConfig
 from kitlib.vit import ViT
 
@@ -24,12 +24,6 @@ SEEDS = 8
 STEPS = 500
 BATCH = 128
 PEAK = 2e-3
-CORRUPTED = 100  # pictures of each corruption and severity
-FOREIGN = 500  # of each set out of the distribution
-OOD_SETS = ("vertical_flip", "quarter_turn", "inverted", "patches", "uniform_noise", "smooth_noise", "animals")
-SHOTS = (1, 5, 10)
-ASKED = 1000  # pictures that a few-shot probe is scored on
-DRAWS = 5  # of few-shot examples; their mean accuracy counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,25 +42,6 @@ class Arm:
 # ---------------------------------------------------------------------------------------------- one training
 
 
-@functools.cache
-def _inputs() -> dict[str, np.ndarray]:
-    """float32[n, 28, 28, 1] by name: all that a model is asked about, and the pictures of the few-shot task."""
-    test = data.load("fashion_mnist", "test").arrays()[0]
-    few = test[:CORRUPTED]
-    shifted = [corruptions.corrupt(few, name, s) for name in corruptions.CORRUPTIONS for s in range(1, 6)]
-    sets = {"test": test, "corrupted": np.concatenate(shifted)}
-    sets |= {name: ood.pictures(name, FOREIGN) for name in OOD_SETS}
-    return {name: pipeline.to_float(pictures) for name, pictures in sets.items()}
-
-
-@functools.cache
-def _probe_task() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Animals: pictures and labels to learn from, pictures and labels to be scored on."""
-    (images, labels), (test, answers) = (data.load("animal_mnist", split).arrays() for split in ("train", "test"))
-    at = np.unique(np.concatenate([fewshot.shots(labels, max(SHOTS), seed) for seed in range(DRAWS)]))
-    return pipeline.to_float(images[at]), labels[at], pipeline.to_float(test[:ASKED]), answers[:ASKED]
-
-
 def _train(arm: Arm, seed: int) -> dict:
     """The parameters after one training."""
     source = data.load("fashion_mnist", "train")
@@ -80,37 +55,17 @@ def _train(arm: Arm, seed: int) -> dict:
     return train.fit(step, state, batches, arm.steps)[0].params
 
 
+def _model(config: ViTConfig, inputs: int):
+    return ensembles.Mimo(config, inputs) if inputs else ViT(config)
+
+
 @functools.cache
 def _step(config: ViTConfig, steps: int, inputs: int, of_mean: bool):
-    model = ensembles.Mimo(config, inputs) if inputs else ViT(config)
+    model = _model(config, inputs)
     schedule = optim.cosine(PEAK, steps, warmup=min(100, steps // 4))
     tx = optim.assemble(optax.scale_by_adam(), schedule, weight_decay=0.1, clip_norm=1.0)
     loss = ensembles.mimo_loss(model, same=0.5) if inputs else train.classification_loss(model, of_mean=of_mean)
     return model, tx, train.make_step(loss, tx)
-
-
-def _answers(arm: Arm, params: dict, seed: int) -> dict[str, np.ndarray]:
-    """Logits float32[M, n, V] by name of the input; "few" and "asked": features [M, n, D] of the few-shot task."""
-    model = ensembles.Mimo(arm.config, arm.inputs) if arm.inputs else ViT(arm.config)
-    found = {}
-    for name, pictures in _inputs().items():
-        if arm.passes:
-            found[name] = ensembles.mc_dropout(model, params, pictures, arm.passes, seed=seed)
-        else:
-            found[name] = ensembles.predict(model, [params], pictures)
-    images, _, test, _ = _probe_task()
-    if arm.inputs:  # all of MIMO's members share one representation
-        c, m = arm.config, arm.inputs
-        headless, params = ViT(c.replace(channels=m * c.channels, num_classes=0)), params["ViT"]
-        images, test = np.repeat(images, m, axis=-1), np.repeat(test, m, axis=-1)
-    else:
-        headless = ViT(arm.config.replace(num_classes=0))
-    return found | {"few": _features(headless, params, images), "asked": _features(headless, params, test)}
-
-
-def _features(model, params, images) -> np.ndarray:
-    features = train.predict(model, params, images)
-    return features.reshape(-1, *features.shape[-2:])
 
 
 def training_file(arm: Arm, seed: int, folder: Path) -> Path:
@@ -124,7 +79,7 @@ def training(arm: Arm, seed: int, folder: Path) -> dict[str, np.ndarray]:
     """The answers of one training, from `folder` if they are there."""
     path = training_file(arm, seed, folder)
     if not path.is_file():
-        found = _answers(arm, _train(arm, seed), seed)
+        found = answers(_model(arm.config, arm.inputs), _train(arm, seed), arm.passes, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial.npz")
         np.savez(partial, **found)
@@ -139,56 +94,8 @@ def training(arm: Arm, seed: int, folder: Path) -> dict[str, np.ndarray]:
 def run(arm: Arm, seed: int, folder: Path) -> list[dict]:
     """One row: all that is measured of one ensemble."""
     each = [training(arm, seed + SEEDS * i, folder) for i in range(arm.trainings)]
-    answers = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
-    return [measure(answers) | costs(arm)]
-
-
-def measure(answers: dict[str, np.ndarray]) -> dict[str, float]:
-    """Everything that the answers of an ensemble say; shares and nats, never percent."""
-    labels = data.load("fashion_mnist", "test").arrays()[1]
-    logits = answers["test"]
-    members = metrics.softmax(logits)
-    mean = un.combine(members)
-    row = {
-        "accuracy": metrics.accuracy(mean, labels),
-        "loss": un.ensemble_nll(logits, labels),
-        "member_loss": un.members_nll(logits, labels),
-        "ece": metrics.ece(mean, labels),
-        "brier": metrics.brier(mean, labels),
-        "calibration_auc": un.calibration_auc(members, labels),
-        "members": len(logits),
-    }
-    if len(logits) > 1:
-        row |= {"disagreement": un.disagreement(members), "kl": un.kl(members)}
-        row["cosine"] = un.cosine_similarity(members)
-
-    repeated = np.tile(labels[:CORRUPTED], answers["corrupted"].shape[1] // CORRUPTED)
-    shifted = un.combine(metrics.softmax(answers["corrupted"]))
-    row["shift_accuracy"] = metrics.accuracy(shifted, repeated)
-    row["shift_loss"] = un.ensemble_nll(answers["corrupted"], repeated)
-    row["shift_ece"] = metrics.ece(shifted, repeated)
-
-    scores = {"msp": lambda x: un.msp(metrics.softmax(x)), "energy": un.energy}
-    scores["entropy"] = lambda x: un.entropy(metrics.softmax(x))
-    if len(logits) > 1:
-        scores["mutual_information"] = lambda x: un.mutual_information(metrics.softmax(x))
-    for score, of in scores.items():
-        known = of(logits)
-        found = [un.detection(known, of(answers[name])) for name in OOD_SETS]
-        row[f"ood_{score}"] = float(np.mean([d.auroc for d in found]))
-        if score == "msp":
-            row["ood_fpr95"] = float(np.mean([d.fpr95 for d in found]))
-            row |= {f"ood_{name}": d.auroc for name, d in zip(OOD_SETS, found, strict=True)}
-
-    _, few_labels, _, asked_labels = _probe_task()
-    for n in SHOTS:
-        right = []
-        for draw in range(DRAWS):
-            at = fewshot.shots(few_labels, n, seed=draw)
-            probe = fewshot.fit(answers["few"][:, at], few_labels[at], l2=1.0)
-            right.append(np.mean(fewshot.scores(probe, answers["asked"]).argmax(axis=-1) == asked_labels))
-        row[f"shots_{n}"] = float(np.mean(right))
-    return row
+    joined = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+    return [measure(joined) | costs(arm)]
 
 
 def costs(arm: Arm) -> dict[str, float]:

@@ -92,6 +92,8 @@ def mc_dropout(model, params, images, num_samples: int, *, seed: int = 0, batch_
     """
     if not isinstance(model, ViT):
         raise TypeError(f"MC dropout is for a ViT, got {type(model).__name__}.")
+    if num_samples < 1:
+        raise ValueError(f"MC dropout takes at least one pass, got num_samples={num_samples}.")
     config = model.config
     moe = config.moe and config.moe.replace(noise_std=0.0, load_weight=0.0)
     if not (config.dropout or (moe and moe.expert_dropout)):

@@ -8,6 +8,7 @@ os.environ["KIT_SCALE"] = "cpu"
 os.environ["MPLBACKEND"] = "agg"
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # (B, D) + (D,) must say which axis it means
 # jax_debug_nans stays off: it disables buffer donation, so the tests would run another program than the users'.
@@ -27,3 +28,21 @@ def pytest_configure(config):
     """Warnings are errors; later lines win, so the exceptions come after."""
     for line in ("error", *FOREIGN_WARNINGS):
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture
+def few_questions(monkeypatch):
+    """Studies of ensembles ask about few pictures; nothing is kept from one test for the next."""
+    from kitlib import claims_answers
+
+    monkeypatch.setattr(claims_answers, "CORRUPTED", 2)
+    monkeypatch.setattr(claims_answers, "FOREIGN", 3)
+    monkeypatch.setattr(claims_answers, "ASKED", 20)
+    monkeypatch.setattr(claims_answers, "OOD_SETS", ("inverted", "animals"))
+    monkeypatch.setattr(claims_answers, "SHOTS", (1, 2))
+    monkeypatch.setattr(claims_answers, "DRAWS", 2)
+    for function in (claims_answers.inputs, claims_answers.probe_task):
+        function.cache_clear()
+    yield
+    for function in (claims_answers.inputs, claims_answers.probe_task):
+        function.cache_clear()

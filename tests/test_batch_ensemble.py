@@ -515,6 +515,7 @@ def test_blocks_with_experts_and_blocks_with_fast_weights_go_together():
         ({"num_members": 0}, "at least one member, got M=0"),
         ({"num_members": -1}, "at least one member, got M=-1"),
         ({"blocks": ()}, "needs at least one block"),
+        ({"blocks": [1, 3]}, r"is a tuple such as .*, got \[1, 3\]"),
         ({"sign_probability": 1.5}, r"sign_probability is 1.5; it must be in \[0, 1\]"),
         ({"sign_probability": -0.5}, "sign_probability is -0.5"),
         ({"sign_probability": np.nan}, "sign_probability is nan"),

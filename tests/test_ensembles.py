@@ -296,6 +296,11 @@ def mc(config, params, images=IMAGES, num_samples=3, **fields):
     return ensembles.mc_dropout(ViT(config), params, images, num_samples, **{"batch_size": 6} | fields)
 
 
+def test_no_pass_is_no_ensemble():
+    with pytest.raises(ValueError, match="at least one pass, got num_samples=0"):
+        mc(DROPOUT, random_params(DROPOUT), num_samples=0)
+
+
 def test_dropout_samples_differ_and_the_seed_decides():
     params = random_params(DROPOUT)
     samples = mc(DROPOUT, params)

@@ -79,6 +79,21 @@ def test_study_differences_have_a_panel_a_study():
     np.testing.assert_array_equal(axes[1].lines[0].get_xdata(), [-0.5] * 3)  # the last evaluations, not the first
 
 
+def test_study_points_join_what_no_cheaper_arm_beats():
+    rows = [("b", 0, 2, 4.0), ("b", 1, 2, 6.0), ("a", 0, 1, 7.0), ("a", 1, 1, 7.0), ("c", 0, 3, 6.0), ("c", 1, 3, 6.0)]
+    rows += [("d", 0, 3, 1.0), ("d", 1, 3, 1.0)]
+    _, ax = plt.subplots()
+    table = pd.DataFrame(rows, columns=["arm", "seed", "cost", "loss"])
+    plots.study_points(ax, table, "cost", "loss", xlabel="cost", ylabel="loss")
+    assert ax.get_legend_handles_labels()[1] == ["b", "a", "c", "d"]
+    first = ax.containers[0]
+    assert (first[0].get_xdata()[0], first[0].get_ydata()[0]) == (2, 5.0)  # the mean of 4 and 6 ...
+    np.testing.assert_array_equal(first[2][0].get_segments()[0][:, 1], [4.0, 6.0])  # ... and its interval
+    frontier = ax.lines[-1]
+    np.testing.assert_array_equal(frontier.get_xdata(), [1, 2, 3])  # a, b, d: c costs more than b and is worse
+    np.testing.assert_array_equal(frontier.get_ydata(), [7, 5, 1])
+
+
 def test_verdicts_have_a_mark_each():
     rows = [("a", 0.5, 0.4, 0.7, "seen"), ("b", 0.0, -0.1, 0.1, "not seen"), ("c", -0.3, -0.4, -0.2, "reversed")]
     _, ax = plt.subplots()

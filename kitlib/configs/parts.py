@@ -145,6 +145,8 @@ class BatchEnsembleConfig(Config):
     def __post_init__(self):
         if self.num_members < 1:
             raise ValueError(f"An ensemble has at least one member, got M={self.num_members}.")
+        if not isinstance(self.blocks, tuple):
+            raise ValueError(f"BatchEnsembleConfig.blocks is a tuple such as (9, 10, 11), got {self.blocks!r}.")
         if not self.blocks:
             raise ValueError("A BatchEnsemble needs at least one block; give their numbers.")
         if self.sign_probability is not None and not 0.0 <= self.sign_probability <= 1.0:
