@@ -220,7 +220,7 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
             "Does more data help experts and members more?",
             {
                 f"{kind} n={n}": Arm(config, pictures=n)
-                for n in (1250, 2500, 5000, 10_000)
+                for n in (1000, 3000, 10_000)
                 for kind, config in (("ViT", vit), ("V-MoE", vmoe), ("E3 M=2", e3))
             },
         ),
