@@ -7,6 +7,8 @@ Member m's kernel is W * (alpha_m gamma_m^T), elementwise, but no such kernel is
 alpha_m and the outputs by gamma_m is the same, and all members are computed in one matrix product with one W. That
 costs M * (C + D) parameters for a kernel of C * D; biases are each member's own. Tokens are copied before the first
 such block, in the layout of `e3`; the head is of this kind too. Parameter names are those of the public code.
+
+Built in notebooks/09_ensembles_and_uncertainty.ipynb.
 """
 
 import math

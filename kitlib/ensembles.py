@@ -7,6 +7,8 @@
 `uncertainty` and `metrics` take it from there. *Deep ensemble* (1612.01474): members trained apart. *MC dropout*
 (1506.02142): one model, dropout left on. *MIMO* (2010.06610): one network reads M pictures at once and has M heads.
 BatchEnsemble and E3 are models of their own (`batch_ensemble`, `e3`): for them `train.predict` is enough.
+
+Built in notebooks/09_ensembles_and_uncertainty.ipynb.
 """
 
 import functools

@@ -4,6 +4,8 @@ Members come first: probabilities and logits are float[M, B, V], and a single mo
 results Python floats in natural units (nats, shares, ratios) unless a function says "per example": then float64[B].
 Accuracy, Brier score and calibration error of an ensemble are those of its mean: `metrics.ece(combine(probs), labels)`.
 Everything is numpy in float64, and what cannot be probabilities (logits, or V on another axis) is refused.
+
+Built in notebooks/09_ensembles_and_uncertainty.ipynb.
 """
 
 import dataclasses

@@ -182,6 +182,7 @@ EXERCISED = {
     "kit doctor": lambda *_: kit_doctor(),
     "kit bench": lambda *_: kit_bench(),
     "kit claims upcycling": lambda *_: kit_claims(),
+    "kit claims ensembles": lambda *_: kit_claims(),
     "kit --help": lambda *_: kit_help(),
 }
 
