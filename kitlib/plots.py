@@ -123,8 +123,9 @@ def study_points(ax, table, x: str, metric: str, *, xlabel: str, ylabel: str):
     all seeds. Mean and 95 % bootstrap interval over seeds; the line joins the arms that no cheaper one beats."""
     arms = [(arm, rows[x].iloc[0], bootstrap(rows[metric])) for arm, rows in table.groupby("arm", sort=False)]
     for i, (arm, cost, (mean, low, high)) in enumerate(arms):
-        error, marker = [[mean - low], [high - mean]], MARKERS[i % len(MARKERS)]
-        ax.errorbar(cost, mean, yerr=error, fmt=marker, capsize=3, markersize=6, label=arm)
+        again, kind = divmod(i, len(MARKERS))  # the second six are hollow: twelve arms stay apart in grey
+        look = {"fmt": MARKERS[kind], "color": f"C{kind}", "fillstyle": "none" if again else "full"}
+        ax.errorbar(cost, mean, yerr=[[mean - low], [high - mean]], **look, capsize=3, markersize=6, label=arm)
     best = np.inf
     frontier = []
     for _, cost, (mean, _, _) in sorted(arms, key=lambda arm: (arm[1], arm[2][0])):
