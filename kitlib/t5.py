@@ -42,9 +42,11 @@ class Encoder(nn.Module):
         self.encoder_norm = RMSNorm()
         self.drop = nn.Dropout(c.dropout)
 
-    def __call__(self, x, segments, train: bool = False):
+    def __call__(self, x, segments, visible=None, train: bool = False):
+        """visible bool[B or 1, 1, N, N]: what a query may see besides its own segment's limits; None: everything."""
         out, n = {}, x.shape[1]
         bias, mask = self.relpos_bias(jnp.arange(n)[None] - jnp.arange(n)[:, None]), segment_mask(segments, segments)
+        mask = mask if visible is None else mask & visible
         x = self.drop(x, deterministic=not train)
         for i, layer in enumerate(self.layers):
             x, out[f"block{i:02d}"] = layer(x, bias, mask, valid=segments != 0, train=train)
@@ -123,7 +125,11 @@ class T5(nn.Module):
         """tokens int32[B, N] -> (encoded float[B, N, D], out)."""
         check_tokens(tokens)
         segments = (tokens != PAD).astype(jnp.int32) if segments is None else segments
-        encoded, out = self.encoder(self.token_embedder(tokens), segments, train)
+        return self.encode_embedded(self.token_embedder(tokens), segments, train=train)
+
+    def encode_embedded(self, x, segments, visible=None, *, train: bool = False):
+        """`encode` of what is embedded already, float[B, N, D]: tokens, or visual tokens before them (`palix`)."""
+        encoded, out = self.encoder(x, segments, visible, train)
         return encoded, {**out, "encoded": encoded, **_auxiliary_loss(out)}
 
     def decode(self, encoded, tokens, encoder_segments, decoder_segments=None, *, train: bool = False):
@@ -162,10 +168,13 @@ class T5(nn.Module):
         "self": the decoder's (keys, values) float[B, H, T, d] of every layer, T = length, still zeros; "cross": the
         encoder's, computed once; "valid" bool[B, N]: its real tokens.
         """
-        c, b = self.config, encoder_tokens.shape[0]
-        cross = self.decoder.cross(self.encode(encoder_tokens)[0])
-        empty = jnp.zeros((b, c.num_heads, length, c.head_dim), jnp.dtype(c.dtype))
-        return {"self": ((empty, empty),) * c.num_decoder_layers, "cross": cross, "valid": encoder_tokens != PAD}
+        return self.cache(self.encode(encoder_tokens)[0], encoder_tokens != PAD, length)
+
+    def cache(self, encoded, valid, length: int):
+        """`init_cache` from encoded float[B, N, D] and valid bool[B, N]."""
+        c = self.config
+        empty = jnp.zeros((encoded.shape[0], c.num_heads, length, c.head_dim), jnp.dtype(c.dtype))
+        return {"self": ((empty, empty),) * c.num_decoder_layers, "cross": self.decoder.cross(encoded), "valid": valid}
 
     def decode_step(self, tokens, place, cache):
         """tokens int32[B] at `place` int32[] (0: the start token) -> (logits float32[B, V] of the next, new cache).
@@ -223,6 +232,19 @@ def shift_right(targets: jax.Array, segments: jax.Array | None = None) -> jax.Ar
     return jnp.where(segments == jnp.pad(segments[:, :-1], ((0, 0), (1, 0))), shifted, PAD)
 
 
+def token_loss(logits, targets, weights, *, z_loss: float = 0.0) -> tuple[jax.Array, dict]:
+    """Mean cross-entropy over target tokens and {"accuracy"}: logits float32[B, M, V], targets int32[B, M].
+
+    weights [B, M], bool or float: what each token counts; the mean is over all of them. None counts: zero.
+    """
+    weights = weights / jnp.maximum(weights.sum(), 1e-9)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    losses = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if z_loss:
+        losses += z_loss * jnp.square(log_z)
+    return jnp.sum(weights * losses), {"accuracy": jnp.sum(weights * (logits.argmax(axis=-1) == targets))}
+
+
 def seq2seq_loss(model: T5, *, z_loss: float = 0.0) -> Callable:
     """Mean cross-entropy over the target tokens of {"inputs": int32[B, N], "targets": int32[B, M]}, padding left out.
 
@@ -244,13 +266,7 @@ def seq2seq_loss(model: T5, *, z_loss: float = 0.0) -> Callable:
             train=True,
             rngs={"dropout": dropout_key, "router": router_key},
         )
-        weights = (targets != PAD) / jnp.maximum((targets != PAD).sum(), 1)
-        log_z = jax.nn.logsumexp(logits, axis=-1)
-        losses = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        if z_loss:
-            losses += z_loss * jnp.square(log_z)
-        metrics = {"accuracy": jnp.sum(weights * (logits.argmax(axis=-1) == targets))}
-        loss = jnp.sum(weights * losses)
+        loss, metrics = token_loss(logits, targets, targets != PAD, z_loss=z_loss)
         if "auxiliary_loss" not in out:
             return loss, metrics
         return loss + out["auxiliary_loss"], metrics | train.router_metrics(out)

@@ -7,11 +7,13 @@
     e3("B/16", "every-2", num_members=2)         # the same with its experts divided among two members
     t5("1.1-base")                               # T5 1.1 Base, an encoder-decoder
     sparse_t5("1.1-base")                        # the same with 32 experts in every other layer of both stacks
+    palix("S")                                   # PaLI-X in a size that trains on two CPU cores; "55B": the published
 
 Built in notebooks/01_vit_from_pixels_to_logits.ipynb, the mixtures in notebooks/05_v_moe.ipynb, T5 in
 notebooks/08_t5_and_upcycling.ipynb.
 """
 
 from kitlib.configs.language import T5_DECODER_MOE, T5_ENCODER_MOE, T5_MODELS, T5_SIZES, T5Config, sparse_t5, t5
+from kitlib.configs.multimodal import PALI_MODELS, PALIX_LADDER, PaLIXConfig, palix
 from kitlib.configs.parts import BatchEnsembleConfig, E3Config, MoEConfig
 from kitlib.configs.vision import VIT22B_BLOCK, VIT_SIZES, ViTConfig, e3, vit, vmoe

@@ -1,0 +1,268 @@
+"""PaLI-X: what sees what, one path for pictures, frames and exemplars, decoding, sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kitlib import configs, decode, flops, palix
+from kitlib.palix import PaLIX
+from kitlib.vit import ViT
+
+XS = configs.palix("XS")
+K = XS.tower.num_tokens  # 16 patches of 8 x 8 in 32 x 32
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(-1, 1, (2, 3, 32, 32, 3)).astype(np.float32)  # B = 2, n = 3
+PROMPTS = jnp.asarray([[5, 9, 7, 1], [6, 1, 0, 0]])
+WRITTEN = jnp.asarray([[0, 8, 4], [0, 3, 1]])
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Random, also where the model starts with zeros or ones."""
+    tree = palix.init_params(PaLIX(XS))
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    return treedef.unflatten(
+        [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    )
+
+
+def run(params, images, prompts=PROMPTS, written=WRITTEN, model=None, **fields):
+    return jax.jit(lambda p, *args: (model or PaLIX(XS)).apply({"params": p}, *args, **fields))(
+        params, images, prompts, written
+    )
+
+
+# ---------------------------------------------------------------------------------------------- pictures to tokens
+
+
+def test_visual_tokens_are_the_towers_patches_through_one_projection(params):
+    logits, out = run(params, IMAGES)
+    assert logits.shape == (2, 3, 512)
+    assert out["visual"].shape == (2, 3 * K, 64)
+    for b in range(2):
+        for i in range(3):
+            patches, _ = ViT(XS.tower).apply({"params": params["tower"]}, IMAGES[b, i][None])
+            projected = patches[0] @ params["projection"]["kernel"] + params["projection"]["bias"][None]
+            np.testing.assert_allclose(out["visual"][b, i * K : (i + 1) * K], projected, atol=1e-5)
+
+
+def test_one_picture_is_one_frame(params):
+    """n = 1 is the picture path."""
+    alone, _ = run(params, IMAGES[:, 0])
+    frame, _ = run(params, IMAGES[:, :1])
+    np.testing.assert_array_equal(alone, frame)
+
+
+def test_folding_frames_into_the_batch_is_exact(params):
+    _, out = run(params, IMAGES)
+    _, apart = run(params, IMAGES.reshape(6, 1, 32, 32, 3), jnp.ones((6, 1), int), jnp.zeros((6, 1), int))
+    np.testing.assert_allclose(out["visual"].reshape(6, K, 64), apart["visual"], atol=1e-6)
+
+
+def test_frames_in_another_order_are_the_same_visual_tokens_in_another_order(params):
+    order = np.array([2, 0, 1])
+    _, out = run(params, IMAGES)
+    _, moved = run(params, IMAGES[:, order])
+    np.testing.assert_allclose(
+        moved["visual"].reshape(2, 3, K, 64), out["visual"].reshape(2, 3, K, 64)[:, order], atol=1e-6
+    )
+
+
+def test_padding_pictures_change_nothing(params):
+    """What is in a padding picture does not matter. (Its places do: positions are relative, and the text is behind.)"""
+    valid = jnp.asarray([[True, True, False]] * 2)
+    logits, out = run(params, IMAGES, images_valid=valid)
+    other = IMAGES.copy()
+    other[:, 2] = 0.3
+    again, _ = run(params, other, images_valid=valid)
+    np.testing.assert_array_equal(logits, again)
+    np.testing.assert_array_equal(out["segments"][0], [1] * 2 * K + [0] * K + [1] * 4)
+    np.testing.assert_array_equal(out["segments"][1], [1] * 2 * K + [0] * K + [1, 1, 0, 0])
+
+
+def test_without_pictures_it_is_the_text_model(params):
+    from kitlib.t5 import T5
+
+    logits, _ = run(params, None)
+    text, _ = T5(XS.text).apply({"params": params["text"]}, PROMPTS, WRITTEN)
+    np.testing.assert_allclose(logits, text, atol=1e-5, rtol=1e-5)
+
+
+def test_the_picture_matters(params):
+    logits, _ = run(params, IMAGES)
+    other, _ = run(params, IMAGES[::-1])
+    assert np.abs(logits - other).max() > 1e-2
+
+
+# ---------------------------------------------------------------------------------------------- who sees whom
+
+
+def test_order_of_a_few_shot_prompt_by_hand():
+    """Two pictures of 2 patches, 4 tokens of text: p p | q q | a a | b b is read as p p a a q q b b."""
+    episode, place = palix.sequence_order(2, 2, 4)
+    np.testing.assert_array_equal(episode, [0, 0, 1, 1, 0, 0, 1, 1])
+    np.testing.assert_array_equal(place, [0, 1, 4, 5, 2, 3, 6, 7])
+    block = np.asarray(palix.visibility("block-causal", episode, place))[0, 0]
+    assert block[2, 0] and not block[0, 2]  # the second picture sees the first, not the other way round
+    assert block[0, 4]  # a picture sees its own text
+    causal = np.asarray(palix.visibility("causal", episode, place))[0, 0]
+    assert causal[4, 0] and not causal[0, 4]
+    assert causal.sum() == 8 * 9 / 2  # a total order
+    assert palix.visibility("prefix", episode, place) is None
+
+
+@pytest.mark.parametrize("kind", ["block-causal", "causal"])
+def test_later_exemplars_do_not_reach_earlier_ones(params, kind):
+    model = PaLIX(XS, visible=kind)
+    prompts = jnp.asarray([[5, 9, 7, 8, 3, 2]] * 2)
+    _, out = run(params, IMAGES, prompts, model=model)
+    other = IMAGES.copy()
+    other[:, 2] = 0.1
+    _, changed = run(params, other, prompts.at[:, 4:].set(4), model=model)
+    early = np.r_[0 : 2 * K, 3 * K : 3 * K + 4]
+    np.testing.assert_allclose(out["encoded"][:, early], changed["encoded"][:, early], atol=1e-6)
+    assert np.abs(out["encoded"] - changed["encoded"]).max() > 1e-2
+    _, prefix = run(params, IMAGES, prompts)
+    _, prefix_changed = run(params, other, prompts.at[:, 4:].set(4))
+    assert np.abs(prefix["encoded"][:, early] - prefix_changed["encoded"][:, early]).max() > 1e-3
+
+
+# ---------------------------------------------------------------------------------------------- stages, loss, decoding
+
+
+def batch():
+    return {"images": IMAGES, "inputs": PROMPTS, "targets": jnp.asarray([[8, 4, 1], [3, 1, 0]])}
+
+
+def gradient(params, model, **more):
+    loss = palix.answer_loss(model)
+    return jax.jit(jax.grad(lambda p: loss(p, batch() | more, jax.random.key(0))[0]))(params)
+
+
+def test_a_frozen_tower_gets_no_gradient_and_everything_else_the_same(params):
+    free, frozen = gradient(params, PaLIX(XS)), gradient(params, PaLIX(XS, frozen_tower=True))
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(frozen["tower"])) == 0.0
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(free["tower"])) > 0.0
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        {k: free[k] for k in ("projection", "text")},
+        {k: frozen[k] for k in ("projection", "text")},
+    )
+
+
+def test_the_loss_is_the_mean_over_target_tokens_by_hand(params):
+    logits, _ = run(params, IMAGES, written=jnp.asarray([[0, 8, 4], [0, 3, 1]]))
+    log_probs = np.asarray(jax.nn.log_softmax(logits))
+    # Five targets: 8 4 1 and 3 1; the sixth is padding.
+    five = [log_probs[0, 0, 8], log_probs[0, 1, 4], log_probs[0, 2, 1], log_probs[1, 0, 3], log_probs[1, 1, 1]]
+    loss, _ = palix.answer_loss(PaLIX(XS))(params, batch(), jax.random.key(0))
+    assert float(loss) == pytest.approx(-np.mean(five), abs=1e-5)
+    weights = jnp.asarray([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    loss, _ = palix.answer_loss(PaLIX(XS))(params, batch() | {"weights": weights}, jax.random.key(0))
+    assert float(loss) == pytest.approx(-(five[0] + five[2]) / 2, abs=1e-5)
+
+
+def test_cached_decoding_is_the_decoder_itself(params):
+    inputs = {"images": jnp.asarray(IMAGES), "tokens": PROMPTS}
+    tokens, log_probs = decode.greedy(PaLIX(XS), params, inputs, max_length=5)
+    written = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)))
+    logits, _ = run(params, IMAGES, written=written)
+    ended = np.cumsum(np.asarray(tokens) == 1, axis=1) - (np.asarray(tokens) == 1) > 0
+    np.testing.assert_array_equal(np.where(ended, 0, np.asarray(logits).argmax(-1)), tokens)
+    chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(tokens)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(np.where(ended, 0.0, chosen), log_probs, atol=1e-5)
+
+
+def test_one_beam_is_greedy(params):
+    inputs = {"images": jnp.asarray(IMAGES), "tokens": PROMPTS, "images_valid": jnp.ones((2, 3), bool)}
+    tokens, _ = decode.greedy(PaLIX(XS), params, inputs, max_length=5)
+    beams, _ = decode.beam_search(PaLIX(XS), params, inputs, max_length=5, num_beams=1)
+    np.testing.assert_array_equal(beams[:, 0], tokens)
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "tower", "text", "total"),
+    [
+        # Millions: towers of ViT-22B's blocks without pooling, texts of T5 1.1, and the projection between them.
+        ("XS", 0.113, 0.263, 0.380),
+        ("S", 0.823, 2.100, 2.94),
+        ("M", 21.6, 77.0, 98.8),
+        ("L", 85.7, 247.6, 333.9),
+        ("XL", 412.3, 783.2, 1196.6),
+        ("55B", 21750.5, 32248.9, 54024.7),
+    ],
+)
+def test_the_ladder_has_these_sizes(name, tower, text, total):
+    c = configs.palix(name)
+    shapes = jax.eval_shape(lambda: palix.init_params(PaLIX(c)))
+    count = {part: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes[part])) for part in shapes}
+    assert count["tower"] == sum(flops.vit_parameters(c.tower).values())
+    assert count["text"] == sum(flops.t5_parameters(c.text).values())
+    assert count["projection"] == (c.tower.width + 1) * c.text.width
+    for got, want in zip((count["tower"], count["text"], sum(count.values())), (tower, text, total), strict=True):
+        digits = len(str(want).partition(".")[2])
+        assert round(got / 1e6, digits) == want
+
+
+@pytest.mark.parametrize(("name", "billions"), [("PaLI-3B", 3.07), ("PaLI-15B", 14.764), ("PaLI-17B", 16.73)])
+def test_palis_sizes(name, billions):
+    c = configs.palix(name)
+    total = sum(flops.vit_parameters(c.tower).values()) + sum(flops.t5_parameters(c.text).values())
+    assert total / 1e9 == pytest.approx(billions, abs=0.006)
+
+
+def test_the_tower_of_the_55b_is_published_to_the_digit():
+    c = configs.palix("55B").tower
+    assert sum(flops.vit_parameters(c).values()) == 21_750_546_432
+    assert 12 * c.width**2 * c.depth == 21_743_271_936  # the matmuls of its blocks, "21,743 M" in the paper's table
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("images", "fields", "message"),
+    [
+        (IMAGES[0, 0], {}, r"Images must be float\[B, n, height, width, C\].* got shape \(32, 32, 3\)"),
+        (IMAGES[:1], {}, "with B=2 as the prompts"),
+        (np.zeros((2, 17, 32, 32, 3), np.float32), {}, r"1 to 16 pictures or frames \(max_images\), got 17"),
+        (np.zeros((2, 0, 32, 32, 3), np.float32), {}, "got 0"),
+        (IMAGES, {"images_valid": jnp.ones((2, 2), bool)}, r"images_valid must be bool\[B, n\] = \(2, 3\)"),
+        (IMAGES[:, :, :16], {}, "the model expects"),
+    ],
+)
+def test_pictures_that_do_not_fit(params, images, fields, message):
+    with pytest.raises(ValueError, match=message):
+        PaLIX(XS).apply({"params": params}, images, PROMPTS, WRITTEN, **fields)
+
+
+def test_pictures_of_bytes_are_refused(params):
+    with pytest.raises(TypeError, match="floats in"):
+        PaLIX(XS).apply({"params": params}, np.zeros((2, 32, 32, 3), np.uint8), PROMPTS, WRITTEN)
+
+
+def test_texts_that_do_not_divide_among_exemplars():
+    with pytest.raises(ValueError, match="4 tokens of text are not 3 equal parts"):
+        palix.sequence_order(3, 16, 4)
+    with pytest.raises(ValueError, match="Unknown visibility 'all'; known: prefix"):
+        palix.visibility("all", *palix.sequence_order(2, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: configs.palix("S2"), "Unknown PaLI 'S2'; did you mean 'S'"),
+        (lambda: configs.palix("S", max_image=2), "did you mean 'max_images'"),
+        (lambda: configs.palix("S", max_images=0), "max_images is 0; it must be at least 1"),
+        (lambda: configs.palix("S", tower={"num_classes": 10}), "without a head: build it with pool='none'"),
+        (lambda: configs.palix("S", tower={"pool": "gap"}), "got pool='gap'"),
+    ],
+)
+def test_models_that_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
