@@ -20,8 +20,8 @@ MODULES = (
     "builders", "caption_metrics", "checkpoint", "checks", "claims", "claims_answers", "claims_ensembles",
     "claims_tasks", "claims_upcycling", "cli", "clips", "configs", "corruptions", "data", "decode", "denoise",
     "dispatch", "doctor", "e3", "ensembles", "episodes", "fewshot", "flops", "layers", "metrics", "moe", "ood", "optim",
-    "page", "palix", "pictures", "pipeline", "plots", "routing", "runner", "scenes", "t5", "t5_layers", "text",
-    "text_metrics", "tokenizer", "train", "uncertainty", "upcycle", "upcycle_optim", "vit",
+    "page", "palix", "pictures", "pipeline", "plots", "rendered", "routing", "runner", "scenes", "t5", "t5_layers",
+    "text", "text_metrics", "tokenizer", "train", "uncertainty", "upcycle", "upcycle_optim", "vit",
 )  # fmt: skip
 
 
