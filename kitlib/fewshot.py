@@ -6,6 +6,8 @@
 
 Ridge regression onto targets of +1 for the class and -1 for the others: no iterations and no learning rate, so two
 models differ by their features alone. Its scores are no probabilities. Everything is numpy in float64.
+
+Built in notebooks/11_shift_ood_few_shot.ipynb.
 """
 
 import dataclasses

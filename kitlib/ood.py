@@ -5,6 +5,8 @@
 
 All draws come from a generator keyed by (seed, name) and, for a picture, its place in the set: the first n of more are
 the same n.
+
+Built in notebooks/11_shift_ood_few_shot.ipynb.
 """
 
 import hashlib

@@ -1,0 +1,242 @@
+"""Mixtures of objectives: training example i is a pure function of (seed, i), so a run resumes at any i.
+
+    makers = kit_makers("train")                                       # one function an objective: rng -> Example
+    stage1 = Mixture(makers, {"captioning": 4, "vqa": 1, "detection": 1})
+    stage1.draw(7)                                                     # the same whatever was drawn before
+    everything = Mixture(makers, dict.fromkeys(tasks.PREFIXES, 1))     # all thirteen, equally often
+
+The weights of PaLI-X (arXiv 2305.18565) are in no text that was found; its second stage has split_ocr,
+screenshot_to_markup and detection alone. The kit's data are small and made here, all in pictures of 64 x 64: emoji,
+every pixel drawn as 2 x 2; scenes and films of emoji; easy-VQA; rendered words, pages and receipts.
+"""
+
+import contextlib
+import difflib
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kitlib import clips, data, episodes, pictures, rendered, scenes, tasks, visual_tokens
+from kitlib.scenes import SIZE
+from kitlib.tasks import BETWEEN, WHAT, Example
+
+Maker = Callable[[np.random.Generator], Example]
+
+FRAMES = 4  # of a film, as in PaLI-X
+SHOTS = 3  # exemplars before the query: PaLI-X asks with 4 pairs
+OBJECTS = 4  # in a scene for detection, at most
+BOXES = 6  # that are written down for it, those of noise included
+OCR_WORDS = 12  # of a receipt in the prompt; none has more
+GRID, HIDDEN = (8, 8), 0.25  # cells of 8 x 8 pixels; the share of them that is hidden
+ENTRIES = 128  # of the codebook
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Objectives that take turns at random.
+
+    Attributes:
+        makers: what makes an example of each objective from a generator.
+        weights: how often each comes, relative to the others, 0 or more; those left out never do.
+        seed: another seed, other examples.
+
+    Raises ValueError for a weight that no maker has, that is negative or not finite, and for none above 0.
+    """
+
+    makers: Mapping[str, Maker]
+    weights: Mapping[str, float]
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, weight in self.weights.items():
+            if name not in self.makers:
+                near = difflib.get_close_matches(str(name), self.makers, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ValueError(f"There is no maker {name!r}: {hint}There are: {', '.join(self.makers)}.")
+            if not 0 <= weight < np.inf:
+                raise ValueError(f"The weight of {name} is {weight}; expected 0 or a finite number above.")
+        if not any(self.weights.values()):
+            raise ValueError("No objective has a weight above 0, so there is nothing to draw.")
+
+    def draw(self, i: int) -> Example:
+        """The i-th example, i = 0, 1, ... The order in which the weights were written down does not matter."""
+        rng = data.keyed_rng(self.seed, i)
+        names = sorted(self.weights)
+        weights = np.array([self.weights[name] for name in names], np.float64)
+        return self.makers[rng.choice(names, p=weights / weights.sum())](rng)
+
+
+def motion(clip: clips.Clip, names: Sequence[str]) -> str:
+    """The caption of a film, in English: "cat stands still ; dog moves left", in the order of the alphabet."""
+    ways = {direction: way for way, direction in clips.WAYS.items()}
+    told = []
+    for kind, velocity in zip(clip.indices, clip.velocities, strict=True):
+        way = ways.get(tuple(np.sign(velocity).tolist()))
+        told.append(f"{names[kind]} moves {way}" if way else f"{names[kind]} stands still")
+    return BETWEEN.join(sorted(told, key=str.lower))
+
+
+@functools.cache
+def codebook() -> np.ndarray:
+    """uint8[128, 8, 8, 3], learned from 500 scenes of the training split when it is first asked for: a few seconds.
+
+    k-means is exact. But scenes have a sine in their background, whose last bit may differ between processors, so the
+    codebook may, too: compare codes of one machine only.
+    """
+    cutouts, names = scenes.objects("train")
+    images = [_scene(cutouts, names, scenes.MOST, data.keyed_rng(0, i)).image for i in range(500)]
+    patches = visual_tokens.cut(np.stack(images), SIZE // GRID[0])
+    patches, rng = patches.reshape(-1, *patches.shape[3:]), data.keyed_rng(1)
+    some = rng.choice(len(patches), 8000, replace=False)  # a quarter: all of them would take four times as long
+    return visual_tokens.learn(patches[some], ENTRIES, rng, steps=20)
+
+
+def kit_makers(split: str = "train") -> dict[str, Maker]:
+    """A maker for each objective, from the kit's own data of a split, "train" or "test"; and "video_questions".
+
+    split_captioning, captioning
+        Emoji on white and their names in the 16 languages. Names of one unit are split at 0.
+    episodic_captioning
+        Four of them that share an English keyword, in one language: episodes of loosely related pairs.
+    vqa, question_generation
+        easy-VQA or a receipt, in English; of a receipt half of the questions come with its text. For vqa also: what is
+        this? with the name of an emoji in any language.
+    episodic_vqa
+        Made-up words for two kinds, or four questions of easy-VQA.
+    object_aware_vqa, detection, masked_tokens
+        Scenes. Detection asks for the kinds that are there and an absent one, in any language, and has noise.
+    video_captioning, video_questions
+        Films of four frames, by `motion` and `clips.make`. The latter's task is vqa; it is no objective of the mixture.
+    split_ocr, screenshot_to_markup
+        One to four words, from any position; pages, of which only those with few rows fit.
+    span_corruption
+        The glosses, in English.
+
+    Raises ValueError for another split: easy-VQA and glosses have no third.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"There is no split {split!r} of all the kit's data: use 'train' or 'test'.")
+    emoji, questions, glosses = pictures.emoji(split), pictures.easy_vqa(split), data.glosses(split)
+    cutouts, names = scenes.objects(split)
+    rows = [emoji.names["en"].index(name) for name in names]
+    # Receipts with longer words do not fit into 64 pixels.
+    vocabularies = [
+        (language, listed, [word for word in listed if len(word) <= 5])
+        for language, listed in rendered.words(split).items()
+        if language in pictures.LANGUAGES
+    ]
+    sharing = defaultdict(list)
+    for i, keywords in enumerate(emoji.keywords["en"]):
+        for keyword in keywords:
+            sharing[keyword].append(i)
+    groups = [group for group in sharing.values() if len(group) > SHOTS]
+
+    def pick(items, rng):
+        return items[rng.integers(len(items))]
+
+    def language_of(rng):
+        return pick(list(pictures.LANGUAGES), rng)
+
+    def captioned(rng):
+        i, language = rng.integers(len(emoji)), language_of(rng)
+        return enlarged(emoji.images[i]), emoji.names[language][i], language
+
+    def asked(rng):
+        """(picture, question, answer, texts of the picture)"""
+        if rng.integers(2):
+            i = rng.integers(len(questions))
+            return questions.images[questions.image_index[i]], questions.questions[i], questions.answers[i], ()
+        image, texts, pairs = rendered.receipt(pick(vocabularies, rng)[2], rng, SIZE)
+        return image, *pick(pairs, rng), texts
+
+    def filmed(rng):
+        return clips.make(pick(clips.TASKS, rng), cutouts, names, FRAMES, rng)
+
+    def span_corruption(rng):
+        return tasks.span_corruption(pick(glosses, rng), rng)
+
+    def split_captioning(rng):
+        image, caption, language = captioned(rng)
+        position = tasks.draw_position(len(tasks.units(caption, language)), rng)
+        return tasks.split_captioning(image, caption, language, position)
+
+    def captioning(rng):
+        return tasks.captioning(*captioned(rng))
+
+    def split_ocr(rng):
+        language, words, _ = pick(vocabularies, rng)
+        image, texts, _ = rendered.scattered([pick(words, rng) for _ in range(rng.integers(1, 5))], rng, SIZE)
+        return tasks.split_ocr(image, texts, language, rng.integers(len(texts)))
+
+    def vqa(rng):
+        if rng.integers(3) == 0:
+            image, name, language = captioned(rng)
+            return tasks.vqa(image, WHAT, name, language)
+        image, question, answer, texts = asked(rng)
+        ocr = tasks.first_words(texts, OCR_WORDS)[0] if rng.integers(2) else ""
+        return tasks.vqa(image, question, answer, "en", ocr=ocr)
+
+    def question_generation(rng):
+        image, question, answer, _ = asked(rng)
+        return tasks.question_generation(image, question, answer, "en")
+
+    def object_aware_vqa(rng):
+        return tasks.object_aware_vqa(_scene(cutouts, names, scenes.MOST, rng), names, rng)
+
+    def episodic_captioning(rng):
+        chosen, language = rng.choice(pick(groups, rng), SHOTS + 1, replace=False), language_of(rng)
+        captions = [emoji.names[language][i] for i in chosen]
+        return tasks.episodic_captioning(enlarged(emoji.images[chosen]), captions, language)
+
+    def episodic_vqa(rng):
+        if rng.integers(2):
+            return tasks.made_up_words(episodes.episode(cutouts, 2, SHOTS, rng))
+        chosen = rng.integers(len(questions), size=SHOTS + 1)
+        texts = ([listed[i] for i in chosen] for listed in (questions.questions, questions.answers))
+        return tasks.episodic_vqa(questions.images[questions.image_index[chosen]], *texts, "en")
+
+    def screenshot_to_markup(rng):
+        words = pick(vocabularies, rng)[1]
+        for _ in range(100):  # one in three fits
+            with contextlib.suppress(ValueError):
+                return tasks.screenshot_to_markup(*rendered.page(words, rng, SIZE))
+        return tasks.screenshot_to_markup(*rendered.page(words, rng, SIZE))  # the error, if it is another
+
+    def video_captioning(rng):
+        clip = filmed(rng)[0]
+        return tasks.video_captioning(clip.frames, motion(clip, names), "en")
+
+    def video_questions(rng):
+        clip, question, answer = filmed(rng)
+        return tasks.vqa(clip.frames, question, answer, "en")
+
+    def detection(rng):
+        scene, translated = _scene(cutouts, names, OBJECTS, rng), emoji.names[language_of(rng)]
+        local = [translated[row] for row in rows]
+        here = set(scene.indices.tolist())
+        wanted = rng.permutation([*here, pick(sorted(set(range(len(names))) - here), rng)])
+        found = [local[i] for i in scene.indices]
+        return tasks.detection(scene.image, scene.boxes, found, [local[i] for i in wanted], rng, BOXES)
+
+    def masked_tokens(rng):
+        scene = _scene(cutouts, names, scenes.MOST, rng)
+        return tasks.masked_tokens(scene.image, visual_tokens.mask(GRID, HIDDEN, rng), codebook())
+
+    makers = (
+        span_corruption, split_captioning, captioning, split_ocr, vqa, question_generation, object_aware_vqa,
+        episodic_captioning, episodic_vqa, screenshot_to_markup, video_captioning, detection, masked_tokens,
+        video_questions,
+    )  # fmt: skip
+    return {maker.__name__: maker for maker in makers}
+
+
+def enlarged(images) -> np.ndarray:
+    """uint8[..., H, W, 3] -> uint8[..., 2 H, 2 W, 3], every pixel as 2 x 2: nothing is lost and nothing invented."""
+    return images.repeat(2, axis=-3).repeat(2, axis=-2)
+
+
+def _scene(cutouts, names: Sequence[str], most: int, rng: np.random.Generator) -> scenes.Scene:
+    return scenes.compose(cutouts, scenes.contents(len(names), rng, most)[0], (10, 20), rng)
