@@ -11,6 +11,8 @@ parameter more than the V-MoE it is made of (`upcycle.split_routers`).
 
 Layout: members are the outer axis, [M * B, N, D], as in the paper's tiling; the released code has them inside,
 [B * M, N, D] (`interleave`). Read in the wrong one, predictions for different images are averaged.
+
+Built in notebooks/10_e3.ipynb.
 """
 
 import re
