@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from trees import random_params
 
 from kitlib import batch_ensemble, checkpoint, configs, e3, ensembles, optim, train
 from kitlib.vit import ViT
@@ -21,17 +22,6 @@ BATCH = {"image": IMAGES, "label": np.array([0, 1, 2, 1])}
 
 def ensemble(blocks=(1,), num_members=2, **fields):
     return configs.BatchEnsembleConfig(blocks, num_members, **fields)
-
-
-def random_params(config, seed=0):
-    """Parameters away from their special initial values (zero heads hide mistakes); numpy compiles nothing."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        centre = 1.0 if "scale" in path[-1].key or "fast_weight" in path[-1].key else 0.0
-        return (centre + rng.normal(scale=0.3, size=leaf.shape)).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, checkpoint.expected_shapes(config))
 
 
 def logits_of(config, params):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import random_params
 
 from kitlib import checkpoint, configs, data, ensembles, metrics, optim, train, uncertainty
 from kitlib.vit import ViT
@@ -18,17 +19,6 @@ BATCH = {"image": IMAGES, "label": np.array([0, 1, 2, 1, 0, 2])}
 SOURCE = data.from_arrays(
     RNG.integers(256, size=(16, 8, 8, 1)).astype(np.uint8), np.arange(16) % 3, name="noise", class_names="abc"
 )
-
-
-def random_params(config, seed=0):
-    """Parameters away from their special initial values (zero heads hide mistakes); numpy compiles nothing."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        centre = 1.0 if "scale" in path[-1].key or "fast_weight" in path[-1].key else 0.0
-        return (centre + rng.normal(scale=0.3, size=leaf.shape)).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, checkpoint.expected_shapes(config))
 
 
 def assert_trees_close(a, b, **tolerance):
