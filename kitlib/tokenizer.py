@@ -1,13 +1,18 @@
 """Text to token ids and back without loss: subwords from a SentencePiece file, T5's sentinels behind them.
 
-    tokenizer = Tokenizer.load()                          # the kit's own, 2,048 ids
+    tokenizer = Tokenizer.load()                          # the kit's own, 2,048 ids, English
     tokenizer.decode(tokenizer.encode(text)) == text      # for every text, in every script
+    multilingual()                                        # 4,096 ids, for PaLI-X: 16 languages, whole numbers
 
 The kit's model is a unigram model of 1,984 pieces, trained on the training glosses: padding 0, end of sequence 1,
 unknown 2, UL2's mode tokens 3 to 5, the 256 bytes, then subwords. What no subword covers is spelt in its UTF-8 bytes,
 so nothing is ever unknown. 64 sentinels follow, `<extra_id_0>` having the last id of all, as in T5 (arXiv 1910.10683).
 That makes 2,048 ids, a round number for the embedding. T5 has 100 sentinels; 64 are what the densest denoiser of UL2
 (half of the tokens in spans of 3) needs for inputs of 256 tokens, and more would cost subwords.
+
+The multilingual model is laid out alike. The numbers 0 to 999, with the space before them, are one piece each: PaLI-X
+has a token for each whole number up to 1,000, which boxes are written in. So it expects a space before every text, as
+its training texts had (data/make_multilingual.py).
 
 A mode token is ordinary text that happens to be one piece: `encode("[NLU] a text")`. So a file without these pieces
 works too, with a longer prefix.
@@ -144,9 +149,23 @@ class Tokenizer:
         return ids
 
 
-def train(texts: Sequence[str], vocab_size: int = VOCAB_SIZE, *, sentinels: int = SENTINELS) -> bytes:
+def multilingual() -> Tokenizer:
+    """The kit's own model for the sixteen languages of `pictures.LANGUAGES`; its checksum is verified."""
+    return Tokenizer(data.read_checked(data.data_folder(), "multilingual.model"))
+
+
+def train(
+    texts: Sequence[str],
+    vocab_size: int = VOCAB_SIZE,
+    *,
+    sentinels: int = SENTINELS,
+    symbols: Sequence[str] = (),
+    coverage: float = 1.0,
+) -> bytes:
     """Trains a unigram model (Kudo, arXiv 1804.10959) for a `Tokenizer` with this many ids and sentinels.
 
+    symbols: texts that shall be one piece wherever they are, the longest that fits first; a space is `SPACE` in them.
+    coverage: the share of all characters, from the most frequent on, that become pieces; the others are spelt in bytes.
     The same texts give the same bytes. Returns the serialized model: write it to a .model file.
 
     Raises ValueError if the texts are too few for so many pieces, or the pieces too few for bytes and characters.
@@ -165,9 +184,9 @@ def train(texts: Sequence[str], vocab_size: int = VOCAB_SIZE, *, sentinels: int 
             eos_id=1,
             unk_id=2,
             bos_id=-1,
-            user_defined_symbols=list(MODES),
+            user_defined_symbols=[*MODES, *symbols],
             byte_fallback=True,
-            character_coverage=1.0,
+            character_coverage=coverage,
             # Three things a SentencePiece model usually does to a text and cannot undo: Unicode compatibility forms are
             # replaced, runs of spaces shortened, and a space put before the text.
             normalization_rule_name="identity",

@@ -32,7 +32,7 @@ def committed(folder, content: bytes, file: str = "fashion_mnist.npz"):
 
 def data_files():
     """The files of the data folder, without what describes or makes them."""
-    about = {"LICENSES", "checksums.txt", "make_data.py", "make_pictures.py"}
+    about = {"LICENSES", "checksums.txt", "make_data.py", "make_pictures.py", "make_multilingual.py"}
     return [path for path in FOLDER.iterdir() if path.is_file() and path.name not in about]
 
 
@@ -47,7 +47,7 @@ def small():
 def test_checksums_cover_exactly_the_data_files():
     listed = dict(reversed(line.split()) for line in (FOLDER / "checksums.txt").read_text().splitlines())
     expected = {*(f"{name}.npz" for name in data.COMMITTED), "glosses.txt.gz", "tokenizer.model"}
-    expected |= {"easy_vqa.npz", "emoji.npz", "emoji_names.json.gz", "taxonomy.json.gz"}
+    expected |= {"easy_vqa.npz", "emoji.npz", "emoji_names.json.gz", "taxonomy.json.gz", "multilingual.model"}
     assert set(listed) == {path.name for path in data_files()} == expected
     for name, sha256 in listed.items():
         assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == sha256

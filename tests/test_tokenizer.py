@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from kitlib import data
-from kitlib.tokenizer import MODES, Tokenizer, train
+from kitlib import data, pictures
+from kitlib.tokenizer import MODES, Tokenizer, multilingual, train
 
 KIT = Tokenizer.load()
+MULTILINGUAL = multilingual()
 TEXTS = [f"{word} number {i}: the {word} of {i * i} {word}s" for i in range(60) for word in ("cat", "dog", "tree")]
 
 
@@ -147,6 +148,39 @@ def test_half_a_surrogate_pair_is_no_text():
         KIT.encode("a\ud83d")
 
 
+# --- sixteen languages and whole numbers ---
+
+
+def test_layout_of_the_multilingual_ids():
+    assert MULTILINGUAL.vocab_size == 4096 and (MULTILINGUAL.pad_id, MULTILINGUAL.eos_id) == (0, 1)
+    pieces = MULTILINGUAL.pieces(range(4096))
+    assert len(set(pieces)) == 4096 and pieces[-1] == "<extra_id_0>" and MULTILINGUAL.byte_fallback
+    assert {f"▁{i}" for i in range(1000)} < set(pieces) and "▁;" in pieces
+
+
+def test_boxes_are_a_token_a_number():
+    pieces = MULTILINGUAL.pieces(MULTILINGUAL.encode(" 0 40 873 999 Apfel ; 5 10 100 301 dog"))
+    assert pieces[:4] == ["▁0", "▁40", "▁873", "▁999"] and "".join(pieces[4:]).startswith("▁Apfel▁;▁5▁10▁100▁301▁d")
+    assert MULTILINGUAL.pieces(MULTILINGUAL.encode(" 1000"))[0] == "▁100"  # the longest that fits
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_round_trip_of_names_in_every_language(split):
+    emoji = pictures.emoji(split)
+    for language in pictures.LANGUAGES:
+        ids = [MULTILINGUAL.encode(f" {name}") for name in emoji.names[language]]
+        assert [MULTILINGUAL.decode(i) for i in ids] == [f" {name}" for name in emoji.names[language]]
+        assert (
+            max(map(len, ids)) < 40 and np.mean([len(i) for i in ids]) < 10
+        )  # bytes alone would take three times that
+        assert 2 not in np.concatenate(ids)  # nothing is unknown
+
+
+def test_round_trip_of_random_unicode_in_the_multilingual_model():
+    for text in random_texts(1000, np.random.default_rng(2)):
+        assert MULTILINGUAL.decode(MULTILINGUAL.encode(text)) == text, ascii(text)
+
+
 # --- other models ---
 
 
@@ -235,6 +269,17 @@ def test_training_finds_the_frequent_words():
     tokenizer = Tokenizer(train(data.glosses()[:500], 700, sentinels=8), sentinels=8)
     assert all(len(tokenizer.encode(word)) == 1 for word in (" the", " of", " with"))
     assert all(len(tokenizer.encode(word)) > 1 for word in (" hte", " fo", " iwth"))
+
+
+def test_training_keeps_symbols_whole_and_spells_rare_characters():
+    tokenizer = Tokenizer(
+        train([*TEXTS, "Ω rare"], 320, sentinels=8, symbols=["▁17", "▁1", "##"], coverage=0.99), sentinels=8
+    )
+    pieces = tokenizer.pieces(tokenizer.encode(" 17##a 1##"))
+    assert pieces == ["▁17", "##", "a", "▁1", "##"]
+    assert tokenizer.pieces(tokenizer.encode("Ω")) == ["<0xCE>", "<0xA9>"]
+    whole = Tokenizer(train([*TEXTS, "Ω rare"], 320, sentinels=8), sentinels=8)
+    assert len(whole.encode("Ω")) == 1 and "##" not in whole.pieces(whole.encode(" 17##a 1##"))
 
 
 def test_training_reads_texts_of_any_length():
