@@ -7,7 +7,7 @@
 
 The weights of PaLI-X (arXiv 2305.18565) are in no text that was found; its second stage has split_ocr,
 screenshot_to_markup and detection alone. The kit's data are small and made here, all in pictures of 64 x 64: emoji,
-every pixel drawn as 2 x 2; scenes and films of emoji; easy-VQA; rendered words, pages and receipts.
+each anywhere on a ground of its own; scenes and films of emoji; easy-VQA; rendered words, pages and receipts.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from kitlib import clips, data, episodes, pictures, rendered, scenes, tasks, visual_tokens
 from kitlib.scenes import SIZE
@@ -98,7 +99,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     """A maker for each objective, from the kit's own data of a split, "train" or "test"; and "video_questions".
 
     split_captioning, captioning
-        Emoji on white and their names in the 16 languages. Names of one unit are split at 0.
+        Emoji, `placed`, and their names in the 16 languages. Names of one unit are split at 0.
     episodic_captioning
         Four of them that share an English keyword, in one language: episodes of loosely related pairs.
     vqa, question_generation
@@ -120,6 +121,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     if split not in ("train", "test"):
         raise ValueError(f"There is no split {split!r} of all the kit's data: use 'train' or 'test'.")
     emoji, questions, glosses = pictures.emoji(split), pictures.easy_vqa(split), data.glosses(split)
+    everything = scenes.cut_outs(emoji.images)
     cutouts, names = scenes.objects(split)
     rows = [emoji.names["en"].index(name) for name in names]
     # Receipts with longer words do not fit into 64 pixels.
@@ -142,7 +144,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
 
     def captioned(rng):
         i, language = rng.integers(len(emoji)), language_of(rng)
-        return enlarged(emoji.images[i]), emoji.names[language][i], language
+        return placed(everything[i], rng), emoji.names[language][i], language
 
     def asked(rng):
         """(picture, question, answer, texts of the picture)"""
@@ -189,7 +191,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     def episodic_captioning(rng):
         chosen, language = rng.choice(pick(groups, rng), SHOTS + 1, replace=False), language_of(rng)
         captions = [emoji.names[language][i] for i in chosen]
-        return tasks.episodic_captioning(enlarged(emoji.images[chosen]), captions, language)
+        return tasks.episodic_captioning([placed(everything[i], rng) for i in chosen], captions, language)
 
     def episodic_vqa(rng):
         if rng.integers(2):
@@ -233,9 +235,19 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     return {maker.__name__: maker for maker in makers}
 
 
-def enlarged(images) -> np.ndarray:
-    """uint8[..., H, W, 3] -> uint8[..., 2 H, 2 W, 3], every pixel as 2 x 2: nothing is lost and nothing invented."""
-    return images.repeat(2, axis=-3).repeat(2, axis=-2)
+def placed(cutout, rng: np.random.Generator, sides: tuple[int, int] = (28, SIZE)) -> np.ndarray:
+    """uint8[32, 32, 4] of `scenes.cut_outs` -> uint8[64, 64, 3]: enlarged to a random side (smallest, largest) of the
+    whole cut-out in pixels, at a random place, on white in one of four pictures, else on a `scenes.background`.
+
+    So few emoji make many pictures, and those of a test can be new though the thing in them is known.
+    """
+    side = int(rng.integers(sides[0], sides[1] + 1))
+    ground = np.full((SIZE, SIZE, 3), 255, np.uint8) if rng.integers(4) == 0 else scenes.background(rng)
+    top, left = rng.integers(0, SIZE - side + 1, 2)
+    thing = np.array(Image.fromarray(cutout).resize((side, side), Image.Resampling.BILINEAR)).astype(np.float64)
+    share, window = thing[..., 3:] / 255, ground[top : top + side, left : left + side]
+    window[:] = np.rint(share * thing[..., :3] + (1 - share) * window)
+    return ground
 
 
 def _scene(cutouts, names: Sequence[str], most: int, rng: np.random.Generator) -> scenes.Scene:

@@ -13,7 +13,7 @@ answer. Only the tower knows where a patch is; the encoder's relative positions 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -63,7 +63,8 @@ class PaLIX(nn.Module):
 
     logits float32[B, M, V]. images may be [B, height, width, C], one each, or None: text only. images_valid bool[B, n]
     tells pictures from padding, where examples have fewer than n. Prompts are padded with 0. Tokens do not attend to
-    padding, and pictures do not see each other before the encoder.
+    padding, and pictures do not see each other before the encoder. Texts alone may be packed, several in a row, told
+    apart by segments (see `t5.T5`).
 
     `out` holds the text model's intermediates (see `t5.T5`), and "visual" float[B, n * k, D], "tower" (see `vit.ViT`,
     with a batch axis of B * n), "segments" int32[B, n * k + N]: 1 where the encoder has something to see.
@@ -87,26 +88,31 @@ class PaLIX(nn.Module):
             patches = jax.lax.stop_gradient(patches)
         return self.projection(patches).reshape(b, n * patches.shape[1], -1), out
 
-    def encode(self, images, prompts, images_valid=None, *, train: bool = False):
+    def encode(self, images, prompts, images_valid=None, segments=None, *, train: bool = False):
         """(encoded float[B, n * k + N, D], out)."""
         check_tokens(prompts)
-        x, valid, out = self.text.token_embedder(prompts), prompts != PAD, {}
+        x, out = self.text.token_embedder(prompts), {}
+        valid = (prompts != PAD).astype(jnp.int32) if segments is None else segments
         visible = None
         if images is not None:
+            if segments is not None:
+                raise ValueError("Examples with pictures are not packed: give segments for texts alone.")
             images, images_valid = check_pictures(self.config, images, images_valid, prompts.shape[0])
             visual, out["tower"] = self.see(images, train)
             k = self.config.tower.num_tokens
             x = jnp.concatenate([visual, x], axis=1)
-            valid = jnp.concatenate([jnp.repeat(images_valid, k, axis=1), valid], axis=1)
+            valid = jnp.concatenate([jnp.repeat(images_valid.astype(jnp.int32), k, axis=1), valid], axis=1)
             out["visual"] = visual
             if self.visible != "prefix":
                 visible = visibility(self.visible, *sequence_order(images.shape[1], k, prompts.shape[1]))
-        out["segments"] = valid.astype(jnp.int32)
+        out["segments"] = valid
         encoded, more = self.text.encode_embedded(x, out["segments"], visible, train=train)
         return encoded, out | more
 
-    def __call__(self, images, prompts, decoder_tokens, *, images_valid=None, decoder_segments=None, train=False):
-        encoded, out = self.encode(images, prompts, images_valid, train=train)
+    def __call__(
+        self, images, prompts, decoder_tokens, *, images_valid=None, segments=None, decoder_segments=None, train=False
+    ):
+        encoded, out = self.encode(images, prompts, images_valid, segments, train=train)
         logits, more = self.text.decode(encoded, decoder_tokens, out["segments"], decoder_segments, train=train)
         parts = [part["auxiliary_loss"] for part in (out, more, out.get("tower", {})) if "auxiliary_loss" in part]
         return logits, {**out, **more, **({"auxiliary_loss": sum(parts)} if parts else {})}
@@ -156,23 +162,25 @@ def _jitted_init(model):
 
 
 def answer_loss(model: PaLIX, *, z_loss: float = 0.0) -> Callable:
-    """Mean cross-entropy over the target tokens of {"images", "images_valid", "inputs", "targets", "weights"}.
+    """Mean cross-entropy over the target tokens of a batch, as `collate.arrays` or `collate.packed` makes it.
 
-    "images" float[B, n, height, width, C] and "images_valid" bool[B, n]; "inputs" int32[B, N], "targets" int32[B, M];
-    "weights" float[B, M]: what a target token counts (0: coordinates of noise boxes); without it, padding counts
-    nothing and all else 1. Prompts are no targets. The metric is token "accuracy".
+    "images" float[B, n, height, width, C] and "images_valid" bool[B, n], or neither; "inputs" int32[B, N], "targets"
+    int32[B, M]; "weights" float[B, M]: what a target token counts (0: coordinates of noise boxes); without it, padding
+    counts nothing and all else 1. Packed texts: "inputs_segments", "targets_segments". Prompts are no targets. The
+    metric is token "accuracy".
     """
 
     def loss_fn(params, batch, key):
-        targets = batch["targets"]
+        targets, segments = batch["targets"], batch.get("targets_segments")
         rngs = dict(zip(("dropout", "router", "drop_path"), jax.random.split(key, 3), strict=True))
         logits, out = model.apply(
             {"params": params},
-            batch["images"],
+            batch.get("images"),
             batch["inputs"],
-            shift_right(targets),
+            shift_right(targets, segments),
             images_valid=batch.get("images_valid"),
-            decoder_segments=(targets != PAD).astype(jnp.int32),
+            segments=batch.get("inputs_segments"),
+            decoder_segments=(targets != PAD).astype(jnp.int32) if segments is None else segments,
             train=True,
             rngs=rngs,
         )
@@ -182,3 +190,23 @@ def answer_loss(model: PaLIX, *, z_loss: float = 0.0) -> Callable:
         return loss + out["auxiliary_loss"], metrics | {"auxiliary_loss": out["auxiliary_loss"]}
 
     return loss_fn
+
+
+def mean_loss(loss_fn: Callable, shares: Mapping[str, float]) -> Callable:
+    """The loss of a batch of groups, {name: batch} of different shapes: the mean of theirs, weighted with `shares`.
+
+    Its metrics are those of the groups and their losses, each under "name/metric".
+    """
+    total = sum(shares.values())
+
+    def of_groups(params, batch, key):
+        if set(batch) != set(shares):
+            raise ValueError(f"The batch has the groups {sorted(batch)}, the loss has shares for {sorted(shares)}.")
+        loss, metrics = 0.0, {}
+        for i, name in enumerate(sorted(batch)):
+            part, found = loss_fn(params, batch[name], jax.random.fold_in(key, i))
+            loss += shares[name] / total * part
+            metrics |= {f"{name}/{metric}": value for metric, value in {"loss": part, **found}.items()}
+        return loss, metrics
+
+    return of_groups

@@ -8,7 +8,7 @@ import pytest
 
 from kitlib import boxes, clips, data, mixture, pictures, rendered, scenes, visual_tokens
 from kitlib.data import keyed_rng
-from kitlib.mixture import Mixture, codebook, enlarged, kit_makers, motion
+from kitlib.mixture import Mixture, codebook, kit_makers, motion, placed
 from kitlib.tasks import PREFIXES, SENTINEL, without_prefix
 from kitlib.tokenizer import Tokenizer
 
@@ -127,10 +127,31 @@ def test_all_scripts_are_seen(examples):
         assert scripts <= seen[split] and seen[split] & {"HIRAGANA", "KATAKANA"}
 
 
-def test_captions_are_those_of_the_pictures_and_of_their_split(examples):
+def stamp(cutout, rng=None):
+    """A picture from which one can tell which cut-out it shows: what is `placed` here."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:32, :32], image[32:, 32:] = cutout[..., :3], cutout[..., 3:]
+    return image
+
+
+@pytest.fixture(scope="module")
+def stamped():
+    """stamped[split][maker][i], with a `stamp` in the place of each emoji."""
+    out = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture, "placed", stamp)
+        for split in SPLITS:
+            makers = kit_makers(split)
+            captioning = ("captioning", "split_captioning", "episodic_captioning")
+            out[split] = {name: [makers[name](keyed_rng(0, i)) for i in range(SHOWN)] for name in captioning}
+    return out
+
+
+def test_captions_are_those_of_the_pictures_and_of_their_split(stamped):
+    examples = stamped
     for split in SPLITS:
         emoji = pictures.emoji(split)
-        row = {enlarged(image).tobytes(): i for i, image in enumerate(emoji.images)}
+        row = {stamp(cutout).tobytes(): i for i, cutout in enumerate(scenes.cut_outs(emoji.images))}
         for name in ("captioning", "split_captioning"):
             for example in examples[split][name]:
                 i = row[example.images[0].tobytes()]  # no picture of another split
@@ -145,22 +166,41 @@ def test_captions_are_those_of_the_pictures_and_of_their_split(examples):
             assert set.intersection(*(set(emoji.keywords["en"][i]) for i in several)) and len(set(several)) == 4
 
 
-def test_no_picture_of_the_test_is_in_training(examples):
-    training = {enlarged(image).tobytes() for image in pictures.emoji("train").images}
-    testing = {enlarged(image).tobytes() for image in pictures.emoji("test").images}
-    assert not training & testing
-    for split, own in (("train", training), ("test", testing)):
-        for name in ("captioning", "split_captioning", "episodic_captioning"):
-            assert {image.tobytes() for example in examples[split][name] for image in example.images} <= own
+def test_no_emoji_of_the_test_is_in_training(stamped):
+    own = {}
+    for split in SPLITS:
+        own[split] = {stamp(cutout).tobytes() for cutout in scenes.cut_outs(pictures.emoji(split).images)}
+        for made in stamped[split].values():
+            assert {image.tobytes() for example in made for image in example.images} <= own[split]
+    assert not own["train"] & own["test"]
 
 
-def test_enlarging_doubles_every_pixel():
-    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3)).astype(np.uint8)
-    large = enlarged(images)
-    assert large.shape == (3, 8, 10, 3)
-    for y, x in np.ndindex(8, 10):
-        np.testing.assert_array_equal(large[:, y, x], images[:, y // 2, x // 2])
-    np.testing.assert_array_equal(enlarged(images[0]), large[0])
+def test_a_thing_is_placed_whole_and_blended():
+    """A cut-out of one colour, whose left half is there by a half: every pixel is ground, colour or their mean."""
+    cutout = np.zeros((32, 32, 4), np.uint8)
+    cutout[..., :3], cutout[:, :16, 3], cutout[:, 16:, 3] = (200, 10, 30), 128, 255
+    white, tops = 0, set()
+    for i in range(60):
+        image = placed(cutout, keyed_rng(5, i), (32, 40)).astype(int)
+        full = (image == (200, 10, 30)).all(-1)
+        rows, columns = np.nonzero(full)
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert 32 <= height <= 40 and abs(width - height / 2) <= 2 and full.sum() == height * width
+        tops.add(int(rows.min()))
+        if (image[full.any(1)][:, -1] == 255).all() and (image[~full.any(1)] == 255).all():
+            white += 1
+            half = (image == np.rint(128 / 255 * np.array([200, 10, 30]) + 127 / 255 * 255)).all(-1)
+            assert abs(half.sum() - full.sum()) <= 2 * height
+    assert 5 <= white <= 30 and len(tops) > 15
+
+
+def test_all_of_a_cut_out_is_shown_where_it_has_its_own_size():
+    cutout = scenes.cut_outs(pictures.emoji("train").images[:1])[0]
+    image = next(image for i in range(99) if (image := placed(cutout, keyed_rng(6, i), (32, 32))).min(-1).max() == 255)
+    share = cutout[..., 3:] / 255
+    wanted = np.rint(share * cutout[..., :3] + (1 - share) * 255)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (32, 32, 3))[:, :, 0]
+    assert (windows == wanted).all((2, 3, 4)).sum() == 1
 
 
 def test_questions_and_ocr(examples):
