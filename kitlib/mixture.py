@@ -96,21 +96,25 @@ def codebook() -> np.ndarray:
 
 
 def kit_makers(split: str = "train") -> dict[str, Maker]:
-    """A maker for each objective, from the kit's own data of a split, "train" or "test"; and "video_questions".
+    """A maker for each objective, from the kit's own data of a split, "train" or "test"; and parts of them, and tasks.
 
     split_captioning, captioning
         Emoji, `placed`, and their names in the 16 languages. Names of one unit are split at 0.
     episodic_captioning
         Four of them that share an English keyword, in one language: episodes of loosely related pairs.
     vqa, question_generation
-        easy-VQA or a receipt, in English; of a receipt half of the questions come with its text. For vqa also: what is
-        this? with the name of an emoji in any language.
+        easy-VQA or a receipt, in English. For vqa also: what is this? with the name of an emoji in any language.
+    easy_vqa, receipts, naming
+        The parts of vqa, each by itself, with its task. Half of the questions about a receipt come with its text.
     episodic_vqa
         Made-up words for two kinds, or four questions of easy-VQA.
     object_aware_vqa, detection, masked_tokens
         Scenes. Detection asks for the kinds that are there and an absent one, in any language, and has noise.
-    video_captioning, video_questions
-        Films of four frames, by `motion` and `clips.make`. The latter's task is vqa; it is no objective of the mixture.
+    video_captioning
+        Films of four frames, by `motion`.
+    counting, video_questions
+        Scenes, how many: dog? Films, by `clips.make`. Their task is vqa; neither is an objective of the mixture: models
+        are fine-tuned on them.
     split_ocr, screenshot_to_markup
         One to four words, from any position; pages, of which only those with few rows fit.
     span_corruption
@@ -146,13 +150,21 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         i, language = rng.integers(len(emoji)), language_of(rng)
         return placed(everything[i], rng), emoji.names[language][i], language
 
-    def asked(rng):
-        """(picture, question, answer, texts of the picture)"""
-        if rng.integers(2):
-            i = rng.integers(len(questions))
-            return questions.images[questions.image_index[i]], questions.questions[i], questions.answers[i], ()
+    def easy_question(rng):
+        i = rng.integers(len(questions))
+        return questions.images[questions.image_index[i]], questions.questions[i], questions.answers[i], ()
+
+    def receipt_question(rng):
         image, texts, pairs = rendered.receipt(pick(vocabularies, rng)[2], rng, SIZE)
         return image, *pick(pairs, rng), texts
+
+    def asked(rng):
+        """(picture, question, answer, texts of the picture)"""
+        return (easy_question if rng.integers(2) else receipt_question)(rng)
+
+    def answered(image, question, answer, texts, rng):
+        ocr = tasks.first_words(texts, OCR_WORDS)[0] if texts and rng.integers(2) else ""
+        return tasks.vqa(image, question, answer, "en", ocr=ocr)
 
     def filmed(rng):
         return clips.make(pick(clips.TASKS, rng), cutouts, names, FRAMES, rng)
@@ -173,13 +185,18 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         image, texts, _ = rendered.scattered([pick(words, rng) for _ in range(rng.integers(1, 5))], rng, SIZE)
         return tasks.split_ocr(image, texts, language, rng.integers(len(texts)))
 
+    def easy_vqa(rng):
+        return answered(*easy_question(rng), rng)
+
+    def receipts(rng):
+        return answered(*receipt_question(rng), rng)
+
+    def naming(rng):
+        image, name, language = captioned(rng)
+        return tasks.vqa(image, WHAT, name, language)
+
     def vqa(rng):
-        if rng.integers(3) == 0:
-            image, name, language = captioned(rng)
-            return tasks.vqa(image, WHAT, name, language)
-        image, question, answer, texts = asked(rng)
-        ocr = tasks.first_words(texts, OCR_WORDS)[0] if rng.integers(2) else ""
-        return tasks.vqa(image, question, answer, "en", ocr=ocr)
+        return pick((easy_vqa, receipts, naming), rng)(rng)
 
     def question_generation(rng):
         image, question, answer, _ = asked(rng)
@@ -211,6 +228,11 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         clip = filmed(rng)[0]
         return tasks.video_captioning(clip.frames, motion(clip, names), "en")
 
+    def counting(rng):
+        indices, subject = scenes.contents(len(names), rng)
+        scene = scenes.compose(cutouts, indices, (10, 20), rng)
+        return tasks.vqa(scene.image, *scenes.ask(scene, names, subject, rng)["count"], "en")
+
     def video_questions(rng):
         clip, question, answer = filmed(rng)
         return tasks.vqa(clip.frames, question, answer, "en")
@@ -229,8 +251,8 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
 
     makers = (
         span_corruption, split_captioning, captioning, split_ocr, vqa, question_generation, object_aware_vqa,
-        episodic_captioning, episodic_vqa, screenshot_to_markup, video_captioning, detection, masked_tokens,
-        video_questions,
+        episodic_captioning, episodic_vqa, screenshot_to_markup, video_captioning, detection, masked_tokens, easy_vqa,
+        receipts, naming, counting, video_questions,
     )  # fmt: skip
     return {maker.__name__: maker for maker in makers}
 

@@ -15,6 +15,7 @@ from kitlib.tokenizer import Tokenizer
 SPLITS = ("train", "test")
 SHOWN = 20  # examples a maker
 FIRST = SENTINEL.format(0)
+OTHERS = ("easy_vqa", "receipts", "naming", "counting", "video_questions")  # their task is vqa
 FAKE = {name: lambda rng, name=name: (name, rng.integers(1000)) for name in "abcd"}
 
 
@@ -90,10 +91,10 @@ def test_bad_weights_are_refused(weights, message):
 def test_all_objectives_are_there_and_valid(examples):
     tokenizer = Tokenizer.load()
     for split in SPLITS:
-        assert set(examples[split]) == {*PREFIXES, "video_questions"}
+        assert set(examples[split]) == {*PREFIXES, *OTHERS}
         for name, made in examples[split].items():
             for example in made:
-                assert example.task == ("vqa" if name == "video_questions" else name)
+                assert example.task == ("vqa" if name in OTHERS else name)
                 assert example.images.dtype == np.uint8 and example.images.shape[1:] == (64, 64, 3)
                 episode = name.startswith("episodic")
                 count = 0 if name == "span_corruption" else 4 if episode or name.startswith("video") else 1
@@ -226,6 +227,22 @@ def test_questions_and_ocr(examples):
             assert question.endswith("?") and (
                 known or "costs" in question or "price" in question or "total" in question
             )
+
+
+def test_parts_of_vqa_and_counting(examples):
+    for split in SPLITS:
+        easy = pictures.easy_vqa(split)
+        pairs, names = set(zip(easy.questions, easy.answers, strict=True)), pictures.emoji(split).names
+        for example in examples[split]["easy_vqa"]:
+            assert (without_prefix(example).prompt, example.answer) in pairs
+        for example in examples[split]["naming"]:
+            language = example.prompt.split(":")[0].split(" ")[-1]
+            assert without_prefix(example).prompt == "what is this?" and example.answer in names[language]
+        with_ocr = sum(" OCR: " in example.prompt for example in examples[split]["receipts"])
+        assert 0 < with_ocr < SHOWN
+        counts = Counter(example.answer for example in examples[split]["counting"])
+        assert all("how many: " in example.prompt for example in examples[split]["counting"])
+        assert set(counts) <= set("0123456789") and len(counts) > 3
 
 
 def test_episodes_of_questions_have_both_kinds(examples):

@@ -1,0 +1,217 @@
+"""What a PaLI-X can do, task by task, on pictures it has not seen; with controls that cannot see.
+
+    table = scorecard(model, params, TASKS, count=200)     # a row for each task: score, interval, two controls
+
+A score says nothing without what a model gets that does not look. *Blind*: the same model, its pictures grey. It knows
+how answers are worded and which are frequent. *Shuffled*: every question with the pictures of the next one. It sees a
+picture, but the wrong one; what is left is what the words of the question give away.
+
+"Known": the kinds of things of the training set in new pictures; "unseen": things and words of the test split, which
+are in no training picture.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from kitlib import boxes, collate, decode, episodes, mixture, pictures, rendered, scenes, tasks
+from kitlib import tokenizer as tokenizers
+from kitlib.answer_metrics import anls, exact_match
+from kitlib.average_precision import Detections, Truth, coco
+from kitlib.data import keyed_rng
+from kitlib.metrics import bootstrap
+from kitlib.tasks import Example
+
+SEED = 77  # of test examples; training draws from other seeds
+CONTROLS = ("blind", "shuffled")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A name, what makes its examples (count, seed) -> list, and how answers are judged.
+
+    metric: (predictions, examples) -> float[B], or one float for a metric that is no mean over pictures, such as AP.
+    """
+
+    name: str
+    make: Callable[[int, int], list[Example]]
+    metric: Callable[[Sequence[str], Sequence[Example]], np.ndarray | float]
+    unit: str = "exact match"
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+
+def controlled(examples: Sequence[Example], control: str | None) -> list[Example]:
+    """The examples as a control sees them: None, "blind" or "shuffled". Raises ValueError for another."""
+    if control is None:
+        return list(examples)
+    if control == "blind":
+        grey = [np.full_like(example.images, 128) for example in examples]
+        return [dataclasses.replace(e, images=images) for e, images in zip(examples, grey, strict=True)]
+    if control == "shuffled":
+        others = [*examples[1:], *examples[:1]]
+        return [dataclasses.replace(e, images=other.images) for e, other in zip(examples, others, strict=True)]
+    raise ValueError(f"There is no control {control!r}; there are: {', '.join(CONTROLS)}.")
+
+
+def answers(model, params, examples: Sequence[Example], *, batch_size: int = 64) -> list[str]:
+    """What the model writes, greedily, for each example: all in batches of one shape, the longest's.
+
+    Targets are longer than their true length by a half, so that a model may say too much.
+    """
+    words, size = tokenizers.multilingual(), model.config.tower.image_size[0]
+    parts = [collate.prompt_ids(example, words) for example in examples]
+    count = max(map(len, parts))
+    if min(map(len, parts)) != count:
+        raise ValueError("Prompts must have equally many parts: ask few-shot and other questions apart.")
+    longest = max(len(collate.target_ids(example, words)[0]) for example in examples)
+    shape = {
+        "images": max(1, *(len(example.images) for example in examples)),
+        "inputs": count * _rounded(max(len(ids) for of in parts for ids in of)),
+        "targets": _rounded(longest * 3 // 2),
+        "image_size": size,
+    }
+    out = []
+    for start in range(0, len(examples), batch_size):
+        chunk = list(examples[start : start + batch_size])
+        batch = collate.arrays(chunk + [chunk[-1]] * (batch_size - len(chunk)), words, **shape)
+        inputs = {"images": batch["images"], "images_valid": batch["images_valid"], "tokens": batch["inputs"]}
+        tokens, _ = decode.greedy(model, params, inputs, max_length=shape["targets"])
+        out += [words.decode(row).strip() for row in np.asarray(tokens)[: len(chunk)]]
+    return out
+
+
+def _rounded(length: int) -> int:
+    """Up to a multiple of 8: few shapes, few compilations."""
+    return -(-length // 8) * 8
+
+
+def scorecard(model, params, chosen: Sequence[Task], *, count: int = 200, seed: int = SEED) -> pd.DataFrame:
+    """A row for each task: "task", "unit", "n", "score", "low", "high" (95 % bootstrap), and a column a control."""
+    rows = []
+    for task in chosen:
+        examples = task.make(count, seed)
+        row = dict(
+            zip(("score", "low", "high"), interval(task, answers(model, params, examples), examples), strict=True)
+        )
+        for control in CONTROLS:
+            predictions = answers(model, params, controlled(examples, control))
+            row[control] = float(np.mean(task.metric(predictions, examples)))
+        rows.append({"task": task.name, "unit": task.unit, "n": len(examples), **row})
+    return pd.DataFrame(rows)
+
+
+def interval(task: Task, predictions: Sequence[str], examples: Sequence[Example]) -> tuple[float, float, float]:
+    """(score, low, high): the 95 % bootstrap interval over examples."""
+    values = task.metric(predictions, examples)
+    if np.ndim(values):
+        return bootstrap(values)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(200):  # a metric of the whole set is computed anew for each
+        rows = rng.integers(len(examples), size=len(examples))
+        drawn.append(task.metric([predictions[i] for i in rows], [examples[i] for i in rows]))
+    return float(values), *np.quantile(drawn, (0.025, 0.975)).tolist()
+
+
+# ---------------------------------------------------------------------------------------------- tasks
+
+
+def _drawn(maker: str, split: str = "train"):
+    """Examples of a maker of `mixture.kit_makers`, each from a generator of its own."""
+
+    def make(count, seed):
+        return [_makers(split)[maker](keyed_rng(seed, i)) for i in range(count)]
+
+    return make
+
+
+@functools.cache
+def _makers(split: str):
+    return mixture.kit_makers(split)
+
+
+def captions(language: str, split: str = "train", style: str = "noto"):
+    """(count, seed) -> captioned emoji of one language, each placed anew; as many as there are, at most."""
+
+    def make(count, seed):
+        emoji = pictures.emoji(split, style=style)
+        cutouts, rng = scenes.cut_outs(emoji.images), keyed_rng(seed, 0)
+        chosen = rng.permutation(len(emoji))[:count]
+        return [tasks.captioning(mixture.placed(cutouts[i], rng), emoji.names[language][i], language) for i in chosen]
+
+    return make
+
+
+def reading(split: str = "test"):
+    """(count, seed) -> pictures of one word each, whose languages take turns."""
+
+    def make(count, seed):
+        vocabularies, out = list(rendered.words(split).items()), []
+        for i in range(count):
+            rng = keyed_rng(seed, i)
+            language, words = vocabularies[i % len(vocabularies)]
+            word = str(rng.choice(words))
+            image, _ = rendered.line(word, rng)
+            out.append(tasks.split_ocr(image, [word], language if language != "digits" else "en", 0))
+        return out
+
+    return make
+
+
+def made_up(split: str):
+    """(count, seed) -> episodes of made-up words for two kinds of things, three exemplars and a query."""
+
+    def make(count, seed):
+        cutouts, rngs = scenes.objects(split)[0], [keyed_rng(seed, i) for i in range(count)]
+        return [tasks.made_up_words(episodes.episode(cutouts, 2, mixture.SHOTS, rng)) for rng in rngs]
+
+    return make
+
+
+def exact(predictions, examples) -> np.ndarray:
+    return exact_match(predictions, [example.answer for example in examples])
+
+
+def close(predictions, examples) -> np.ndarray:
+    """ANLS: 1 for the very text, less for each wrong letter, 0 from half of them on."""
+    return anls(predictions, [[example.answer] for example in examples])
+
+
+def ap50(predictions: Sequence[str], examples: Sequence[Example]) -> float:
+    """Average precision at IoU 0.5 of what was written. All boxes count as equally sure, in the order of the text."""
+    names = sorted({name for example in examples for name in boxes.from_text(example.answer)[1]} - {boxes.NOISE})
+    number, found, truths = {name: i for i, name in enumerate(names)}, [], []
+    for prediction, example in zip(predictions, examples, strict=True):
+        where, what, _ = boxes.from_text(prediction)
+        kept = [i for i, name in enumerate(what) if name in number]
+        classes = np.array([number[what[i]] for i in kept], np.int64)
+        found.append(Detections(where[kept], -np.arange(len(kept), dtype=float), classes))
+        where, what, _ = boxes.from_text(example.answer)
+        kept = [i for i, name in enumerate(what) if name != boxes.NOISE]
+        truths.append(Truth(where[kept], np.array([number[what[i]] for i in kept], np.int64)))
+    return coco(found, truths, len(names)).ap50
+
+
+# ---------------------------------------------------------------------------------------------- the list
+
+TASKS = (
+    *(Task(f"captions, {language}", captions(language), exact) for language in pictures.LANGUAGES),
+    Task("captions, unseen things, en", captions("en", "test"), close, "ANLS"),
+    Task("captions, unseen things, Twemoji, en", captions("en", "test", "twemoji"), close, "ANLS"),
+    Task("easy-VQA, test set", _drawn("easy_vqa", "test"), exact),
+    Task("counting", _drawn("counting"), exact),
+    Task("counting, unseen things", _drawn("counting", "test"), exact),
+    Task("reading a word, unseen words", reading(), exact),
+    Task("reading a word, unseen words, by letters", reading(), close, "ANLS"),
+    Task("receipts", _drawn("receipts", "test"), exact),
+    Task("detection", _drawn("detection"), ap50, "AP50"),
+    Task("detection, unseen things", _drawn("detection", "test"), ap50, "AP50"),
+    Task("films", _drawn("video_questions"), exact),
+    Task("films, unseen things", _drawn("video_questions", "test"), exact),
+    Task("4-shot, new words", made_up("train"), exact),
+    Task("4-shot, new words, unseen things", made_up("test"), exact),
+)

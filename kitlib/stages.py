@@ -1,0 +1,135 @@
+"""Training PaLI-X in stages: `kit train S`, on two cores in at most two hours, resumable at any moment.
+
+    stage 0 "ocr"    the tower alone learns to name and to read (`ocr_tuning`)
+    stage 1 "base"   the tower is frozen; all thirteen objectives, pictures of 64 pixels
+    stage 2 "text"   everything learns; pictures of 96 pixels, mostly reading, markup and detection
+    stage 3 "tune"   everything learns; the mixture and the tasks it is asked for, counting and films among them
+
+The first three are PaLI-X's (arXiv 2305.18565), the fourth is its multi-task fine-tuning. Where no text says what
+PaLI-X did, here is what we do: Adafactor, a schedule for each stage; the tower thawed in stage 2, as PaLI's was; a
+share of all other objectives kept in stage 2, which would forget them else.
+
+Every stage leaves a checkpoint behind and starts from that of the one before. A stage that is cut off goes on from its
+last save, and ends with the same parameters, bit by bit.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from kitlib import collate, mixture, ocr_tuning, optim, palix, tokenizer, train
+from kitlib.collate import Group
+from kitlib.configs import PaLIXConfig
+from kitlib.layers import resize_positions
+from kitlib.mixture import Mixture
+from kitlib.vit import ViT
+
+# Weights of the makers of `mixture.kit_makers`, by group; a group's rows, pictures, tokens of prompt and of target.
+SHORT = {"captioning": 6, "split_captioning": 1, "split_ocr": 3, "easy_vqa": 2, "naming": 1, "question_generation": 1}
+SHORT |= {"object_aware_vqa": 2, "masked_tokens": 1}
+LONG = {"detection": 3, "receipts": 2, "screenshot_to_markup": 1}
+MANY = {"episodic_captioning": 1, "episodic_vqa": 2, "video_captioning": 1}
+TEXT = {"span_corruption": 1}
+SHAPES = {"short": (32, 1, 36, 32), "long": (8, 1, 56, 104), "many": (6, 4, 4 * 36, 32), "text": (2, 0, 128, 64)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """One of the stages with pictures and text.
+
+    Attributes:
+        weights: of the makers, for each group of `SHAPES`.
+        steps: how many.
+        peak: of the learning rate: a linear warm-up over 200 steps, then half a cosine down to 0.
+        image_size: in pixels.
+        frozen: whether the tower is.
+    """
+
+    weights: Mapping[str, Mapping[str, float]]
+    steps: int
+    peak: float
+    image_size: int = 64
+    frozen: bool = False
+
+
+OBJECTIVES = {"short": SHORT, "long": LONG, "many": MANY, "text": TEXT}
+READING = OBJECTIVES | {"short": SHORT | {"captioning": 2, "split_ocr": 9}, "long": LONG | {"screenshot_to_markup": 3}}
+ASKED = OBJECTIVES | {"short": SHORT | {"counting": 2}, "many": MANY | {"video_questions": 2}}
+STAGES = {
+    "base": Stage(OBJECTIVES, 4000, 0.03, frozen=True),
+    "text": Stage(READING, 800, 0.01, image_size=96),
+    "tune": Stage(ASKED, 2000, 0.02),
+}
+OCR_STEPS, OCR_BATCH, OCR_PEAK = 3000, 64, 2e-3  # stage 0, AdamW
+SAVE_EVERY = 250  # steps
+
+
+def groups(stage: Stage, seed: int, split: str = "train") -> dict[str, Group]:
+    """What the batches of a stage are made of; another seed, other examples."""
+    makers, out = mixture.kit_makers(split), {}
+    for name, weights in stage.weights.items():
+        size, images, inputs, targets = SHAPES[name]
+        out[name] = Group(Mixture(makers, weights, seed), size, images, inputs, targets, stage.image_size)
+    return out
+
+
+def at_resolution(params: dict, config: PaLIXConfig, pixels: int) -> tuple[dict, PaLIXConfig]:
+    """The same model for pictures of another size: the tower's table of positions is resized."""
+    tower = config.tower.replace(image_size=(pixels, pixels))
+    table = resize_positions(params["tower"]["pos_embedding"], config.tower.grid, tower.grid)
+    return params | {"tower": params["tower"] | {"pos_embedding": table}}, config.replace(tower=tower)
+
+
+def tune_tower(config: PaLIXConfig, folder: Path, *, seed: int = 0) -> dict:
+    """Stage 0: the tower's parameters."""
+    words = tokenizer.multilingual()
+    make = ocr_tuning.labelled("train", words)
+    labels = make(np.random.default_rng(0))[1].shape[0]
+    model = ViT(ocr_tuning.tower_with_head(config.tower, labels))
+    params = train.init_params(model, (1, *config.tower.image_size, 3), seed)
+    params = ocr_tuning.start_bias(params, 4 / labels)
+    tx = optim.assemble(
+        optax.scale_by_adam(), optim.cosine(OCR_PEAK, OCR_STEPS, warmup=min(200, OCR_STEPS // 4)), clip_norm=1.0
+    )
+    step = train.make_step(ocr_tuning.labels_loss(model), tx)
+    batches = ocr_tuning.labelled_batches(make, OCR_BATCH, seed=seed)
+    state, _ = train.fit(
+        step, train.init_state(params, tx, seed), batches, OCR_STEPS,
+        checkpoint_dir=folder / "ocr", save_every=SAVE_EVERY, progress="ocr",
+    )  # fmt: skip
+    return ocr_tuning.tower_params(state.params)
+
+
+def fit(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *, name: str = "", seed: int = 0):
+    """(parameters, history) of one stage, from `params` of its resolution on; resumable where there is a folder."""
+    model = palix.PaLIX(config, frozen_tower=stage.frozen)
+    tx = optim.assemble(
+        optim.scale_by_adafactor(),
+        optim.cosine(stage.peak, stage.steps, warmup=min(200, stage.steps // 4)),
+        freeze=("tower/",) if stage.frozen else (),
+    )
+    made = groups(stage, seed)
+    shares = {group: SHAPES[group][0] for group in made}
+    step = train.make_step(palix.mean_loss(palix.answer_loss(model), shares), tx)
+    batches = collate.batches(made, tokenizer.multilingual())
+    saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
+    state, history = train.fit(step, train.init_state(params, tx, seed), batches, stage.steps, progress=name, **saves)
+    return jax.device_get(state.params), history
+
+
+def run(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, PaLIXConfig]:
+    """All stages, one after the other: the final parameters and their configuration, for pictures of 64 pixels.
+
+    folder: for the saves of each stage; what is finished there is not done again.
+    """
+    params = palix.init_params(palix.PaLIX(config), seed)
+    params = params | {"tower": tune_tower(config, folder, seed=seed)}
+    for number, (name, stage) in enumerate(STAGES.items(), 1):
+        params, config = at_resolution(params, config, stage.image_size)
+        # Another seed for each stage: it sees other examples.
+        params, _ = fit(stage, params, config, folder / name, name=name, seed=seed + 1000 * number)
+    return params, config

@@ -1,0 +1,129 @@
+"""kitlib.stages: the mixtures of the stages, thawing and resolution, and that a stage cut off ends the same."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kitlib import collate, configs, palix, stages, tasks, tokenizer
+from kitlib.stages import OBJECTIVES, SHAPES, STAGES, Stage, at_resolution, fit, groups
+
+WORDS = tokenizer.multilingual()
+CONFIG = configs.palix("XS", tower={"image_size": (64, 64)}, text={"vocab_size": WORDS.vocab_size})
+FEW = {"short": {"captioning": 1}, "text": {"span_corruption": 1}}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return palix.init_params(palix.PaLIX(CONFIG))
+
+
+# --- what is trained on ---
+
+
+def test_the_base_stage_has_all_thirteen_objectives():
+    """vqa in its parts."""
+    parts = {"easy_vqa": "vqa", "receipts": "vqa", "naming": "vqa"}
+    trained = {parts.get(name, name) for weights in OBJECTIVES.values() for name in weights}
+    assert trained == set(tasks.PREFIXES) and STAGES["base"].weights == OBJECTIVES and STAGES["base"].frozen
+
+
+def test_counting_and_questions_about_films_are_for_tuning_only():
+    for name, stage in STAGES.items():
+        asked = {maker for weights in stage.weights.values() for maker in weights}
+        assert ({"counting", "video_questions"} <= asked) == (name == "tune")
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_batches_have_the_shapes_of_their_groups(name):
+    made = groups(STAGES[name], seed=3)
+    batch = {group: collate.group_batch(made[group], WORDS, 0) for group in made}
+    size = STAGES[name].image_size
+    for group, (rows, images, inputs, targets) in SHAPES.items():
+        assert batch[group]["inputs"].shape == (rows, inputs) and batch[group]["targets"].shape == (rows, targets)
+        if images:
+            assert batch[group]["images"].shape == (rows, images, size, size, 3)
+        else:
+            assert "images" not in batch[group]
+
+
+def test_another_seed_other_examples():
+    one, other, same = (
+        collate.group_batch(groups(STAGES["base"], seed)["short"], WORDS, 0)["images"] for seed in (0, 1, 0)
+    )
+    assert (one != other).any() and (one == same).all()
+
+
+# --- resolution ---
+
+
+def test_a_larger_grid_and_back(params):
+    """8 x 8 places become 12 x 12; corners stay; back again, the corners are what they were."""
+    larger, config = at_resolution(params, CONFIG, 96)
+    table = params["tower"]["pos_embedding"]
+    assert config.tower.grid == (12, 12) and larger["tower"]["pos_embedding"].shape == (1, 144, 64)
+    np.testing.assert_allclose(
+        larger["tower"]["pos_embedding"][0, [0, 11, 132, 143]], table[0, [0, 7, 56, 63]], atol=1e-6
+    )
+    back, again = at_resolution(larger, config, 64)
+    assert again == CONFIG
+    np.testing.assert_allclose(back["tower"]["pos_embedding"][0, [0, 63]], table[0, [0, 63]], atol=1e-6)
+    same, _ = at_resolution(params, CONFIG, 64)
+    assert same["tower"]["pos_embedding"] is table
+
+
+# --- training ---
+
+
+def small(**fields) -> Stage:
+    return Stage(**{"weights": FEW, "steps": 3, "peak": 0.01} | fields)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Two rows a group instead of 32."""
+    rows = {name: (2, *shape[1:]) for name, shape in SHAPES.items()}
+    monkeypatch.setattr(stages, "SHAPES", rows)
+
+
+def test_a_frozen_tower_stays_and_all_else_moves(tiny, params):
+    for frozen in (True, False):
+        after, history = fit(small(frozen=frozen), params, CONFIG, None)
+        moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), after, params)
+        assert all(jax.tree.leaves(moved["text"])) and all(jax.tree.leaves(moved["projection"]))
+        towers = jax.tree.leaves(moved["tower"])
+        assert not any(towers) if frozen else all(towers)
+        assert {"loss", "short/loss", "text/loss", "short/accuracy"} <= set(history) and len(history["loss"]) == 3
+
+
+def test_a_stage_that_is_cut_off_ends_the_same(tiny, params, tmp_path, monkeypatch):
+    """Saved after 2 of 4 steps and killed there; started again, it gives the bits of a run that went through."""
+    stage = small(steps=4)
+    whole, _ = fit(stage, params, CONFIG, None)
+    monkeypatch.setattr(stages, "SAVE_EVERY", 2)
+    train_fit = stages.train.fit
+
+    def killed(step, state, batches, num_steps, **kwargs):
+        return train_fit(step, state, batches, 2, **kwargs)
+
+    monkeypatch.setattr(stages.train, "fit", killed)
+    fit(stage, params, CONFIG, tmp_path / "run")
+    monkeypatch.setattr(stages.train, "fit", train_fit)
+    resumed, history = fit(stage, params, CONFIG, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert len(history["loss"]) == 4
+
+
+def test_all_stages_follow_each_other(tiny, tmp_path, monkeypatch):
+    """Two steps each: shapes fit from stage to stage, and a finished run is read back, not run again."""
+    few = {name: dataclasses.replace(stage, steps=2, weights=FEW) for name, stage in STAGES.items()}
+    monkeypatch.setattr(stages, "STAGES", few)
+    monkeypatch.setattr(stages, "OCR_STEPS", 2)
+    monkeypatch.setattr(stages, "OCR_BATCH", 2)
+    params, config = stages.run(tmp_path, CONFIG)
+    assert config == CONFIG and {path.name for path in tmp_path.iterdir()} == {"ocr", *STAGES}
+    again, _ = stages.run(tmp_path, CONFIG)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert jnp.isfinite(params["tower"]["pos_embedding"]).all()
