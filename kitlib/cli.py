@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import tyro
 
@@ -95,6 +96,23 @@ def claims(paper: str, studies: Names = (), /, *, jobs: int = 0) -> int:
     return claims.main(paper, studies, jobs) or 0
 
 
+def train(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
+    """Train the kit's PaLI-X, the S rung, in all its stages: two hours on two cores, resumable at any moment.
+
+    Writes data/checkpoints/palix_s.npz, which the notebooks load, and its scores beside it.
+
+    Args:
+        folder: for the saves of every stage; started again with the same one, training goes on from there.
+        seed: of parameters and examples.
+    """
+    from kitlib import runner, stages
+
+    if "GLIBC_TUNABLES" not in os.environ and (settings := runner.allocator()):
+        line = f"from pathlib import Path; from kitlib import stages; stages.main(Path({str(folder)!r}), {seed})"
+        return subprocess.run([sys.executable, "-c", line], env=os.environ | settings).returncode
+    return stages.main(folder, seed) or 0
+
+
 def stamp() -> int:
     """Write the repository's address (pyproject.toml, [project.urls]) into badges and set-up cells of all notebooks."""
     import nbformat
@@ -127,7 +145,7 @@ def stamp_notebook(nb, name: str, address: str) -> None:
 
 def main() -> int:
     """Entry point; the result is the exit status."""
-    commands = {command.__name__: command for command in (run, lab, check, test, doctor, bench, claims, stamp)}
+    commands = {command.__name__: command for command in (run, lab, check, test, doctor, bench, claims, train, stamp)}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
     except ModuleNotFoundError as error:

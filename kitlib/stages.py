@@ -10,10 +10,12 @@ PaLI-X did, here is what we do: Adafactor, a schedule for each stage; the tower 
 share of all other objectives kept in stage 2, which would forget them else.
 
 Every stage leaves a checkpoint behind and starts from that of the one before. A stage that is cut off goes on from its
-last save, and ends with the same parameters, bit by bit.
+last save, and ends with the same parameters, bit by bit. The result travels with the kit: `model, params = released()`.
 """
 
 import dataclasses
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +23,7 @@ import jax
 import numpy as np
 import optax
 
-from kitlib import collate, mixture, ocr_tuning, optim, palix, tokenizer, train
+from kitlib import collate, configs, mixture, ocr_tuning, optim, palix, palix_scores, runner, tokenizer, train, weights
 from kitlib.collate import Group
 from kitlib.configs import PaLIXConfig
 from kitlib.layers import resize_positions
@@ -66,14 +68,15 @@ STAGES = {
 }
 OCR_STEPS, OCR_BATCH, OCR_PEAK = 3000, 64, 2e-3  # stage 0, AdamW
 SAVE_EVERY = 250  # steps
+RELEASED = runner.ROOT / "data" / "checkpoints" / "palix_s.npz"
 
 
 def groups(stage: Stage, seed: int, split: str = "train") -> dict[str, Group]:
     """What the batches of a stage are made of; another seed, other examples."""
     makers, out = mixture.kit_makers(split), {}
-    for name, weights in stage.weights.items():
+    for name, shares in stage.weights.items():
         size, images, inputs, targets = SHAPES[name]
-        out[name] = Group(Mixture(makers, weights, seed), size, images, inputs, targets, stage.image_size)
+        out[name] = Group(Mixture(makers, shares, seed), size, images, inputs, targets, stage.image_size)
     return out
 
 
@@ -133,3 +136,36 @@ def run(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, PaLI
         # Another seed for each stage: it sees other examples.
         params, _ = fit(stage, params, config, folder / name, name=name, seed=seed + 1000 * number)
     return params, config
+
+
+# ---------------------------------------------------------------------------------------------- the released model
+
+
+def released_config() -> PaLIXConfig:
+    """The S rung of the ladder, with the tokenizer's 4,096 ids."""
+    return configs.palix("S", text={"vocab_size": tokenizer.multilingual().vocab_size})
+
+
+def released() -> tuple[palix.PaLIX, dict]:
+    """The trained S rung and its parameters. Raises checkpoint.CheckpointError for a file that is damaged."""
+    model = palix.PaLIX(released_config())
+    return model, weights.load(RELEASED, jax.eval_shape(lambda: palix.init_params(model)))
+
+
+def main(folder: Path, seed: int = 0) -> None:
+    """All stages, then the weights and their scores, written beside each other."""
+    started = time.time()
+    params, _ = run(folder, released_config(), seed=seed)
+    minutes = (time.time() - started) / 60
+    RELEASED.parent.mkdir(exist_ok=True)
+    weights.save(RELEASED, params)
+    table = palix_scores.scorecard(*released(), palix_scores.TASKS, count=300)
+    steps = {"ocr": OCR_STEPS} | {name: stage.steps for name, stage in STAGES.items()}
+    head = [
+        f"# kit train: seed {seed}, steps {steps}; {minutes:.0f} minutes in the last process that trained",
+        f"# jax {jax.__version__}, {os.cpu_count()} CPU cores",
+        "# 95 % bootstrap intervals over examples; blind: grey pictures; shuffled: the next example's pictures",
+    ]
+    text = "\n".join(head) + "\n" + table.to_csv(index=False, float_format="%.4f")
+    runner.write_atomically(RELEASED.with_suffix(".csv"), text)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
