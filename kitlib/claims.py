@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from kitlib import checks, runner
 
-PAPERS = ("upcycling", "ensembles")
+PAPERS = ("upcycling", "ensembles", "palix")
 SEEDS = 5
 HIGHER = ("accuracy", "shift_accuracy", "ood_", "shots_", "calibration_auc", "disagreement", "kl")  # more is better
 RESULTS = runner.ROOT / "data" / "results"

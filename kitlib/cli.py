@@ -87,7 +87,7 @@ def claims(paper: str, studies: Names = (), /, *, jobs: int = 0) -> int:
     """Measure a paper's claims at kit scale and store the tables in data/results: hours, resumable at any moment.
 
     Args:
-        paper: upcycling or ensembles.
+        paper: upcycling, ensembles or palix.
         studies: which. All, if none is named.
         jobs: how many runs at a time; 0 takes as many as there are cores.
     """

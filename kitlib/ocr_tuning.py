@@ -12,7 +12,7 @@ a question of its own, answered yes or no (sigmoid), so that several can be true
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import jax
@@ -27,15 +27,18 @@ from kitlib.tokenizer import Tokenizer
 
 Maker = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
-KINDS = ("words", "thing", "scene")  # of pictures, equally often
+KINDS = ("words", "thing", "scene")  # of pictures
 WORDS = 4  # in a picture, at most
 
 
-def labelled(split: str, tokenizer: Tokenizer) -> Maker:
+def labelled(split: str, tokenizer: Tokenizer, kinds: Sequence[str] = KINDS) -> Maker:
     """rng -> (picture uint8[64, 64, 3], labels bool[V]), V = the tokenizer's ids and then the emoji of the split.
 
-    Labels of words are the ids of their pieces, each word with a space before it.
+    Labels of words are the ids of their pieces, each word with a space before it. kinds: of pictures, equally often.
+    Raises ValueError for an unknown kind or none.
     """
+    if not kinds or set(kinds) - set(KINDS):
+        raise ValueError(f"Kinds of pictures are {', '.join(KINDS)}, one of them at least; got {list(kinds)}.")
     emoji = pictures.emoji(split)
     cutouts = scenes.cut_outs(emoji.images)
     rows = [emoji.names["en"].index(name) for name in scenes.objects(split)[1]]
@@ -43,7 +46,7 @@ def labelled(split: str, tokenizer: Tokenizer) -> Maker:
     count = tokenizer.vocab_size + len(emoji)
 
     def make(rng):
-        kind, labels = KINDS[rng.integers(len(KINDS))], np.zeros(count, bool)
+        kind, labels = kinds[rng.integers(len(kinds))], np.zeros(count, bool)
         if kind == "words":
             words = rng.choice(vocabularies[rng.integers(len(vocabularies))], rng.integers(1, WORDS + 1))
             image, texts, _ = rendered.scattered([str(word) for word in words], rng, scenes.SIZE)

@@ -288,13 +288,19 @@ def _glyphs(name: str) -> frozenset[str]:
     return frozenset(c for c in known if c < "\u2700" and unicodedata.bidirectional(c) not in ("R", "AL", "NSM", "BN"))
 
 
+@functools.lru_cache(100_000)
+def _width(text: str, font: str) -> int:
+    """Pixels at the smallest size: asked for each word in each font, again and again."""
+    return int(np.ptp(_font(font, SMALLEST).getbbox(text)[::2]))
+
+
 def _fonts_for(texts: Sequence[str], fonts: Sequence[str], side: int) -> list[str]:
     if not all(text.strip() for text in texts):
         raise ValueError("There is nothing to draw in a blank text: it needs at least one visible character.")
     known = [name for name in fonts if set("".join(texts)) <= _glyphs(name)]
     if not known:
         raise ValueError(f"No font has glyphs for all of {' '.join(texts)!r}: texts can be Latin, Greek or Cyrillic.")
-    fitting = [f for f in known if all(np.ptp(_font(f, SMALLEST).getbbox(t)[::2]) <= side - 2 for t in texts)]
+    fitting = [f for f in known if all(_width(t, f) <= side - 2 for t in texts)]
     if not fitting:
         raise ValueError(f"{max(texts, key=len)!r} is too long for {side} pixels, even at size {SMALLEST}.")
     return fitting

@@ -71,6 +71,17 @@ def test_pictures_are_what_the_model_takes(make):
     assert (next(labelled_batches(make, 6, seed=1))["image"] != batch["image"]).any()
 
 
+def test_kinds_of_pictures():
+    """Things have labels behind those of the words, and words before."""
+    for kinds, words in ((("words",), True), (("thing", "scene"), False)):
+        some = labelled("train", WORDS, kinds)
+        labels = np.stack([some(keyed_rng(1, i))[1] for i in range(10)])
+        assert labels[:, :4096].any() == words and labels[:, 4096:].any() != words
+    for kinds in ((), ("words", "letters")):
+        with pytest.raises(ValueError, match="Kinds of pictures are words, thing, scene"):
+            labelled("train", WORDS, kinds)
+
+
 def test_test_words_and_things_are_no_labels_of_training():
     train_size, test_size = (len(labelled(split, WORDS)(keyed_rng(0))[1]) for split in ("train", "test"))
     assert (train_size, test_size) == (4096 + 1235, 4096 + 186)

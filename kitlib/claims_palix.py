@@ -1,0 +1,258 @@
+"""The studies of PaLI-X (2305.18565) at kit scale: stages, objectives, few-shot prompts, films, words in the prompt.
+
+Numbers in comments are those of the list of claims in the notebooks. Every arm of a study sees as many examples as the
+others, unless the question is about that. What an arm is, and how it is trained: `claims_multimodal`.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from kitlib import boxes, clips, data, episodes, mixture, rendered, scenes, tasks
+from kitlib import claims_multimodal as multimodal
+from kitlib.claims import Study
+from kitlib.claims_multimodal import Arm, Phase
+from kitlib.palix_scores import Task, close, exact, reading
+from kitlib.tasks import without_prefix
+
+SEEDS = 5
+SMALL = 96  # pixels of a picture whose letters are too small once it is shrunk to 64
+FRAMES = (2, 4, 8, 16)
+SHAKEN = 4  # pixels of jitter: the more frames, the surer the motion
+
+SETTING = (
+    f"{multimodal.config()}, tower from {multimodal.TOWER_STEPS} steps of stage 0 with batches of "
+    f"{multimodal.TOWER_BATCH}, then frozen; AdamW, peak {multimodal.PEAK}, cosine; {multimodal.TEST_EXAMPLES} test "
+    "examples a test"
+)
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+
+AMBIGUOUS = ("captioning", "naming", "question_generation", "object_aware_vqa")
+
+
+@functools.cache
+def makers(split: str = "train") -> dict:
+    """`mixture.kit_makers` and those of the studies."""
+    kit = mixture.kit_makers(split)
+    cutouts, names = scenes.objects(split)
+    vocabularies = [(code, words) for code, words in rendered.words(split).items() if code != "digits"]
+    short = [[word for word in words if len(word) <= 5] for _, words in vocabularies]  # they fit into a receipt
+
+    def pick(items, rng):
+        return items[rng.integers(len(items))]
+
+    def small_word(rng):
+        """A word in small letters, in a picture of 96 pixels."""
+        code, words = pick(vocabularies, rng)
+        word = str(pick(words, rng))
+        return tasks.split_ocr(rendered.line(word, rng, SMALL, rendered.SMALLEST)[0], [word], code, 0)
+
+    def receipt(rng, with_text: bool):
+        image, texts, pairs = rendered.receipt(pick(short, rng), rng, scenes.SIZE)
+        ocr = tasks.first_words(texts, mixture.OCR_WORDS)[0] if with_text else ""
+        return tasks.vqa(image, *pick(pairs, rng), "en", ocr=ocr)
+
+    def shaken(rng, frames: int):
+        clip, question, answer = clips.make("speed", cutouts, names, frames, rng, jitter=SHAKEN)
+        return tasks.vqa(clip.frames, question, answer, "en")
+
+    def shown(rng):
+        return tasks.made_up_words(episodes.episode(cutouts, 2, 4, rng))
+
+    def bare(maker):
+        return lambda rng: without_prefix(kit[maker](rng))
+
+    return kit | {
+        "small_word": small_word,
+        "receipt_with_text": lambda rng: receipt(rng, True),
+        "receipt_alone": lambda rng: receipt(rng, False),
+        "few_counting": lambda rng: kit["counting"](data.keyed_rng(7, rng.integers(200))),
+        "made_up_words": shown,
+        **{f"film_{n}": functools.partial(shaken, frames=n) for n in FRAMES},
+        **{f"bare_{name}": bare(name) for name in AMBIGUOUS},
+    }
+
+
+# ---------------------------------------------------------------------------------------------- what is asked
+
+
+def asked(maker: str, split: str = "train"):
+    """(count, seed) -> examples of a maker, each from a generator of its own."""
+    return lambda count, seed: [makers(split)[maker](data.keyed_rng(seed, i)) for i in range(count)]
+
+
+def counted_boxes(predictions, examples) -> np.ndarray:
+    """float[B] of 0 and 1: are as many boxes written as there are things, whatever their places?"""
+    counts = [[sum(name != boxes.NOISE for name in boxes.from_text(text)[1]) for text in texts]
+              for texts in (predictions, [example.answer for example in examples])]  # fmt: skip
+    return np.equal(*counts).astype(float)
+
+
+def boxes_of_one_kind(count: int, seed: int) -> list:
+    """Scenes as for counting, with the prompt of detection for the kind that would be counted."""
+    cutouts, names = scenes.objects("train")
+    out = []
+    for i in range(count):
+        rng = data.keyed_rng(seed, i)
+        indices, subject = scenes.contents(len(names), rng, mixture.BOXES)
+        scene = scenes.compose(cutouts, indices, (10, 20), rng)
+        found = [names[kind] for kind in scene.indices]
+        out.append(tasks.detection(scene.image, scene.boxes, found, [names[subject]], rng, mixture.BOXES))
+    return out
+
+
+def exams() -> dict[str, Task]:
+    """By name; the unit is in the name of the metric's column."""
+    plain = ("captioning", "naming", "counting", "object_aware_vqa", "question_generation", "made_up_words")
+    found = {name: (asked(name), exact) for name in (*plain, *(f"film_{n}" for n in FRAMES))}
+    found |= {f"bare_{name}": (asked(f"bare_{name}"), exact) for name in AMBIGUOUS}
+    held_out = ("easy_vqa", "receipt_with_text", "receipt_alone")
+    found |= {name: (asked(name, "test"), exact) for name in held_out}
+    found |= {"small_word": (asked("small_word", "test"), close), "reading": (reading(), close)}
+    found |= {"made_up_words, unseen": (asked("made_up_words", "test"), exact)}
+    found |= {"counted boxes": (boxes_of_one_kind, counted_boxes)}
+    return {name: Task(name, make, metric) for name, (make, metric) in found.items()}
+
+
+# ---------------------------------------------------------------------------------------------- the questions
+
+
+def mixed(*names: str, steps: int, **shape) -> Phase:
+    """A phase in which these makers take turns."""
+    return Phase(tuple((name, 1.0) for name in names), steps, **shape)
+
+
+def same(*names: str) -> tuple[tuple[str, str], ...]:
+    """Tests whose columns are called as they are."""
+    return tuple((name, name) for name in names)
+
+
+LONG = {"inputs": 56, "targets": 104, "rows": 16}  # boxes
+BEFORE = ("captioning", "object_aware_vqa", "detection")  # neither counts nor has a number word in its answers
+SINGLE = ("captioning", "split_ocr", "easy_vqa", "object_aware_vqa", "detection", "masked_tokens")
+LEARNED = ("easy_vqa", "counting", "naming", "split_ocr")
+
+
+def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
+    """By name: the question and the arms that answer it."""
+    episodes_of_five = {"images": 5, "inputs": 5 * 16, "targets": 8, "rows": 16}
+    few = mixed("few_counting", steps=300)
+    first = mixed(*BEFORE, steps=1500, **LONG)
+    thawed = {"frozen": False}
+    at_both = ("small_word", "captioning", "counting")
+    return {
+        "masks": (  # 7
+            "Who sees whom in a few-shot prompt?",
+            {
+                kind: Arm(
+                    (mixed("made_up_words", steps=3000, **episodes_of_five),),
+                    same("made_up_words", "made_up_words, unseen"),
+                    visible=kind,
+                )
+                for kind in ("prefix", "block-causal", "causal")
+            },
+        ),
+        "resolution": (  # 12
+            "Does a second stage at a higher resolution help to read, and only to read?",
+            {
+                name: Arm(
+                    tuple(mixed(*at_both, steps=n, image_size=size, **thawed) for n, size in phases), same(*at_both)
+                )
+                for name, phases in {
+                    "64 px": ((1500, 64),),
+                    "64, then 96 px": ((1000, 64), (500, 96)),
+                    "96 px": ((1500, 96),),
+                }.items()
+            },
+        ),
+        "ocr_tuning": (  # 13
+            "Does stage 0 with words help to read?",
+            {
+                name: Arm((mixed("split_ocr", steps=1500),), same("reading"), tower=name)
+                for name in ("words and things", "words", "things", "none")
+            },
+        ),
+        "ocr_input": (  # 14
+            "Does the text of a picture help as a part of the prompt?",
+            {
+                "with text": Arm(
+                    (mixed("receipt_with_text", steps=1500, inputs=56),), (("receipts", "receipt_with_text"),)
+                ),
+                "pixels alone": Arm((mixed("receipt_alone", steps=1500),), (("receipts", "receipt_alone"),)),
+            },
+        ),
+        "counting": (  # 15
+            "Does a mixture without counting help to count?",
+            {
+                "200 examples": Arm((few,), same("counting")),
+                "mixture first": Arm((first, few), same("counting")),
+                "mixture alone": Arm((first,), same("counting", "counted boxes")),
+            },
+        ),
+        "mixture": (  # 16
+            "What is the best to learn first, one objective or all?",
+            {
+                name: Arm((*before, few), same("counting"))
+                for name, before in {
+                    "nothing": (),
+                    **{name: (mixed(name, steps=1500, **LONG),) for name in SINGLE},
+                    "mixture": (mixed(*SINGLE, steps=1500, **LONG),),
+                }.items()
+            },
+        ),
+        "frames": (  # 19
+            "Do more frames help to see a motion?",
+            {
+                f"{n} frames": Arm(
+                    (mixed(f"film_{n}", steps=1500, images=n, rows=8, targets=8),), (("speed", f"film_{n}"),)
+                )
+                for n in FRAMES
+            },
+        ),
+        "multitask": (  # 21
+            "Does one model for four tasks do as well as four models?",
+            {"together": Arm((mixed(*LEARNED, steps=4000),), same(*LEARNED[:3], "reading"))}
+            | {
+                name: Arm((mixed(name, steps=1000),), same("reading" if name == "split_ocr" else name))
+                for name in LEARNED
+            },
+        ),
+        "prefix": (  # 24
+            "Is the prefix of a prompt needed?",
+            {
+                "with": Arm((mixed(*AMBIGUOUS, steps=2000),), same(*AMBIGUOUS)),
+                "without": Arm(
+                    (mixed(*(f"bare_{name}" for name in AMBIGUOUS), steps=2000),),
+                    tuple((name, f"bare_{name}") for name in AMBIGUOUS),
+                ),
+            },
+        ),
+        "connector": (  # 25
+            "One layer between tower and text, or two?",
+            {
+                name: Arm(
+                    (mixed("captioning", "easy_vqa", "object_aware_vqa", steps=2000),),
+                    same("captioning", "easy_vqa", "object_aware_vqa"),
+                    connector=name,
+                )
+                for name in ("linear", "mlp")
+            },
+        ),
+    }
+
+
+def studies() -> dict[str, Study]:
+    """All of them."""
+
+    def towers(seed: int, folder: Path) -> None:
+        """Most arms of a seed have this one."""
+        multimodal.tower("words and things", seed, folder)
+
+    def run(arm: Arm, seed: int, folder: Path) -> list[dict]:
+        return multimodal.run(arm, seed, folder, makers(), exams())
+
+    return {name: Study(question, SETTING, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}

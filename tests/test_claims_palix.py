@@ -1,0 +1,127 @@
+"""kitlib.claims_palix and claims_multimodal: every study can run as it is written; a small one runs to its row."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from kitlib import boxes, claims, claims_multimodal, claims_palix, collate, palix, tokenizer
+from kitlib.claims_multimodal import Arm, MlpConnector, Phase, config, loss_of, run, tower
+from kitlib.claims_palix import counted_boxes, exams, makers, questions
+from kitlib.data import keyed_rng
+from kitlib.mixture import Mixture
+
+WORDS = tokenizer.multilingual()
+PHASES = {phase for _, arms in questions().values() for arm in arms.values() for phase in arm.phases}
+ASKED = {name for _, arms in questions().values() for arm in arms.values() for _, name in arm.tests}
+
+
+def test_the_studies_are_found():
+    studies = claims.studies_of("palix")
+    assert set(studies) == set(questions()) and len(studies) == 10
+    assert all(study.seeds >= 5 for study in studies.values())
+    for study in studies.values():
+        files = {claims.run_file("palix", study, arm, 0) for arm in study.arms}
+        assert len(files) == len(study.arms)  # no two arms are the same run
+
+
+def test_the_arms_of_a_study_are_asked_the_same():
+    """Or, where each learns a task of its own, a part of it."""
+    for name, (_, arms) in questions().items():
+        columns = [{column for column, _ in arm.tests} for arm in arms.values()]
+        assert all(columns) and (name in ("multitask", "counting") or all(columns[0] == other for other in columns))
+        assert set.union(*columns) == columns[0] | (columns[-1] if name == "counting" else set())
+
+
+@pytest.mark.parametrize("phase", sorted(PHASES, key=str), ids=lambda phase: f"{phase.makers[0][0]}-{phase.images}")
+def test_every_phase_makes_batches(phase):
+    mixed = Mixture({name: makers()[name] for name, _ in phase.makers}, dict(phase.makers), 0)
+    group = collate.Group(mixed, 4, phase.images, phase.inputs, phase.targets, phase.image_size)
+    batch = collate.group_batch(group, WORDS, 0)
+    assert batch["images"].shape == (4, phase.images, phase.image_size, phase.image_size, 3)
+    assert (batch["weights"].sum(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(ASKED))
+def test_every_test_is_passed_by_the_truth(name):
+    task = exams()[name]
+    examples = task.make(6, 0)
+    assert np.mean(task.metric([example.answer for example in examples], examples)) == 1
+    assert np.mean(task.metric(["nothing of the kind"] * 6, examples)) < 0.5
+
+
+def test_number_of_boxes():
+    noise = " ; 1 1 2 2 noise"
+    examples = [
+        dataclasses.replace(example, target=((text, True),))
+        for example, text in zip(
+            exams()["counting"].make(3, 0),
+            ("1 1 5 5 dog" + noise, "1 1 5 5 dog ; 2 2 9 9 dog", "1 1 2 2 noise"),
+            strict=True,
+        )
+    ]
+    said = ["3 3 4 4 dog", "3 3 4 4 cat" + noise, "9 9 9 9 noise ; broken"]
+    assert counted_boxes(said, examples).tolist() == [1, 0, 1]
+
+
+def test_few_counting_examples_are_two_hundred():
+    drawn = {makers()["few_counting"](keyed_rng(0, i)).images.tobytes() for i in range(600)}
+    assert 150 < len(drawn) <= 200
+
+
+def test_nothing_counts_before_the_count():
+    """No number word or digit is an answer of the mixture that is said not to count, but in boxes."""
+    for name in claims_palix.BEFORE:
+        for i in range(40):
+            example = makers()[name](keyed_rng(3, i))
+            assert "how many" not in str(example.prompt)
+            told = " ".join(boxes.from_text(example.answer)[1]) if name == "detection" else example.answer
+            assert name == "captioning" or not any(character.isdigit() for character in told)
+
+
+def test_bare_prompts_have_no_prefix():
+    for name in claims_palix.AMBIGUOUS:
+        whole, bare = makers()[name](keyed_rng(0, 0)), makers()[f"bare_{name}"](keyed_rng(0, 0))
+        assert whole.prompt.endswith(bare.prompt) and len(bare.prompt) < len(whole.prompt)
+        assert whole.answer == bare.answer
+
+
+def test_a_small_arm_runs_to_its_row(tmp_path, monkeypatch):
+    """Two phases at two resolutions; the tower is made once, kept, and does not move while it is frozen."""
+    monkeypatch.setattr(claims_multimodal, "TOWER_STEPS", 2)
+    monkeypatch.setattr(claims_multimodal, "TOWER_BATCH", 2)
+    monkeypatch.setattr(claims_multimodal, "TEST_EXAMPLES", 4)
+    shape = {"rows": 2, "inputs": 40, "targets": 40}
+    phases = (
+        Phase((("counting", 1.0),), 2, **shape),
+        Phase((("counting", 1.0),), 2, image_size=96, frozen=False, **shape),
+    )
+    arm = Arm(phases, (("how many", "counting"),), connector="mlp")
+    (row,) = run(arm, 0, tmp_path, makers(), exams())
+    assert set(row) == {"accuracy: how many", "loss: how many"}
+    assert 0 <= row["accuracy: how many"] <= 1 and 0 < row["loss: how many"] < 20
+    assert len(list(tmp_path.glob("tower-*.npz"))) == 1
+    kept = tower("words and things", 0, tmp_path)
+    again = tower("words and things", 0, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, kept, again)
+    (repeated,) = run(arm, 0, tmp_path, makers(), exams())
+    assert repeated == row
+
+
+def test_the_other_connector_is_larger_and_learns_as_well():
+    one, two = palix.PaLIX(config()), MlpConnector(config())
+    sizes = [jax.tree.map(np.shape, palix.init_params(model)["projection"]) for model in (one, two)]
+    assert sizes[0] == {"kernel": (64, 64), "bias": (64,)}
+    assert [layer["kernel"] for layer in sizes[1].values()] == [(64, 256), (256, 64)]
+
+
+def test_the_loss_is_that_of_the_model():
+    """Of examples of two lengths, in batches of 50: the mean over batches of `palix.answer_loss`."""
+    examples = exams()["counting"].make(6, 0)
+    model = palix.PaLIX(config())
+    params = palix.init_params(model)
+    got = loss_of(model, params, examples)
+    batch = collate.arrays(examples, WORDS, images=1, inputs=64, targets=8)  # more padding changes nothing
+    want, _ = palix.answer_loss(model)(params, batch, jax.random.key(0))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
