@@ -192,7 +192,7 @@ def answer_loss(model: PaLIX, *, z_loss: float = 0.0) -> Callable:
     return loss_fn
 
 
-def mean_loss(loss_fn: Callable, shares: Mapping[str, float]) -> Callable:
+def loss_of_groups(loss_fn: Callable, shares: Mapping[str, float]) -> Callable:
     """The loss of a batch of groups, {name: batch} of different shapes: the mean of theirs, weighted with `shares`.
 
     Its metrics are those of the groups and their losses, each under "name/metric".

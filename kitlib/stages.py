@@ -117,7 +117,7 @@ def fit(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *,
     )
     made = groups(stage, seed)
     shares = {group: SHAPES[group][0] for group in made}
-    step = train.make_step(palix.mean_loss(palix.answer_loss(model), shares), tx)
+    step = train.make_step(palix.loss_of_groups(palix.answer_loss(model), shares), tx)
     batches = collate.batches(made, tokenizer.multilingual())
     saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
     state, history = train.fit(step, train.init_state(params, tx, seed), batches, stage.steps, progress=name, **saves)

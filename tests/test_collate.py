@@ -215,14 +215,14 @@ def test_the_loss_of_groups_is_their_weighted_mean():
     params, loss = palix.init_params(model), palix.answer_loss(model)
     groups = {"one": arrays([ASKED], WORDS, **SHAPE), "text": packed([texts(2)], WORDS, inputs=64, targets=40)}
     shares, key = {"one": 3.0, "text": 1.0}, jax.random.key(0)
-    got, metrics = palix.mean_loss(loss, shares)(params, groups, key)
+    got, metrics = palix.loss_of_groups(loss, shares)(params, groups, key)
     parts = {name: loss(params, groups[name], key) for name in groups}  # no dropout: the key does not matter
     np.testing.assert_allclose(got, 0.75 * parts["one"][0] + 0.25 * parts["text"][0], rtol=1e-6)
     for name in groups:
         np.testing.assert_allclose(metrics[f"{name}/loss"], parts[name][0], rtol=1e-6)
         np.testing.assert_allclose(metrics[f"{name}/accuracy"], parts[name][1]["accuracy"], rtol=1e-6)
     with pytest.raises(ValueError, match=r"groups \['one'\], the loss has shares for \['one', 'text'\]"):
-        palix.mean_loss(loss, shares)(params, {"one": groups["one"]}, key)
+        palix.loss_of_groups(loss, shares)(params, {"one": groups["one"]}, key)
 
 
 def test_pictures_are_not_packed():
