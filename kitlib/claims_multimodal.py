@@ -62,10 +62,9 @@ class MlpConnector(palix.PaLIX):
         self.projection = nn.Sequential([nn.Dense(4 * c.text.width), nn.gelu, nn.Dense(c.text.width)])
 
 
-def config(image_size: int = 64, images: int = 16):
-    """The XS rung for pictures of this size, with the ids of the multilingual tokenizer."""
-    size = {"vocab_size": tokenizer.multilingual().vocab_size}
-    return configs.palix("XS", tower={"image_size": (image_size, image_size)}, text=size, max_images=images)
+def config() -> configs.PaLIXConfig:
+    """The XS rung for pictures of 64 pixels, with the ids of the multilingual tokenizer."""
+    return configs.palix("XS", tower={"image_size": (64, 64)}, text={"vocab_size": tokenizer.multilingual().vocab_size})
 
 
 # ---------------------------------------------------------------------------------------------- stage 0
@@ -79,33 +78,16 @@ def tower_file(what: str, seed: int, folder: Path) -> Path:
 
 def tower(what: str, seed: int, folder: Path) -> dict:
     """The parameters of a tower after stage 0 with these kinds of pictures, from `folder` if it is there."""
-    eyes, words = config().tower, tokenizer.multilingual()
-    path, expected = (
-        tower_file(what, seed, folder),
-        jax.eval_shape(lambda: train.init_params(ViT(eyes), (1, 64, 64, 3))),
-    )
+    eyes, path = config().tower, tower_file(what, seed, folder)
     if what == "none":
         return train.init_params(ViT(eyes), (1, 64, 64, 3), seed)
     if not path.is_file():
         kinds = {"words": ("words",), "things": ("thing", "scene"), "words and things": ocr_tuning.KINDS}[what]
-        make = ocr_tuning.labelled("train", words, kinds)
-        labels = make(np.random.default_rng(0))[1].shape[0]
-        model = ViT(ocr_tuning.tower_with_head(eyes, labels))
-        params = ocr_tuning.start_bias(train.init_params(model, (1, 64, 64, 3), seed), 4 / labels)
-        tx, step = _tower_step(model)
-        batches = ocr_tuning.labelled_batches(make, TOWER_BATCH, seed=seed)
-        state, _ = train.fit(step, train.init_state(params, tx, seed), batches, TOWER_STEPS)
+        make = ocr_tuning.labelled("train", tokenizer.multilingual(), kinds)
+        params = ocr_tuning.tune(eyes, make, steps=TOWER_STEPS, batch_size=TOWER_BATCH, peak=PEAK, seed=seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        weights.save(path, ocr_tuning.tower_params(state.params))
-    return weights.load(path, expected)
-
-
-@functools.cache
-def _tower_step(model):
-    tx = optim.assemble(
-        optax.scale_by_adam(), optim.cosine(PEAK, TOWER_STEPS, warmup=min(100, TOWER_STEPS // 4)), clip_norm=1.0
-    )
-    return tx, train.make_step(ocr_tuning.labels_loss(model), tx)
+        weights.save(path, params)
+    return weights.load(path, jax.eval_shape(lambda: train.init_params(ViT(eyes), (1, 64, 64, 3))))
 
 
 # ---------------------------------------------------------------------------------------------- one arm
@@ -113,10 +95,8 @@ def _tower_step(model):
 
 def run(arm: Arm, seed: int, folder: Path, makers: Mapping[str, Callable], tests: Mapping[str, palix_scores.Task]):
     """[one row]: of every test "accuracy: <column>", its score, and "loss: <column>", that of the answers' tokens."""
-    made = config(arm.phases[0].image_size)
-    params = palix.init_params(_model(made, arm, True), seed)
-    params = params | {"tower": tower(arm.tower, seed, folder)}
-    params, made = stages.at_resolution(params, config(), arm.phases[0].image_size)
+    made = config()
+    params = palix.init_params(_model(made, arm, True), seed) | {"tower": tower(arm.tower, seed, folder)}
     for number, phase in enumerate(arm.phases):
         params, made = stages.at_resolution(params, made, phase.image_size)
         model = _model(made, arm, phase.frozen)
@@ -150,14 +130,7 @@ def _step(model, steps: int):
 
 def loss_of(model, params, examples) -> float:
     """Mean loss of the answers, each example by the weights of `collate.arrays`, in one batch of their own shape."""
-    words = tokenizer.multilingual()
-    parts = [collate.prompt_ids(example, words) for example in examples]
-    shape = {
-        "images": max(1, *(len(example.images) for example in examples)),
-        "inputs": len(parts[0]) * max(len(ids) for of in parts for ids in of),
-        "targets": max(len(collate.target_ids(example, words)[0]) for example in examples),
-        "image_size": model.config.tower.image_size[0],
-    }
+    words, shape = tokenizer.multilingual(), palix_scores.shape_of(model, examples)
     losses = []
     for start in range(0, len(examples), 50):
         batch = collate.arrays(examples[start : start + 50], words, **shape)

@@ -13,19 +13,13 @@ from kitlib import boxes, clips, data, episodes, mixture, rendered, scenes, task
 from kitlib import claims_multimodal as multimodal
 from kitlib.claims import Study
 from kitlib.claims_multimodal import Arm, Phase
-from kitlib.palix_scores import Task, close, exact, reading
+from kitlib.palix_scores import Task, close, drawn, exact, reading
 from kitlib.tasks import without_prefix
 
 SEEDS = 5
 SMALL = 96  # pixels of a picture whose letters are too small once it is shrunk to 64
 FRAMES = (2, 4, 8, 16)
 SHAKEN = 4  # pixels of jitter: the more frames, the surer the motion
-
-SETTING = (
-    f"{multimodal.config()}, tower from {multimodal.TOWER_STEPS} steps of stage 0 with batches of "
-    f"{multimodal.TOWER_BATCH}, then frozen; AdamW, peak {multimodal.PEAK}, cosine; {multimodal.TEST_EXAMPLES} test "
-    "examples a test"
-)
 
 
 # ---------------------------------------------------------------------------------------------- what is shown
@@ -80,11 +74,6 @@ def makers(split: str = "train") -> dict:
 # ---------------------------------------------------------------------------------------------- what is asked
 
 
-def asked(maker: str, split: str = "train"):
-    """(count, seed) -> examples of a maker, each from a generator of its own."""
-    return lambda count, seed: [makers(split)[maker](data.keyed_rng(seed, i)) for i in range(count)]
-
-
 def counted_boxes(predictions, examples) -> np.ndarray:
     """float[B] of 0 and 1: are as many boxes written as there are things, whatever their places?"""
     counts = [[sum(name != boxes.NOISE for name in boxes.from_text(text)[1]) for text in texts]
@@ -108,12 +97,12 @@ def boxes_of_one_kind(count: int, seed: int) -> list:
 def exams() -> dict[str, Task]:
     """By name; the unit is in the name of the metric's column."""
     plain = ("captioning", "naming", "counting", "object_aware_vqa", "question_generation", "made_up_words")
-    found = {name: (asked(name), exact) for name in (*plain, *(f"film_{n}" for n in FRAMES))}
-    found |= {f"bare_{name}": (asked(f"bare_{name}"), exact) for name in AMBIGUOUS}
+    found = {name: (drawn(makers, name), exact) for name in (*plain, *(f"film_{n}" for n in FRAMES))}
+    found |= {f"bare_{name}": (drawn(makers, f"bare_{name}"), exact) for name in AMBIGUOUS}
     held_out = ("easy_vqa", "receipt_with_text", "receipt_alone")
-    found |= {name: (asked(name, "test"), exact) for name in held_out}
-    found |= {"small_word": (asked("small_word", "test"), close), "reading": (reading(), close)}
-    found |= {"made_up_words, unseen": (asked("made_up_words", "test"), exact)}
+    found |= {name: (drawn(makers, name, "test"), exact) for name in held_out}
+    found |= {"small_word": (drawn(makers, "small_word", "test"), close), "reading": (reading(), close)}
+    found |= {"made_up_words, unseen": (drawn(makers, "made_up_words", "test"), exact)}
     found |= {"counted boxes": (boxes_of_one_kind, counted_boxes)}
     return {name: Task(name, make, metric) for name, (make, metric) in found.items()}
 
@@ -247,6 +236,11 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
 
 def studies() -> dict[str, Study]:
     """All of them."""
+    setting = (
+        f"{multimodal.config()}, tower from {multimodal.TOWER_STEPS} steps of stage 0 with batches of "
+        f"{multimodal.TOWER_BATCH}, frozen unless an arm thaws it; AdamW, peak {multimodal.PEAK}, cosine; "
+        f"{multimodal.TEST_EXAMPLES} examples a test"
+    )
 
     def towers(seed: int, folder: Path) -> None:
         """Most arms of a seed have this one."""
@@ -255,4 +249,4 @@ def studies() -> dict[str, Study]:
     def run(arm: Arm, seed: int, folder: Path) -> list[dict]:
         return multimodal.run(arm, seed, folder, makers(), exams())
 
-    return {name: Study(question, SETTING, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}
+    return {name: Study(question, setting, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}

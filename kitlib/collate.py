@@ -170,7 +170,7 @@ def group_batch(group: Group, tokenizer: Tokenizer, position: int) -> dict[str, 
     shape = {"inputs": group.inputs, "targets": group.targets}
     rows = []
     for row in range(position * group.size, (position + 1) * group.size):
-        draws = [row * TRIES + i for i in range(TRIES)]
+        draws = range(row * TRIES, (row + 1) * TRIES)
         rows.append(_fitting(map(group.mixture.draw, draws), group, tokenizer))
     if not group.images:
         return packed(rows, tokenizer, **shape)

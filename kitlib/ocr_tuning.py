@@ -1,9 +1,8 @@
 """Stage 0 of PaLI-X: before a tower is frozen, it learns to say which things and which words are in a picture.
 
-    labeller = tower_with_head(configs.palix("S").tower, tokenizer)         # the tower and one logit a label
-    batches = labelled_batches(labelled("train", tokenizer), 64)            # {"image": ..., "labels": bool[B, V]}
-    step = train.make_step(labels_loss(ViT(labeller)), tx)
-    tower = tower_params(state.params)                                      # without the head
+    make = labelled("train", tokenizer)                                     # rng -> a picture and its labels
+    tower = tune(configs.palix("S").tower, make, steps=3000, batch_size=64, peak=2e-3)
+    params = params | {"tower": tower}                                      # of the whole model
 
 PaLI-X's tower knows what is in a picture from JFT and learns to read by another classification: does token t of the
 vocabulary occur in the text of the picture? Neither asks where. Here both are one list of labels: first a label for
@@ -11,6 +10,7 @@ each id of the tokenizer, then one for each emoji. Pictures are words, one emoji
 a question of its own, answered yes or no (sigmoid), so that several can be true at once.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,15 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kitlib import mixture, pictures, pipeline, rendered, scenes
+from kitlib import mixture, optim, pictures, pipeline, rendered, scenes, train
 from kitlib.configs import ViTConfig
 from kitlib.data import keyed_rng
 from kitlib.tokenizer import Tokenizer
+from kitlib.vit import ViT
 
 Maker = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 KINDS = ("words", "thing", "scene")  # of pictures
 WORDS = 4  # in a picture, at most
+TRUE = 4  # labels of a picture, about: where the head starts
 
 
 def labelled(split: str, tokenizer: Tokenizer, kinds: Sequence[str] = KINDS) -> Maker:
@@ -76,6 +78,23 @@ def labelled_batches(make: Maker, size: int, *, seed: int = 0) -> Iterator[dict[
 
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(options))
+
+
+def tune(tower: ViTConfig, make: Maker, *, steps: int, batch_size: int, peak: float, seed: int = 0, **saves) -> dict:
+    """The tower's parameters after so many steps of AdamW. saves: what `train.fit` takes to save and to tell."""
+    labels = len(make(keyed_rng(seed))[1])
+    model = ViT(tower_with_head(tower, labels))
+    params = start_bias(train.init_params(model, (1, *tower.image_size, tower.channels), seed), TRUE / labels)
+    tx, step = _step(model, steps, peak)
+    state = train.init_state(params, tx, seed)
+    state, _ = train.fit(step, state, labelled_batches(make, batch_size, seed=seed), steps, **saves)
+    return tower_params(state.params)
+
+
+@functools.cache  # several seeds of one model compile once
+def _step(model, steps: int, peak: float):
+    tx = optim.assemble(optax.scale_by_adam(), optim.cosine(peak, steps, warmup=min(200, steps // 4)), clip_norm=1.0)
+    return tx, train.make_step(labels_loss(model), tx)
 
 
 def tower_with_head(tower: ViTConfig, num_labels: int) -> ViTConfig:

@@ -12,7 +12,7 @@ are in no training picture.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -58,29 +58,33 @@ def controlled(examples: Sequence[Example], control: str | None) -> list[Example
     raise ValueError(f"There is no control {control!r}; there are: {', '.join(CONTROLS)}.")
 
 
-def answers(model, params, examples: Sequence[Example], *, batch_size: int = 64) -> list[str]:
-    """What the model writes, greedily, for each example: all in batches of one shape, the longest's.
-
-    Targets are longer than their true length by a half, so that a model may say too much.
-    """
-    words, size = tokenizers.multilingual(), model.config.tower.image_size[0]
+def shape_of(model, examples: Sequence[Example]) -> dict[str, int]:
+    """The lengths for `collate.arrays` that all of these fit into. Raises ValueError for unequal parts of prompts."""
+    words = tokenizers.multilingual()
     parts = [collate.prompt_ids(example, words) for example in examples]
     count = max(map(len, parts))
     if min(map(len, parts)) != count:
         raise ValueError("Prompts must have equally many parts: ask few-shot and other questions apart.")
-    longest = max(len(collate.target_ids(example, words)[0]) for example in examples)
-    shape = {
+    return {
         "images": max(1, *(len(example.images) for example in examples)),
         "inputs": count * _rounded(max(len(ids) for of in parts for ids in of)),
-        "targets": _rounded(longest * 3 // 2),
-        "image_size": size,
+        "targets": _rounded(max(len(collate.target_ids(example, words)[0]) for example in examples)),
+        "image_size": model.config.tower.image_size[0],
     }
+
+
+def answers(model, params, examples: Sequence[Example], *, batch_size: int = 64) -> list[str]:
+    """What the model writes, greedily, for each example: all in batches of one shape, the longest's.
+
+    It may write half as much again as the longest answer has, so that a model may say too much.
+    """
+    words, shape = tokenizers.multilingual(), shape_of(model, examples)
     out = []
     for start in range(0, len(examples), batch_size):
         chunk = list(examples[start : start + batch_size])
         batch = collate.arrays(chunk + [chunk[-1]] * (batch_size - len(chunk)), words, **shape)
         inputs = {"images": batch["images"], "images_valid": batch["images_valid"], "tokens": batch["inputs"]}
-        tokens, _ = decode.greedy(model, params, inputs, max_length=shape["targets"])
+        tokens, _ = decode.greedy(model, params, inputs, max_length=shape["targets"] * 3 // 2)
         out += [words.decode(row).strip() for row in np.asarray(tokens)[: len(chunk)]]
     return out
 
@@ -120,18 +124,13 @@ def interval(task: Task, predictions: Sequence[str], examples: Sequence[Example]
 # ---------------------------------------------------------------------------------------------- tasks
 
 
-def _drawn(maker: str, split: str = "train"):
-    """Examples of a maker of `mixture.kit_makers`, each from a generator of its own."""
-
-    def make(count, seed):
-        return [_makers(split)[maker](keyed_rng(seed, i)) for i in range(count)]
-
-    return make
+def drawn(makers: Callable[[str], Mapping[str, mixture.Maker]], maker: str, split: str = "train"):
+    """(count, seed) -> examples of one of makers(split), each from a generator of its own."""
+    return lambda count, seed: [makers(split)[maker](keyed_rng(seed, i)) for i in range(count)]
 
 
-@functools.cache
-def _makers(split: str):
-    return mixture.kit_makers(split)
+_makers = functools.cache(mixture.kit_makers)
+_drawn = functools.partial(drawn, _makers)
 
 
 def captions(language: str, split: str = "train", style: str = "noto"):
@@ -163,11 +162,11 @@ def reading(split: str = "test"):
 
 
 def made_up(split: str):
-    """(count, seed) -> episodes of made-up words for two kinds of things, three exemplars and a query."""
+    """(count, seed) -> episodes of made-up words for two kinds of things, four exemplars and a query."""
 
     def make(count, seed):
         cutouts, rngs = scenes.objects(split)[0], [keyed_rng(seed, i) for i in range(count)]
-        return [tasks.made_up_words(episodes.episode(cutouts, 2, mixture.SHOTS, rng)) for rng in rngs]
+        return [tasks.made_up_words(episodes.episode(cutouts, 2, 4, rng)) for rng in rngs]
 
     return make
 

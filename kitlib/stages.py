@@ -20,15 +20,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
-import optax
 
 from kitlib import collate, configs, mixture, ocr_tuning, optim, palix, palix_scores, runner, tokenizer, train, weights
 from kitlib.collate import Group
 from kitlib.configs import PaLIXConfig
 from kitlib.layers import resize_positions
 from kitlib.mixture import Mixture
-from kitlib.vit import ViT
 
 # Weights of the makers of `mixture.kit_makers`, by group; a group's rows, pictures, tokens of prompt and of target.
 SHORT = {"captioning": 6, "split_captioning": 1, "split_ocr": 3, "easy_vqa": 2, "naming": 1, "question_generation": 1}
@@ -66,7 +63,7 @@ STAGES = {
     "text": Stage(READING, 800, 0.01, image_size=96),
     "tune": Stage(ASKED, 2000, 0.02),
 }
-OCR_STEPS, OCR_BATCH, OCR_PEAK = 3000, 64, 2e-3  # stage 0, AdamW
+OCR = {"steps": 3000, "batch_size": 64, "peak": 2e-3}  # stage 0
 SAVE_EVERY = 250  # steps
 RELEASED = runner.ROOT / "data" / "checkpoints" / "palix_s.npz"
 
@@ -85,26 +82,6 @@ def at_resolution(params: dict, config: PaLIXConfig, pixels: int) -> tuple[dict,
     tower = config.tower.replace(image_size=(pixels, pixels))
     table = resize_positions(params["tower"]["pos_embedding"], config.tower.grid, tower.grid)
     return params | {"tower": params["tower"] | {"pos_embedding": table}}, config.replace(tower=tower)
-
-
-def tune_tower(config: PaLIXConfig, folder: Path, *, seed: int = 0) -> dict:
-    """Stage 0: the tower's parameters."""
-    words = tokenizer.multilingual()
-    make = ocr_tuning.labelled("train", words)
-    labels = make(np.random.default_rng(0))[1].shape[0]
-    model = ViT(ocr_tuning.tower_with_head(config.tower, labels))
-    params = train.init_params(model, (1, *config.tower.image_size, 3), seed)
-    params = ocr_tuning.start_bias(params, 4 / labels)
-    tx = optim.assemble(
-        optax.scale_by_adam(), optim.cosine(OCR_PEAK, OCR_STEPS, warmup=min(200, OCR_STEPS // 4)), clip_norm=1.0
-    )
-    step = train.make_step(ocr_tuning.labels_loss(model), tx)
-    batches = ocr_tuning.labelled_batches(make, OCR_BATCH, seed=seed)
-    state, _ = train.fit(
-        step, train.init_state(params, tx, seed), batches, OCR_STEPS,
-        checkpoint_dir=folder / "ocr", save_every=SAVE_EVERY, progress="ocr",
-    )  # fmt: skip
-    return ocr_tuning.tower_params(state.params)
 
 
 def fit(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *, name: str = "", seed: int = 0):
@@ -130,7 +107,11 @@ def run(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, PaLI
     folder: for the saves of each stage; what is finished there is not done again.
     """
     params = palix.init_params(palix.PaLIX(config), seed)
-    params = params | {"tower": tune_tower(config, folder, seed=seed)}
+    saves = {"checkpoint_dir": folder / "ocr", "save_every": SAVE_EVERY, "progress": "ocr"}
+    tower = ocr_tuning.tune(
+        config.tower, ocr_tuning.labelled("train", tokenizer.multilingual()), seed=seed, **OCR, **saves
+    )
+    params = params | {"tower": tower}
     for number, (name, stage) in enumerate(STAGES.items(), 1):
         params, config = at_resolution(params, config, stage.image_size)
         # Another seed for each stage: it sees other examples.
@@ -160,7 +141,7 @@ def main(folder: Path, seed: int = 0) -> None:
     RELEASED.parent.mkdir(exist_ok=True)
     weights.save(RELEASED, params)
     table = palix_scores.scorecard(*released(), palix_scores.TASKS, count=300)
-    steps = {"ocr": OCR_STEPS} | {name: stage.steps for name, stage in STAGES.items()}
+    steps = {"ocr": OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
     head = [
         f"# kit train: seed {seed}, steps {steps}; {minutes:.0f} minutes in the last process that trained",
         f"# jax {jax.__version__}, {os.cpu_count()} CPU cores",

@@ -120,8 +120,7 @@ def test_all_stages_follow_each_other(tiny, tmp_path, monkeypatch):
     """Two steps each: shapes fit from stage to stage, and a finished run is read back, not run again."""
     few = {name: dataclasses.replace(stage, steps=2, weights=FEW) for name, stage in STAGES.items()}
     monkeypatch.setattr(stages, "STAGES", few)
-    monkeypatch.setattr(stages, "OCR_STEPS", 2)
-    monkeypatch.setattr(stages, "OCR_BATCH", 2)
+    monkeypatch.setattr(stages, "OCR", {"steps": 2, "batch_size": 2, "peak": 1e-3})
     params, config = stages.run(tmp_path, CONFIG)
     assert config == CONFIG and {path.name for path in tmp_path.iterdir()} == {"ocr", *STAGES}
     again, _ = stages.run(tmp_path, CONFIG)
