@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kitlib import boxes, clips, data, episodes, mixture, rendered, scenes, tasks
+from kitlib import boxes, clips, data, mixture, rendered, scenes, tasks
 from kitlib import claims_multimodal as multimodal
 from kitlib.claims import Study
 from kitlib.claims_multimodal import Arm, Phase
@@ -54,9 +54,6 @@ def makers(split: str = "train") -> dict:
         clip, question, answer = clips.make("speed", cutouts, names, frames, rng, jitter=SHAKEN)
         return tasks.vqa(clip.frames, question, answer, "en")
 
-    def shown(rng):
-        return tasks.made_up_words(episodes.episode(cutouts, 2, 4, rng))
-
     def bare(maker):
         return lambda rng: without_prefix(kit[maker](rng))
 
@@ -65,7 +62,6 @@ def makers(split: str = "train") -> dict:
         "receipt_with_text": lambda rng: receipt(rng, True),
         "receipt_alone": lambda rng: receipt(rng, False),
         "few_counting": lambda rng: kit["counting"](data.keyed_rng(7, rng.integers(200))),
-        "made_up_words": shown,
         **{f"film_{n}": functools.partial(shaken, frames=n) for n in FRAMES},
         **{f"bare_{name}": bare(name) for name in AMBIGUOUS},
     }
@@ -128,7 +124,7 @@ LEARNED = ("easy_vqa", "counting", "naming", "split_ocr")
 
 def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
     """By name: the question and the arms that answer it."""
-    episodes_of_five = {"images": 5, "inputs": 5 * 16, "targets": 8, "rows": 16}
+    episodes_of_five = {"images": mixture.SHOTS + 1, "inputs": 24, "targets": 8, "rows": 16}
     few = mixed("few_counting", steps=300)
     first = mixed(*BEFORE, steps=1500, **LONG)
     thawed = {"frozen": False}

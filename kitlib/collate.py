@@ -2,7 +2,7 @@
 
     groups = {
         "one": Group(Mixture(makers, {"captioning": 2, "vqa": 1}), size=32, images=1, inputs=40, targets=32),
-        "four": Group(Mixture(makers, {"episodic_vqa": 1}), size=4, images=4, inputs=4 * 32, targets=8),
+        "few": Group(Mixture(makers, {"episodic_vqa": 1}), size=4, images=4, inputs=24, targets=8),
         "text": Group(Mixture(makers, {"span_corruption": 1}), size=4, images=0, inputs=128, targets=48),
     }
     for batch in batches(groups, tokenizer): ...    # {"one": {"images": ..., "inputs": ..., "targets": ...}, ...}
@@ -39,7 +39,7 @@ class Group:
         mixture: what they are drawn from.
         size: B, rows of every batch.
         images: n, pictures or frames of an example at most; 0: texts alone, packed.
-        inputs: N, tokens of a row's prompts; of a few-shot example n equal parts.
+        inputs: N, tokens of a row's prompt; few-shot of each of its n.
         targets: M, tokens of a row's targets.
         image_size: height and width in pixels; others are resized.
     """
@@ -77,42 +77,45 @@ def arrays(
     """Examples with pictures, one a row: what `palix.answer_loss` and `decode` (without targets) take.
 
     {"images" float32[B, n, H, W, 3] in [-1, 1], "images_valid" bool[B, n], "inputs" int32[B, N], "targets" int32[B, M],
-    "weights" float32[B, M]}; the lengths as in `Group`.
+    "weights" float32[B, M]}; the lengths as in `Group`. Few-shot, "inputs" is int32[B, n, N], a text for each picture.
+    Examples with fewer pictures are padded in front: the query is always the last.
 
     Weights: 0 for padding and what carries no loss, else 1 / sqrt(tokens that do): an example of 50 tokens counts as
     much as seven of one. Counted by tokens, the boxes of a detection would drown the one word of an answer; counted by
     examples, each coordinate would hardly matter.
 
-    Raises ValueError for an example with more pictures or tokens than there is room for, and for none.
+    Raises ValueError for an example with more pictures or tokens than there is room for, for none, and for few-shot
+    examples beside others.
     """
     if not examples or images < 1:
         raise ValueError(f"Expected examples and room for a picture at least, got {len(examples)} and {images}.")
-    b = len(examples)
+    b, few_shot = len(examples), [not isinstance(example.prompt, str) for example in examples]
+    if any(few_shot) != all(few_shot):
+        raise ValueError(f"Few-shot examples need a batch of their own, got {sum(few_shot)} of them among {b}.")
     out = {
         "images": np.zeros((b, images, image_size, image_size, 3), np.float32),
         "images_valid": np.zeros((b, images), bool),
-        "inputs": np.full((b, inputs), tokenizer.pad_id, np.int32),
+        "inputs": np.full((b, images if few_shot[0] else 1, inputs), tokenizer.pad_id, np.int32),
         "targets": np.full((b, targets), tokenizer.pad_id, np.int32),
         "weights": np.zeros((b, targets), np.float32),
     }
     for row, example in enumerate(examples):
         n, parts = len(example.images), prompt_ids(example, tokenizer)
         ids, carries = target_ids(example, tokenizer)
-        room = inputs // len(parts)
-        if n > images or len(ids) > targets or max(map(len, parts)) > room or inputs % len(parts):
+        if n > images or len(ids) > targets or max(map(len, parts)) > inputs or (few_shot[0] and len(parts) != n):
             raise ValueError(
-                f"An example of {example.task} has {n} pictures, {len(parts)} parts of a prompt with at most "
-                f"{max(map(len, parts))} tokens and {len(ids)} tokens of target; there is room for {images}, "
-                f"{len(parts)} x {room} and {targets}."
+                f"An example of {example.task} has {n} pictures, {len(parts)} prompts of at most "
+                f"{max(map(len, parts))} tokens and {len(ids)} tokens of target; there is room for {images} pictures, "
+                f"few-shot with a prompt each, of {inputs} tokens, and {targets} of target."
             )
         if n:
-            out["images"][row, :n] = pipeline.to_float(pipeline.fit(example.images, image_size, image_size))
-            out["images_valid"][row, :n] = True
-        for i, part in enumerate(parts):
-            out["inputs"][row, i * room : i * room + len(part)] = part
+            out["images"][row, -n:] = pipeline.to_float(pipeline.fit(example.images, image_size, image_size))
+            out["images_valid"][row, -n:] = True
+        for part, line in zip(parts, out["inputs"][row, -len(parts) :], strict=True):
+            line[: len(part)] = part
         out["targets"][row, : len(ids)] = ids
         out["weights"][row, : len(ids)] = np.array(carries) / np.sqrt(sum(carries))
-    return out
+    return out if few_shot[0] else out | {"inputs": out["inputs"][:, 0]}
 
 
 def packed(rows: Sequence[Sequence[Example]], tokenizer: Tokenizer, *, inputs: int, targets: int):
@@ -183,7 +186,7 @@ def _fitting(draws: Iterator[Example], group: Group, tokenizer: Tokenizer) -> li
     chosen, used = [], np.zeros(2, int)
     for example in draws:
         parts = prompt_ids(example, tokenizer)
-        needs = np.array([len(parts) * max(map(len, parts)), len(target_ids(example, tokenizer)[0])])
+        needs = np.array([max(map(len, parts)), len(target_ids(example, tokenizer)[0])])
         if (used + needs <= (group.inputs, group.targets)).all() and len(example.images) <= group.images:
             chosen.append(example)
             used += needs

@@ -27,7 +27,7 @@ from kitlib.tasks import BETWEEN, WHAT, Example
 Maker = Callable[[np.random.Generator], Example]
 
 FRAMES = 4  # of a film, as in PaLI-X
-SHOTS = 3  # exemplars before the query: PaLI-X asks with 4 pairs
+SHOTS = 4  # exemplars before the query, as PaLI-X is asked
 OBJECTS = 4  # in a scene for detection, at most
 BOXES = 6  # that are written down for it, those of noise included
 OCR_WORDS = 12  # of a receipt in the prompt; none has more
@@ -101,13 +101,15 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     split_captioning, captioning
         Emoji, `placed`, and their names in the 16 languages. Names of one unit are split at 0.
     episodic_captioning
-        Four of them that share an English keyword, in one language: episodes of loosely related pairs.
+        Five of them that share an English keyword, in one language: episodes of loosely related pairs.
     vqa, question_generation
         easy-VQA or a receipt, in English. For vqa also: what is this? with the name of an emoji in any language.
     easy_vqa, receipts, naming
         The parts of vqa, each by itself, with its task. Half of the questions about a receipt come with its text.
     episodic_vqa
-        Made-up words for two kinds, or four questions of easy-VQA.
+        Made-up words for two kinds, or five questions of easy-VQA.
+    made_up_words
+        The first half of these.
     object_aware_vqa, detection, masked_tokens
         Scenes. Detection asks for the kinds that are there and an absent one, in any language, and has noise.
     video_captioning
@@ -210,9 +212,12 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         captions = [emoji.names[language][i] for i in chosen]
         return tasks.episodic_captioning([placed(everything[i], rng) for i in chosen], captions, language)
 
+    def made_up_words(rng):
+        return tasks.made_up_words(episodes.episode(cutouts, 2, SHOTS, rng))
+
     def episodic_vqa(rng):
         if rng.integers(2):
-            return tasks.made_up_words(episodes.episode(cutouts, 2, SHOTS, rng))
+            return made_up_words(rng)
         chosen = rng.integers(len(questions), size=SHOTS + 1)
         texts = ([listed[i] for i in chosen] for listed in (questions.questions, questions.answers))
         return tasks.episodic_vqa(questions.images[questions.image_index[chosen]], *texts, "en")
@@ -252,7 +257,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     makers = (
         span_corruption, split_captioning, captioning, split_ocr, vqa, question_generation, object_aware_vqa,
         episodic_captioning, episodic_vqa, screenshot_to_markup, video_captioning, detection, masked_tokens, easy_vqa,
-        receipts, naming, counting, video_questions,
+        receipts, naming, made_up_words, counting, video_questions,
     )  # fmt: skip
     return {maker.__name__: maker for maker in makers}
 

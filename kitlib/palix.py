@@ -10,6 +10,10 @@ A ViT sees every picture by itself. None of its patches is pooled: one linear ma
 model, and n pictures of k patches are n * k *visual tokens*, in front of the prompt's tokens in the encoder, where all
 see all. Frames of a video and exemplars of a few-shot prompt are pictures like any other. The decoder writes the
 answer. Only the tower knows where a patch is; the encoder's relative positions hardly tell patches apart.
+
+Few-shot, every picture has a text of its own. Which one, only positions can tell, and those of T5 end at a distance of
+128 tokens: behind four pictures of 64 patches, no text would know its picture. So there positions count as if each
+picture stood right before its text. That is ours: the paper does not say how positions go on over pictures.
 """
 
 import functools
@@ -26,23 +30,22 @@ from kitlib.vit import ViT
 # ---------------------------------------------------------------------------------------------- who sees whom
 
 
-def sequence_order(num_images: int, num_patches: int, num_tokens: int) -> tuple[jax.Array, jax.Array]:
+def sequence_order(num_images: int, num_patches: int, length: int, few_shot: bool) -> tuple[jax.Array, jax.Array]:
     """(episode, place), both int32[n * k + N], of the encoder's visual tokens and then its text.
 
-    For few-shot prompts: the text is cut in n equal parts, the i-th belongs to picture i (so texts are padded to equal
-    length). episode: which picture or part; place: where a token stands if every picture comes right before its text.
+    few_shot: there are n texts of this length, the i-th belongs to picture i, N = n * length; else one text, that of
+    the last picture, N = length. episode: which picture or text; place: where a token stands if every picture comes
+    right before its text.
     """
-    if num_tokens % num_images:
-        raise ValueError(f"{num_tokens} tokens of text are not {num_images} equal parts, one for each picture.")
-    part = num_tokens // num_images
-    images, texts = jnp.arange(num_images * num_patches), jnp.arange(num_tokens)
-    episode = jnp.concatenate([images // num_patches, texts // part])
-    within = jnp.concatenate([images % num_patches, num_patches + texts % part])
-    return episode, episode * (num_patches + part) + within
+    texts = num_images if few_shot else 1
+    images, words = jnp.arange(num_images * num_patches), jnp.arange(texts * length)
+    episode = jnp.concatenate([images // num_patches, num_images - texts + words // length])
+    within = jnp.concatenate([images % num_patches, num_patches + words % length])
+    return episode, episode * (num_patches + few_shot * length) + within
 
 
 def visibility(kind: str, episode: jax.Array, place: jax.Array) -> jax.Array | None:
-    """bool[1, 1, N, N]: which keys a query of the encoder may see, in a few-shot prompt (2308.06912, table 9).
+    """bool[1, 1, N, N]: which keys a query of the encoder may see (2308.06912, table 9: few-shot prompts).
 
     "prefix": everything (PaLI-X); "block-causal": its own exemplar and earlier ones; "causal": what stands before it.
     """
@@ -62,7 +65,8 @@ class PaLIX(nn.Module):
     """(images float[B, n, height, width, C], prompts int32[B, N], decoder_tokens int32[B, M]) -> (logits, out).
 
     logits float32[B, M, V]. images may be [B, height, width, C], one each, or None: text only. images_valid bool[B, n]
-    tells pictures from padding, where examples have fewer than n. Prompts are padded with 0. Tokens do not attend to
+    tells pictures from padding, where examples have fewer than n. Few-shot prompts are int32[B, n, L], a text for each
+    picture, the last of them the query's; N = n * L in what follows. Prompts are padded with 0. Tokens do not attend to
     padding, and pictures do not see each other before the encoder. Texts alone may be packed, several in a row, told
     apart by segments (see `t5.T5`).
 
@@ -90,10 +94,14 @@ class PaLIX(nn.Module):
 
     def encode(self, images, prompts, images_valid=None, segments=None, *, train: bool = False):
         """(encoded float[B, n * k + N, D], out)."""
+        few_shot, length = prompts.ndim == 3, prompts.shape[-1]
+        if few_shot:
+            check_few_shot(images, prompts)
+            prompts = prompts.reshape(prompts.shape[0], -1)
         check_tokens(prompts)
         x, out = self.text.token_embedder(prompts), {}
         valid = (prompts != PAD).astype(jnp.int32) if segments is None else segments
-        visible = None
+        visible = place = None
         if images is not None:
             if segments is not None:
                 raise ValueError("Examples with pictures are not packed: give segments for texts alone.")
@@ -103,10 +111,10 @@ class PaLIX(nn.Module):
             x = jnp.concatenate([visual, x], axis=1)
             valid = jnp.concatenate([jnp.repeat(images_valid.astype(jnp.int32), k, axis=1), valid], axis=1)
             out["visual"] = visual
-            if self.visible != "prefix":
-                visible = visibility(self.visible, *sequence_order(images.shape[1], k, prompts.shape[1]))
+            episode, place = sequence_order(images.shape[1], k, length, few_shot)
+            visible = visibility(self.visible, episode, place)
         out["segments"] = valid
-        encoded, more = self.text.encode_embedded(x, out["segments"], visible, train=train)
+        encoded, more = self.text.encode_embedded(x, valid, visible, place, train=train)
         return encoded, out | more
 
     def __call__(
@@ -126,6 +134,16 @@ class PaLIX(nn.Module):
 
     def decode_step(self, tokens, place, cache):
         return self.text.decode_step(tokens, place, cache)
+
+
+def check_few_shot(images, prompts) -> None:
+    """Raises ValueError for few-shot prompts int32[B, n, L] without n pictures each."""
+    got = "none" if images is None else f"shape {images.shape}"
+    if images is None or images.ndim != 5 or images.shape[1] != prompts.shape[1]:
+        raise ValueError(
+            f"Prompts {prompts.shape} are few-shot, [B, n, L]: they need a picture for each text, images float[B, "
+            f"n={prompts.shape[1]}, height, width, C]; got {got}."
+        )
 
 
 def check_pictures(config: PaLIXConfig, images, images_valid, batch: int):
@@ -164,10 +182,10 @@ def _jitted_init(model):
 def answer_loss(model: PaLIX, *, z_loss: float = 0.0) -> Callable:
     """Mean cross-entropy over the target tokens of a batch, as `collate.arrays` or `collate.packed` makes it.
 
-    "images" float[B, n, height, width, C] and "images_valid" bool[B, n], or neither; "inputs" int32[B, N], "targets"
-    int32[B, M]; "weights" float[B, M]: what a target token counts (0: coordinates of noise boxes); without it, padding
-    counts nothing and all else 1. Packed texts: "inputs_segments", "targets_segments". Prompts are no targets. The
-    metric is token "accuracy".
+    "images" float[B, n, height, width, C] and "images_valid" bool[B, n], or neither; "inputs" int32[B, N] or few-shot
+    [B, n, L], "targets" int32[B, M]; "weights" float[B, M]: what a target token counts (0: coordinates of noise boxes);
+    without it, padding counts nothing and all else 1. Packed texts: "inputs_segments", "targets_segments". Prompts are
+    no targets. The metric is token "accuracy".
     """
 
     def loss_fn(params, batch, key):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kitlib import boxes, collate, decode, episodes, mixture, pictures, rendered, scenes, tasks
+from kitlib import boxes, collate, decode, mixture, pictures, rendered, scenes, tasks
 from kitlib import tokenizer as tokenizers
 from kitlib.answer_metrics import anls, exact_match
 from kitlib.average_precision import Detections, Truth, coco
@@ -59,15 +59,11 @@ def controlled(examples: Sequence[Example], control: str | None) -> list[Example
 
 
 def shape_of(model, examples: Sequence[Example]) -> dict[str, int]:
-    """The lengths for `collate.arrays` that all of these fit into. Raises ValueError for unequal parts of prompts."""
+    """The lengths for `collate.arrays` that all of these fit into."""
     words = tokenizers.multilingual()
-    parts = [collate.prompt_ids(example, words) for example in examples]
-    count = max(map(len, parts))
-    if min(map(len, parts)) != count:
-        raise ValueError("Prompts must have equally many parts: ask few-shot and other questions apart.")
     return {
         "images": max(1, *(len(example.images) for example in examples)),
-        "inputs": count * _rounded(max(len(ids) for of in parts for ids in of)),
+        "inputs": _rounded(max(len(ids) for example in examples for ids in collate.prompt_ids(example, words))),
         "targets": _rounded(max(len(collate.target_ids(example, words)[0]) for example in examples)),
         "image_size": model.config.tower.image_size[0],
     }
@@ -161,16 +157,6 @@ def reading(split: str = "test"):
     return make
 
 
-def made_up(split: str):
-    """(count, seed) -> episodes of made-up words for two kinds of things, four exemplars and a query."""
-
-    def make(count, seed):
-        cutouts, rngs = scenes.objects(split)[0], [keyed_rng(seed, i) for i in range(count)]
-        return [tasks.made_up_words(episodes.episode(cutouts, 2, 4, rng)) for rng in rngs]
-
-    return make
-
-
 def exact(predictions, examples) -> np.ndarray:
     return exact_match(predictions, [example.answer for example in examples])
 
@@ -211,6 +197,6 @@ TASKS = (
     Task("detection, unseen things", _drawn("detection", "test"), ap50, "AP50"),
     Task("films", _drawn("video_questions"), exact),
     Task("films, unseen things", _drawn("video_questions", "test"), exact),
-    Task("4-shot, new words", made_up("train"), exact),
-    Task("4-shot, new words, unseen things", made_up("test"), exact),
+    Task("4-shot, new words", _drawn("made_up_words"), exact),
+    Task("4-shot, new words, unseen things", _drawn("made_up_words", "test"), exact),
 )

@@ -42,10 +42,11 @@ class Encoder(nn.Module):
         self.encoder_norm = RMSNorm()
         self.drop = nn.Dropout(c.dropout)
 
-    def __call__(self, x, segments, visible=None, train: bool = False):
-        """visible bool[B or 1, 1, N, N]: what a query may see besides its own segment's limits; None: everything."""
-        out, n = {}, x.shape[1]
-        bias, mask = self.relpos_bias(jnp.arange(n)[None] - jnp.arange(n)[:, None]), segment_mask(segments, segments)
+    def __call__(self, x, segments, visible=None, place=None, train: bool = False):
+        """visible bool[B or 1, 1, N, N]: what a query may see besides its own segment's limits; None: everything.
+        place int32[N]: where each stands, for the relative positions; None: one behind the other."""
+        out, place = {}, jnp.arange(x.shape[1]) if place is None else place
+        bias, mask = self.relpos_bias(place[None] - place[:, None]), segment_mask(segments, segments)
         mask = mask if visible is None else mask & visible
         x = self.drop(x, deterministic=not train)
         for i, layer in enumerate(self.layers):
@@ -127,9 +128,12 @@ class T5(nn.Module):
         segments = (tokens != PAD).astype(jnp.int32) if segments is None else segments
         return self.encode_embedded(self.token_embedder(tokens), segments, train=train)
 
-    def encode_embedded(self, x, segments, visible=None, *, train: bool = False):
-        """`encode` of what is embedded already, float[B, N, D]: tokens, or visual tokens before them (`palix`)."""
-        encoded, out = self.encoder(x, segments, visible, train)
+    def encode_embedded(self, x, segments, visible=None, place=None, *, train: bool = False):
+        """`encode` of what is embedded already, float[B, N, D]: tokens, or visual tokens before them (`palix`).
+
+        visible and place: see `Encoder`.
+        """
+        encoded, out = self.encoder(x, segments, visible, place, train)
         return encoded, {**out, "encoded": encoded, **_auxiliary_loss(out)}
 
     def decode(self, encoded, tokens, encoder_segments, decoder_segments=None, *, train: bool = False):

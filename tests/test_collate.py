@@ -82,13 +82,18 @@ def test_a_row_weighs_the_root_of_its_tokens():
     assert (batch["weights"] > 0).sum(axis=1).tolist() == counts
 
 
-def test_few_shot_prompts_are_equal_parts_and_missing_pictures_padding():
-    few = Example(np.repeat(RED, 3, 0), ("a", "b c", "d?"), (("e", True),), "episodic_vqa")
-    batch = arrays([few], WORDS, images=4, inputs=18, targets=4)
-    assert batch["images_valid"].tolist() == [[True, True, True, False]] and not batch["images"][0, 3].any()
-    for i, part in enumerate(few.prompt):
+FEW = Example(np.repeat(RED, 3, 0), ("a", "b c", "d?"), (("e", True),), "episodic_vqa")
+
+
+def test_few_shot_prompts_have_a_row_each_and_what_is_missing_is_missing_in_front():
+    batch = arrays([FEW], WORDS, images=4, inputs=6, targets=4)
+    assert batch["images_valid"].tolist() == [[False, True, True, True]] and not batch["images"][0, 0].any()
+    assert batch["inputs"].shape == (1, 4, 6) and not batch["inputs"][0, 0].any()
+    for i, part in enumerate(FEW.prompt, 1):
         ids = [*WORDS.encode(f" {part}"), 1]
-        assert batch["inputs"][0, 6 * i : 6 * i + 6].tolist() == ids + [0] * (6 - len(ids))
+        assert batch["inputs"][0, i].tolist() == ids + [0] * (6 - len(ids))
+    with pytest.raises(ValueError, match="batch of their own, got 1 of them among 2"):
+        arrays([FEW, ASKED], WORDS, images=4, inputs=16, targets=24)
 
 
 def test_other_sizes_are_resized():
@@ -102,10 +107,14 @@ def test_other_sizes_are_resized():
 @pytest.mark.parametrize(
     ("example", "shape", "message"),
     [
-        (ASKED, {"inputs": 3}, r"vqa has 1 pictures, 1 parts .* with at most \d+ tokens .* room for 1, 1 x 3 and 24"),
+        (
+            ASKED,
+            {"inputs": 3},
+            r"vqa has 1 pictures, 1 prompts of at most \d+ tokens .* room for 1 pictures, .* of 3 tokens, and 24",
+        ),
         (BOXES, {"targets": 5}, "detection has 1 pictures, .* and 15 tokens of target; .* and 5"),
         (Example(np.repeat(RED, 2, 0), "a", (("b", True),), "vqa"), {}, "vqa has 2 pictures"),
-        (Example(np.repeat(RED, 3, 0), ("a",) * 3, (("b", True),), "vqa"), {"images": 3}, "3 parts"),  # of 16
+        (Example(np.repeat(RED, 3, 0), ("a",) * 2, (("b", True),), "vqa"), {"images": 3}, "3 pictures, 2 prompts"),
         (ASKED, {"images": 0}, "room for a picture at least, got 1 and 0"),
     ],
 )

@@ -15,7 +15,7 @@ from kitlib.tokenizer import Tokenizer
 SPLITS = ("train", "test")
 SHOWN = 20  # examples a maker
 FIRST = SENTINEL.format(0)
-OTHERS = ("easy_vqa", "receipts", "naming", "counting", "video_questions")  # their task is vqa
+OTHERS = ("easy_vqa", "receipts", "naming", "made_up_words", "counting", "video_questions")  # parts and tasks
 FAKE = {name: lambda rng, name=name: (name, rng.integers(1000)) for name in "abcd"}
 
 
@@ -94,12 +94,13 @@ def test_all_objectives_are_there_and_valid(examples):
         assert set(examples[split]) == {*PREFIXES, *OTHERS}
         for name, made in examples[split].items():
             for example in made:
-                assert example.task == ("vqa" if name in OTHERS else name)
+                parts = dict.fromkeys(OTHERS, "vqa") | {"made_up_words": "episodic_vqa"}
+                assert example.task == parts.get(name, name)
                 assert example.images.dtype == np.uint8 and example.images.shape[1:] == (64, 64, 3)
-                episode = name.startswith("episodic")
-                count = 0 if name == "span_corruption" else 4 if episode or name.startswith("video") else 1
+                episode = example.task.startswith("episodic")
+                count = 0 if name == "span_corruption" else 5 if episode else 4 if name.startswith("video") else 1
                 assert len(example.images) == count and isinstance(example.prompt, tuple) == episode
-                assert len(prompts(example)) == (4 if episode else 1)
+                assert len(prompts(example)) == (5 if episode else 1)
                 for text in (*prompts(example), example.answer):
                     assert type(text) is str and text.strip() and tokenizer.decode(tokenizer.encode(text)) == text
                 assert {weight for _, weight in example.target} <= {True, name != "detection"}
@@ -164,7 +165,7 @@ def test_captions_are_those_of_the_pictures_and_of_their_split(stamped):
             language = example.prompt[0].split(" ")[4]
             *shown, query = without_prefix(example).prompt
             assert query == FIRST and [*shown, example.answer] == [emoji.names[language][i] for i in several]
-            assert set.intersection(*(set(emoji.keywords["en"][i]) for i in several)) and len(set(several)) == 4
+            assert set.intersection(*(set(emoji.keywords["en"][i]) for i in several)) and len(set(several)) == 5
 
 
 def test_no_emoji_of_the_test_is_in_training(stamped):

@@ -101,7 +101,7 @@ def test_the_picture_matters(params):
 
 def test_order_of_a_few_shot_prompt_by_hand():
     """Two pictures of 2 patches, 4 tokens of text: p p | q q | a a | b b is read as p p a a q q b b."""
-    episode, place = palix.sequence_order(2, 2, 4)
+    episode, place = palix.sequence_order(2, 2, 2, few_shot=True)
     np.testing.assert_array_equal(episode, [0, 0, 1, 1, 0, 0, 1, 1])
     np.testing.assert_array_equal(place, [0, 1, 4, 5, 2, 3, 6, 7])
     block = np.asarray(palix.visibility("block-causal", episode, place))[0, 0]
@@ -113,19 +113,50 @@ def test_order_of_a_few_shot_prompt_by_hand():
     assert palix.visibility("prefix", episode, place) is None
 
 
+def test_order_of_a_film_and_its_text_by_hand():
+    """Two frames of 2 patches, one text of 3 tokens: as they stand. The text is the last frame's."""
+    episode, place = palix.sequence_order(2, 2, 3, few_shot=False)
+    np.testing.assert_array_equal(episode, [0, 0, 1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(place, np.arange(7))
+
+
+def test_a_few_shot_prompt_of_one_picture_is_a_prompt(params):
+    logits, _ = run(params, IMAGES[:, :1])
+    few, _ = run(params, IMAGES[:, :1], PROMPTS[:, None])
+    np.testing.assert_array_equal(few, logits)
+
+
+def test_which_text_belongs_to_which_picture_matters(params):
+    """Two texts exchanged: what the query sees is the same tokens, only their distances to the pictures differ."""
+    prompts = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2)
+    _, out = run(params, IMAGES, prompts)
+    _, exchanged = run(params, IMAGES, prompts[:, jnp.asarray([1, 0, 2])])
+    query = np.r_[2 * K : 3 * K, 3 * K + 4 : 3 * K + 6]
+    assert np.abs(out["encoded"][:, query] - exchanged["encoded"][:, query]).max() > 1e-3
+
+
+def test_exemplars_in_front_may_be_missing(params):
+    """Three pictures of which the first is padding, without a text, compute what the other two do."""
+    prompts = jnp.asarray([[[0, 0], [7, 8], [3, 2]]] * 2)
+    valid = jnp.asarray([[False, True, True]] * 2)
+    padded, _ = run(params, IMAGES, prompts, images_valid=valid)
+    alone, _ = run(params, IMAGES[:, 1:], prompts[:, 1:])
+    np.testing.assert_allclose(padded, alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["block-causal", "causal"])
 def test_later_exemplars_do_not_reach_earlier_ones(params, kind):
     model = PaLIX(XS, visible=kind)
-    prompts = jnp.asarray([[5, 9, 7, 8, 3, 2]] * 2)
+    prompts = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2)
     _, out = run(params, IMAGES, prompts, model=model)
     other = IMAGES.copy()
     other[:, 2] = 0.1
-    _, changed = run(params, other, prompts.at[:, 4:].set(4), model=model)
+    _, changed = run(params, other, prompts.at[:, 2].set(4), model=model)
     early = np.r_[0 : 2 * K, 3 * K : 3 * K + 4]
     np.testing.assert_allclose(out["encoded"][:, early], changed["encoded"][:, early], atol=1e-6)
     assert np.abs(out["encoded"] - changed["encoded"]).max() > 1e-2
     _, prefix = run(params, IMAGES, prompts)
-    _, prefix_changed = run(params, other, prompts.at[:, 4:].set(4))
+    _, prefix_changed = run(params, other, prompts.at[:, 2].set(4))
     assert np.abs(prefix["encoded"][:, early] - prefix_changed["encoded"][:, early]).max() > 1e-3
 
 
@@ -246,11 +277,15 @@ def test_pictures_of_bytes_are_refused(params):
         PaLIX(XS).apply({"params": params}, np.zeros((2, 32, 32, 3), np.uint8), PROMPTS, WRITTEN)
 
 
-def test_texts_that_do_not_divide_among_exemplars():
-    with pytest.raises(ValueError, match="4 tokens of text are not 3 equal parts"):
-        palix.sequence_order(3, 16, 4)
+@pytest.mark.parametrize(("images", "got"), [(IMAGES[:, :2], r"got shape \(2, 2, 32"), (None, "got none")])
+def test_few_shot_texts_without_their_pictures(params, images, got):
+    with pytest.raises(ValueError, match=r"\(2, 3, 1\) are few-shot, \[B, n, L\]: they need a picture .*n=3.*" + got):
+        PaLIX(XS).apply({"params": params}, images, jnp.ones((2, 3, 1), jnp.int32), WRITTEN)
+
+
+def test_an_unknown_visibility():
     with pytest.raises(ValueError, match="Unknown visibility 'all'; known: prefix"):
-        palix.visibility("all", *palix.sequence_order(2, 1, 2))
+        palix.visibility("all", *palix.sequence_order(2, 1, 2, False))
 
 
 @pytest.mark.parametrize(

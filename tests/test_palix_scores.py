@@ -128,7 +128,7 @@ def test_a_scorecard(model):
 def test_few_shot_and_other_questions_are_asked_apart(model):
     cutouts = scenes.objects("train")[0]
     few = tasks.episodic_vqa(scenes_of(cutouts), ["a", "b"], ["c", "d"], "en")
-    with pytest.raises(ValueError, match="equally many parts"):
+    with pytest.raises(ValueError, match="batch of their own"):
         answers(*model, [THREE[0], few])
 
 

@@ -25,7 +25,7 @@ def params():
 
 def test_the_base_stage_has_all_thirteen_objectives():
     """vqa in its parts."""
-    parts = {"easy_vqa": "vqa", "receipts": "vqa", "naming": "vqa"}
+    parts = {"easy_vqa": "vqa", "receipts": "vqa", "naming": "vqa", "made_up_words": "episodic_vqa"}
     trained = {parts.get(name, name) for weights in OBJECTIVES.values() for name in weights}
     assert trained == set(tasks.PREFIXES) and STAGES["base"].weights == OBJECTIVES and STAGES["base"].frozen
 
@@ -42,7 +42,9 @@ def test_batches_have_the_shapes_of_their_groups(name):
     batch = {group: collate.group_batch(made[group], WORDS, 0) for group in made}
     size = STAGES[name].image_size
     for group, (rows, images, inputs, targets) in SHAPES.items():
-        assert batch[group]["inputs"].shape == (rows, inputs) and batch[group]["targets"].shape == (rows, targets)
+        few_shot = (images,) if group == "few" else ()
+        assert batch[group]["inputs"].shape == (rows, *few_shot, inputs)
+        assert batch[group]["targets"].shape == (rows, targets)
         if images:
             assert batch[group]["images"].shape == (rows, images, size, size, 3)
         else:
