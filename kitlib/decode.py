@@ -1,8 +1,9 @@
-"""Writing text with an encoder-decoder: greedily, by sampling, by beam search. Each is one compiled program.
+"""Writing text with an encoder-decoder: greedily, by sampling, by beam search, or from a list. Each is one program.
 
     tokens, log_probs = decode.greedy(model, params, inputs, max_length=64)
     tokens, log_probs = decode.sample(model, params, inputs, key, max_length=64, temperature=0.7, top_p=0.9)
     tokens, scores = decode.beam_search(model, params, inputs, max_length=64, num_beams=4)
+    best = answers[decode.score(model, params, inputs, answers).argmax(-1)]       # of given answers, the most probable
 
 Keys and values of what is written are kept in a cache of fixed length, so that every token costs the same. The loop
 ends early once all texts of the batch have ended. A model is anything with the methods `init_cache(inputs, length)` and
@@ -17,6 +18,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 STATIC = ("model", "max_length", "eos")
 
@@ -154,6 +156,37 @@ def beam_search(
         lambda carry: (carry[0] < max_length) & carry[1].any(), step, carry
     )
     return finished, finished_scores
+
+
+def score(model, params, inputs, answers, *, eos: int = 1) -> jax.Array:
+    """Log-probability float32[B, A] of each given answer int32[A, M], every one of which ends with eos and is padded.
+
+    The best of a list is exact this way. Greedy writing with all other tokens forbidden is not: its first tokens may
+    lead to an improbable answer. Raises ValueError for an answer without eos, or with tokens behind it.
+    """
+    answers = np.asarray(answers)
+    ended = np.cumsum(answers == eos, axis=-1) - (answers == eos)
+    if answers.ndim != 2 or not (answers == eos).any(axis=-1).all() or (answers[ended > 0] != 0).any():
+        raise ValueError(f"Answers must be int[A, M], each with its end {eos} and then 0, got {answers.tolist()}.")
+    return _score(model, params, inputs, jnp.asarray(answers, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _score(model, params, inputs, answers):
+    a, m = answers.shape
+    cache = jax.tree.map(lambda x: jnp.repeat(x, a, axis=0), _init_cache(model, params, inputs, m))
+    b = jax.tree.leaves(cache)[0].shape[0] // a
+    tokens = jnp.tile(answers, (b, 1))  # [B * A, M]
+
+    def step(carry, t):
+        cache, total = carry
+        last = jnp.where(t == 0, 0, tokens[:, t - 1])
+        logits, cache = _decode_step(model, params, last, t, cache)
+        log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, t][:, None], axis=-1)[:, 0]
+        return (cache, total + jnp.where(tokens[:, t] == 0, 0.0, log_prob)), None
+
+    (_, total), _ = jax.lax.scan(step, (cache, jnp.zeros(b * a)), jnp.arange(m))
+    return total.reshape(b, a)
 
 
 def _pick(x: jax.Array, index: jax.Array) -> jax.Array:

@@ -321,3 +321,52 @@ def test_beam_search_finds_what_greedy_misses():
 def test_impossible_beams_are_refused():
     with pytest.raises(ValueError, match="num_beams is 0"):
         decode.beam_search(MARKOV, jnp.zeros((4, 4)), jnp.zeros((1, 1)), max_length=3, num_beams=0)
+
+
+# ---------------------------------------------------------------------------------------------- from a list
+
+
+def padded(texts):
+    length = max(map(len, texts))
+    return np.array([[*text, *[0] * (length - len(text))] for text in texts])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_given_answers_by_definition(seed):
+    """All texts of up to three tokens that end, and two longer ones, against numpy, token by token."""
+    table, shifts = table_of(4, seed), np.array([[0.0], [1.5]], np.float32)
+    texts = [text for text in all_texts(4, 3) if text[-1] == EOS and 0 not in text] + [
+        (2, 3, 2, 3, EOS),
+        (3, 3, 2, 3, EOS),
+    ]
+    got = decode.score(MARKOV, table, shifts, padded(texts))
+    want = [[markov_log_prob(table, float(shift), text) for text in texts] for (shift,) in shifts]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert np.exp(np.asarray(got)).sum(axis=1).max() < 1  # they are parts of a distribution
+
+
+def test_a_written_text_has_the_score_of_its_writing():
+    model, params = reference_model("gelu")
+    inputs = TENSORS["gelu/inputs"]
+    tokens, log_probs = decode.greedy(model, params, inputs, max_length=12)
+    ended = [i for i, row in enumerate(np.asarray(tokens)) if EOS in row]
+    scores = decode.score(model, params, inputs, np.asarray(tokens)[ended])
+    for place, i in enumerate(ended):
+        np.testing.assert_allclose(scores[i, place], log_probs[i].sum(), atol=1e-4)
+    assert ended
+
+
+def test_the_best_of_a_list_is_not_what_a_greedy_start_leads_to():
+    """2 is the better first token, but both texts that begin with it are worse than the one with 3."""
+    table = np.full((5, 5), -20.0, np.float32)
+    table[0, [2, 3]] = 1.0, 0.0  # first: 2
+    table[2, [EOS, 4]] = 0.0, 3.0  # behind 2: anything but the end
+    table[3, EOS] = 0.0
+    scores = decode.score(MARKOV, table, np.zeros((1, 1), np.float32), padded([(2, EOS), (3, EOS)]))
+    assert scores[0].argmax() == 1
+
+
+@pytest.mark.parametrize("answers", [[[2, 3]], [[2, EOS, 3]], [2, EOS]])
+def test_answers_without_an_end_are_refused(answers):
+    with pytest.raises(ValueError, match="each with its end 1 and then 0"):
+        decode.score(MARKOV, table_of(4, 0), np.zeros((1, 1), np.float32), answers)
