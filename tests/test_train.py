@@ -299,11 +299,15 @@ print("finished", flush=True)
 
 
 def start(folder):
+    """The process and the file of its errors: nobody reads while it runs, and a full pipe would stop it for good."""
     script = SCRIPT.format(tests=str(pathlib.Path(__file__).parent), folder=str(folder))
-    return subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    errors = folder.with_name("errors.txt")
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=file, text=True,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+    return process, errors
 
 
 def test_killed_at_several_moments_is_bitwise_the_same(tmp_path):
@@ -319,14 +323,13 @@ def test_killed_at_several_moments_is_bitwise_the_same(tmp_path):
     )
     killed = 0
     for moment in moments:
-        process = start(folder)
-        assert process.stdout.readline() == "started\n", process.stderr.read()
+        process, errors = start(folder)
+        assert process.stdout.readline() == "started\n", errors.read_text()
         while process.poll() is None and not moment():
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         process.stdout.close()
-        process.stderr.close()
     assert killed >= 4  # the last ones may come too late: a run that finished is a run that was not killed
     resumed, whole_history = small_run(folder, save_every=1)
     assert_trees_equal(history, whole_history)
