@@ -124,8 +124,8 @@ def test_unknown_names(line_study, monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match="kit claims upcycling vision_nothing"):
         claims.read("upcycling", "vision_nothing", tmp_path)
     monkeypatch.undo()
-    with pytest.raises(SystemExit, match="no studies of 'palix'"):
-        claims.main("palix")
+    with pytest.raises(SystemExit, match="no studies of 'pali'"):
+        claims.main("pali")
 
 
 # ---------------------------------------------------------------------------------------------- upcycling

@@ -92,6 +92,11 @@ def test_a_small_arm_runs_to_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr(claims_multimodal, "TOWER_STEPS", 2)
     monkeypatch.setattr(claims_multimodal, "TOWER_BATCH", 2)
     monkeypatch.setattr(claims_multimodal, "TEST_EXAMPLES", 4)
+    whole = config()
+    shallow = whole.replace(
+        tower=whole.tower.replace(depth=1), text=whole.text.replace(num_encoder_layers=1, num_decoder_layers=1)
+    )
+    monkeypatch.setattr(claims_multimodal, "config", lambda: shallow)
     shape = {"rows": 2, "inputs": 40, "targets": 40}
     phases = (
         Phase((("counting", 1.0),), 2, **shape),

@@ -11,7 +11,12 @@ from kitlib import collate, configs, palix, stages, tasks, tokenizer
 from kitlib.stages import OBJECTIVES, SHAPES, STAGES, Stage, at_resolution, fit, groups
 
 WORDS = tokenizer.multilingual()
-CONFIG = configs.palix("XS", tower={"image_size": (64, 64)}, text={"vocab_size": WORDS.vocab_size})
+# One block each: what is tested here does not depend on depth, and every block costs seconds of compilation.
+CONFIG = configs.palix(
+    "XS",
+    tower={"image_size": (64, 64), "depth": 1},
+    text={"vocab_size": WORDS.vocab_size, "num_encoder_layers": 1, "num_decoder_layers": 1},
+)
 FEW = {"short": {"captioning": 1}, "text": {"span_corruption": 1}}
 
 
