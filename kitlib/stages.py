@@ -37,12 +37,12 @@ FEW = {"made_up_words": 4, "episodic_vqa": 1, "episodic_captioning": 1}
 FILM = {"video_captioning": 1}
 TEXT = {"span_corruption": 1}
 SHAPES = {
-    "short": (48, 1, 24, 18),
-    "read": (12, 1, 56, 32),
-    "long": (8, 1, 32, 104),
-    "few": (8, mixture.SHOTS + 1, 32, 20),
-    "film": (4, mixture.FRAMES, 28, 32),
-    "text": (2, 0, 128, 64),
+    "short": (40, 1, 24, 18),
+    "read": (8, 1, 56, 32),
+    "long": (6, 1, 32, 104),
+    "few": (5, mixture.SHOTS + 1, 28, 20),
+    "film": (3, mixture.FRAMES, 28, 32),
+    "text": (1, 0, 128, 64),
 }
 
 
@@ -69,9 +69,9 @@ OBJECTIVES = {"short": SHORT, "read": READ, "long": LONG, "few": FEW, "film": FI
 READING = OBJECTIVES | {"short": SHORT | {"captioning": 4, "split_ocr": 12}, "long": LONG | {"screenshot_to_markup": 3}}
 ASKED = OBJECTIVES | {"short": SHORT | {"counting": 3}, "film": FILM | {"video_questions": 2}}
 STAGES = {
-    "base": Stage(OBJECTIVES, 4000, 0.03, frozen=True),
-    "text": Stage(READING, 800, 0.01, image_size=96),
-    "tune": Stage(ASKED, 2000, 0.02),
+    "base": Stage(OBJECTIVES, 2700, 0.03, frozen=True),
+    "text": Stage(READING, 250, 0.01, image_size=96),
+    "tune": Stage(ASKED, 1600, 0.01),
 }
 OCR = {"steps": 4000, "batch_size": 64, "peak": 2e-3}  # stage 0
 SAVE_EVERY = 250  # steps
