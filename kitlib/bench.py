@@ -28,9 +28,10 @@ ROUNDS = 10
 
 def main(names: tuple[str, ...] = ()) -> None:
     """Prints the tables named, or all of them."""
-    from kitlib import bench_e3, bench_moe, bench_t5  # here: they measure with the tools of this module
+    from kitlib import bench_e3, bench_moe, bench_palix, bench_t5  # here: they measure with the tools of this module
 
-    tables = {"vit": vit_table, "moe": bench_moe.main, "e3": bench_e3.main, "t5": bench_t5.main, "import": import_table}
+    tables = {"vit": vit_table, "moe": bench_moe.main, "e3": bench_e3.main, "t5": bench_t5.main}
+    tables |= {"palix": bench_palix.main, "import": import_table}
     for name in names:
         if name not in tables:
             raise SystemExit(f"There is no bench {name!r}; there are: {', '.join(tables)}.")

@@ -82,13 +82,18 @@ def labelled_batches(make: Maker, size: int, *, seed: int = 0) -> Iterator[dict[
 
 def tune(tower: ViTConfig, make: Maker, *, steps: int, batch_size: int, peak: float, seed: int = 0, **saves) -> dict:
     """The tower's parameters after so many steps of AdamW. saves: what `train.fit` takes to save and to tell."""
+    state, step, batches = training(tower, make, steps=steps, batch_size=batch_size, peak=peak, seed=seed)
+    state, _ = train.fit(step, state, batches, steps, **saves)
+    return tower_params(state.params)
+
+
+def training(tower: ViTConfig, make: Maker, *, steps: int, batch_size: int, peak: float, seed: int = 0) -> tuple:
+    """(state, step, batches) of `tune` at its start."""
     labels = len(make(keyed_rng(seed))[1])
     model = ViT(tower_with_head(tower, labels))
     params = start_bias(train.init_params(model, (1, *tower.image_size, tower.channels), seed), TRUE / labels)
     tx, step = _step(model, steps, peak)
-    state = train.init_state(params, tx, seed)
-    state, _ = train.fit(step, state, labelled_batches(make, batch_size, seed=seed), steps, **saves)
-    return tower_params(state.params)
+    return train.init_state(params, tx, seed), step, labelled_batches(make, batch_size, seed=seed)
 
 
 @functools.cache  # several seeds of one model compile once

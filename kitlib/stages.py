@@ -15,7 +15,6 @@ last save, and ends with the same parameters, bit by bit. The result travels wit
 
 import dataclasses
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,8 +93,8 @@ def at_resolution(params: dict, config: PaLIXConfig, pixels: int) -> tuple[dict,
     return params | {"tower": params["tower"] | {"pos_embedding": table}}, config.replace(tower=tower)
 
 
-def fit(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *, name: str = "", seed: int = 0):
-    """(parameters, history) of one stage, from `params` of its resolution on; resumable where there is a folder."""
+def training(stage: Stage, params: dict, config: PaLIXConfig, seed: int = 0) -> tuple:
+    """(state, step, batches) of one stage at its start, from `params` of its resolution on."""
     model = palix.PaLIX(config, frozen_tower=stage.frozen)
     tx = optim.assemble(
         optim.scale_by_adafactor(),
@@ -105,9 +104,14 @@ def fit(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *,
     made = groups(stage, seed)
     shares = {group: SHAPES[group][0] for group in made}
     step = train.make_step(palix.loss_of_groups(palix.answer_loss(model), shares), tx)
-    batches = collate.batches(made, tokenizer.multilingual())
+    return train.init_state(params, tx, seed), step, collate.batches(made, tokenizer.multilingual())
+
+
+def fit(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *, name: str = "", seed: int = 0):
+    """(parameters, history) of one stage, from `params` of its resolution on; resumable where there is a folder."""
+    state, step, batches = training(stage, params, config, seed)
     saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
-    state, history = train.fit(step, train.init_state(params, tx, seed), batches, stage.steps, progress=name, **saves)
+    state, history = train.fit(step, state, batches, stage.steps, progress=name, **saves)
     return jax.device_get(state.params), history
 
 
@@ -145,15 +149,13 @@ def released() -> tuple[palix.PaLIX, dict]:
 
 def main(folder: Path, seed: int = 0) -> None:
     """All stages, then the weights and their scores, written beside each other."""
-    started = time.time()
     params, _ = run(folder, released_config(), seed=seed)
-    minutes = (time.time() - started) / 60
     RELEASED.parent.mkdir(exist_ok=True)
     weights.save(RELEASED, params)
     table = palix_scores.scorecard(*released(), palix_scores.TASKS, count=300)
     steps = {"ocr": OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
     head = [
-        f"# kit train: seed {seed}, steps {steps}; {minutes:.0f} minutes in the last process that trained",
+        f"# kit train: seed {seed}, steps {steps}; kit bench palix measures how long they take",
         f"# jax {jax.__version__}, {os.cpu_count()} CPU cores",
         "# 95 % bootstrap intervals over examples; blind: grey pictures; shuffled: the next example's pictures",
     ]

@@ -109,13 +109,15 @@ def kit_bench():
     """The whole command on a small batch of a model of one block, one round each."""
     small = """if True:
         import functools, os, sys
-        from kitlib import bench, bench_e3, bench_moe, bench_t5, cli, configs
+        from kitlib import bench, bench_e3, bench_moe, bench_t5, cli, configs, stages
         os.environ.setdefault("GLIBC_TUNABLES", "")  # measured in this process, where everything is small
         bench.VIT_ROWS = [("small", bench.VIT_ROWS[0][1].replace(depth=1), 8)]
         bench_moe.SHAPES, bench_moe.GROUPS = ((32, 8, 16, 4, 2),) * 2, (2,)
         bench_moe.STEP = bench.VIT_ROWS[0][1].replace(depth=2)
         bench_e3.STEP, bench_e3.BATCH, bench_e3.SMALL_BATCH = bench_e3.SMALL, 4, 4
         bench_t5.CONFIG, bench_t5.WRITTEN, bench_t5.LONGER = configs.t5("tiny"), 4, 8
+        stages.STAGES, stages.OCR["batch_size"] = {}, 2
+        stages.released_config = functools.partial(configs.palix, "XS", tower={"image_size": (64, 64), "depth": 1})
         bench.interleaved = functools.partial(bench.interleaved, rounds=1)
         sys.argv = ["kit", "bench"]
         sys.exit(cli.main())"""
