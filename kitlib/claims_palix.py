@@ -5,15 +5,17 @@ others, unless the question is about that. What an arm is, and how it is trained
 """
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kitlib import boxes, clips, data, mixture, rendered, scenes, tasks
 from kitlib import claims_multimodal as multimodal
+from kitlib.answer_metrics import exact_match
 from kitlib.claims import Study
 from kitlib.claims_multimodal import Arm, Phase
-from kitlib.palix_scores import Task, close, drawn, exact, reading
+from kitlib.palix_scores import Task, ap50, close, drawn, exact, reading
 from kitlib.tasks import without_prefix
 
 SEEDS = 5
@@ -26,6 +28,7 @@ SHAKEN = 4  # pixels of jitter: the more frames, the surer the motion
 
 
 AMBIGUOUS = ("captioning", "naming", "question_generation", "object_aware_vqa")
+REPEATED = ("easy_vqa", "naming")  # prompts without a sentinel
 
 
 @functools.cache
@@ -57,6 +60,15 @@ def makers(split: str = "train") -> dict:
     def bare(maker):
         return lambda rng: without_prefix(kit[maker](rng))
 
+    def repeated(maker, loss: bool):
+        """The decoder writes the prompt, with or without loss, and then the answer."""
+
+        def make(rng):
+            example = kit[maker](rng)
+            return replace(example, target=((example.prompt, loss), (f" {example.answer}", True)))
+
+        return make
+
     return kit | {
         "small_word": small_word,
         "receipt_with_text": lambda rng: receipt(rng, True),
@@ -64,6 +76,8 @@ def makers(split: str = "train") -> dict:
         "few_counting": lambda rng: kit["counting"](data.keyed_rng(7, rng.integers(200))),
         **{f"film_{n}": functools.partial(shaken, frames=n) for n in FRAMES},
         **{f"bare_{name}": bare(name) for name in AMBIGUOUS},
+        **{f"told_{name}": repeated(name, True) for name in REPEATED},
+        **{f"asked_{name}": repeated(name, False) for name in REPEATED},
     }
 
 
@@ -75,6 +89,13 @@ def counted_boxes(predictions, examples) -> np.ndarray:
     counts = [[sum(name != boxes.NOISE for name in boxes.from_text(text)[1]) for text in texts]
               for texts in (predictions, [example.answer for example in examples])]  # fmt: skip
     return np.equal(*counts).astype(float)
+
+
+def behind_the_prompt(predictions, examples) -> np.ndarray:
+    """float[B] of 0 and 1: is what follows the prompt the answer?"""
+    pairs = zip(predictions, examples, strict=True)
+    said = [text.removeprefix(example.target[0][0]).strip() for text, example in pairs]
+    return exact_match(said, [example.target[1][0].strip() for example in examples])
 
 
 def boxes_of_one_kind(count: int, seed: int) -> list:
@@ -95,6 +116,9 @@ def exams() -> dict[str, Task]:
     plain = ("captioning", "naming", "counting", "object_aware_vqa", "question_generation", "made_up_words")
     found = {name: (drawn(makers, name), exact) for name in (*plain, *(f"film_{n}" for n in FRAMES))}
     found |= {f"bare_{name}": (drawn(makers, f"bare_{name}"), exact) for name in AMBIGUOUS}
+    found |= {"asked_naming": (drawn(makers, "asked_naming"), behind_the_prompt)}
+    found |= {"asked_easy_vqa": (drawn(makers, "asked_easy_vqa", "test"), behind_the_prompt)}
+    found |= {"detection": (drawn(makers, "detection"), ap50)}
     held_out = ("easy_vqa", "receipt_with_text", "receipt_alone")
     found |= {name: (drawn(makers, name, "test"), exact) for name in held_out}
     found |= {"small_word": (drawn(makers, "small_word", "test"), close), "reading": (reading(), close)}
@@ -139,6 +163,16 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
                     visible=kind,
                 )
                 for kind in ("prefix", "block-causal", "causal")
+            },
+        ),
+        "thawed": (  # 11
+            "Does it help to find things, or to name them, if the tower learns, too?",
+            {
+                name: Arm(
+                    (mixed("detection", "captioning", steps=1500, **LONG, frozen=frozen),),
+                    same("detection", "captioning"),
+                )
+                for name, frozen in (("frozen", True), ("thawed", False))
             },
         ),
         "resolution": (  # 12
@@ -225,6 +259,16 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
                     connector=name,
                 )
                 for name in ("linear", "mlp")
+            },
+        ),
+        "prompt_loss": (  # 26
+            "Is it better to have loss on the answer alone, or on the prompt, too?",
+            {
+                "answer": Arm((mixed(*REPEATED, steps=1500),), same(*REPEATED)),
+                "prompt too": Arm(
+                    (mixed(*(f"told_{name}" for name in REPEATED), steps=1500, targets=56),),
+                    tuple((name, f"asked_{name}") for name in REPEATED),
+                ),
             },
         ),
     }

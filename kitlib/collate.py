@@ -13,7 +13,8 @@ the shapes never change, so the step compiles once.
 
 Every text is encoded with a space before it, as the tokenizer expects (`tokenizer.multilingual`), and ends with the end
 of sequence. Texts without pictures are short: they are *packed*, several in a row, told apart by segments. Nothing is
-ever cut off: what does not fit is refused or, in endless training batches, left out for the next.
+ever cut off: what does not fit is refused or, in endless training batches, left out for the next. How much that is,
+`shares_that_fit` tells; where it is all of a maker, there are no batches.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ import grain
 import numpy as np
 
 from kitlib import pipeline
+from kitlib.data import keyed_rng
 from kitlib.mixture import Mixture
 from kitlib.tasks import Example
 from kitlib.tokenizer import Tokenizer
@@ -41,7 +43,7 @@ class Group:
         images: n, pictures or frames of an example at most; 0: texts alone, packed.
         inputs: N, tokens of a row's prompt; few-shot of each of its n.
         targets: M, tokens of a row's targets.
-        image_size: height and width in pixels; others are resized.
+        image_size: height and width in pixels; others are stretched to it.
     """
 
     mixture: Mixture
@@ -109,7 +111,8 @@ def arrays(
                 f"few-shot with a prompt each, of {inputs} tokens, and {targets} of target."
             )
         if n:
-            out["images"][row, -n:] = pipeline.to_float(pipeline.fit(example.images, image_size, image_size))
+            # Stretched, not cropped: what is asked about may be at the border, and boxes are shares of all of it.
+            out["images"][row, -n:] = pipeline.to_float(pipeline.stretch(example.images, image_size, image_size))
             out["images_valid"][row, -n:] = True
         for part, line in zip(parts, out["inputs"][row, -len(parts) :], strict=True):
             line[: len(part)] = part
@@ -152,10 +155,17 @@ def batches(groups: Mapping[str, Group], tokenizer: Tokenizer) -> grain.DatasetI
 
     Every batch is a pure function of its position, whatever was read before; `iterator.get_state()` is a small dict
     that JSON can write, `set_state` on an iterator made with the same arguments continues with the very next batch.
-    Raises ValueError if there is no group, and as `group_batch`.
+    Raises ValueError if there is no group, if no example of a maker in `TRIES` fits, and as `group_batch`.
     """
     if not groups:
         raise ValueError("There is no group, so there is nothing to batch.")
+    for name, group in groups.items():
+        for maker in _drawn_from(group):
+            if not any(_fits(example, group, tokenizer) for example in _examples(group, maker, TRIES)):
+                raise ValueError(
+                    f"No example of {maker} fits into the group {name!r}: all of {TRIES} have more than {group.images} "
+                    f"pictures, {group.inputs} tokens of prompt or {group.targets} of target."
+                )
 
     def batch(position: int) -> dict[str, dict[str, np.ndarray]]:
         return {name: group_batch(group, tokenizer, position) for name, group in groups.items()}
@@ -167,8 +177,9 @@ def batches(groups: Mapping[str, Group], tokenizer: Tokenizer) -> grain.DatasetI
 def group_batch(group: Group, tokenizer: Tokenizer, position: int) -> dict[str, np.ndarray]:
     """Batch `position` of one group, drawn from the group's mixture at places of its own.
 
-    What does not fit is left out and the next one taken: so a group never shows examples longer than its shape. Raises
-    ValueError, as `arrays`, if `TRIES` in a row do not fit.
+    What does not fit is left out and the next one taken: so a group never shows examples longer than its shape, and
+    objectives of which less fits come less often than their weights say. Raises ValueError, as `arrays`, if `TRIES` in
+    a row do not fit.
     """
     shape = {"inputs": group.inputs, "targets": group.targets}
     rows = []
@@ -181,12 +192,38 @@ def group_batch(group: Group, tokenizer: Tokenizer, position: int) -> dict[str, 
     return arrays(examples, tokenizer, images=group.images, image_size=group.image_size, **shape)
 
 
+def shares_that_fit(group: Group, tokenizer: Tokenizer, count: int = 100) -> dict[str, float]:
+    """{maker: the share of its examples that fit into a row}, of `count` each; training leaves the others out."""
+    makers = _drawn_from(group)
+    return {
+        maker: sum(_fits(example, group, tokenizer) for example in _examples(group, maker, count)) / count
+        for maker in makers
+    }
+
+
+def _drawn_from(group: Group) -> list[str]:
+    return [name for name, weight in group.mixture.weights.items() if weight]
+
+
+def _examples(group: Group, maker: str, count: int) -> Iterator[Example]:
+    return (group.mixture.makers[maker](keyed_rng(group.mixture.seed, 0, i)) for i in range(count))
+
+
+def _fits(example: Example, group: Group, tokenizer: Tokenizer) -> bool:
+    """Into a row that is still empty."""
+    return len(example.images) <= group.images and all(_needs(example, tokenizer) <= (group.inputs, group.targets))
+
+
+def _needs(example: Example, tokenizer: Tokenizer) -> np.ndarray:
+    """int[2]: tokens of the prompt, few-shot of its longest part, and of the target."""
+    return np.array([max(map(len, prompt_ids(example, tokenizer))), len(target_ids(example, tokenizer)[0])])
+
+
 def _fitting(draws: Iterator[Example], group: Group, tokenizer: Tokenizer) -> list[Example]:
     """Of these draws the first that fits into a row, and where texts are packed as many as follow and fit, too."""
     chosen, used = [], np.zeros(2, int)
     for example in draws:
-        parts = prompt_ids(example, tokenizer)
-        needs = np.array([max(map(len, parts)), len(target_ids(example, tokenizer)[0])])
+        needs = _needs(example, tokenizer)
         if (used + needs <= (group.inputs, group.targets)).all() and len(example.images) <= group.images:
             chosen.append(example)
             used += needs

@@ -59,7 +59,9 @@ def controlled(examples: Sequence[Example], control: str | None) -> list[Example
 
 
 def shape_of(model, examples: Sequence[Example]) -> dict[str, int]:
-    """The lengths for `collate.arrays` that all of these fit into."""
+    """The lengths for `collate.arrays` that all of these fit into. Raises ValueError if there are none."""
+    if not examples:
+        raise ValueError("There are no examples, so there is nothing to ask.")
     words = tokenizers.multilingual()
     return {
         "images": max(1, *(len(example.images) for example in examples)),
@@ -72,8 +74,11 @@ def shape_of(model, examples: Sequence[Example]) -> dict[str, int]:
 def answers(model, params, examples: Sequence[Example], *, batch_size: int = 64) -> list[str]:
     """What the model writes, greedily, for each example: all in batches of one shape, the longest's.
 
-    It may write half as much again as the longest answer has, so that a model may say too much.
+    It may write half as much again as the longest answer has, so that a model may say too much; there it is cut off.
+    Raises ValueError for no examples, few-shot examples among others, and a batch size below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
     words, shape = tokenizers.multilingual(), shape_of(model, examples)
     out = []
     for start in range(0, len(examples), batch_size):
@@ -169,16 +174,17 @@ def close(predictions, examples) -> np.ndarray:
 def ap50(predictions: Sequence[str], examples: Sequence[Example]) -> float:
     """Average precision at IoU 0.5 of what was written. All boxes count as equally sure, in the order of the text."""
     names = sorted({name for example in examples for name in boxes.from_text(example.answer)[1]} - {boxes.NOISE})
-    number, found, truths = {name: i for i, name in enumerate(names)}, [], []
-    for prediction, example in zip(predictions, examples, strict=True):
-        where, what, _ = boxes.from_text(prediction)
-        kept = [i for i, name in enumerate(what) if name in number]
-        classes = np.array([number[what[i]] for i in kept], np.int64)
-        found.append(Detections(where[kept], -np.arange(len(kept), dtype=float), classes))
-        where, what, _ = boxes.from_text(example.answer)
-        kept = [i for i, name in enumerate(what) if name != boxes.NOISE]
-        truths.append(Truth(where[kept], np.array([number[what[i]] for i in kept], np.int64)))
-    return coco(found, truths, len(names)).ap50
+    number = {name: i for i, name in enumerate(names)}
+    wanted = [detections(example.answer, number) for example in examples]
+    truths = [Truth(one.boxes, one.classes) for one in wanted]
+    return coco([detections(text, number) for text in predictions], truths, len(names)).ap50
+
+
+def detections(text: str, number: Mapping[str, int]) -> Detections:
+    """What was written, of the classes {name: number}; all as sure, in the order of the text. Others are left out."""
+    where, what, _ = boxes.from_text(text)
+    kept = [i for i, name in enumerate(what) if name in number]
+    return Detections(where[kept], -np.arange(len(kept), dtype=float), np.array([number[what[i]] for i in kept], int))
 
 
 # ---------------------------------------------------------------------------------------------- the list

@@ -109,8 +109,8 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
         ValueError: unknown split or style; a file that is damaged or not the kit's.
         FileNotFoundError: a missing file.
     """
-    _known("style", style, STYLES, "emoji")
-    _known("split", split, ("train", "valid", "test"), "emoji")
+    check_known("style", style, STYLES, "emoji")
+    check_known("split", split, ("train", "valid", "test"), "emoji")
     if style == "twemoji" and split != "test":
         raise ValueError(f"The style 'twemoji' has no split {split!r}: use 'test', or style='noto'.")
     folder = Path(data_dir) if data_dir else data_folder()
@@ -136,7 +136,7 @@ def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> Eas
     Each picture shows one shape in one colour; the questions ask for either or are answered by yes or no. The same 107
     questions are asked in both splits, about other pictures. data_dir and errors: as for `emoji`.
     """
-    _known("split", split, ("train", "test"), "easy-VQA")
+    check_known("split", split, ("train", "test"), "easy-VQA")
 
     def decode(arrays):
         # A pixel is a number in its picture's palette; the palettes follow each other in one array.
@@ -163,7 +163,8 @@ def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]
     return _read_json(folder, "taxonomy.json.gz", lambda content: {k: tuple(path) for k, path in content.items()})
 
 
-def _known(kind: str, value: str, choices: Iterable[str], name: str) -> None:
+def check_known(kind: str, value: str, choices: Iterable[str], name: str) -> None:
+    """Raises ValueError, which tells the nearest one, for a value that is not among the choices that `name` has."""
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""

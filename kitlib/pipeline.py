@@ -107,6 +107,13 @@ def fit(images, height: int, width: int) -> np.ndarray:
     return np.stack([_resize(image, _centred(image.shape, width / height), height, width) for image in images])
 
 
+def stretch(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """All of every picture resized to uint8[n, height, width, C], whatever its aspect: boxes in shares stay true."""
+    if images.shape[1:3] == (height, width):
+        return images
+    return np.stack([_resize(image, (0, 0, image.shape[1], image.shape[0]), height, width) for image in images])
+
+
 def flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Flips half of the pictures left to right. uint8[n, H, W, C] -> same."""
     mirrored = rng.random(len(images)) < 0.5

@@ -25,7 +25,7 @@ from kitlib import boxes as box_texts
 from kitlib import scenes, visual_tokens
 from kitlib.denoise import random_spans_mask
 from kitlib.episodes import Episode
-from kitlib.pictures import LANGUAGES, ByLanguage
+from kitlib.pictures import LANGUAGES, ByLanguage, check_known
 from kitlib.tokenizer import SENTINELS
 
 # The words for captions and answers are PaLI's (arXiv 2209.06794), as is "detect"; " ; " between names is PaliGemma's
@@ -61,7 +61,7 @@ NO_PICTURE = np.zeros((0, scenes.SIZE, scenes.SIZE, 3), np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """What a model sees, and what it shall write.
+    """What a model sees, and what it shall write. Raises ValueError for an unknown task.
 
     Attributes:
         images: uint8[n, H, W, 3], pictures or frames; n = 0 is text alone.
@@ -74,6 +74,9 @@ class Example:
     prompt: str | tuple[str, ...]
     target: tuple[tuple[str, bool], ...]
     task: str
+
+    def __post_init__(self):
+        check_known("objective", self.task, PREFIXES, "PaLI-X")
 
     @property
     def answer(self) -> str:
@@ -232,10 +235,7 @@ def masked_tokens(image, hidden, codebook: np.ndarray) -> Example:
 
 
 def episodic_captioning(images, captions: Sequence[str], language: str, *, max_images: int | None = None) -> Example:
-    """8: n - 1 captioned pictures and one more -> its caption; n captions, the last is the query's.
-
-    Raises ValueError for less than 2 pictures, more than max_images, or another number of captions.
-    """
+    """8: n - 1 captioned pictures and one more -> its caption; n captions. Refuses others, n < 2, n > max_images."""
     pictures = _pictures(images, max_images, captions)
     *shown, answer = map(_checked, captions)
     return _example("episodic_captioning", pictures, (*shown, SENTINEL.format(0)), answer, language)

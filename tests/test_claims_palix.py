@@ -19,7 +19,7 @@ ASKED = {name for _, arms in questions().values() for arm in arms.values() for _
 
 def test_the_studies_are_found():
     studies = claims.studies_of("palix")
-    assert set(studies) == set(questions()) and len(studies) == 10
+    assert set(studies) == set(questions()) and len(studies) == 12
     assert all(study.seeds >= 5 for study in studies.values())
     for study in studies.values():
         files = {claims.run_file("palix", study, arm, 0) for arm in study.arms}
@@ -85,6 +85,22 @@ def test_bare_prompts_have_no_prefix():
         whole, bare = makers()[name](keyed_rng(0, 0)), makers()[f"bare_{name}"](keyed_rng(0, 0))
         assert whole.prompt.endswith(bare.prompt) and len(bare.prompt) < len(whole.prompt)
         assert whole.answer == bare.answer
+
+
+def test_repeated_prompts_differ_by_their_loss_alone():
+    """Arms are asked for the same answers to the same pictures, and only those answers count in their test losses."""
+    for name in claims_palix.REPEATED:
+        plain, asked = (exams()[exam].make(3, 0) for exam in (name, f"asked_{name}"))
+        for one, other in zip(plain, asked, strict=True):
+            np.testing.assert_array_equal(one.images, other.images)
+            assert other.prompt == one.prompt and other.target == ((one.prompt, False), (f" {one.answer}", True))
+            told = makers()[f"told_{name}"](keyed_rng(0, 0))
+            assert [weight for _, weight in told.target] == [True, True] and told.target[0][0] == told.prompt
+            ids, weights = collate.target_ids(other, WORDS)
+            assert sum(weights) == len(collate.target_ids(one, WORDS)[0])
+            assert WORDS.decode(ids) == f" {one.prompt} {one.answer}"
+    said = [f"{asked[0].prompt} {asked[0].target[1][0].strip()}", "is it?", asked[2].prompt]
+    assert claims_palix.behind_the_prompt(said, asked).tolist() == [1, 0, 0]
 
 
 def test_a_small_arm_runs_to_its_row(tmp_path, monkeypatch):

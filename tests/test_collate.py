@@ -104,6 +104,20 @@ def test_other_sizes_are_resized():
     np.testing.assert_array_equal(batch["images"][0], wanted)
 
 
+def test_wide_pictures_are_stretched_and_not_cropped():
+    """A box of the left quarter, in shares, is still about what it was about."""
+    image = np.zeros((1, 64, 256, 3), np.uint8)
+    image[:, :, :64] = 255
+    batch = arrays([Example(image, "a", (("b", True),), "vqa")], WORDS, **SHAPE)
+    np.testing.assert_array_equal(batch["images"][0, 0, :, :15], 1)  # bilinear: but for the pixels at the edge
+    np.testing.assert_array_equal(batch["images"][0, 0, :, 17:], -1)
+
+
+def test_an_example_without_pictures_among_others():
+    batch = arrays([TEXT, ASKED], WORDS, **SHAPE)
+    assert batch["images_valid"].tolist() == [[False], [True]] and not batch["images"][0].any()
+
+
 @pytest.mark.parametrize(
     ("example", "shape", "message"),
     [
@@ -205,6 +219,29 @@ def test_what_never_fits_is_an_error():
         group_batch(group, WORDS, 0)
     with pytest.raises(ValueError, match="There is no group"):
         batches({}, WORDS)
+
+
+def test_a_maker_that_never_fits_is_named_before_training():
+    """The others would hide it: all its draws would be left out."""
+    film = Example(FEW.images, "a", (("dog", True),), "vqa")
+    makers = {"short": counted([1]), "long": counted([30]), "film": lambda rng: film}
+    for name, weights in {"long": {"short": 9, "long": 1}, "film": {"short": 1, "film": 1}}.items():
+        group = Group(Mixture(makers, weights), 4, images=1, inputs=8, targets=8)
+        with pytest.raises(
+            ValueError, match=f"No example of {name} fits into the group 'one': all of 256 have more than 1 pictures, 8"
+        ):
+            batches({"one": group}, WORDS)
+    fine = Group(Mixture(makers, {"short": 1, "long": 0}), 4, images=1, inputs=8, targets=8)
+    assert next(batches({"one": fine}, WORDS))["one"]["images"].shape == (4, 1, 64, 64, 3)
+
+
+def test_shares_that_fit_are_those_of_the_draws():
+    """One in four has 30 words: of 400 examples 100 +- 9 (standard deviation of a binomial)."""
+    makers = {"some": counted([1, 1, 1, 30]), "all": counted([1]), "none": counted([30])}
+    group = Group(Mixture(makers, {"some": 1, "all": 2, "none": 1}, seed=3), 4, images=1, inputs=8, targets=8)
+    shares = collate.shares_that_fit(group, WORDS, 400)
+    assert list(shares) == ["some", "all", "none"] and (shares["all"], shares["none"]) == (1, 0)
+    assert abs(shares["some"] - 0.75) < 4 * 9 / 400
 
 
 def test_packed_rows_are_full():

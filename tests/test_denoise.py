@@ -286,6 +286,16 @@ def test_ul2_example_has_its_mode_first_and_comes_back(denoiser):
         assert np.isin(targets, KIT.sentinel_ids).any() == (denoiser.mean_span is not None)
 
 
+def test_a_thousand_sequences_come_back_from_the_mixture():
+    for i in range(1000):
+        generator, denoiser = rng(i, 5), UL2[i % len(UL2)]
+        tokens = generator.integers(6, 1900, generator.integers(2, 180))
+        inputs, targets = ul2_example(tokens, denoiser, generator, KIT)
+        assert restore(inputs[1:], targets, KIT.sentinel_ids, KIT.eos_id).tolist() == tokens.tolist()
+        noise = len(targets) - 1 - np.isin(targets, KIT.sentinel_ids).sum()
+        assert abs(noise / len(tokens) - denoiser.density) <= 1 / len(tokens)  # one token at most
+
+
 def test_ul2_example_is_a_function_of_the_generator():
     tokens = np.arange(300, 400)
     one, same, other = (ul2_example(tokens, UL2[0], rng(seed), KIT)[0].tolist() for seed in (1, 1, 2))

@@ -168,6 +168,18 @@ def test_closed_form_parts_equal_the_tree(overrides):
         assert counted(config, (part,)) == count, part
 
 
+def test_published_throughput_is_the_published_utilisation():
+    """ViT-22B (2302.05442) uses 54.9 % of its chips. A training step costs 6 FLOPs a parameter of the blocks and token,
+    and 12 L D N for the scores. (1,150 tokens a second and a chip of 275 TFLOP/s are as recalled; that they fit the
+    54.9 % confirms them.)"""
+    c = configs.vit("22B/14", image_size=(224, 224), pool="none", num_classes=0)
+    forward = flops.vit_forward_flops(c)
+    blocks = sum(forward[part] for part in ("projections", "attention", "mlp"))
+    per_token = 3 * blocks / c.num_tokens
+    assert per_token == 6 * 21_743_271_936 + 12 * 48 * 6144 * 256
+    assert round(100 * per_token * 1150 / 275e12, 1) == 54.9
+
+
 def test_published_flops():
     def gflops(name, **overrides):
         return sum(flops.vit_forward_flops(configs.vit(name, **overrides)).values()) / 1e9
@@ -372,6 +384,18 @@ def test_other_published_t5_counts():
         ("ul2-20b", 9, 20e9),
     ]:
         assert round(sum(flops.t5_parameters(configs.t5(name)).values()), -digits) == published, name
+    # To the last parameter, as D, F, H x d and L give them: an encoder layer 4 D H d + 3 D F + 2 D, a decoder layer
+    # 8 D H d + 3 D F + 3 D, two final norms, two tables of 32 H positions, two of V D.
+    for name, exact in [
+        ("mt5-small", 300_176_768),
+        ("mt5-base", 582_401_280),
+        ("mt5-large", 1_229_581_312),
+        ("mt5-xl", 3_742_619_648),
+        ("mt5-xxl", 12_921_057_280),
+        ("ul2-20b", 19_591_209_984),
+    ]:
+        assert sum(flops.t5_parameters(configs.t5(name)).values()) == exact, name
+    assert size_of(configs.t5("mt5-small")) == 300_176_768
     # The language model of PaLI-X is called 32 B: 50 + 50 layers of UL2's width with mT5's vocabulary, untied.
     config = configs.t5("ul2-20b", num_encoder_layers=50, num_decoder_layers=50, vocab_size=250_112)
     assert round(sum(flops.t5_parameters(config).values()) / 1e9, 3) == 32.249

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from kitlib import layers
+from kitlib import configs, layers
 
 
 def normal(seed, *shape):
@@ -197,6 +197,31 @@ def test_block_is_its_equation(parallel):
     got, out = block.apply({"params": params}, x)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     np.testing.assert_array_equal(out["+mlp"], got)
+
+
+def test_vit22b_block_is_two_matmuls():
+    """Its input goes through one wide matrix (queries, keys, values, hidden layer), its output through one tall one."""
+    d, f, heads, x = 8, 16, 2, normal(0, 2, 5, 8)
+    block = layers.EncoderBlock(mlp_dim=f, num_heads=heads, **configs.vision.VIT22B_BLOCK)
+    leaves, tree = jax.tree.flatten(block.init(jax.random.key(0), x)["params"])
+    params = tree.unflatten([np.asarray(normal(i, *leaf.shape)) / 3 for i, leaf in enumerate(leaves)])
+    mha, mlp = params["MultiHeadDotProductAttention_0"], params["MlpBlock_0"]
+    wide = [mha[name]["kernel"].reshape(d, d) for name in ("query", "key", "value")] + [mlp["Dense_0"]["kernel"]]
+    tall = [mha["out"]["kernel"].reshape(d, d), mlp["Dense_1"]["kernel"]]
+
+    def norm(x, scale):
+        centred = x - x.mean(axis=-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6) * scale
+
+    y = norm(np.asarray(x), params["LayerNorm_0"]["scale"]) @ np.concatenate(wide, axis=1)
+    query, key, value = (part.reshape(2, 5, heads, d // heads) for part in np.split(y[..., : 3 * d], 3, axis=-1))
+    query, key = norm(query, mha["query_ln"]["scale"]), norm(key, mha["key_ln"]["scale"])
+    weights = jax.nn.softmax(np.einsum("bnhd,bmhd->bhnm", query, key) / np.sqrt(d // heads))
+    mixed = np.einsum("bhnm,bmhd->bnhd", weights, value).reshape(2, 5, d)
+    hidden = jax.nn.gelu(y[..., 3 * d :] + mlp["Dense_0"]["bias"])
+    out = np.concatenate([mixed, hidden], axis=-1) @ np.concatenate(tall)
+    expected = np.asarray(x) + out + mha["out"]["bias"] + mlp["Dense_1"]["bias"]
+    np.testing.assert_allclose(block.apply({"params": params}, x)[0], expected, atol=1e-5)
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():

@@ -126,6 +126,23 @@ def test_adafactor_factors_only_large_matrices():
     }  # fmt: skip
 
 
+def test_adafactor_remembers_rows_and_columns():
+    """A matrix of 1,024 x 4,096 in bytes: Adam keeps two of its size in float32; Adafactor 1,024 + 4,096 numbers, that
+    is (R + C) / (R C) of one of them; big_vision's a momentum in bfloat16 besides. Counters are 4 bytes each."""
+    r, c = 1024, 4096
+    params = {"kernel": jax.ShapeDtypeStruct((r, c), jnp.float32)}
+
+    def size(core):
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(core.init, params)))
+
+    adam = size(optax.scale_by_adam())
+    assert adam == 2 * 4 * r * c + 4
+    factored = size(optim.scale_by_adafactor())
+    assert 4 * (r + c) <= factored <= 4 * (r + c) + 16
+    assert factored / (adam / 2) == pytest.approx((r + c) / (r * c), rel=1e-3)  # 0.12 %
+    assert 4 * (r + c) + 2 * r * c <= size(optim.scale_by_big_vision_adafactor()) <= 4 * (r + c) + 2 * r * c + 16
+
+
 def test_adafactor_first_step_by_hand():
     # Step 1: the decay 1 - 1^-0.8 is 0, so v = g^2 and the update g / |g| is 1 in size; root-mean-square 1 is not
     # clipped; then times the parameter's root-mean-square, 2.

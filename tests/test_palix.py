@@ -144,6 +144,19 @@ def test_exemplars_in_front_may_be_missing(params):
     np.testing.assert_allclose(padded, alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["prefix", "causal"])
+def test_without_positions_a_prefix_has_no_order(params, kind):
+    """All that tells exemplars apart is then who sees whom: of a prefix all see all, whatever their order."""
+    encoder = params["text"]["encoder"]
+    none = jax.tree.map(jnp.zeros_like, encoder["relpos_bias"])
+    flat = params | {"text": params["text"] | {"encoder": encoder | {"relpos_bias": none}}}
+    prompts, order = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2), np.array([1, 0, 2])
+    one, _ = run(flat, IMAGES, prompts, model=PaLIX(XS, visible=kind))
+    other, _ = run(flat, IMAGES[:, order], prompts[:, order], model=PaLIX(XS, visible=kind))
+    moved = np.abs(one - other).max()
+    assert moved < 1e-5 if kind == "prefix" else moved > 1e-3
+
+
 @pytest.mark.parametrize("kind", ["block-causal", "causal"])
 def test_later_exemplars_do_not_reach_earlier_ones(params, kind):
     model = PaLIX(XS, visible=kind)

@@ -114,6 +114,29 @@ def test_answers_do_not_depend_on_the_batch(model):
     assert one == other and len(one) == 3 and all(isinstance(text, str) for text in one)
 
 
+def test_nothing_to_ask(model):
+    with pytest.raises(ValueError, match="There are no examples, so there is nothing to ask"):
+        answers(*model, [])
+    with pytest.raises(ValueError, match="There are no examples"):
+        scorecard(*model, [Task("colours", lambda count, seed: THREE[:count], exact)], count=0)
+    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+        answers(*model, THREE, batch_size=0)
+    with pytest.raises(ValueError, match="There is no language 'german': did you mean 'de'"):
+        captions("german")(3, 0)
+
+
+def test_an_answer_may_be_longer_than_all_that_are_wanted(model, monkeypatch):
+    """It is cut off at one and a half times the length for the longest of them: here 8 tokens, so 12."""
+    asked = {}
+
+    def endless(model, params, inputs, *, max_length):
+        asked["length"] = max_length
+        return np.full((len(inputs["tokens"]), max_length), 500), None
+
+    monkeypatch.setattr(palix_scores.decode, "greedy", endless)
+    assert len(answers(*model, THREE)) == 3 and asked["length"] == 12
+
+
 def test_a_scorecard(model):
     chosen = [
         Task("colours", lambda count, seed: THREE[:count], exact),

@@ -217,6 +217,17 @@ def test_fit_takes_the_largest_centred_square():
     assert pipeline.fit(wide, 10, 30) is wide  # nothing to do
 
 
+def test_stretch_keeps_all_of_the_picture():
+    """Halves stay halves: of 4 x 8 the left is black, the right white, and so it is of 2 x 2; squares as by `fit`."""
+    wide = np.repeat(np.array([0, 255], np.uint8), 4)[None, None, :, None] * np.ones((1, 4, 1, 3), np.uint8)
+    # Each of the two pixels averages 2 rows and, tapering off, up to 8 columns: 4 on its own side, at most 2 beyond.
+    small = pipeline.stretch(wide, 2, 2)[0, :, :, 0].astype(int)
+    assert (small[0] == small[1]).all() and small[0, 0] < 64 and small[0].sum() in (254, 255, 256)
+    np.testing.assert_array_equal(pipeline.stretch(wide, 4, 8), wide)
+    square = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(pipeline.stretch(square, 5, 5), pipeline.fit(square, 5, 5))
+
+
 def test_fit_is_resizing_the_small_side_and_cropping_the_centre():
     image = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
     resized = np.asarray(Image.fromarray(image).resize((18, 12), Image.Resampling.BILINEAR)).astype(int)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kitlib import collate, configs, palix, stages, tasks, tokenizer
+from kitlib.mixture import Mixture
 from kitlib.stages import OBJECTIVES, SHAPES, STAGES, Stage, at_resolution, fit, groups
 
 WORDS = tokenizer.multilingual()
@@ -54,6 +55,19 @@ def test_batches_have_the_shapes_of_their_groups(name):
             assert batch[group]["images"].shape == (rows, images, size, size, 3)
         else:
             assert "images" not in batch[group]
+
+
+def test_every_maker_of_a_stage_fits():
+    """What is left out makes an objective rarer than its weight says; of 4 each, more than one."""
+    done = set()
+    for stage in STAGES.values():
+        for name, group in groups(stage, 0).items():
+            new = {maker: weight for maker, weight in group.mixture.weights.items() if (name, maker) not in done}
+            done |= {(name, maker) for maker in new}
+            if new:
+                part = dataclasses.replace(group, mixture=Mixture(group.mixture.makers, new))
+                shares = collate.shares_that_fit(part, WORDS, 4)
+                assert min(shares.values()) > 0.25, shares
 
 
 def test_another_seed_other_examples():

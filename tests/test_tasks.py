@@ -445,6 +445,11 @@ RNG = keyed_rng(0)
         (lambda: detection(IMAGE, BOXES, NAMES[:2], ["dog"], RNG), "Every box needs one name, got 2 names for 3 boxes"),
         (lambda: detection(IMAGE, BOXES, NAMES, ["dog"], RNG, total=1), "There are 2 objects, but 1 were asked for"),
         (lambda: detection(IMAGE, BOXES * 64, NAMES, ["dog"], RNG), "are these pixels"),
+        (lambda: detection(IMAGE, BOXES - 0.01, NAMES, ["dog"], RNG), "Boxes must be in .0, 1., shares"),
+        (lambda: detection(IMAGE, BOXES[:, [2, 3, 0, 1]], NAMES, ["dog"], RNG), "y0 <= y1 and x0 <= x1.*is the order"),
+        (lambda: detection(IMAGE, BOXES[:, [0, 1, 0, 3]], NAMES, ["dog"], RNG), "Boxes must have an area"),
+        (lambda: detection(IMAGE, BOXES * np.nan, NAMES, ["dog"], RNG), "Boxes must be finite"),
+        (lambda: tasks.Example(FOUR, "", (), "vqaa"), "PaLI-X has no objective 'vqaa': did you mean 'vqa'?"),
         (
             lambda: masked_tokens(IMAGE, MASK[:1], CODEBOOK),
             r"must be bool\[2, 2\] with a hidden cell.*got bool\[1, 2\]",
