@@ -49,7 +49,7 @@ def makers(split: str = "train") -> dict:
         return tasks.split_ocr(rendered.line(word, rng, SMALL, rendered.SMALLEST)[0], [word], code, 0)
 
     def receipt(rng, with_text: bool):
-        image, texts, pairs = rendered.receipt(pick(short, rng), rng, scenes.SIZE)
+        image, texts, pairs = mixture.fitting(lambda: rendered.receipt(pick(short, rng), rng, scenes.SIZE))
         ocr = tasks.first_words(texts, mixture.OCR_WORDS)[0] if with_text else ""
         return tasks.vqa(image, *pick(pairs, rng), "en", ocr=ocr)
 

@@ -157,7 +157,8 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         return questions.images[questions.image_index[i]], questions.questions[i], questions.answers[i], ()
 
     def receipt_question(rng):
-        image, texts, pairs = rendered.receipt(pick(vocabularies, rng)[2], rng, SIZE)
+        # Few receipts, one in some thousands, do not fit.
+        image, texts, pairs = fitting(lambda: rendered.receipt(pick(vocabularies, rng)[2], rng, SIZE))
         return image, *pick(pairs, rng), texts
 
     def asked(rng):
@@ -224,10 +225,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
 
     def screenshot_to_markup(rng):
         words = pick(vocabularies, rng)[1]
-        for _ in range(100):  # one in three fits
-            with contextlib.suppress(ValueError):
-                return tasks.screenshot_to_markup(*rendered.page(words, rng, SIZE))
-        return tasks.screenshot_to_markup(*rendered.page(words, rng, SIZE))  # the error, if it is another
+        return tasks.screenshot_to_markup(*fitting(lambda: rendered.page(words, rng, SIZE)))  # one in three fits
 
     def video_captioning(rng):
         clip = filmed(rng)[0]
@@ -260,6 +258,17 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         receipts, naming, made_up_words, counting, video_questions,
     )  # fmt: skip
     return {maker.__name__: maker for maker in makers}
+
+
+def fitting(draw: Callable, tries: int = 100):
+    """What draw() returns, the first time that it raises no ValueError; the last error if it always does.
+
+    For pages and receipts: whether one fits into its picture is known once it is laid out.
+    """
+    for _ in range(tries - 1):
+        with contextlib.suppress(ValueError):
+            return draw()
+    return draw()
 
 
 def placed(cutout, rng: np.random.Generator, sides: tuple[int, int] = (28, SIZE)) -> np.ndarray:

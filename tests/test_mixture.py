@@ -335,3 +335,23 @@ def test_a_text_of_the_mixture_is_a_gloss(examples):
 def test_other_splits_are_refused():
     with pytest.raises(ValueError, match="There is no split 'valid' of all the kit's data: use 'train' or 'test'"):
         kit_makers("valid")
+
+
+def test_what_does_not_fit_is_drawn_again_and_errors_that_stay_are_told():
+    drawn = iter([ValueError("too long"), ValueError("too long"), "fits", "also"])
+
+    def draw():
+        value = next(drawn)
+        if isinstance(value, ValueError):
+            raise value
+        return value
+
+    assert mixture.fitting(draw) == "fits" and next(drawn) == "also"
+
+    def never():
+        raise ValueError("no such word")
+
+    with pytest.raises(ValueError, match="no such word"):
+        mixture.fitting(never, tries=3)
+    with pytest.raises(KeyError):  # another error is not a matter of room
+        mixture.fitting(lambda: {}["a"])
