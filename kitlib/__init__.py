@@ -20,10 +20,10 @@ MODULES = (
     "bench_t5", "boxes", "builders", "caption_metrics", "checkpoint", "checks", "claims", "claims_answers",
     "claims_ensembles", "claims_multimodal", "claims_palix", "claims_tasks", "claims_upcycling", "cli", "clips",
     "collate", "configs", "corruptions", "data", "decode", "denoise", "dispatch", "doctor", "e3", "ensembles",
-    "episodes", "fewshot", "flops", "layers", "metrics", "mixture", "moe", "ocr_tuning", "ood", "optim", "page",
-    "palix", "palix_scores", "pictures", "pipeline", "plots", "public_sets", "rendered", "routing", "runner", "scenes",
-    "stages", "t5", "t5_layers", "tasks", "text", "text_metrics", "tokenizer", "train", "uncertainty", "upcycle",
-    "upcycle_optim", "visual_tokens", "vit", "weights",
+    "episodes", "fewshot", "flops", "gallery", "layers", "metrics", "mixture", "moe", "ocr_tuning", "ood", "optim",
+    "page", "palix", "palix_scores", "pictures", "pipeline", "plots", "public_sets", "rendered", "routing",
+    "runner", "scenes", "stages", "t5", "t5_layers", "tasks", "text", "text_metrics", "tokenizer", "train",
+    "uncertainty", "upcycle", "upcycle_optim", "visual_tokens", "vit", "weights",
 )  # fmt: skip
 
 

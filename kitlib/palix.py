@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kitlib.configs import PaLIXConfig
 from kitlib.t5 import PAD, T5, check_tokens, shift_right, token_loss
@@ -171,8 +172,9 @@ def init_params(model: PaLIX, seed: int = 0) -> dict:
 
 @functools.cache
 def _jitted_init(model):
-    c, tokens = model.config.tower, jnp.ones((1, 1), jnp.int32)
-    images = jnp.zeros((1, 1, *c.image_size, c.channels))
+    # numpy's, not jnp's: made while `jax.eval_shape` looks on, those would be tracers, and the cache would keep them.
+    c, tokens = model.config.tower, np.ones((1, 1), np.int32)
+    images = np.zeros((1, 1, *c.image_size, c.channels), np.float32)
     return jax.jit(lambda key: model.init(key, images, tokens, tokens)["params"])
 
 

@@ -30,6 +30,7 @@ def style() -> None:
             "axes.grid": True,
             "grid.alpha": 0.3,
             "image.cmap": "gray_r",
+            "image.interpolation": "nearest",  # smoothed noise would fill files
             "legend.frameon": False,
         }
     )

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kitlib import train
 from kitlib.configs import T5Config
@@ -221,7 +222,8 @@ def init_params(model: T5, seed: int = 0) -> dict:
 
 @functools.cache
 def _jitted_init(model):
-    tokens = jnp.ones((1, 1), jnp.int32)  # parameters do not depend on the length
+    # Parameters do not depend on the length. numpy's ones: jnp's, made under `jax.eval_shape`, would be cached tracers.
+    tokens = np.ones((1, 1), np.int32)
     return jax.jit(lambda key: model.init(key, tokens, tokens)["params"])  # the forward pass itself is not computed
 
 

@@ -266,6 +266,13 @@ def test_the_tower_of_the_55b_is_published_to_the_digit():
     assert 12 * c.width**2 * c.depth == 21_743_271_936  # the matmuls of its blocks, "21,743 M" in the paper's table
 
 
+def test_shapes_first_and_parameters_later():
+    """`jax.eval_shape` of the initialiser, as for loading weights, leaves no tracer behind in its cache."""
+    model = PaLIX(configs.palix("XS", text={"vocab_size": 320}))  # which no other test has
+    shapes = jax.eval_shape(lambda: palix.init_params(model))
+    assert jax.tree.map(jnp.shape, palix.init_params(model)) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 

@@ -1,6 +1,8 @@
 """Execution and comparison of notebooks, on small throw-away ones; and that strict nbval sees one changed digit in each
 real notebook, which is what "every number is checked" rests on."""
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -9,8 +11,10 @@ import sys
 import xml.etree.ElementTree
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from kitlib import cli, runner
 
@@ -266,3 +270,37 @@ def test_one_changed_digit_fails_in_every_notebook(root, monkeypatch):
         last = sum(cell.cell_type == "code" for cell in changed.cells) - 1
         expected.append((path.stem, f"Cell {last}"))
     assert strict_failures(root, monkeypatch) == expected
+
+
+# --- figures ---
+
+
+def in_base64(pixels) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_figures_are_stored_in_256_colours():
+    """Grey noise with a red square has 17 colours: nothing is lost. Of 4,096 random colours the nearest are kept."""
+    rng = np.random.default_rng(0)
+    few = np.repeat(rng.integers(0, 16, (64, 64, 1)) * 16, 3, axis=-1).astype(np.uint8)
+    few[:9, :9] = 255, 0, 0
+    many = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    outputs = [new_output("display_data", data={"image/png": in_base64(pixels)}) for pixels in (few, many)]
+    nb = new_notebook(cells=[new_code_cell("plt.show()", outputs=outputs), new_markdown_cell("text")])
+    before = [output.data["image/png"] for output in outputs]
+    runner.normalise(nb)
+    after = [output.data["image/png"] for output in nb.cells[0].outputs]
+    back = [np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")).astype(int) for png in after]
+    np.testing.assert_array_equal(back[0], few)
+    assert np.abs(back[1] - many).mean() < 256 / 256 ** (1 / 3)  # a cell of the cube of colours, divided into 256
+    assert len(after[0]) < len(before[0])
+    assert len(after[1]) < 0.6 * len(before[1])
+    runner.normalise(nb)
+    assert [output.data["image/png"] for output in nb.cells[0].outputs] == after  # once and for all
+
+
+def test_a_figure_that_would_grow_is_kept():
+    png = in_base64(np.zeros((1, 1, 3), np.uint8))
+    assert runner.fewer_colours(png) == png

@@ -215,6 +215,13 @@ def test_every_intermediate_has_its_name_and_shape():
     assert (shapes["encoded"], shapes["decoded"], shapes["logits"]) == ((3, 7, 16), (3, 5, 16), (3, 5, 30))
 
 
+def test_shapes_first_and_parameters_later():
+    """`jax.eval_shape` of the initialiser, as for loading weights, leaves no tracer behind in its cache."""
+    model = t5.T5(configs.t5("tiny", vocab_size=320))  # which no other test has
+    shapes = jax.eval_shape(lambda: t5.init_params(model))
+    assert jax.tree.map(jnp.shape, t5.init_params(model)) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+
+
 # ---------------------------------------------------------------------------------------------- the function
 
 
