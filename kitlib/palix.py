@@ -13,7 +13,8 @@ answer. Only the tower knows where a patch is; the encoder's relative positions 
 
 Few-shot, every picture has a text of its own. Which one, only positions can tell, and those of T5 end at a distance of
 128 tokens: behind four pictures of 64 patches, no text would know its picture. So there positions count as if each
-picture stood right before its text. That is ours: the paper does not say how positions go on over pictures.
+picture stood right before its text, and every text took the same room. That is ours: the paper does not say how
+positions go on over pictures.
 """
 
 import functools
@@ -28,6 +29,8 @@ from kitlib.configs import PaLIXConfig
 from kitlib.t5 import PAD, T5, check_tokens, shift_right, token_loss
 from kitlib.vit import ViT
 
+ROOM = 28  # tokens of a few-shot text, at most: the next picture's place depends on neither the text nor its padding
+
 # ---------------------------------------------------------------------------------------------- who sees whom
 
 
@@ -36,13 +39,13 @@ def sequence_order(num_images: int, num_patches: int, length: int, few_shot: boo
 
     few_shot: there are n texts of this length, the i-th belongs to picture i, N = n * length; else one text, that of
     the last picture, N = length. episode: which picture or text; place: where a token stands if every picture comes
-    right before its text.
+    right before its text, which takes `ROOM` places, however few tokens it has or is padded to.
     """
     texts = num_images if few_shot else 1
     images, words = jnp.arange(num_images * num_patches), jnp.arange(texts * length)
     episode = jnp.concatenate([images // num_patches, num_images - texts + words // length])
     within = jnp.concatenate([images % num_patches, num_patches + words % length])
-    return episode, episode * (num_patches + few_shot * length) + within
+    return episode, episode * (num_patches + few_shot * ROOM) + within
 
 
 def visibility(kind: str, episode: jax.Array, place: jax.Array) -> jax.Array | None:
@@ -138,13 +141,15 @@ class PaLIX(nn.Module):
 
 
 def check_few_shot(images, prompts) -> None:
-    """Raises ValueError for few-shot prompts int32[B, n, L] without n pictures each."""
+    """Raises ValueError for few-shot prompts int32[B, n, L] without n pictures each, or of more than `ROOM` tokens."""
     got = "none" if images is None else f"shape {images.shape}"
     if images is None or images.ndim != 5 or images.shape[1] != prompts.shape[1]:
         raise ValueError(
             f"Prompts {prompts.shape} are few-shot, [B, n, L]: they need a picture for each text, images float[B, "
             f"n={prompts.shape[1]}, height, width, C]; got {got}."
         )
+    if prompts.shape[-1] > ROOM:
+        raise ValueError(f"A few-shot text has room for {ROOM} tokens, padding included; got prompts {prompts.shape}.")
 
 
 def check_pictures(config: PaLIXConfig, images, images_valid, batch: int):

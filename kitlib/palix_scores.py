@@ -71,15 +71,18 @@ def shape_of(model, examples: Sequence[Example]) -> dict[str, int]:
     }
 
 
-def answers(model, params, examples: Sequence[Example], *, batch_size: int = 64) -> list[str]:
+def answers(
+    model, params, examples: Sequence[Example], *, batch_size: int = 64, shape: Mapping[str, int] | None = None
+) -> list[str]:
     """What the model writes, greedily, for each example: all in batches of one shape, the longest's.
 
     It may write half as much again as the longest answer has, so that a model may say too much; there it is cut off.
-    Raises ValueError for no examples, few-shot examples among others, and a batch size below 1.
+    shape: another, as `shape_of` gives it: calls of one shape are compiled once. Raises ValueError for no examples,
+    few-shot examples among others, examples that do not fit, and a batch size below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
-    words, shape = tokenizers.multilingual(), shape_of(model, examples)
+    words, shape = tokenizers.multilingual(), shape or shape_of(model, examples)
     out = []
     for start in range(0, len(examples), batch_size):
         chunk = list(examples[start : start + batch_size])

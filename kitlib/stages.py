@@ -39,7 +39,7 @@ SHAPES = {
     "short": (40, 1, 24, 18),
     "read": (8, 1, 56, 32),
     "long": (6, 1, 32, 104),
-    "few": (5, mixture.SHOTS + 1, 28, 20),
+    "few": (5, mixture.SHOTS + 1, palix.ROOM, 20),
     "film": (3, mixture.FRAMES, 28, 32),
     "text": (1, 0, 128, 64),
 }

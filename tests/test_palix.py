@@ -100,10 +100,13 @@ def test_the_picture_matters(params):
 
 
 def test_order_of_a_few_shot_prompt_by_hand():
-    """Two pictures of 2 patches, 4 tokens of text: p p | q q | a a | b b is read as p p a a q q b b."""
+    """Two pictures of 2 patches, 4 tokens of text: p p | q q | a a | b b is read as p p a a q q b b.
+
+    The first text has room for 28 tokens, from place 2 on, so the second picture starts at 30.
+    """
     episode, place = palix.sequence_order(2, 2, 2, few_shot=True)
     np.testing.assert_array_equal(episode, [0, 0, 1, 1, 0, 0, 1, 1])
-    np.testing.assert_array_equal(place, [0, 1, 4, 5, 2, 3, 6, 7])
+    np.testing.assert_array_equal(place, [0, 1, 30, 31, 2, 3, 32, 33])
     block = np.asarray(palix.visibility("block-causal", episode, place))[0, 0]
     assert block[2, 0] and not block[0, 2]  # the second picture sees the first, not the other way round
     assert block[0, 4]  # a picture sees its own text
@@ -133,6 +136,14 @@ def test_which_text_belongs_to_which_picture_matters(params):
     _, exchanged = run(params, IMAGES, prompts[:, jnp.asarray([1, 0, 2])])
     query = np.r_[2 * K : 3 * K, 3 * K + 4 : 3 * K + 6]
     assert np.abs(out["encoded"][:, query] - exchanged["encoded"][:, query]).max() > 1e-3
+
+
+def test_padding_behind_few_shot_texts_changes_nothing(params):
+    """Nor where the next picture stands: else a test padded to another length than in training asks another model."""
+    prompts = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2)
+    padded, _ = run(params, IMAGES, jnp.pad(prompts, ((0, 0), (0, 0), (0, 6))))
+    alone, _ = run(params, IMAGES, prompts)
+    np.testing.assert_allclose(padded, alone, atol=1e-4)
 
 
 def test_exemplars_in_front_may_be_missing(params):
@@ -301,6 +312,11 @@ def test_pictures_of_bytes_are_refused(params):
 def test_few_shot_texts_without_their_pictures(params, images, got):
     with pytest.raises(ValueError, match=r"\(2, 3, 1\) are few-shot, \[B, n, L\]: they need a picture .*n=3.*" + got):
         PaLIX(XS).apply({"params": params}, images, jnp.ones((2, 3, 1), jnp.int32), WRITTEN)
+
+
+def test_few_shot_texts_that_are_too_long(params):
+    with pytest.raises(ValueError, match=r"room for 28 tokens, padding included; got prompts \(2, 3, 29\)"):
+        PaLIX(XS).apply({"params": params}, IMAGES, jnp.ones((2, 3, 29), jnp.int32), WRITTEN)
 
 
 def test_an_unknown_visibility():

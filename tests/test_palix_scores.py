@@ -137,6 +137,17 @@ def test_an_answer_may_be_longer_than_all_that_are_wanted(model, monkeypatch):
     assert len(answers(*model, THREE)) == 3 and asked["length"] == 12
 
 
+def test_answers_do_not_depend_on_the_room(model):
+    """More room for the prompt is padding. More for the answer lets it go on: the first texts begin the second."""
+    shape = palix_scores.shape_of(model[0], THREE)
+    roomy = answers(*model, THREE, batch_size=4, shape=shape | {"inputs": shape["inputs"] + 8})
+    longer = answers(*model, THREE, batch_size=4, shape=shape | {"targets": shape["targets"] + 8})
+    assert roomy == answers(*model, THREE, batch_size=4)
+    assert all(text.startswith(start) for text, start in zip(longer, roomy, strict=True))
+    with pytest.raises(ValueError, match="there is room for 1 pictures, few-shot with a prompt each, of 2 tokens"):
+        answers(*model, THREE, shape=shape | {"inputs": 2})
+
+
 def test_a_scorecard(model):
     chosen = [
         Task("colours", lambda count, seed: THREE[:count], exact),
