@@ -66,11 +66,11 @@ class Stage:
 
 OBJECTIVES = {"short": SHORT, "read": READ, "long": LONG, "few": FEW, "film": FILM, "text": TEXT}
 READING = OBJECTIVES | {"short": SHORT | {"captioning": 4, "split_ocr": 12}, "long": LONG | {"screenshot_to_markup": 3}}
-ASKED = OBJECTIVES | {"short": SHORT | {"counting": 3}, "film": FILM | {"video_questions": 2}}
+ASKED = OBJECTIVES | {"short": SHORT | {"captioning": 16, "counting": 3}, "film": FILM | {"video_questions": 2}}
 STAGES = {
     "base": Stage(OBJECTIVES, 2700, 0.03, frozen=True),
-    "text": Stage(READING, 250, 0.01, image_size=96),
-    "tune": Stage(ASKED, 1600, 0.01),
+    "text": Stage(READING, 150, 0.01, image_size=96),
+    "tune": Stage(ASKED, 1900, 0.02),
 }
 OCR = {"steps": 4000, "batch_size": 64, "peak": 2e-3}  # stage 0
 SAVE_EVERY = 250  # steps

@@ -18,7 +18,7 @@ def test_a_stepper_keeps_the_state():
 
 
 def test_an_unknown_bench_is_refused():
-    with pytest.raises(SystemExit, match="no bench 'vitt'; there are: vit, moe, e3, t5, import"):
+    with pytest.raises(SystemExit, match="no bench 'vitt'; there are: vit, moe, e3, t5, palix, import"):
         bench.main(("vitt",))
 
 

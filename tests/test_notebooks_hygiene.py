@@ -110,6 +110,16 @@ def printing_cells_have_outputs(nb, path: Path) -> Iterator[str]:
         at_top = ast.unparse(ast.Module(body, []))
         if calls(at_top, ("print", *CHECKS, "exercise", "summary")) and not cell.outputs:
             yield f"a cell that prints has no stored output: {cell.source[:60]!r}"
+        verdicts = sum(len(re.findall(r"^\[[\w ]+\] ", out.get("text", ""), re.MULTILINE)) for out in cell.outputs)
+        if cell.outputs and len(calls(at_top, CHECKS)) > verdicts and "raises-exception" not in tags(cell):
+            yield f"a check was added after the outputs were stored: run kit run --refresh: {cell.source[:60]!r}"
+
+
+def no_bare_results(nb, path: Path) -> Iterator[str]:
+    for cell in code_cells(nb):
+        for output in cell.outputs:
+            if output.output_type == "execute_result" and "text/html" not in output.data:
+                yield f"the value of the last line is stored, digits and all: end with `_ = ...`: {cell.source[-60:]!r}"
 
 
 def no_errors_or_warnings(nb, path: Path) -> Iterator[str]:
@@ -204,6 +214,7 @@ RULES: tuple[Callable, ...] = (
     no_widgets,
     executed_top_to_bottom,
     printing_cells_have_outputs,
+    no_bare_results,
     no_errors_or_warnings,
     small,
     cells_are_short,
@@ -261,7 +272,7 @@ PNG = base64.b64encode(b"png").decode()
 
 def good():
     """The smallest notebook that keeps every rule."""
-    printed = [new_output("stream", name="stdout", text="[ok]\n")]
+    printed = [new_output("stream", name="stdout", text="[ok] so it is\n" * 5)]
     figure = [new_output("display_data", data={"image/png": PNG, "text/plain": "<Figure size 1x1 with 1 Axes>"})]
     code = [
         ("from kitlib.checks import claim, exercise, same, summary\nimport jax.numpy as jnp", []),
@@ -321,6 +332,11 @@ BAD = [
     (executed_top_to_bottom, output("google.colab", new_output("stream", text="x"))),
     (printing_cells_have_outputs, output("claim('0'")),
     (printing_cells_have_outputs, replace("import jax.numpy as jnp", "print(1)")),
+    (
+        printing_cells_have_outputs,
+        replace("same(jnp.sin, jnp.sin, 1.0)", "same(jnp.sin, jnp.sin, 1.0)\nclaim('5', 1, 1, 0)"),
+    ),
+    (no_bare_results, output("plt.show()", new_output("execute_result", data={"text/plain": "0.30000000000000004"}))),
     (no_errors_or_warnings, output("plt.show()", new_output("error", ename="E", evalue="", traceback=[]))),
     (no_errors_or_warnings, output("plt.show()", new_output("stream", name="stderr", text="a warning"))),
     (no_errors_or_warnings, output("plt.show()", new_output("display_data", data={"image/svg+xml": "<svg/>"}))),

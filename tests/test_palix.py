@@ -1,5 +1,9 @@
 """PaLI-X: what sees what, one path for pictures, frames and exemplars, decoding, sizes."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -235,6 +239,57 @@ def test_one_beam_is_greedy(params):
     tokens, _ = decode.greedy(PaLIX(XS), params, inputs, max_length=5)
     beams, _ = decode.beam_search(PaLIX(XS), params, inputs, max_length=5, num_beams=1)
     np.testing.assert_array_equal(beams[:, 0], tokens)
+
+
+SHARDED = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from kitlib import configs, palix
+one_block = {"tower": {"depth": 1}, "text": {"num_encoder_layers": 1, "num_decoder_layers": 1}}
+model = palix.PaLIX(configs.palix("XS", **one_block))
+rng = np.random.default_rng(0)
+shapes = jax.eval_shape(lambda: palix.init_params(model))
+params = jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), jnp.float32), shapes)
+images = rng.uniform(-1, 1, (4, 3, 32, 32, 3)).astype(np.float32)  # B = 4, n = 3
+texts, written = rng.integers(1, 512, (4, 6)), rng.integers(1, 512, (4, 5))
+
+def step(params, images, texts, written):
+    def loss(params):
+        logits, _ = model.apply({"params": params}, images, texts, written)
+        return jnp.square(logits).mean(), logits
+    (_, logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    return logits, grads
+
+def spec(path, leaf):  # columns of what goes into a block, rows of what comes out of it; all else on every device
+    names = [part.key for part in path]
+    if names[-1] != "kernel" or leaf.ndim != 2:
+        return P()
+    return P("model", None) if {"out", "wo"} & set(names) else P(None, "model")
+
+plain, plain_grads = jax.jit(step)(params, images, texts, written)
+mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+specs = jax.tree_util.tree_map_with_path(spec, params)
+assert sum(len(one) > 0 for one in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, P))) > 15
+put = lambda tree, specs: jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)), tree, specs)
+batch = [put(x, P("data")) for x in (images, texts, written)]
+compiled = jax.jit(step).lower(put(params, specs), *batch).compile()
+logits, grads = compiled(put(params, specs), *batch)
+assert "all-reduce" in compiled.as_text(), "nothing is shared out"
+np.testing.assert_allclose(logits, plain, atol=1e-5 * np.abs(plain).max())
+for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(plain_grads), strict=True):
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max() + 1e-9)
+print("sharded ok")
+"""
+
+
+def test_on_eight_devices_it_is_the_same_model():
+    """Four parts of the batch, two of every kernel: logits and gradients are those of one device (to 1e-5)."""
+    env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, env=env)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "sharded ok" in run.stdout
 
 
 # ---------------------------------------------------------------------------------------------- sizes
