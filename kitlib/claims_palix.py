@@ -15,7 +15,7 @@ from kitlib import claims_multimodal as multimodal
 from kitlib.answer_metrics import exact_match
 from kitlib.claims import Study
 from kitlib.claims_multimodal import Arm, Phase
-from kitlib.palix_scores import Task, ap50, close, drawn, exact, reading
+from kitlib.palix_scores import Task, ap50, drawn, exact, letters, reading
 from kitlib.tasks import without_prefix
 
 SEEDS = 5
@@ -121,7 +121,7 @@ def exams() -> dict[str, Task]:
     found |= {"detection": (drawn(makers, "detection"), ap50)}
     held_out = ("easy_vqa", "receipt_with_text", "receipt_alone")
     found |= {name: (drawn(makers, name, "test"), exact) for name in held_out}
-    found |= {"small_word": (drawn(makers, "small_word", "test"), close), "reading": (reading(), close)}
+    found |= {"small_word": (drawn(makers, "small_word", "test"), letters), "reading": (reading(), letters)}
     found |= {"made_up_words, unseen": (drawn(makers, "made_up_words", "test"), exact)}
     found |= {"counted boxes": (boxes_of_one_kind, counted_boxes)}
     return {name: Task(name, make, metric) for name, (make, metric) in found.items()}

@@ -3,8 +3,8 @@
     cutouts, names = scenes.objects("train")
     rng = data.keyed_rng(seed, i)                         # the i-th episode
     e = episode(cutouts, 3, 5, rng)                       # 3 ways: 5 exemplars show 3 kinds, each at least once
-    list(zip(e.images, e.words))                          # (a dog, "wug"), (a lemon, "blick"), (a dog, "wug"), ...
-    e.query, e.answer                                     # another dog, "wug"
+    list(zip(e.images, e.words))                          # (a dog, "zug"), (a lemon, "dax"), (a dog, "zug"), ...
+    e.query, e.answer                                     # another dog, "zug"
 
 The words are drawn anew for each episode, whatever the kinds: a model that knows all kinds by heart still has to look
 into the exemplars. Who picks at random one of the words that it has read is right in 1 of `ways` cases, and so is who
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kitlib import data, pictures, scenes
+from kitlib import data, pictures, scenes, tokenizer
 
 WAYS = (2, 4)  # fewest and most kinds in an episode
 MOST = 8  # exemplars
@@ -85,18 +85,20 @@ def episode(cutouts, ways: int, shots: int, rng: np.random.Generator, *, sides: 
 
 @functools.cache
 def nonsense() -> tuple[str, ...]:
-    """Pronounceable words without meaning ("dax", "wug", "blick"), always in the same order.
+    """Pronounceable words without meaning ("dax", "zug", "wizz"), always in the same order.
 
     They are all of consonants, vowel, consonants, by the lists above, without those that occur in an English name or
-    keyword of the emoji, in the kit's dictionary (`data.glosses`), or in the list `ENGLISH`.
+    keyword of the emoji, in the kit's dictionary (`data.glosses`), or in the list `ENGLISH`, and without those that are
+    more than two pieces to `tokenizer.multilingual`: a small model shall bind words, not spell them.
     """
+    encode = tokenizer.multilingual().encode
     texts = [*ENGLISH, *data.glosses("train"), *data.glosses("test")]
     for split in ("train", "valid", "test"):
         source = pictures.emoji(split)
         texts += [*source.names["en"], *(word for words in source.keywords["en"] for word in words)]
     known = set(re.findall("[a-z]+", " ".join(texts).lower()))
     made = (onset + vowel + coda for onset in ONSETS for vowel in VOWELS for coda in CODAS)
-    return tuple(word for word in made if word not in known)
+    return tuple(word for word in made if word not in known and len(encode(f" {word}")) <= 2)
 
 
 def _render(cutout, sides, rng) -> np.ndarray:

@@ -6,8 +6,8 @@
 
 PaLI-X's tower knows what is in a picture from JFT and learns to read by another classification: does token t of the
 vocabulary occur in the text of the picture? Neither asks where. Here both are one list of labels: first a label for
-each id of the tokenizer, then one for each emoji. Pictures are words, one emoji, or a scene of several. Every label is
-a question of its own, answered yes or no (sigmoid), so that several can be true at once.
+each id of the tokenizer, then one for each emoji. Pictures are words, one of `mixture.things`, or a scene of several.
+Every label is a question of its own, answered yes or no (sigmoid), so that several can be true at once.
 """
 
 import functools
@@ -43,8 +43,8 @@ def labelled(split: str, tokenizer: Tokenizer, kinds: Sequence[str] = KINDS) -> 
         raise ValueError(f"Kinds of pictures are {', '.join(KINDS)}, one of them at least; got {list(kinds)}.")
     emoji = pictures.emoji(split)
     cutouts = scenes.cut_outs(emoji.images)
-    rows = [emoji.names["en"].index(name) for name in scenes.objects(split)[1]]
-    vocabularies = list(rendered.words(split).values())
+    named, rows = mixture.things(split), [emoji.names["en"].index(name) for name in scenes.EASY[split]]
+    vocabularies = [np.array(words) for words in rendered.words(split).values()]
     count = tokenizer.vocab_size + len(emoji)
 
     def make(rng):
@@ -55,7 +55,7 @@ def labelled(split: str, tokenizer: Tokenizer, kinds: Sequence[str] = KINDS) -> 
             for text in texts:
                 labels[tokenizer.encode(f" {text}")] = True
         elif kind == "thing":
-            i = int(rng.integers(len(emoji)))
+            i = named[rng.integers(len(named))]
             image = mixture.placed(cutouts[i], rng)
             labels[tokenizer.vocab_size + i] = True
         else:  # several things, small enough to have room beside each other: those that stay clear
@@ -103,13 +103,16 @@ def _step(model, steps: int, peak: float):
 
 
 def tower_with_head(tower: ViTConfig, num_labels: int) -> ViTConfig:
-    """The tower of a `PaLIXConfig`, its patches averaged, with a logit for each label."""
-    return tower.replace(pool="gap", num_classes=num_labels)
+    """The tower of a `PaLIXConfig` with ViT-22B's attention pooling and a logit for each label.
+
+    Were patches averaged, each would come to say what the whole picture is, and where things are would be lost.
+    """
+    return tower.replace(pool="map", num_classes=num_labels)
 
 
 def tower_params(params: dict) -> dict:
     """The tower's parameters out of those of `tower_with_head`."""
-    return {name: value for name, value in params.items() if name != "head"}
+    return {name: value for name, value in params.items() if name not in ("head", "MAPHead_0")}
 
 
 def labels_loss(model) -> Callable:

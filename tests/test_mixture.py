@@ -8,7 +8,7 @@ import pytest
 
 from kitlib import boxes, clips, data, mixture, pictures, rendered, scenes, visual_tokens
 from kitlib.data import keyed_rng
-from kitlib.mixture import Mixture, codebook, kit_makers, motion, placed
+from kitlib.mixture import Mixture, codebook, kit_makers, motion, placed, things
 from kitlib.tasks import PREFIXES, SENTINEL, without_prefix
 from kitlib.tokenizer import Tokenizer
 
@@ -121,7 +121,7 @@ def test_a_maker_is_a_function_of_its_generator(examples):
 def test_all_scripts_are_seen(examples):
     seen = {split: set() for split in SPLITS}
     for split in SPLITS:
-        for name in ("captioning", "split_captioning", "episodic_captioning", "detection"):
+        for name in ("captioning", "split_captioning", "episodic_captioning", "naming", "detection"):
             for example in examples[split][name]:
                 text = "".join(prompts(example)) + example.answer
                 seen[split] |= {unicodedata.name(c, "?").split()[0] for c in text if c.isalpha()}
@@ -157,15 +157,26 @@ def test_captions_are_those_of_the_pictures_and_of_their_split(stamped):
         for name in ("captioning", "split_captioning"):
             for example in examples[split][name]:
                 i = row[example.images[0].tobytes()]  # no picture of another split
+                assert name == "split_captioning" or i in things(split)
                 language = example.prompt.split(" ")[4]
                 whole = without_prefix(example).prompt.replace(FIRST, example.answer)
                 assert whole == emoji.names[language][i]
         for example in examples[split]["episodic_captioning"]:
             several = [row[image.tobytes()] for image in example.images]
+            assert set(several) <= set(things(split))
             language = example.prompt[0].split(" ")[4]
             *shown, query = without_prefix(example).prompt
             assert query == FIRST and [*shown, example.answer] == [emoji.names[language][i] for i in several]
             assert set.intersection(*(set(emoji.keywords["en"][i]) for i in several)) and len(set(several)) == 5
+
+
+def test_things_are_named_by_one_word_or_are_in_scenes():
+    for split, count in (("train", 417), ("test", 83)):
+        names = pictures.emoji(split).names["en"]
+        named = [names[i] for i in things(split)]
+        assert len(named) == count and set(scenes.EASY[split]) <= set(named)
+        assert sum(" " in name for name in named) == sum(" " in name for name in scenes.EASY[split])
+        assert not {name for name in set(names) - set(named) if " " not in name}
 
 
 def test_no_emoji_of_the_test_is_in_training(stamped):

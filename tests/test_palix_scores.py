@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kitlib import configs, palix, palix_scores, pictures, rendered, scenes, tasks, tokenizer
-from kitlib.palix_scores import TASKS, Task, answers, ap50, captions, close, controlled, exact, interval, scorecard
+from kitlib.palix_scores import TASKS, Task, answers, ap50, captions, controlled, exact, interval, letters, scorecard
 from kitlib.tasks import Example
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -36,10 +36,12 @@ def test_the_blind_see_grey_and_the_shuffled_the_next_picture():
 # --- metrics ---
 
 
-def test_exact_and_close():
-    predictions = ["answer 0", "answer 9", "something else"]
+def test_exact_and_by_letters():
+    """One of eight letters is wrong; four are missing, for which ANLS would give nothing."""
+    predictions = ["answer 0", "answer 9", "answ"]
     assert exact(predictions, THREE).tolist() == [1, 0, 0]
-    np.testing.assert_allclose(close(predictions, THREE), [1, 1 - 1 / 8, 0])  # one of eight letters is wrong
+    np.testing.assert_allclose(letters(predictions, THREE), [1, 1 - 1 / 8, 1 - 4 / 8])
+    assert letters([""] * 3, THREE).tolist() == [0, 0, 0]
 
 
 def test_ap50_by_hand():
@@ -76,7 +78,7 @@ def test_captions_are_of_their_language_and_placed_anew():
     assert {e.answer for e in one} <= set(names) and len({e.answer for e in one}) == 12
     assert all(e.prompt == "Generate the alt-text in el at 0: <extra_id_0>" for e in one)
     assert [e.answer for e in one] != [e.answer for e in other]
-    assert len(captions("en", "test")(1000, 0)) == 186
+    assert len(captions("en", "test")(1000, 0)) == 83
 
 
 def test_words_to_read_are_of_the_test():

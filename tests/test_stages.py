@@ -47,8 +47,8 @@ def test_batches_have_the_shapes_of_their_groups(name):
     made = groups(STAGES[name], seed=3)
     batch = {group: collate.group_batch(made[group], WORDS, 0) for group in made}
     size = STAGES[name].image_size
-    for group, (rows, images, inputs, targets) in SHAPES.items():
-        few_shot = (images,) if group == "few" else ()
+    for group, (images, inputs, targets) in SHAPES.items():
+        few_shot, rows = (images,) if group == "few" else (), STAGES[name].rows[group]
         assert batch[group]["inputs"].shape == (rows, *few_shot, inputs)
         assert batch[group]["targets"].shape == (rows, targets)
         if images:
@@ -99,17 +99,10 @@ def test_a_larger_grid_and_back(params):
 
 
 def small(**fields) -> Stage:
-    return Stage(**{"weights": FEW, "steps": 3, "peak": 0.01} | fields)
+    return Stage(**{"weights": FEW, "rows": {"short": 2, "text": 2}, "steps": 3, "peak": 0.01} | fields)
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    """Two rows a group instead of 32."""
-    rows = {name: (2, *shape[1:]) for name, shape in SHAPES.items()}
-    monkeypatch.setattr(stages, "SHAPES", rows)
-
-
-def test_a_frozen_tower_stays_and_all_else_moves(tiny, params):
+def test_a_frozen_tower_stays_and_all_else_moves(params):
     for frozen in (True, False):
         after, history = fit(small(frozen=frozen), params, CONFIG, None)
         moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), after, params)
@@ -119,7 +112,7 @@ def test_a_frozen_tower_stays_and_all_else_moves(tiny, params):
         assert {"loss", "short/loss", "text/loss", "short/accuracy"} <= set(history) and len(history["loss"]) == 3
 
 
-def test_a_stage_that_is_cut_off_ends_the_same(tiny, params, tmp_path, monkeypatch):
+def test_a_stage_that_is_cut_off_ends_the_same(params, tmp_path, monkeypatch):
     """Saved after 2 of 4 steps and killed there; started again, it gives the bits of a run that went through."""
     stage = small(steps=4)
     whole, _ = fit(stage, params, CONFIG, None)
@@ -137,9 +130,10 @@ def test_a_stage_that_is_cut_off_ends_the_same(tiny, params, tmp_path, monkeypat
     assert len(history["loss"]) == 4
 
 
-def test_all_stages_follow_each_other(tiny, tmp_path, monkeypatch):
+def test_all_stages_follow_each_other(tmp_path, monkeypatch):
     """Two steps each: shapes fit from stage to stage, and a finished run is read back, not run again."""
-    few = {name: dataclasses.replace(stage, steps=2, weights=FEW) for name, stage in STAGES.items()}
+    two = {"steps": 2, "weights": FEW, "rows": dict.fromkeys(SHAPES, 2)}
+    few = {name: dataclasses.replace(stage, **two) for name, stage in STAGES.items()}
     monkeypatch.setattr(stages, "STAGES", few)
     monkeypatch.setattr(stages, "OCR", {"steps": 2, "batch_size": 2, "peak": 1e-3})
     params, config = stages.run(tmp_path, CONFIG)
