@@ -124,7 +124,8 @@ def anls(predictions, references) -> np.ndarray:
     An empty answer wants an empty prediction. Lower-case both first, where your benchmark does.
     """
     predictions, references = check_texts(predictions, references, several=True)
-    return np.array([max(_similarity(p, a) for a in r) for p, r in zip(predictions, references, strict=True)])
+    best = np.array([max(similarity(p, a) for a in r) for p, r in zip(predictions, references, strict=True)])
+    return np.where(best > 0.5, best, 0.0)
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -136,6 +137,11 @@ def edit_distance(a: str, b: str) -> int:
             row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
         above = row
     return above[-1]
+
+
+def similarity(a: str, b: str) -> float:
+    """The share of letters that agree: 1 - edit distance / length of the longer text; of two empty texts 1."""
+    return 1 - edit_distance(a, b) / max(len(a), len(b), 1)
 
 
 def relaxed_accuracy(predictions, references, *, lower: bool = False) -> np.ndarray:
@@ -180,13 +186,6 @@ def token_f1(predictions, references) -> np.ndarray:
     """
     predictions, references = check_texts(predictions, references, several=True)
     return np.array([max(_f1(p, text) for text in r) for p, r in zip(predictions, references, strict=True)])
-
-
-def _similarity(prediction: str, answer: str) -> float:
-    if not answer:
-        return float(not prediction)
-    d = edit_distance(prediction, answer) / max(len(prediction), len(answer))
-    return 1 - d if d < 0.5 else 0.0
 
 
 def _relaxed(prediction: str, reference: str) -> bool:

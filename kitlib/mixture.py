@@ -264,8 +264,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
 def things(split: str) -> list[int]:
     """Rows of `pictures.emoji(split)` that are named: by one word in English, or because they are in `scenes.EASY`.
 
-    417 of the 1,235 in training, and 83 of 186 for the test. In sixteen languages the others would be 13,000 names more
-    to learn by heart, which takes two cores a day.
+    417 of 1,235 in training, 83 of 186 for the test. The others would be 13,000 names more to learn by heart.
     """
     names = pictures.emoji(split).names["en"]
     return [i for i, name in enumerate(names) if " " not in name or name in scenes.EASY[split]]

@@ -105,7 +105,7 @@ def _step(model, steps: int, peak: float):
 def tower_with_head(tower: ViTConfig, num_labels: int) -> ViTConfig:
     """The tower of a `PaLIXConfig` with ViT-22B's attention pooling and a logit for each label.
 
-    Were patches averaged, each would come to say what the whole picture is, and where things are would be lost.
+    An average asks every patch for what the whole picture is; attention may leave to each what is there.
     """
     return tower.replace(pool="map", num_classes=num_labels)
 

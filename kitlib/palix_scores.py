@@ -19,7 +19,7 @@ import pandas as pd
 
 from kitlib import boxes, collate, decode, mixture, pictures, rendered, scenes, tasks
 from kitlib import tokenizer as tokenizers
-from kitlib.answer_metrics import edit_distance, exact_match
+from kitlib.answer_metrics import exact_match, similarity
 from kitlib.average_precision import Detections, Truth, coco
 from kitlib.data import keyed_rng
 from kitlib.metrics import bootstrap
@@ -172,8 +172,7 @@ def exact(predictions, examples) -> np.ndarray:
 def letters(predictions, examples) -> np.ndarray:
     """The share of letters that are right: 1 - edit distance / length of the longer text. ANLS without its threshold,
     under which a reading that is half right would count as nothing."""
-    pairs = [(said, example.answer) for said, example in zip(predictions, examples, strict=True)]
-    return np.array([1 - edit_distance(a, b) / max(len(a), len(b), 1) for a, b in pairs])
+    return np.array([similarity(said, example.answer) for said, example in zip(predictions, examples, strict=True)])
 
 
 def ap50(predictions: Sequence[str], examples: Sequence[Example]) -> float:

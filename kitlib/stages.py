@@ -1,4 +1,4 @@
-"""Training PaLI-X in stages: `kit train S`, on two cores in at most two hours, resumable at any moment.
+"""Training PaLI-X in stages: `kit train`, resumable at any moment; `kit bench palix` says how long it takes here.
 
     stage 0 "ocr"    the tower alone learns to name and to read (`ocr_tuning`)
     stage 1 "base"   the tower is frozen; all thirteen objectives, pictures of 64 pixels
@@ -67,8 +67,8 @@ class Stage:
 
 OBJECTIVES = {"short": SHORT, "read": READ, "long": LONG, "few": FEW, "film": FILM, "text": TEXT}
 ASKED = OBJECTIVES | {"short": SHORT | {"counting": 4}, "film": FILM | {"video_questions": 2}}
-# First words for what is seen, PaLI's two thirds captions (2209.06794) nearly; then reading, pages and boxes; then all.
-# A few-shot prompt costs as much as eight captions, and what it is about has to be recognised first: it comes late.
+# First words for what is seen: more than half are captions or names. Then reading, pages and boxes; then everything.
+# A few-shot prompt has five pictures, and what it is about has to be recognised first: most of them come late.
 MANY = {"short": 48, "read": 4, "long": 4, "few": 1, "film": 1, "text": 1}
 TEXTUAL = {"short": 8, "read": 24, "long": 8, "few": 1, "film": 1, "text": 1}
 EVEN = {"short": 24, "read": 12, "long": 8, "few": 8, "film": 4, "text": 1}
