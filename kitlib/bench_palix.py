@@ -6,7 +6,7 @@ Run by `kit bench palix`; see kitlib/bench.py for how things are timed.
 import statistics
 from collections.abc import Callable
 
-from kitlib import bench, ocr_tuning, palix, stages, tokenizer
+from kitlib import bench, ocr_tuning, palix, stages
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def trainings() -> dict[str, Callable]:
     """For every stage a call that takes the next batch and makes a step, as training does."""
     config = stages.released_config()
     params = palix.init_params(palix.PaLIX(config))
-    make = ocr_tuning.labelled("train", tokenizer.multilingual(), stages.SHOWN)
+    make = ocr_tuning.labelled("train", stages.SHOWN)
     calls = {"ocr": _stepper(*ocr_tuning.training(config.tower, make, **stages.OCR))}
     for name, stage in stages.STAGES.items():
         resized, at = stages.at_resolution(params, config, stage.image_size)

@@ -150,7 +150,7 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
     """By name: the question and the arms that answer it."""
     episodes_of_five = {"images": mixture.SHOTS + 1, "inputs": 24, "targets": 8, "rows": 16}
     few = mixed("few_counting", steps=300)
-    first = mixed(*BEFORE, steps=1500, **LONG)
+    first = mixed(*BEFORE, steps=1000, **LONG)
     thawed = {"frozen": False}
     at_both = ("small_word", "captioning", "counting")
     return {
@@ -158,7 +158,7 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
             "Who sees whom in a few-shot prompt?",
             {
                 kind: Arm(
-                    (mixed("made_up_words", steps=3000, **episodes_of_five),),
+                    (mixed("made_up_words", steps=2000, **episodes_of_five),),
                     same("made_up_words", "made_up_words, unseen"),
                     visible=kind,
                 )
@@ -169,7 +169,7 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
             "Does it help to find things, or to name them, if the tower learns, too?",
             {
                 name: Arm(
-                    (mixed("detection", "captioning", steps=1500, **LONG, frozen=frozen),),
+                    (mixed("detection", "captioning", steps=1000, **LONG, frozen=frozen),),
                     same("detection", "captioning"),
                 )
                 for name, frozen in (("frozen", True), ("thawed", False))
@@ -182,16 +182,16 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
                     tuple(mixed(*at_both, steps=n, image_size=size, **thawed) for n, size in phases), same(*at_both)
                 )
                 for name, phases in {
-                    "64 px": ((1500, 64),),
-                    "64, then 96 px": ((1000, 64), (500, 96)),
-                    "96 px": ((1500, 96),),
+                    "64 px": ((1000, 64),),
+                    "64, then 96 px": ((650, 64), (350, 96)),
+                    "96 px": ((1000, 96),),
                 }.items()
             },
         ),
         "ocr_tuning": (  # 13
             "Does stage 0 with words help to read?",
             {
-                name: Arm((mixed("split_ocr", steps=1500),), same("reading"), tower=name)
+                name: Arm((mixed("split_ocr", steps=1000),), same("reading"), tower=name)
                 for name in ("words and things", "words", "things", "none")
             },
         ),
@@ -199,9 +199,9 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
             "Does the text of a picture help as a part of the prompt?",
             {
                 "with text": Arm(
-                    (mixed("receipt_with_text", steps=1500, inputs=56),), (("receipts", "receipt_with_text"),)
+                    (mixed("receipt_with_text", steps=1000, inputs=56),), (("receipts", "receipt_with_text"),)
                 ),
-                "pixels alone": Arm((mixed("receipt_alone", steps=1500),), (("receipts", "receipt_alone"),)),
+                "pixels alone": Arm((mixed("receipt_alone", steps=1000),), (("receipts", "receipt_alone"),)),
             },
         ),
         "counting": (  # 15
@@ -218,8 +218,8 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
                 name: Arm((*before, few), same("counting"))
                 for name, before in {
                     "nothing": (),
-                    **{name: (mixed(name, steps=1500, **LONG),) for name in SINGLE},
-                    "mixture": (mixed(*SINGLE, steps=1500, **LONG),),
+                    **{name: (mixed(name, steps=1000, **LONG),) for name in SINGLE},
+                    "mixture": (mixed(*SINGLE, steps=1000, **LONG),),
                 }.items()
             },
         ),
@@ -227,25 +227,25 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
             "Do more frames help to see a motion?",
             {
                 f"{n} frames": Arm(
-                    (mixed(f"film_{n}", steps=1500, images=n, rows=8, targets=8),), (("speed", f"film_{n}"),)
+                    (mixed(f"film_{n}", steps=1000, images=n, rows=8, targets=8),), (("speed", f"film_{n}"),)
                 )
                 for n in FRAMES
             },
         ),
         "multitask": (  # 21
             "Does one model for four tasks do as well as four models?",
-            {"together": Arm((mixed(*LEARNED, steps=4000),), same(*LEARNED[:3], "reading"))}
+            {"together": Arm((mixed(*LEARNED, steps=2400),), same(*LEARNED[:3], "reading"))}
             | {
-                name: Arm((mixed(name, steps=1000),), same("reading" if name == "split_ocr" else name))
+                name: Arm((mixed(name, steps=600),), same("reading" if name == "split_ocr" else name))
                 for name in LEARNED
             },
         ),
         "prefix": (  # 24
             "Is the prefix of a prompt needed?",
             {
-                "with": Arm((mixed(*AMBIGUOUS, steps=2000),), same(*AMBIGUOUS)),
+                "with": Arm((mixed(*AMBIGUOUS, steps=1200),), same(*AMBIGUOUS)),
                 "without": Arm(
-                    (mixed(*(f"bare_{name}" for name in AMBIGUOUS), steps=2000),),
+                    (mixed(*(f"bare_{name}" for name in AMBIGUOUS), steps=1200),),
                     tuple((name, f"bare_{name}") for name in AMBIGUOUS),
                 ),
             },
@@ -254,7 +254,7 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
             "One layer between tower and text, or two?",
             {
                 name: Arm(
-                    (mixed("captioning", "easy_vqa", "object_aware_vqa", steps=2000),),
+                    (mixed("captioning", "easy_vqa", "object_aware_vqa", steps=1200),),
                     same("captioning", "easy_vqa", "object_aware_vqa"),
                     connector=name,
                 )
@@ -264,9 +264,9 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
         "prompt_loss": (  # 26
             "Is it better to have loss on the answer alone, or on the prompt, too?",
             {
-                "answer": Arm((mixed(*REPEATED, steps=1500),), same(*REPEATED)),
+                "answer": Arm((mixed(*REPEATED, steps=1000),), same(*REPEATED)),
                 "prompt too": Arm(
-                    (mixed(*(f"told_{name}" for name in REPEATED), steps=1500, targets=56),),
+                    (mixed(*(f"told_{name}" for name in REPEATED), steps=1000, targets=56),),
                     tuple((name, f"asked_{name}") for name in REPEATED),
                 ),
             },

@@ -151,7 +151,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
 
     def captioned(rows, rng):
         i, language = pick(rows, rng), language_of(rng)
-        return placed(everything[i], rng), emoji.names[language][i], language
+        return placed(everything[i], rng)[0], emoji.names[language][i], language
 
     def easy_question(rng):
         i = rng.integers(len(questions))
@@ -212,7 +212,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     def episodic_captioning(rng):
         chosen, language = rng.choice(pick(groups, rng), SHOTS + 1, replace=False), language_of(rng)
         captions = [emoji.names[language][i] for i in chosen]
-        return tasks.episodic_captioning([placed(everything[i], rng) for i in chosen], captions, language)
+        return tasks.episodic_captioning([placed(everything[i], rng)[0] for i in chosen], captions, language)
 
     def made_up_words(rng):
         return tasks.made_up_words(episodes.episode(cutouts, 2, SHOTS, rng))
@@ -281,9 +281,10 @@ def fitting(draw: Callable, tries: int = 100):
     return draw()
 
 
-def placed(cutout, rng: np.random.Generator, sides: tuple[int, int] = (28, SIZE)) -> np.ndarray:
-    """uint8[32, 32, 4] of `scenes.cut_outs` -> uint8[64, 64, 3]: enlarged to a random side (smallest, largest) of the
-    whole cut-out in pixels, at a random place, on white in one of four pictures, else on a `scenes.background`.
+def placed(cutout, rng: np.random.Generator, sides: tuple[int, int] = (28, SIZE)) -> tuple[np.ndarray, np.ndarray]:
+    """uint8[32, 32, 4] of `scenes.cut_outs` -> (uint8[64, 64, 3], box float64[4]): enlarged to a random side (smallest,
+    largest) of the whole cut-out in pixels, at a random place, on white in one of four pictures, else on a
+    `scenes.background`. The box is that of the whole cut-out.
 
     So few emoji make many pictures, and those of a test can be new though the thing in them is known.
     """
@@ -293,7 +294,7 @@ def placed(cutout, rng: np.random.Generator, sides: tuple[int, int] = (28, SIZE)
     thing = np.array(Image.fromarray(cutout).resize((side, side), Image.Resampling.BILINEAR)).astype(np.float64)
     share, window = thing[..., 3:] / 255, ground[top : top + side, left : left + side]
     window[:] = np.rint(share * thing[..., :3] + (1 - share) * window)
-    return ground
+    return ground, np.array([top, left, top + side, left + side]) / SIZE
 
 
 def _scene(cutouts, names: Sequence[str], most: int, rng: np.random.Generator) -> scenes.Scene:

@@ -144,7 +144,8 @@ def captions(language: str, split: str = "train", style: str = "noto"):
         emoji = pictures.emoji(split, style=style)
         cutouts, rng = scenes.cut_outs(emoji.images), keyed_rng(seed, 0)
         chosen = rng.permutation(mixture.things(split))[:count]
-        return [tasks.captioning(mixture.placed(cutouts[i], rng), emoji.names[language][i], language) for i in chosen]
+        placed = [mixture.placed(cutouts[i], rng)[0] for i in chosen]
+        return [tasks.captioning(p, emoji.names[language][i], language) for p, i in zip(placed, chosen, strict=True)]
 
     return make
 

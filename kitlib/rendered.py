@@ -4,13 +4,16 @@
     rng = data.keyed_rng(seed, i)                            # the i-th example, whatever was drawn before
     picture, box = line("bonjour", rng)                      # uint8[64, 64, 3] and the place of its ink
     picture, texts, boxes = scattered(["un", "DEUX"], rng)   # in reading order: " ".join(texts) is the OCR text
+    picture, letters, boxes = spelled(["un", "DEUX"], rng)   # "unDEUX" and where each letter is
     labels(texts, vocabulary)                                # bool[V]: which of these words are in the picture
     picture, markup = page(vocabulary, rng)                  # "<h>chat</h><ul><li>lune</li>...", see `markup_tree`
     picture, texts, questions = receipt(vocabulary, rng)     # (..., ("what is the total?", "118"))
 
 The fonts are DejaVu and STIX, out of matplotlib's wheel; a character that no font has is refused, not drawn as a box.
-Ink and paper differ by a `contrast` of at least 4.5. A size is in pixels per em, an x is half as high: from 10 on, text
-is easy to read, 8 is the least. Boxes are float64[n, 4] as in `kitlib.boxes`, around the pixels that a text changed.
+Ink is dark and paper light, with a contrast of at least 4.5, what WCAG 2 asks of small print; light ink and slanted
+fonts besides would only take a small model longer to learn. A size is in pixels per em, an x is half as high: from 10
+on, text is easy to read, 8 is the least. Boxes are float64[n, 4] as in `kitlib.boxes`, around the pixels that a text
+changed.
 """
 
 import functools
@@ -28,14 +31,12 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from kitlib import pictures
 
 SMALLEST, LARGEST = 8, 16  # pixels per em
-CONTRAST = 4.5  # what WCAG 2 asks of small print
-MIDDLE = (119, 119, 119)  # as far from black as from white: on a paper this bright hardly any ink has enough contrast
+PAPER, INK = (200, 256), (0, 81)  # red, green and blue, each from this on and below that
 GAP = 3  # pixels between two words at least, between two blocks of a page, between a frame and its text
 LETTERS = dict.fromkeys(("en", "fr", "de", "es", "it", "pt"), "[A-Za-zÀ-ÖØ-öø-ÿŒœ]") | {"el": "[Ά-ώ]", "ru": "[Ѐ-ӿ]"}
 LOOKALIKES = frozenset("ΑΒΓΕΖΗΙΚΜΝΟΠΡΤΥΦΧνορυχγόύАВГЕЁКМНОПРСТУФХадеёиопрстухк")  # like letters of other scripts
 BOLD = ("DejaVuSans-Bold", "DejaVuSerif-Bold", "DejaVuSansMono-Bold")
-SLANTED = ("DejaVuSans-Oblique", "DejaVuSerif-Italic", "STIXGeneralItalic")
-FONTS = (*BOLD, *(name.removesuffix("-Bold") for name in BOLD), *SLANTED, "STIXGeneral", "STIXGeneralBol")
+FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral")
 INSIDE = {"page": ("h", "ul", "b", "t"), "ul": ("li",), "t": ("r",), "r": ("c",)}  # other tags hold text
 
 
@@ -94,13 +95,33 @@ def scattered(texts: Sequence[str], rng: np.random.Generator, side: int = 64, si
     8 to 16 each; where not all texts fit (four long ones of `words` do at side 64, six at 96), they go down to 8.
     Raises ValueError for a blank text, a character without glyph, what does not fit at size 8, a size below 8.
     """
+    image, boxes, _ = _scatter(texts, rng, side, size)
+    order = reading_order(boxes)
+    return image, tuple(texts[i] for i in order), boxes[order] / side
+
+
+def spelled(texts: Sequence[str], rng: np.random.Generator, side: int = 64) -> tuple[np.ndarray, str, np.ndarray]:
+    """The picture of `scattered`, all its letters, text by text, and the box of each, float64[n, 4].
+
+    A letter's box is as high as the ink of its text and as wide as the letter's advance: side by side they make a line.
+    """
+    image, boxes, drawn = _scatter(texts, rng, side, None)
+    out = []
+    for text, (top, _, bottom, _), (font, start) in zip(texts, boxes, drawn, strict=True):
+        ends = [start + font.getlength(text[:k]) for k in range(len(text) + 1)]
+        out += [(top, a, bottom, b) for a, b in itertools.pairwise(ends)]
+    return image, "".join(texts), np.array(out, np.float64).reshape(-1, 4) / side
+
+
+def _scatter(texts, rng, side: int, size: int | None) -> tuple[np.ndarray, np.ndarray, list]:
+    """(uint8[side, side, 3], the boxes of the texts in pixels, for each its font and where its first letter starts)"""
     if size is not None and size < SMALLEST:
         raise ValueError(f"The size is {size}; expected at least {SMALLEST} pixels, below which letters run together.")
-    fonts, paper = [_fonts_for([text], FONTS, side) for text in texts], _colour(MIDDLE, 2, rng)
+    known, paper = [_fonts_for([text], FONTS, side) for text in texts], _colour(rng, PAPER)
     for largest in np.repeat(np.arange(size or LARGEST, SMALLEST - 1, -1), 4).tolist():  # four tries with each
-        image, boxes = Image.new("RGB", (side, side), paper), np.zeros((0, 4), int)
-        for text, known in zip(texts, fonts, strict=True):
-            font = _font(known[rng.integers(len(known))], largest if size else rng.integers(SMALLEST, largest + 1))
+        image, boxes, drawn = Image.new("RGB", (side, side), paper), np.zeros((0, 4), int), []
+        for text, names in zip(texts, known, strict=True):
+            font = _font(names[rng.integers(len(names))], largest if size else rng.integers(SMALLEST, largest + 1))
             left, top, right, bottom = font.getbbox(text)
             extent = np.array([bottom - top, right - left])
             corners = rng.integers(1, np.maximum(side - extent, 2), (64, 1, 2))
@@ -108,13 +129,12 @@ def scattered(texts: Sequence[str], rng: np.random.Generator, side: int = 64, si
             if not free.any() or (extent > side - 2).any():
                 break
             y, x = corners[free][0, 0].tolist()
-            before = np.array(image)
-            ImageDraw.Draw(image).text((x - left, y - top), text, _colour(paper, CONTRAST, rng), font)
-            changed = np.nonzero((np.array(image) != before).any(-1))
-            boxes = np.vstack([boxes, [*np.min(changed, axis=1), *np.max(changed, axis=1) + 1]])
+            before = image.copy()
+            ImageDraw.Draw(image).text((x - left, y - top), text, _colour(rng, INK), font)
+            x0, y0, x1, y1 = ImageChops.difference(image, before).getbbox()
+            boxes, drawn = np.vstack([boxes, [y0, x0, y1, x1]]), [*drawn, (font, x - left)]
         if len(boxes) == len(texts):
-            order = reading_order(boxes)
-            return np.array(image), tuple(texts[i] for i in order), boxes[order] / side
+            return np.array(image), boxes, drawn
     raise ValueError(f"{len(texts)} texts do not fit into {side} pixels, even at size {SMALLEST}.")
 
 
@@ -189,8 +209,7 @@ def render(markup: str, rng: np.random.Generator, side: int = 96) -> np.ndarray:
         parts = content if tag in INSIDE else [(tag, content)]
         rows += [(kind, [text for _, text in inner] if kind == "r" else [inner]) for kind, inner in parts]
     bold = rng.choice(_fonts_for([text for _, texts in rows for text in texts], BOLD, side))
-    paper = _colour(MIDDLE, 2, rng)
-    colour = _colour(paper, CONTRAST, rng)
+    paper, colour = _colour(rng, PAPER), _colour(rng, INK)
     for size in range(rng.integers(10, 13), SMALLEST - 1, -1):
         plain = _font(bold.removesuffix("-Bold"), size)
         fonts = {"h": _font(bold, size + 2), "b": _font(bold, size)}
@@ -259,20 +278,8 @@ def markup_score(prediction: str, truth: str) -> float:
     return float(longest[-1, -1] / len(b))
 
 
-def contrast(a, b) -> np.ndarray:
-    """WCAG 2's contrast ratio of colours uint8[..., 3]: (light + 0.05) / (dark + 0.05) of their luminance, 1 to 21."""
-    shares = np.asarray(a) / 255, np.asarray(b) / 255
-    linear = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in shares]
-    light = [c @ (0.2126, 0.7152, 0.0722) + 0.05 for c in linear]
-    return np.maximum(*light) / np.minimum(*light)
-
-
-def _colour(other, least: float, rng: np.random.Generator) -> tuple[int, int, int]:
-    """A random colour whose contrast with the other is at least this."""
-    while True:
-        colours = rng.integers(0, 256, (64, 3))
-        if (good := contrast(colours, other) >= least).any():
-            return tuple(colours[good][0].tolist())
+def _colour(rng: np.random.Generator, kind: tuple[int, int]) -> tuple[int, int, int]:
+    return tuple(rng.integers(*kind, 3).tolist())
 
 
 @functools.cache
@@ -288,7 +295,7 @@ def _glyphs(name: str) -> frozenset[str]:
     return frozenset(c for c in known if c < "\u2700" and unicodedata.bidirectional(c) not in ("R", "AL", "NSM", "BN"))
 
 
-@functools.lru_cache(100_000)
+@functools.cache
 def _width(text: str, font: str) -> int:
     """Pixels at the smallest size: asked for each word in each font, again and again."""
     return int(np.ptp(_font(font, SMALLEST).getbbox(text)[::2]))

@@ -55,8 +55,33 @@ def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None, 
     """
     scores = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
-        scores += bias
+        scores = add_bias(scores, bias)
     return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
+
+
+@jax.custom_vjp
+def add_bias(scores: jax.Array, bias: jax.Array) -> jax.Array:
+    """scores float[B, ...] + bias float[1, ...], the same for all B.
+
+    The gradient of the bias is a sum over B. On a CPU it is made one example after the other: XLA's sum over the first
+    of four axes takes twenty times as long as that, and took a fifth of a training step with few-shot prompts.
+    """
+    return scores + bias
+
+
+def _add_bias_forward(scores, bias):
+    return add_bias(scores, bias), None
+
+
+def _add_bias_backward(_, gradient):
+    def one_by_one(g):
+        return jax.lax.fori_loop(0, len(g), lambda i, total: total + g[i], jnp.zeros_like(g[0]))
+
+    total = jax.lax.platform_dependent(gradient, cpu=one_by_one, default=lambda g: g.sum(axis=0))
+    return gradient, total[None]
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def segment_mask(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:

@@ -129,7 +129,7 @@ def test_all_scripts_are_seen(examples):
         assert scripts <= seen[split] and seen[split] & {"HIRAGANA", "KATAKANA"}
 
 
-def stamp(cutout, rng=None):
+def stamp(cutout):
     """A picture from which one can tell which cut-out it shows: what is `placed` here."""
     image = np.zeros((64, 64, 3), np.uint8)
     image[:32, :32], image[32:, 32:] = cutout[..., :3], cutout[..., 3:]
@@ -141,7 +141,7 @@ def stamped():
     """stamped[split][maker][i], with a `stamp` in the place of each emoji."""
     out = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixture, "placed", stamp)
+        patch.setattr(mixture, "placed", lambda cutout, rng: (stamp(cutout), None))
         for split in SPLITS:
             makers = kit_makers(split)
             captioning = ("captioning", "split_captioning", "episodic_captioning")
@@ -194,12 +194,16 @@ def test_a_thing_is_placed_whole_and_blended():
     cutout[..., :3], cutout[:, :16, 3], cutout[:, 16:, 3] = (200, 10, 30), 128, 255
     white, tops = 0, set()
     for i in range(60):
-        image = placed(cutout, keyed_rng(5, i), (32, 40)).astype(int)
+        image, box = placed(cutout, keyed_rng(5, i), (32, 40))
+        image = image.astype(int)
         full = (image == (200, 10, 30)).all(-1)
         rows, columns = np.nonzero(full)
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
         assert 32 <= height <= 40 and abs(width - height / 2) <= 2 and full.sum() == height * width
         tops.add(int(rows.min()))
+        # The box is that of the whole cut-out; what is there in full is its right half.
+        y0, x0, y1, x1 = (64 * box).tolist()
+        assert (y0, y1, x1) == (rows.min(), rows.max() + 1, columns.max() + 1) and x1 - x0 == height
         if (image[full.any(1)][:, -1] == 255).all() and (image[~full.any(1)] == 255).all():
             white += 1
             half = (image == np.rint(128 / 255 * np.array([200, 10, 30]) + 127 / 255 * 255)).all(-1)
@@ -209,7 +213,8 @@ def test_a_thing_is_placed_whole_and_blended():
 
 def test_all_of_a_cut_out_is_shown_where_it_has_its_own_size():
     cutout = scenes.cut_outs(pictures.emoji("train").images[:1])[0]
-    image = next(image for i in range(99) if (image := placed(cutout, keyed_rng(6, i), (32, 32))).min(-1).max() == 255)
+    images = (placed(cutout, keyed_rng(6, i), (32, 32))[0] for i in range(99))
+    image = next(image for image in images if image.min(-1).max() == 255)
     share = cutout[..., 3:] / 255
     wanted = np.rint(share * cutout[..., :3] + (1 - share) * 255)
     windows = np.lib.stride_tricks.sliding_window_view(image, (32, 32, 3))[:, :, 0]

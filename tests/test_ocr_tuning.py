@@ -6,64 +6,89 @@ import numpy as np
 import optax
 import pytest
 
-from kitlib import configs, mixture, ocr_tuning, optim, pictures, rendered, scenes, tokenizer, train
+from kitlib import configs, mixture, ocr_tuning, optim, pictures, rendered, scenes, train
 from kitlib.data import keyed_rng
-from kitlib.ocr_tuning import found, labelled, labelled_batches, labels_loss, start_bias, tower_params, tower_with_head
+from kitlib.ocr_tuning import (
+    cells,
+    found,
+    labelled,
+    labelled_batches,
+    labels_loss,
+    start_bias,
+    tower_params,
+    tower_with_head,
+)
 from kitlib.vit import ViT
 
-WORDS = tokenizer.multilingual()
+LETTERS = ocr_tuning.letters()
 
 
 @pytest.fixture(scope="module")
 def make():
-    return labelled("train", WORDS)
+    return labelled("train")
 
 
-def test_labels_tell_what_was_drawn(make, monkeypatch):
-    """What is drawn is written down here, in the place of the functions that draw, and compared with the labels."""
-    emoji, drawn = pictures.emoji("train"), []
-    cutouts = scenes.cut_outs(emoji.images)
+def test_labels_tell_what_was_drawn_and_where(make, monkeypatch):
+    """What is drawn is written down here, in the place of the functions that draw, and compared with the labels. Every
+    object is put into the upper left quarter, every letter into the lower right: 16 patches each."""
+    things, drawn = mixture.things("train"), []
+    emoji = pictures.emoji("train")
+    cutouts = scenes.cut_outs(emoji.images[things])
     number = {cutout.tobytes(): i for i, cutout in enumerate(cutouts)}
     image = np.zeros((64, 64, 3), np.uint8)
 
     def placed(cutout, rng):
         drawn.append({number[cutout.tobytes()]})
-        return image
+        return image, np.array([0, 0, 0.5, 0.5])
 
     def compose(given, indices, sides, rng):
         assert given.shape == cutouts.shape and sides == (12, 24)
         drawn.append({int(i) for i in indices})
-        return scenes.Scene(image, None, indices)
+        return scenes.Scene(image, np.array([[0, 0, 0.5, 0.5]] * len(indices)), indices)
 
-    def scattered(texts, rng, side):
+    def spelled(texts, rng, side):
         drawn.append(list(texts))
-        return image, tuple(texts), None
+        return image, "".join(texts), np.array([[0.5, 0.5, 1, 1]] * len("".join(texts)))
 
     monkeypatch.setattr(mixture, "placed", placed)
     monkeypatch.setattr(scenes, "compose", compose)
-    monkeypatch.setattr(rendered, "scattered", scattered)
+    monkeypatch.setattr(rendered, "spelled", spelled)
     vocabulary = {word for words in rendered.words("train").values() for word in words}
-    easy = {emoji.names["en"].index(name) for name in scenes.EASY["train"]}
-    kinds = set()
+    easy = {things.index(emoji.names["en"].index(name)) for name in scenes.EASY["train"]}
+    kinds, rows = set(), np.arange(64).reshape(8, 8)
     for i in range(60):
         labels = make(keyed_rng(0, i))[1]
-        assert labels.dtype == bool and labels.shape == (4096 + len(emoji),)
-        told, what = set(np.flatnonzero(labels).tolist()), drawn[-1]
+        assert labels.dtype == bool and labels.shape == (64, len(LETTERS) + 417)
+        told, what = set(np.flatnonzero(labels.any(0)).tolist()), drawn[-1]
         if isinstance(what, list):
             assert set(what) <= vocabulary and 1 <= len(what) <= 4
-            assert told == {piece for word in what for piece in WORDS.encode(f" {word}")}
+            assert {LETTERS[i] for i in told} == set("".join(what))
+            where = rows[4:, 4:]
             kinds.add("words")
         else:
-            assert told == {4096 + j for j in what}
-            assert what <= easy or (len(what) == 1 and what <= set(mixture.things("train")))
+            assert told == {len(LETTERS) + j for j in what}
+            assert what <= easy or len(what) == 1
+            where = rows[:4, :4]
             kinds.add(len(what))
+        for label in told:
+            assert np.flatnonzero(labels[:, label]).tolist() == where.ravel().tolist()
     assert kinds >= {"words", 1, 2, 3} and len(drawn) == 60
+
+
+def test_patches_of_a_box_by_hand():
+    """Of 8 x 8 patches. A box from (0, 0) to (2/8, 1/8): two, one below the other. One that ends at the middle of the
+    patches in row 1, 1.5/8, has only the first: a middle at the lower end is outside. A flat one inside a patch and one
+    without extent have the patch of their own middle; so have those at the border."""
+    boxes = [[0, 0, 2 / 8, 1 / 8], [0, 0, 1.5 / 8, 1 / 8], [0.6 / 8, 0, 0.9 / 8, 1 / 8], [0.3] * 4, [1, 1, 1, 1]]
+    found = [np.argwhere(one.reshape(8, 8)).tolist() for one in cells(boxes)]
+    assert found == [[[0, 0], [1, 0]], [[0, 0]], [[0, 0]], [[2, 2]], [[7, 7]]]
+    assert cells(np.zeros((0, 4))).shape == (0, 64) and cells([0, 0, 1, 1]).all()
 
 
 def test_pictures_are_what_the_model_takes(make):
     batch = next(batches := labelled_batches(make, 6))
     assert batch["image"].dtype == np.float32 and batch["image"].shape == (6, 64, 64, 3)
-    assert -1 <= batch["image"].min() < batch["image"].max() <= 1 and batch["labels"].any(axis=1).all()
+    assert -1 <= batch["image"].min() < batch["image"].max() <= 1 and batch["labels"].any(axis=(1, 2)).all()
     state, wanted = batches.get_state(), next(batches)
     again = labelled_batches(make, 6)
     again.set_state(state)
@@ -72,19 +97,22 @@ def test_pictures_are_what_the_model_takes(make):
 
 
 def test_kinds_of_pictures():
-    """Things have labels behind those of the words, and words before."""
+    """Things have labels behind those of the letters, and words before."""
     for kinds, words in ((("words",), True), (("thing", "scene"), False)):
-        some = labelled("train", WORDS, kinds)
-        labels = np.stack([some(keyed_rng(1, i))[1] for i in range(10)])
-        assert labels[:, :4096].any() == words and labels[:, 4096:].any() != words
+        some = labelled("train", kinds)
+        labels = np.stack([some(keyed_rng(1, i))[1] for i in range(10)]).any(axis=1)
+        assert labels[:, : len(LETTERS)].any() == words and labels[:, len(LETTERS) :].any() != words
     for kinds in ((), ("words", "letters")):
         with pytest.raises(ValueError, match="Kinds of pictures are words, thing, scene"):
-            labelled("train", WORDS, kinds)
+            labelled("train", kinds)
 
 
-def test_test_words_and_things_are_no_labels_of_training():
-    train_size, test_size = (len(labelled(split, WORDS)(keyed_rng(0))[1]) for split in ("train", "test"))
-    assert (train_size, test_size) == (4096 + 1235, 4096 + 186)
+def test_letters_are_shared_and_test_things_are_no_labels_of_training():
+    for split, things in (("train", 417), ("test", 83)):
+        names = ocr_tuning.names(split)
+        assert names[: len(LETTERS)] == LETTERS and len(names) == len(LETTERS) + things
+        assert len(labelled(split)(keyed_rng(0))[1][0]) == len(names)
+    assert {"a", "A", "ß", "я", "Ω", "7"} <= set(LETTERS) and " " not in LETTERS
 
 
 def test_found_by_hand():
@@ -96,16 +124,20 @@ def test_found_by_hand():
 
 def test_the_loss_by_hand():
     """Logits are 0 from a zero head: each of V labels costs log 2. With a bias for probability p, a label that is true
-    costs -log p and another -log(1 - p)."""
+    costs -log p and another -log(1 - p). Of the 16 patches of each picture, every second has labels: 1 of 5 in the
+    first, 3 of 5 in the second picture."""
     config = tower_with_head(configs.palix("XS").tower, 5)
-    assert config.pool == "map"  # as ViT-22B's
     params = train.init_params(ViT(config), (1, 32, 32, 3))
-    batch = {"image": jnp.zeros((2, 32, 32, 3)), "labels": jnp.array([[1, 0, 0, 0, 0], [1, 1, 1, 0, 0]], bool)}
+    of_patch = np.array([[[1, 0, 0, 0, 0], [0] * 5], [[1, 1, 1, 0, 0], [0] * 5]], bool)
+    labels = jnp.asarray(np.tile(of_patch, (1, 8, 1)))  # bool[2, 16, 5]
+    batch = {"image": jnp.zeros((2, 32, 32, 3)), "labels": labels}
     loss, metrics = labels_loss(ViT(config))(params, batch, jax.random.key(0))
     np.testing.assert_allclose(loss, 5 * np.log(2), rtol=1e-6)
     assert set(metrics) == {"found"}
     loss, _ = labels_loss(ViT(config))(start_bias(params, 0.1), batch, jax.random.key(0))
-    np.testing.assert_allclose(loss, -2 * np.log(0.1) - 3 * np.log(0.9), rtol=1e-5)
+    # Mean over 32 patches: 8 with one true label, 8 with three, 16 with none.
+    np.testing.assert_allclose(loss, -(8 + 24) / 32 * np.log(0.1) - (5 - 1) * np.log(0.9), rtol=1e-5)
+    assert metrics["found"] == 1  # of equal logits the first count as largest, and the first labels are true
 
 
 def test_the_tower_fits_into_the_model():
@@ -119,8 +151,8 @@ def test_the_tower_fits_into_the_model():
 
 
 def test_a_tower_learns_its_labels(make):
-    """Sixteen pictures, over and over: of chance, 1 label in 5,331, it comes to nearly all."""
-    config = tower_with_head(configs.palix("XS", tower={"image_size": (64, 64)}).tower, 4096 + 1235)
+    """Sixteen pictures, over and over: of chance, 1 label in 651, it comes to nearly all."""
+    config = tower_with_head(configs.palix("XS", tower={"image_size": (64, 64)}).tower, len(ocr_tuning.names("train")))
     model = ViT(config)
     batch = next(labelled_batches(make, 16))
     params = start_bias(train.init_params(model, (1, 64, 64, 3)), 1e-3)
@@ -130,3 +162,8 @@ def test_a_tower_learns_its_labels(make):
     )
     assert history["found"][0] < 0.1 and history["found"][-1] > 0.9 and history["loss"][-1] < 0.2 * history["loss"][0]
     assert ocr_tuning.KINDS == ("words", "thing", "scene") and int(state.step) == 120
+
+
+def test_other_patches_than_the_labels_are_refused(make):
+    with pytest.raises(ValueError, match=r"The tower has \(4, 4\) patches, the labels \(8, 8\)"):
+        ocr_tuning.tune(configs.palix("XS").tower, make, steps=1, batch_size=2, peak=1e-3)

@@ -11,7 +11,6 @@ from kitlib import rendered
 from kitlib.data import keyed_rng
 from kitlib.rendered import (
     bigrams,
-    contrast,
     labels,
     line,
     markup_score,
@@ -21,6 +20,7 @@ from kitlib.rendered import (
     receipt,
     render,
     scattered,
+    spelled,
     words,
 )
 
@@ -54,6 +54,14 @@ def paper_of(image):
     """The colour of most pixels."""
     colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
     return colours[counts.argmax()]
+
+
+def contrast(a, b) -> np.ndarray:
+    """WCAG 2's contrast ratio of colours uint8[..., 3]: (light + 0.05) / (dark + 0.05) of their luminance, 1 to 21."""
+    shares = np.asarray(a) / 255, np.asarray(b) / 255
+    linear = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in shares]
+    light = [c @ (0.2126, 0.7152, 0.0722) + 0.05 for c in linear]
+    return np.maximum(*light) / np.minimum(*light)
 
 
 def pixel_boxes(boxes, side: int):
@@ -106,7 +114,7 @@ def test_every_font_can_draw_every_word_and_one_fits_at_side_64(vocabularies):
     listed = {word for vocabulary in vocabularies.values() for part in vocabulary.values() for word in part}
     for font in rendered.FONTS:
         assert set("".join(listed)) <= rendered._glyphs(font)
-    narrow = rendered._font("STIXGeneralItalic", rendered.SMALLEST)
+    narrow = rendered._font("DejaVuSansMono", rendered.SMALLEST)
     assert max(map(narrow.getlength, listed)) <= 60
 
 
@@ -142,19 +150,15 @@ def test_contrast_of_known_colours():
     np.testing.assert_allclose(contrast(np.array([black, white]), white), [21, 1])
 
 
-def test_ink_and_paper_are_far_enough_apart(known):
-    """The strongest ink of a word is its full colour, or nearly: thin strokes cover a pixel only in part."""
-    light = 0
-    for seed in range(200):
+def test_ink_is_dark_on_light_paper_with_the_contrast_that_small_print_needs(known):
+    """The least is between the darkest paper and the lightest ink; WCAG 2 asks for 4.5. The strongest ink of a word is
+    its full colour, or nearly: thin strokes cover a pixel only in part."""
+    assert contrast([rendered.PAPER[0]] * 3, [rendered.INK[1] - 1] * 3) >= 4.5
+    for seed in range(100):
         rng = keyed_rng(1, seed)
-        paper = rendered._colour(rendered.MIDDLE, 2, rng)
-        ink = rendered._colour(paper, rendered.CONTRAST, rng)
-        assert contrast(ink, paper) >= rendered.CONTRAST
-        light += contrast(paper, (0, 0, 0)) > contrast(ink, (0, 0, 0))
         image, _ = line(some(known, 1, rng)[0], rng, size=14)
-        pixels = contrast(image.reshape(-1, 3), paper_of(image))
-        assert pixels.max() >= 0.7 * rendered.CONTRAST
-    assert 20 < light < 195  # both dark on light and light on dark
+        assert (paper_of(image) >= rendered.PAPER[0]).all()
+        assert contrast(image.reshape(-1, 3), paper_of(image)).max() >= 0.7 * 4.5
 
 
 # --- words at places ---
@@ -219,6 +223,32 @@ def test_size_is_the_height_of_letters_and_what_is_too_long_becomes_smaller():
 def test_no_texts_are_an_empty_picture():
     image, texts, boxes = scattered([], keyed_rng(7))
     assert (image == image[0, 0]).all() and texts == () and boxes.shape == (0, 4)
+
+
+def test_spelled_is_the_same_picture_and_letters_share_out_the_box_of_their_word(known):
+    """Letters are side by side, and what is left and right of their ink is at most 3 pixels."""
+    for seed in range(30):
+        texts = some(known, 3, keyed_rng(8, seed))
+        image, letters, boxes = spelled(texts, keyed_rng(9, seed))
+        same, read, words = scattered(texts, keyed_rng(9, seed))
+        np.testing.assert_array_equal(image, same)
+        assert letters == "".join(texts) and boxes.shape == (len(letters), 4) and boxes.dtype == np.float64
+        first = np.cumsum([0, *map(len, texts)])
+        for text, i, j in zip(texts, first, first[1:], strict=False):
+            word, own = words[read.index(text)], boxes[i:j]
+            assert (own[:, [0, 2]] == word[[0, 2]]).all() and (own[1:, 1] == own[:-1, 3]).all()
+            assert (np.diff(own[:, 1]) > 0).all() and np.abs(own[[0, -1], [1, 3]] - word[[1, 3]]).max() <= 3 / 64
+
+
+def test_each_letter_is_where_it_is_drawn(monkeypatch):
+    """In a font of fixed width each letter has a quarter of ".W.W", and W has ink in more columns than a dot."""
+    monkeypatch.setattr(rendered, "FONTS", ("DejaVuSansMono",))
+    image, letters, boxes = spelled([".W.W"], keyed_rng(10))
+    np.testing.assert_allclose(np.diff(boxes[:, 1]), boxes[0, 3] - boxes[0, 1])
+    ink = (image != paper_of(image)).any(-1)
+    columns = [ink[:, round(64 * x0) : round(64 * x1)].any(0).sum() for _, x0, _, x1 in boxes]
+    assert letters == ".W.W" and min(columns[1::2]) > max(columns[::2])
+    assert spelled([], keyed_rng(7))[1:][0] == "" and spelled([], keyed_rng(7))[2].shape == (0, 4)
 
 
 # --- reading order ---

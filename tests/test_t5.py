@@ -106,6 +106,19 @@ def test_rms_norm_is_computed_in_float32():
     np.testing.assert_array_equal(y.astype(jnp.float32), 1.0)
 
 
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_shared_bias_has_the_gradient_of_a_sum(batch):
+    """Whole numbers, so that no order of addition matters: the gradient of the bias is the sum over the examples."""
+    draw = np.random.default_rng(0)
+    scores, given = (jnp.asarray(draw.integers(-9, 10, (batch, 2, 3, 4)), jnp.float32) for _ in range(2))
+    bias = jnp.asarray(draw.integers(-9, 10, (1, 2, 3, 4)), jnp.float32)
+    out, back = jax.vjp(t5_layers.add_bias, scores, bias)
+    np.testing.assert_array_equal(out, np.asarray(scores) + np.asarray(bias))
+    to_scores, to_bias = jax.jit(back)(given)
+    np.testing.assert_array_equal(to_scores, given)
+    np.testing.assert_array_equal(to_bias, np.asarray(given).sum(axis=0, keepdims=True))
+
+
 def test_attention_weights_by_hand():
     # One query, d = 4, scores 4 and 2: divided by sqrt(d) they would be 2 and 1. The bias makes them 4 and 3.
     query = jnp.ones((1, 1, 1, 4))
