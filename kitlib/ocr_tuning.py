@@ -10,8 +10,8 @@ each of `mixture.things`. Pictures are words, a thing, or a scene of several. Ev
 answered yes or no (sigmoid), so that several can be true at once.
 
 Where we depart: PaLI-X asks whether a token is in the picture, we ask it of every patch. Our pictures are drawn, so it
-is known where each letter is; and without being told, the small model learned to tell words apart only by how frequent
-their pieces are: after 160,000 pictures it found 13 % of them. For the same reason tokens are letters here.
+is known where each letter is. Without being told, the small model did not learn to read: after 160,000 such pictures
+it found 13 % of the words' pieces. And tokens are single letters here: far fewer to learn, and test words share them.
 """
 
 import functools

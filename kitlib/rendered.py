@@ -278,8 +278,8 @@ def markup_score(prediction: str, truth: str) -> float:
     return float(longest[-1, -1] / len(b))
 
 
-def _colour(rng: np.random.Generator, kind: tuple[int, int]) -> tuple[int, int, int]:
-    return tuple(rng.integers(*kind, 3).tolist())
+def _colour(rng: np.random.Generator, limits: tuple[int, int]) -> tuple[int, int, int]:
+    return tuple(rng.integers(*limits, 3).tolist())
 
 
 @functools.cache
