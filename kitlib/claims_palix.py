@@ -27,7 +27,8 @@ SHAKEN = 4  # pixels of jitter: the more frames, the surer the motion
 # ---------------------------------------------------------------------------------------------- what is shown
 
 
-AMBIGUOUS = ("captioning", "naming", "question_generation", "object_aware_vqa")
+# Asked with and without their prefix, which alone tells the language of the first two.
+BARE = ("captioning", "naming", "question_generation", "object_aware_vqa")
 REPEATED = ("easy_vqa", "naming")  # prompts without a sentinel
 
 
@@ -75,7 +76,7 @@ def makers(split: str = "train") -> dict:
         "receipt_alone": lambda rng: receipt(rng, False),
         "few_counting": lambda rng: kit["counting"](data.keyed_rng(7, rng.integers(200))),
         **{f"film_{n}": functools.partial(shaken, frames=n) for n in FRAMES},
-        **{f"bare_{name}": bare(name) for name in AMBIGUOUS},
+        **{f"bare_{name}": bare(name) for name in BARE},
         **{f"told_{name}": repeated(name, True) for name in REPEATED},
         **{f"asked_{name}": repeated(name, False) for name in REPEATED},
     }
@@ -115,7 +116,7 @@ def exams() -> dict[str, Task]:
     """By name; the unit is in the name of the metric's column."""
     plain = ("captioning", "naming", "counting", "object_aware_vqa", "question_generation", "made_up_words")
     found = {name: (drawn(makers, name), exact) for name in (*plain, *(f"film_{n}" for n in FRAMES))}
-    found |= {f"bare_{name}": (drawn(makers, f"bare_{name}"), exact) for name in AMBIGUOUS}
+    found |= {f"bare_{name}": (drawn(makers, f"bare_{name}"), exact) for name in BARE}
     found |= {"asked_naming": (drawn(makers, "asked_naming"), behind_the_prompt)}
     found |= {"asked_easy_vqa": (drawn(makers, "asked_easy_vqa", "test"), behind_the_prompt)}
     found |= {"detection": (drawn(makers, "detection"), ap50)}
@@ -141,7 +142,7 @@ def same(*names: str) -> tuple[tuple[str, str], ...]:
 
 
 LONG = {"inputs": 56, "targets": 104, "rows": 16}  # boxes
-BEFORE = ("captioning", "object_aware_vqa", "detection")  # neither counts nor has a number word in its answers
+BEFORE = ("captioning", "object_aware_vqa", "detection")  # none has a count in its answers
 SINGLE = ("captioning", "split_ocr", "easy_vqa", "object_aware_vqa", "detection", "masked_tokens")
 LEARNED = ("easy_vqa", "counting", "naming", "split_ocr")
 
@@ -243,10 +244,10 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
         "prefix": (  # 24
             "Is the prefix of a prompt needed?",
             {
-                "with": Arm((mixed(*AMBIGUOUS, steps=1200),), same(*AMBIGUOUS)),
+                "with": Arm((mixed(*BARE, steps=1200),), same(*BARE)),
                 "without": Arm(
-                    (mixed(*(f"bare_{name}" for name in AMBIGUOUS), steps=1200),),
-                    tuple((name, f"bare_{name}") for name in AMBIGUOUS),
+                    (mixed(*(f"bare_{name}" for name in BARE), steps=1200),),
+                    tuple((name, f"bare_{name}") for name in BARE),
                 ),
             },
         ),

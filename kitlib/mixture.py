@@ -109,8 +109,8 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         The parts of vqa, each by itself, with its task. Half of the questions about a receipt come with its text.
     episodic_vqa
         Made-up words for two kinds, or five questions of easy-VQA.
-    made_up_words
-        The first half of these.
+    made_up_words, two_exemplars
+        The first half of these, with `SHOTS` exemplars or two.
     object_aware_vqa, detection, masked_tokens
         Scenes. Detection asks for the kinds that are there and an absent one, in any language, and has noise.
     video_captioning
@@ -217,6 +217,9 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     def made_up_words(rng):
         return tasks.made_up_words(episodes.episode(cutouts, 2, SHOTS, rng))
 
+    def two_exemplars(rng):
+        return tasks.made_up_words(episodes.episode(cutouts, 2, 2, rng))
+
     def episodic_vqa(rng):
         if rng.integers(2):
             return made_up_words(rng)
@@ -256,7 +259,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     makers = (
         span_corruption, split_captioning, captioning, split_ocr, vqa, question_generation, object_aware_vqa,
         episodic_captioning, episodic_vqa, screenshot_to_markup, video_captioning, detection, masked_tokens, easy_vqa,
-        receipts, naming, made_up_words, counting, video_questions,
+        receipts, naming, made_up_words, two_exemplars, counting, video_questions,
     )  # fmt: skip
     return {maker.__name__: maker for maker in makers}
 

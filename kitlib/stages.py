@@ -39,6 +39,7 @@ SHAPES = {  # of a group: pictures, tokens of the prompt, of the target
     "read": (1, 56, 32),
     "long": (1, 32, 104),
     "few": (mixture.SHOTS + 1, palix.ROOM, 20),
+    "pair": (3, palix.ROOM, 8),
     "film": (mixture.FRAMES, 28, 32),
     "text": (0, 128, 64),
 }
@@ -66,16 +67,19 @@ class Stage:
 
 
 OBJECTIVES = {"short": SHORT, "read": READ, "long": LONG, "few": FEW, "film": FILM, "text": TEXT}
-ASKED = OBJECTIVES | {"short": SHORT | {"counting": 4}, "film": FILM | {"video_questions": 2}}
+ASKED = OBJECTIVES | {"short": SHORT | {"counting": 4}, "read": {"split_ocr": 1, "receipts": 1}}
+ASKED |= {"long": {"detection": 5, "screenshot_to_markup": 1}, "film": FILM | {"video_questions": 2}}
+ASKED |= {"pair": {"two_exemplars": 1}}
 # First words for what is seen: half are captions or names. Then reading, pages and boxes; then everything.
-# A few-shot prompt has five pictures, and what it is about has to be recognised first: most of them come late.
+# What few-shot prompts are about has to be recognised first, so most of them come late; and most have two exemplars,
+# which teach in three pictures what four of them ask for.
 MANY = {"short": 44, "read": 8, "long": 4, "few": 1, "film": 1, "text": 1}
 TEXTUAL = {"short": 8, "read": 24, "long": 8, "few": 1, "film": 1, "text": 1}
-EVEN = {"short": 24, "read": 12, "long": 8, "few": 8, "film": 4, "text": 1}
+EVEN = {"short": 28, "read": 8, "long": 10, "few": 1, "pair": 10, "film": 3, "text": 1}
 STAGES = {
-    "base": Stage(OBJECTIVES, MANY, 3500, 0.03, frozen=True),
-    "text": Stage(OBJECTIVES, TEXTUAL, 150, 0.01, image_size=96),
-    "tune": Stage(ASKED, EVEN, 1800, 0.01),
+    "base": Stage(OBJECTIVES, MANY, 3000, 0.03, frozen=True),
+    "text": Stage(OBJECTIVES, TEXTUAL, 100, 0.01, image_size=96),
+    "tune": Stage(ASKED, EVEN, 1500, 0.02),
 }
 OCR = {"steps": 18_000, "batch_size": 16, "peak": 2e-3}  # stage 0: small batches learn more in the same time
 SHOWN = ("words", "words", "words", "thing", "scene")  # in stage 0: to read takes longest to learn
@@ -116,8 +120,20 @@ def fit(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *,
     """(parameters, history) of one stage, from `params` of its resolution on; resumable where there is a folder."""
     state, step, batches = training(stage, params, config, seed)
     saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
+    if folder:
+        check_recipe(folder, f"{stage}, {config}, seed {seed}")
     state, history = train.fit(step, state, batches, stage.steps, progress=name, **saves)
     return jax.device_get(state.params), history
+
+
+def check_recipe(folder: Path, recipe: str) -> None:
+    """Writes down, beside a folder of saves, what they are made with. Raises ValueError if it was something else, which
+    would go on as if it had been this."""
+    note = folder.with_suffix(".txt")
+    if note.is_file() and note.read_text(encoding="utf-8").strip() != recipe:
+        raise ValueError(f"{folder} has saves of another recipe, see {note}. To train anew, delete both.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    runner.write_atomically(note, recipe)
 
 
 def run(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, PaLIXConfig]:
@@ -127,6 +143,7 @@ def run(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, PaLI
     """
     params = palix.init_params(palix.PaLIX(config), seed)
     saves = {"checkpoint_dir": folder / "ocr", "save_every": 4 * SAVE_EVERY, "progress": "ocr"}  # small steps
+    check_recipe(folder / "ocr", f"{OCR}, {SHOWN}, {config.tower}, seed {seed}")
     make = ocr_tuning.labelled("train", SHOWN)
     tower = ocr_tuning.tune(config.tower, make, seed=seed, **OCR, **saves)
     params = params | {"tower": tower}

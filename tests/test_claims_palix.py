@@ -81,7 +81,7 @@ def test_nothing_counts_before_the_count():
 
 
 def test_bare_prompts_have_no_prefix():
-    for name in claims_palix.AMBIGUOUS:
+    for name in claims_palix.BARE:
         whole, bare = makers()[name](keyed_rng(0, 0)), makers()[f"bare_{name}"](keyed_rng(0, 0))
         assert whole.prompt.endswith(bare.prompt) and len(bare.prompt) < len(whole.prompt)
         assert whole.answer == bare.answer

@@ -15,7 +15,7 @@ from kitlib.tokenizer import Tokenizer
 SPLITS = ("train", "test")
 SHOWN = 20  # examples a maker
 FIRST = SENTINEL.format(0)
-OTHERS = ("easy_vqa", "receipts", "naming", "made_up_words", "counting", "video_questions")  # parts and tasks
+OTHERS = ("easy_vqa", "receipts", "naming", "made_up_words", "two_exemplars", "counting", "video_questions")
 FAKE = {name: lambda rng, name=name: (name, rng.integers(1000)) for name in "abcd"}
 
 
@@ -94,13 +94,14 @@ def test_all_objectives_are_there_and_valid(examples):
         assert set(examples[split]) == {*PREFIXES, *OTHERS}
         for name, made in examples[split].items():
             for example in made:
-                parts = dict.fromkeys(OTHERS, "vqa") | {"made_up_words": "episodic_vqa"}
+                parts = dict.fromkeys(OTHERS, "vqa") | dict.fromkeys(("made_up_words", "two_exemplars"), "episodic_vqa")
                 assert example.task == parts.get(name, name)
                 assert example.images.dtype == np.uint8 and example.images.shape[1:] == (64, 64, 3)
                 episode = example.task.startswith("episodic")
-                count = 0 if name == "span_corruption" else 5 if episode else 4 if name.startswith("video") else 1
+                pictures = {"span_corruption": 0, "two_exemplars": 3, "video_captioning": 4, "video_questions": 4}
+                count = pictures.get(name, 5 if episode else 1)
                 assert len(example.images) == count and isinstance(example.prompt, tuple) == episode
-                assert len(prompts(example)) == (5 if episode else 1)
+                assert len(prompts(example)) == (count if episode else 1)
                 for text in (*prompts(example), example.answer):
                     assert type(text) is str and text.strip() and tokenizer.decode(tokenizer.encode(text)) == text
                 assert {weight for _, weight in example.target} <= {True, name != "detection"}

@@ -39,7 +39,7 @@ def test_the_base_stage_has_all_thirteen_objectives():
 def test_counting_and_questions_about_films_are_for_tuning_only():
     for name, stage in STAGES.items():
         asked = {maker for weights in stage.weights.values() for maker in weights}
-        assert ({"counting", "video_questions"} <= asked) == (name == "tune")
+        assert len(asked & {"counting", "video_questions", "two_exemplars"}) == (3 if name == "tune" else 0)
 
 
 @pytest.mark.parametrize("name", list(STAGES))
@@ -47,8 +47,10 @@ def test_batches_have_the_shapes_of_their_groups(name):
     made = groups(STAGES[name], seed=3)
     batch = {group: collate.group_batch(made[group], WORDS, 0) for group in made}
     size = STAGES[name].image_size
-    for group, (images, inputs, targets) in SHAPES.items():
-        few_shot, rows = (images,) if group == "few" else (), STAGES[name].rows[group]
+    assert set(made) == set(STAGES[name].rows)
+    for group in made:
+        images, inputs, targets = SHAPES[group]
+        few_shot, rows = (images,) if group in ("few", "pair") else (), STAGES[name].rows[group]
         assert batch[group]["inputs"].shape == (rows, *few_shot, inputs)
         assert batch[group]["targets"].shape == (rows, targets)
         if images:
@@ -130,6 +132,16 @@ def test_a_stage_that_is_cut_off_ends_the_same(params, tmp_path, monkeypatch):
     assert len(history["loss"]) == 4
 
 
+def test_saves_of_another_recipe_are_refused(params, tmp_path):
+    """More rows, another peak, another seed: going on from the saves would be neither the old training nor the new."""
+    stage, folder = small(steps=1), tmp_path / "run"
+    stages.check_recipe(folder, "nothing saved yet: steps 1")
+    stages.check_recipe(folder, "nothing saved yet: steps 1")  # the same again
+    with pytest.raises(ValueError, match=r"run has saves of another recipe, see .*run\.txt"):
+        fit(stage, params, CONFIG, folder)
+    assert not folder.exists()  # nothing was begun
+
+
 def test_all_stages_follow_each_other(tmp_path, monkeypatch):
     """Two steps each: shapes fit from stage to stage, and a finished run is read back, not run again."""
     two = {"steps": 2, "weights": FEW, "rows": dict.fromkeys(SHAPES, 2)}
@@ -137,7 +149,7 @@ def test_all_stages_follow_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "STAGES", few)
     monkeypatch.setattr(stages, "OCR", {"steps": 2, "batch_size": 2, "peak": 1e-3})
     params, config = stages.run(tmp_path, CONFIG)
-    assert config == CONFIG and {path.name for path in tmp_path.iterdir()} == {"ocr", *STAGES}
+    assert config == CONFIG and {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"ocr", *STAGES}
     again, _ = stages.run(tmp_path, CONFIG)
     jax.tree.map(np.testing.assert_array_equal, again, params)
     assert jnp.isfinite(params["tower"]["pos_embedding"]).all()
