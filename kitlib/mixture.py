@@ -214,11 +214,8 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         captions = [emoji.names[language][i] for i in chosen]
         return tasks.episodic_captioning([placed(everything[i], rng)[0] for i in chosen], captions, language)
 
-    def made_up_words(rng):
-        return tasks.made_up_words(episodes.episode(cutouts, 2, SHOTS, rng))
-
-    def two_exemplars(rng):
-        return tasks.made_up_words(episodes.episode(cutouts, 2, 2, rng))
+    def made_up_words(rng, shots=SHOTS):
+        return tasks.made_up_words(episodes.episode(cutouts, 2, shots, rng))
 
     def episodic_vqa(rng):
         if rng.integers(2):
@@ -259,9 +256,10 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
     makers = (
         span_corruption, split_captioning, captioning, split_ocr, vqa, question_generation, object_aware_vqa,
         episodic_captioning, episodic_vqa, screenshot_to_markup, video_captioning, detection, masked_tokens, easy_vqa,
-        receipts, naming, made_up_words, two_exemplars, counting, video_questions,
+        receipts, naming, made_up_words, counting, video_questions,
     )  # fmt: skip
-    return {maker.__name__: maker for maker in makers}
+    two_exemplars = functools.partial(made_up_words, shots=2)
+    return {maker.__name__: maker for maker in makers} | {"two_exemplars": two_exemplars}
 
 
 def things(split: str) -> list[int]:

@@ -71,8 +71,8 @@ ASKED = OBJECTIVES | {"short": SHORT | {"counting": 4}, "read": {"split_ocr": 1,
 ASKED |= {"long": {"detection": 5, "screenshot_to_markup": 1}, "film": FILM | {"video_questions": 2}}
 ASKED |= {"pair": {"two_exemplars": 1}}
 # First words for what is seen: half are captions or names. Then reading, pages and boxes; then everything.
-# What few-shot prompts are about has to be recognised first, so most of them come late; and most have two exemplars,
-# which teach in three pictures what four of them ask for.
+# What few-shot prompts are about has to be recognised first, so most of them come late; and most have two exemplars:
+# three pictures cost less than five.
 MANY = {"short": 44, "read": 8, "long": 4, "few": 1, "film": 1, "text": 1}
 TEXTUAL = {"short": 8, "read": 24, "long": 8, "few": 1, "film": 1, "text": 1}
 EVEN = {"short": 28, "read": 8, "long": 10, "few": 1, "pair": 10, "film": 3, "text": 1}
@@ -117,11 +117,14 @@ def training(stage: Stage, params: dict, config: PaLIXConfig, seed: int = 0) -> 
 
 
 def fit(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *, name: str = "", seed: int = 0):
-    """(parameters, history) of one stage, from `params` of its resolution on; resumable where there is a folder."""
-    state, step, batches = training(stage, params, config, seed)
-    saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
+    """(parameters, history) of one stage, from `params` of its resolution on; resumable where there is a folder.
+
+    Raises ValueError if the folder has saves of another stage, configuration or seed.
+    """
     if folder:
         check_recipe(folder, f"{stage}, {config}, seed {seed}")
+    state, step, batches = training(stage, params, config, seed)
+    saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
     state, history = train.fit(step, state, batches, stage.steps, progress=name, **saves)
     return jax.device_get(state.params), history
 
@@ -142,8 +145,8 @@ def run(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, PaLI
     folder: for the saves of each stage; what is finished there is not done again.
     """
     params = palix.init_params(palix.PaLIX(config), seed)
-    saves = {"checkpoint_dir": folder / "ocr", "save_every": 4 * SAVE_EVERY, "progress": "ocr"}  # small steps
     check_recipe(folder / "ocr", f"{OCR}, {SHOWN}, {config.tower}, seed {seed}")
+    saves = {"checkpoint_dir": folder / "ocr", "save_every": 4 * SAVE_EVERY, "progress": "ocr"}  # small steps
     make = ocr_tuning.labelled("train", SHOWN)
     tower = ocr_tuning.tune(config.tower, make, seed=seed, **OCR, **saves)
     params = params | {"tower": tower}

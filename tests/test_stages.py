@@ -36,7 +36,7 @@ def test_the_base_stage_has_all_thirteen_objectives():
     assert trained == set(tasks.PREFIXES) and STAGES["base"].weights == OBJECTIVES and STAGES["base"].frozen
 
 
-def test_counting_and_questions_about_films_are_for_tuning_only():
+def test_what_is_for_tuning_only():
     for name, stage in STAGES.items():
         asked = {maker for weights in stage.weights.values() for maker in weights}
         assert len(asked & {"counting", "video_questions", "two_exemplars"}) == (3 if name == "tune" else 0)
@@ -132,14 +132,24 @@ def test_a_stage_that_is_cut_off_ends_the_same(params, tmp_path, monkeypatch):
     assert len(history["loss"]) == 4
 
 
-def test_saves_of_another_recipe_are_refused(params, tmp_path):
-    """More rows, another peak, another seed: going on from the saves would be neither the old training nor the new."""
-    stage, folder = small(steps=1), tmp_path / "run"
-    stages.check_recipe(folder, "nothing saved yet: steps 1")
-    stages.check_recipe(folder, "nothing saved yet: steps 1")  # the same again
-    with pytest.raises(ValueError, match=r"run has saves of another recipe, see .*run\.txt"):
+def test_saves_of_another_recipe_are_refused(params, tmp_path, monkeypatch):
+    """More rows, another peak, seed or model: going on from the saves would be neither the old training nor the new."""
+    trained = []
+    monkeypatch.setattr(stages.train, "fit", lambda step, state, *rest, **saves: (trained.append(saves) or state, {}))
+    stage, folder = small(), tmp_path / "run"
+    for _ in range(2):  # the same recipe may go on
         fit(stage, params, CONFIG, folder)
-    assert not folder.exists()  # nothing was begun
+    others = [
+        (small(rows={"short": 3, "text": 2}), CONFIG, 0),
+        (small(peak=0.02), CONFIG, 0),
+        (stage, CONFIG.replace(max_images=8), 0),
+        (stage, CONFIG, 1),
+    ]
+    for other, config, seed in others:
+        with pytest.raises(ValueError, match=r"run has saves of another recipe, see .*run\.txt"):
+            fit(other, params, config, folder, seed=seed)
+    fit(stage, params, CONFIG, folder)  # what was written down is still there
+    assert len(trained) == 3
 
 
 def test_all_stages_follow_each_other(tmp_path, monkeypatch):
