@@ -28,8 +28,9 @@ Maker = Callable[[np.random.Generator], Example]
 
 FRAMES = 4  # of a film, as in PaLI-X
 SHOTS = 4  # exemplars before the query, as PaLI-X is asked
-OBJECTS = 4  # in a scene for detection, at most
-BOXES = 6  # that are written down for it, those of noise included
+OBJECTS, SIDES = 4, (12, 24)  # in a scene, at most; the longer side of each in pixels
+FOUND, LARGE = 2, (16, 28)  # the same for detection, which a small model learns ten times better of few, large things
+BOXES = 4  # that are written down for it, those of noise included
 OCR_WORDS = 12  # of a receipt in the prompt; none has more
 GRID, HIDDEN = (8, 8), 0.25  # cells of 8 x 8 pixels; the share of them that is hidden
 ENTRIES = 128  # of the codebook
@@ -88,7 +89,7 @@ def codebook() -> np.ndarray:
     codebook may, too: compare codes of one machine only.
     """
     cutouts, names = scenes.objects("train")
-    images = [_scene(cutouts, names, scenes.MOST, data.keyed_rng(0, i)).image for i in range(500)]
+    images = [_scene(cutouts, names, data.keyed_rng(0, i)).image for i in range(500)]
     patches = visual_tokens.cut(np.stack(images), SIZE // GRID[0])
     patches, rng = patches.reshape(-1, *patches.shape[3:]), data.keyed_rng(1)
     some = rng.choice(len(patches), 8000, replace=False)  # a quarter: all of them would take four times as long
@@ -119,7 +120,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         Scenes, how many: dog? Films, by `clips.make`. Their task is vqa; neither is an objective of the mixture: models
         are fine-tuned on them.
     split_ocr, screenshot_to_markup
-        One to four words, from any position; pages, of which only those with few rows fit.
+        One to four words, half of the time one, from any position; pages, of which only those with few rows fit.
     span_corruption
         The glosses, in English.
 
@@ -186,7 +187,8 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
 
     def split_ocr(rng):
         language, words, _ = pick(vocabularies, rng)
-        image, texts, _ = rendered.scattered([pick(words, rng) for _ in range(rng.integers(1, 5))], rng, SIZE)
+        chosen = [pick(words, rng) for _ in range(min(rng.geometric(0.5), 4))]
+        image, texts, _ = rendered.scattered(chosen, rng, SIZE)
         return tasks.split_ocr(image, texts, language, rng.integers(len(texts)))
 
     def easy_vqa(rng):
@@ -207,7 +209,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         return tasks.question_generation(image, question, answer, "en")
 
     def object_aware_vqa(rng):
-        return tasks.object_aware_vqa(_scene(cutouts, names, scenes.MOST, rng), names, rng)
+        return tasks.object_aware_vqa(_scene(cutouts, names, rng), names, rng)
 
     def episodic_captioning(rng):
         chosen, language = rng.choice(pick(groups, rng), SHOTS + 1, replace=False), language_of(rng)
@@ -242,7 +244,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         return tasks.vqa(clip.frames, question, answer, "en")
 
     def detection(rng):
-        scene, translated = _scene(cutouts, names, OBJECTS, rng), emoji.names[language_of(rng)]
+        scene, translated = _scene(cutouts, names, rng, FOUND, LARGE), emoji.names[language_of(rng)]
         local = [translated[row] for row in rows]
         here = set(scene.indices.tolist())
         wanted = rng.permutation([*here, pick(sorted(set(range(len(names))) - here), rng)])
@@ -250,7 +252,7 @@ def kit_makers(split: str = "train") -> dict[str, Maker]:
         return tasks.detection(scene.image, scene.boxes, found, [local[i] for i in wanted], rng, BOXES)
 
     def masked_tokens(rng):
-        scene = _scene(cutouts, names, scenes.MOST, rng)
+        scene = _scene(cutouts, names, rng)
         return tasks.masked_tokens(scene.image, visual_tokens.mask(GRID, HIDDEN, rng), codebook())
 
     makers = (
@@ -298,5 +300,5 @@ def placed(cutout, rng: np.random.Generator, sides: tuple[int, int] = (28, SIZE)
     return ground, np.array([top, left, top + side, left + side]) / SIZE
 
 
-def _scene(cutouts, names: Sequence[str], most: int, rng: np.random.Generator) -> scenes.Scene:
-    return scenes.compose(cutouts, scenes.contents(len(names), rng, most)[0], (10, 20), rng)
+def _scene(cutouts, names: Sequence[str], rng: np.random.Generator, most=OBJECTS, sides=SIDES) -> scenes.Scene:
+    return scenes.compose(cutouts, scenes.contents(len(names), rng, most)[0], sides, rng)

@@ -62,7 +62,8 @@ def labelled(split: str, kinds: Sequence[str] = KINDS) -> Maker:
             image, box = mixture.placed(cutouts[i], rng)
             return image, [len(number) + i], box[None]
         # Several things, small enough to have room beside each other: those that stay clear.
-        scene = scenes.compose(cutouts, rng.choice(rows, rng.integers(1, mixture.OBJECTS + 1)), (12, 24), rng)
+        chosen = rng.choice(rows, rng.integers(1, mixture.OBJECTS + 1))
+        scene = scenes.compose(cutouts, chosen, mixture.SIDES, rng)
         return scene.image, len(number) + scene.indices, scene.boxes
 
     def make(rng):

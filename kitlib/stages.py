@@ -3,7 +3,7 @@
     stage 0 "ocr"    the tower alone learns to name and to read (`ocr_tuning`)
     stage 1 "base"   the tower is frozen; all thirteen objectives, pictures of 64 pixels
     stage 2 "text"   everything learns; pictures of 96 pixels, mostly reading, markup and detection
-    stage 3 "tune"   everything learns; the mixture and the tasks it is asked for, counting and films among them
+    stage 3 "tune"   the tower is frozen; the mixture and the tasks it is asked for, counting and films among them
 
 The first three are PaLI-X's (arXiv 2305.18565), the fourth is its multi-task fine-tuning. Where no text says what
 PaLI-X did, here is what we do: Adafactor, a schedule for each stage; the tower thawed in stage 2, as PaLI's was; a
@@ -30,14 +30,15 @@ from kitlib.mixture import Mixture
 SHORT = {"captioning": 12, "split_captioning": 2, "naming": 4, "easy_vqa": 4, "question_generation": 1}
 SHORT |= {"object_aware_vqa": 2, "masked_tokens": 1}
 READ = {"split_ocr": 2, "receipts": 1}
-LONG = {"detection": 3, "screenshot_to_markup": 1}
+FOUND, PAGE = {"detection": 1}, {"screenshot_to_markup": 1}
 FEW = {"made_up_words": 4, "episodic_vqa": 1, "episodic_captioning": 1}
 FILM = {"video_captioning": 1}
 TEXT = {"span_corruption": 1}
 SHAPES = {  # of a group: pictures, tokens of the prompt, of the target
     "short": (1, 24, 18),
     "read": (1, 56, 32),
-    "long": (1, 32, 104),
+    "found": (1, 40, 56),
+    "page": (1, 8, 104),
     "few": (mixture.SHOTS + 1, palix.ROOM, 20),
     "pair": (3, palix.ROOM, 8),
     "film": (mixture.FRAMES, 28, 32),
@@ -66,20 +67,19 @@ class Stage:
     frozen: bool = False
 
 
-OBJECTIVES = {"short": SHORT, "read": READ, "long": LONG, "few": FEW, "film": FILM, "text": TEXT}
-ASKED = OBJECTIVES | {"short": SHORT | {"counting": 4}, "read": {"split_ocr": 1, "receipts": 1}}
-ASKED |= {"long": {"detection": 5, "screenshot_to_markup": 1}, "film": FILM | {"video_questions": 2}}
+OBJECTIVES = {"short": SHORT, "read": READ, "found": FOUND, "page": PAGE, "few": FEW, "film": FILM, "text": TEXT}
+ASKED = OBJECTIVES | {"short": SHORT | {"counting": 4, "easy_vqa": 6}, "film": FILM | {"video_questions": 2}}
 ASKED |= {"pair": {"two_exemplars": 1}}
 # First words for what is seen: half are captions or names. Then reading, pages and boxes; then everything.
 # What few-shot prompts are about has to be recognised first, so most of them come late; and most have two exemplars:
 # three pictures cost less than five.
-MANY = {"short": 44, "read": 8, "long": 4, "few": 1, "film": 1, "text": 1}
-TEXTUAL = {"short": 8, "read": 24, "long": 8, "few": 1, "film": 1, "text": 1}
-EVEN = {"short": 28, "read": 8, "long": 10, "few": 1, "pair": 10, "film": 3, "text": 1}
+MANY = {"short": 44, "read": 8, "found": 5, "page": 1, "few": 1, "film": 1, "text": 1}
+TEXTUAL = {"short": 8, "read": 24, "found": 6, "page": 2, "few": 1, "film": 1, "text": 1}
+EVEN = {"short": 28, "read": 8, "found": 8, "page": 1, "few": 4, "pair": 10, "film": 4, "text": 1}
 STAGES = {
     "base": Stage(OBJECTIVES, MANY, 3000, 0.03, frozen=True),
-    "text": Stage(OBJECTIVES, TEXTUAL, 100, 0.01, image_size=96),
-    "tune": Stage(ASKED, EVEN, 1500, 0.02),
+    "text": Stage(OBJECTIVES, TEXTUAL, 100, 0.005, image_size=96),
+    "tune": Stage(ASKED, EVEN, 1500, 0.015, frozen=True),
 }
 OCR = {"steps": 18_000, "batch_size": 16, "peak": 2e-3}  # stage 0: small batches learn more in the same time
 SHOWN = ("words", "words", "words", "thing", "scene")  # in stage 0: to read takes longest to learn
