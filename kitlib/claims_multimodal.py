@@ -1,6 +1,6 @@
 """One arm of a study of PaLI-X at kit scale: a small model, trained in phases, and what it then answers.
 
-The model is the XS rung on pictures of 64 pixels. Its tower comes from 1,000 steps of stage 0 (`ocr_tuning`) unless an
+The model is the XS rung on pictures of 64 pixels. Its tower comes from 3,000 steps of stage 0 (`ocr_tuning`) unless an
 arm asks for another; the text model starts from nothing. A *phase* is a mixture of makers, padded to one shape; phases
 follow each other, so an arm may learn one thing and then another, at another resolution, or with the tower thawed.
 
@@ -23,7 +23,7 @@ from kitlib.mixture import Mixture
 from kitlib.t5 import T5
 from kitlib.vit import ViT
 
-TOWER_STEPS, TOWER_BATCH = 1000, 64
+TOWER_STEPS, TOWER_BATCH = 3000, 16
 TEST_EXAMPLES = 300
 PEAK = 2e-3  # of AdamW
 

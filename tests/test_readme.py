@@ -230,8 +230,8 @@ def test_the_network_is_really_refused():
 
 def test_links_and_files_exist():
     links = re.findall(r"\]\(([^)]+)\)", README)
-    (tree,) = re.findall(r"^## Files\n\n```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    named = [line.split()[0] for line in tree.splitlines()]
+    (files,) = re.findall(r"^Files: (.*?) Code:", README, re.MULTILINE | re.DOTALL)
+    named = [name for name in re.findall(r"`(.+?)`", files) if not name.startswith("kit ")]
     assert links and named
     for name in links + named:
         assert (runner.ROOT / name).exists(), name
