@@ -79,7 +79,7 @@ EVEN = {"short": 28, "read": 8, "found": 8, "page": 1, "few": 4, "pair": 10, "fi
 STAGES = {
     "base": Stage(OBJECTIVES, MANY, 3000, 0.03, frozen=True),
     "text": Stage(OBJECTIVES, TEXTUAL, 100, 0.005, image_size=96),
-    "tune": Stage(ASKED, EVEN, 1500, 0.015, frozen=True),
+    "tune": Stage(ASKED, EVEN, 900, 0.015, frozen=True),
 }
 OCR = {"steps": 18_000, "batch_size": 16, "peak": 2e-3}  # stage 0: small batches learn more in the same time
 SHOWN = ("words", "words", "words", "thing", "scene")  # in stage 0: to read takes longest to learn
