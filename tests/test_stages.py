@@ -5,9 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
-from kitlib import collate, configs, palix, stages, tasks, tokenizer
+from kitlib import collate, configs, palix, palix_scores, stages, tasks, tokenizer
 from kitlib.mixture import Mixture
 from kitlib.stages import OBJECTIVES, SHAPES, STAGES, Stage, at_resolution, fit, groups
 
@@ -163,3 +164,31 @@ def test_all_stages_follow_each_other(tmp_path, monkeypatch):
     again, _ = stages.run(tmp_path, CONFIG)
     jax.tree.map(np.testing.assert_array_equal, again, params)
     assert jnp.isfinite(params["tower"]["pos_embedding"]).all()
+
+
+# --- the released model ---
+
+
+def test_the_released_model_names_what_it_sees():
+    """New pictures of things that it knows: it needs to see them. Small enough to travel with the kit."""
+    model, released = stages.released()
+    assert stages.RELEASED.stat().st_size <= 8_000_000
+    examples = palix_scores.captions("en")(32, 5)
+    seen, blind = (
+        palix_scores.exact(
+            palix_scores.answers(model, released, palix_scores.controlled(examples, control), batch_size=32), examples
+        ).mean()
+        for control in (None, "blind")
+    )
+    assert seen > 0.3 and blind < 0.1
+
+
+def test_the_scores_beside_it_are_of_every_task_and_this_recipe():
+    path = stages.RELEASED.with_suffix(".csv")
+    table = pd.read_csv(path, comment="#").set_index("task")
+    assert list(table.index) == [task.name for task in palix_scores.TASKS]
+    assert list(table["unit"]) == [task.unit for task in palix_scores.TASKS]
+    assert (table["low"] <= table["score"]).all() and (table["score"] <= table["high"]).all()
+    assert table[["score", "blind", "shuffled"]].stack().between(0, 1).all()
+    steps = {"ocr": stages.OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
+    assert f"# kit train: seed 0, steps {steps}; " in path.read_text()
