@@ -11,6 +11,7 @@ from kitlib.claims_multimodal import Arm, MlpConnector, Phase, config, loss_of, 
 from kitlib.claims_palix import counted_boxes, exams, makers, questions
 from kitlib.data import keyed_rng
 from kitlib.mixture import Mixture
+from kitlib.tasks import without_prefix
 
 WORDS = tokenizer.multilingual()
 PHASES = {phase for _, arms in questions().values() for arm in arms.values() for phase in arm.phases}
@@ -71,13 +72,16 @@ def test_few_counting_examples_are_two_hundred():
 
 
 def test_nothing_counts_before_the_count():
-    """No number word or digit is an answer of the mixture that is said not to count, but in boxes."""
+    """No number word or digit is an answer of the mixture that is said not to count, but in boxes and in names: pizza
+    is "1 slice of pizza" in Thai, however many there are."""
     for name in claims_palix.BEFORE:
         for i in range(40):
             example = makers()[name](keyed_rng(3, i))
             assert "how many" not in str(example.prompt)
-            told = " ".join(boxes.from_text(example.answer)[1]) if name == "detection" else example.answer
-            assert name == "captioning" or not any(character.isdigit() for character in told)
+            if name == "detection":
+                asked = without_prefix(example).prompt.split(" ; ")
+                assert set(boxes.from_text(example.answer)[1]) <= {*asked, boxes.NOISE}
+            assert name != "object_aware_vqa" or not any(character.isdigit() for character in example.answer)
 
 
 def test_bare_prompts_have_no_prefix():
