@@ -156,7 +156,7 @@ def test_exemplars_in_front_may_be_missing(params):
     valid = jnp.asarray([[False, True, True]] * 2)
     padded, _ = run(params, IMAGES, prompts, images_valid=valid)
     alone, _ = run(params, IMAGES[:, 1:], prompts[:, 1:])
-    np.testing.assert_allclose(padded, alone, atol=1e-5)
+    np.testing.assert_allclose(padded, alone, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["prefix", "causal"])
@@ -169,7 +169,7 @@ def test_without_positions_a_prefix_has_no_order(params, kind):
     one, _ = run(flat, IMAGES, prompts, model=PaLIX(XS, visible=kind))
     other, _ = run(flat, IMAGES[:, order], prompts[:, order], model=PaLIX(XS, visible=kind))
     moved = np.abs(one - other).max()
-    assert moved < 1e-5 if kind == "prefix" else moved > 1e-3
+    assert moved < 1e-4 if kind == "prefix" else moved > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["block-causal", "causal"])
