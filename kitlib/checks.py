@@ -72,7 +72,7 @@ def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool =
 
 @dataclass(frozen=True)
 class Verdict:
-    """How much better `a` is than `b`: mean gain over paired seeds, its interval, whether the interval is above 0."""
+    """How much better `a` is than `b`: mean gain over pairs, its interval, whether the interval is above 0."""
 
     mean: float
     low: float
@@ -81,18 +81,25 @@ class Verdict:
 
 
 def better(
-    tag: str, a: Sequence[float], b: Sequence[float], *, higher: bool = True, confidence: float = 0.95
+    tag: str,
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    higher: bool = True,
+    confidence: float = 0.95,
+    over: str = "seeds",
 ) -> Verdict:
-    """Says whether `a` is better than `b`, paired over seeds; a negative verdict is a result, not an error.
+    """Says whether `a` is better than `b`, in pairs; a negative verdict is a result, not an error.
 
     Prints only the verdict: seen (the bootstrap interval of the mean gain is above 0), reversed (it is below 0), or
     not seen at this scale (it contains 0).
 
     Args:
       tag: what is compared ("upcycled beats dense at equal compute").
-      a, b: one number per seed, the same seeds in the same order, at least 3.
+      a, b: one number per seed (or picture), the same ones in the same order, at least 3.
       higher: whether a higher number is the better one; for a loss pass False.
       confidence: of the bootstrap interval.
+      over: what the pairs are, for the printed line: "seeds", or "pictures".
 
     Raises:
       ValueError: if the sequences are not of equal length >= 3, or hold NaN or infinity.
@@ -102,7 +109,7 @@ def better(
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.ndim != 1 or a.shape != b.shape or len(a) < 3:
         raise ValueError(
-            f"{tag}: got shapes {a.shape} and {b.shape}, expected two equally long sequences of at least 3 seeds."
+            f"{tag}: got shapes {a.shape} and {b.shape}, expected two equally long sequences of at least 3 {over}."
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError(f"{tag}: got NaN or infinity, expected finite numbers; look at the runs that produced them.")
@@ -113,7 +120,7 @@ def better(
         word, where = "reversed", "interval below 0"
     else:
         word, where = "not seen at this scale", "interval contains 0"
-    _passed(f"[{word}] {tag} ({len(a)} paired seeds, {confidence * 100:g} % {where})")
+    _passed(f"[{word}] {tag} ({len(a)} paired {over}, {confidence * 100:g} % {where})")
     return Verdict(mean, low, high, seen=low > 0)
 
 

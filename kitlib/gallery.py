@@ -32,8 +32,8 @@ class Html:
     def _repr_html_(self) -> str:
         return self.text
 
-    def __repr__(self) -> str:  # stored beside it in the notebook
-        return f"Html({len(self.text)} characters)"
+    def __repr__(self) -> str:  # stored beside it in the notebook, and compared: it must not depend on the text
+        return "Html(...)"
 
 
 def table(images, texts: Mapping[str, Sequence[str]], *, right: Mapping[str, Sequence[bool]] | None = None) -> Html:

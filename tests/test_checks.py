@@ -180,6 +180,8 @@ def test_better_with_the_kits_own_bootstrap(capsys):
     verdict = checks.better("t", [0.9, 0.91, 0.89, 0.92, 0.9], [0.8, 0.82, 0.79, 0.8, 0.81], confidence=0.9)
     assert verdict.seen and 0 < verdict.low < verdict.mean < verdict.high < 0.2
     assert capsys.readouterr().out == "[seen] t (5 paired seeds, 90 % interval above 0)\n"
+    checks.better("t", [0.9, 0.91, 0.89], [0.8, 0.82, 0.79], over="pictures")
+    assert "(3 paired pictures, " in capsys.readouterr().out
 
 
 # exercise, summary, environment, scale

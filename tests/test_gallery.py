@@ -31,7 +31,7 @@ def test_pictures_come_back_as_they_look():
 def test_right_answers_are_bold_and_the_text_form_is_short():
     shown = gallery.table(IMAGES, {"en": ["cat", "dog"]}, right={"en": [False, True]})
     assert re.findall("<b>(.*?)</b>", shown.text) == ["dog"]
-    assert repr(shown) == f"Html({len(shown.text)} characters)"
+    assert repr(shown) == "Html(...)"
 
 
 def test_only_characters_without_a_glyph_are_replaced():

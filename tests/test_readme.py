@@ -251,7 +251,17 @@ def test_the_table_is_the_series():
         assert re.search(r"\*\*Time\.\*\* (\d+) minutes? to run on two CPU cores", text)[1] == minutes, file
 
 
+def test_the_scores_are_those_of_the_checkpoint():
+    card = pd.read_csv(stages.RELEASED.with_suffix(".csv"), comment="#").set_index("task")
+    captions = re.findall(r"\b([a-z]{2}) (0\.\d\d)\b", README)
+    assert captions == [(language, f"{card.score[f'captions, {language}']:.2f}") for language in LANGUAGES]
+    for name, row in card.drop([f"captions, {language}" for language in LANGUAGES]).iterrows():
+        unit = " (AP50)" if row.unit == "AP50" else ""
+        score = f"{row.score:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        assert f"| {name}{unit} | {score} | {row.blind:.2f}, {row.shuffled:.2f} |" in README
+
+
 def test_one_screen():
     lines = README.splitlines()
-    assert len(lines) <= 100
+    assert len(lines) <= 110
     assert max(len(line) for line in lines if not line.startswith("|")) <= 120
