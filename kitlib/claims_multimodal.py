@@ -34,7 +34,7 @@ class Phase:
 
     makers: tuple[tuple[str, float], ...]
     steps: int
-    rows: int = 32
+    rows: int = 16
     images: int = 1
     inputs: int = 32
     targets: int = 32

@@ -82,13 +82,13 @@ ASKED |= {"few": {"episodic_vqa": 1, "episodic_captioning": 1}}
 # three pictures cost less than five.
 MANY = {"short": 44, "read": 8, "found": 5, "page": 1, "few": 1, "film": 1, "text": 1}
 TEXTUAL = {"short": 8, "read": 24, "found": 6, "page": 2, "few": 1, "film": 1, "text": 1}
-PAIRS = {"pair": 32, "quiz": 32, "short": 8}
+PAIRS = {"pair": 24, "quiz": 16, "short": 24}
 EVEN = {"short": 28, "quiz": 16, "read": 8, "found": 8, "page": 1, "few": 1, "four": 4, "pair": 6, "film": 4, "text": 1}
 STAGES = {
-    "base": Stage(OBJECTIVES, MANY, 3000, 0.03, frozen=True),
-    "text": Stage(OBJECTIVES, TEXTUAL, 100, 0.005, image_size=96),
+    "base": Stage(OBJECTIVES, MANY, 2000, 0.03, frozen=True),
+    "text": Stage(OBJECTIVES, TEXTUAL, 60, 0.005, image_size=96),
     "bind": Stage(BINDING, PAIRS, 800, 0.03, frozen=True),
-    "tune": Stage(ASKED, EVEN, 500, 0.015, frozen=True),
+    "tune": Stage(ASKED, EVEN, 400, 0.015, frozen=True),
 }
 OCR = {"steps": 18_000, "batch_size": 16, "peak": 2e-3}  # stage 0: small batches learn more in the same time
 SHOWN = ("words", "words", "words", "thing", "scene")  # in stage 0: to read takes longest to learn
