@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
-from kitlib import cli, page, runner
+from kitlib import cli, page, runner, stages
+from kitlib.pictures import LANGUAGES
 
 README = (runner.ROOT / "README.md").read_text()
 TESTS = Path(__file__).parent
@@ -253,7 +255,7 @@ def test_the_table_is_the_series():
 
 def test_the_scores_are_those_of_the_checkpoint():
     card = pd.read_csv(stages.RELEASED.with_suffix(".csv"), comment="#").set_index("task")
-    captions = re.findall(r"\b([a-z]{2}) (0\.\d\d)\b", README)
+    captions = re.findall(r"\b([a-z]{2})\s(0\.\d\d)\b", README)
     assert captions == [(language, f"{card.score[f'captions, {language}']:.2f}") for language in LANGUAGES]
     for name, row in card.drop([f"captions, {language}" for language in LANGUAGES]).iterrows():
         unit = " (AP50)" if row.unit == "AP50" else ""
