@@ -149,7 +149,7 @@ LEARNED = ("easy_vqa", "counting", "naming", "split_ocr")
 
 def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
     """By name: the question and the arms that answer it."""
-    # Binding is learned late (see `stages`): first what things look like and are called, then pairs, then four of them.
+    # Binding is learned late: first what things look like and are called, then two exemplars, then four.
     episodes = (
         mixed("naming", "captioning", steps=800),
         mixed("two_exemplars", steps=2000, images=3, inputs=16, targets=4),
