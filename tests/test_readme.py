@@ -139,6 +139,12 @@ def kit_claims():
     assert "resumable" in real(str(BIN / "kit"), "claims", "--help")
 
 
+def kit_train():
+    """Two hours; that all stages follow each other and leave the weights that the notebooks load is proven elsewhere."""
+    proven_by("test_stages.py", "test_all_stages_follow_each_other", "test_a_stage_that_is_cut_off_ends_the_same")
+    assert "resumable" in real(str(BIN / "kit"), "train", "--help")
+
+
 def kit_help():
     assert {"run", "lab", "check", "test", "doctor", "bench"} <= set(
         re.findall(r"• (\w+)", real(str(BIN / "kit"), "--help"))
@@ -187,6 +193,7 @@ EXERCISED = {
     "kit bench": lambda *_: kit_bench(),
     "kit claims upcycling": lambda *_: kit_claims(),
     "kit claims ensembles": lambda *_: kit_claims(),
+    "kit train": lambda *_: kit_train(),
     "kit --help": lambda *_: kit_help(),
 }
 
