@@ -140,7 +140,7 @@ def kit_claims():
 
 
 def kit_train():
-    """Two hours; that all stages follow each other and leave the weights that the notebooks load is proven elsewhere."""
+    """It takes hours; that its stages follow each other, and go on after a stop, is proven elsewhere."""
     proven_by("test_stages.py", "test_all_stages_follow_each_other", "test_a_stage_that_is_cut_off_ends_the_same")
     assert "resumable" in real(str(BIN / "kit"), "train", "--help")
 
