@@ -91,7 +91,7 @@ STAGES = {
     "base": Stage(OBJECTIVES, MANY, 2000, 0.03, frozen=True),
     "text": Stage(OBJECTIVES, TEXTUAL, 60, 0.005, image_size=96),
     "bind": Stage(BINDING, PAIRS, 1500, 0.01, frozen=True),
-    "tune": Stage(ASKED, EVEN, 400, 0.01, frozen=True),
+    "tune": Stage(ASKED, EVEN, 1000, 0.015, frozen=True),
 }
 OCR = {"steps": 18_000, "batch_size": 16, "peak": 2e-3}  # stage 0: small batches learn more in the same time
 SHOWN = ("words", "words", "words", "thing", "scene")  # in stage 0: to read takes longest to learn
