@@ -15,6 +15,8 @@ Few-shot, every picture has a text of its own. Which one, only positions can tel
 128 tokens: behind four pictures of 64 patches, no text would know its picture. So there positions count as if each
 picture stood right before its text, and every text took the same room. That is ours: the paper does not say how
 positions go on over pictures.
+
+Built in notebooks/13_pali_x.ipynb, few-shot prompts in notebooks/15_shots_and_frames.ipynb.
 """
 
 import functools

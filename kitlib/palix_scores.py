@@ -208,6 +208,8 @@ TASKS = (
     Task("detection, unseen things", _drawn("detection", "test"), ap50, "AP50"),
     Task("films", _drawn("video_questions"), exact),
     Task("films, unseen things", _drawn("video_questions", "test"), exact),
+    Task("captions of films, by letters", _drawn("video_captioning"), letters, "letters"),
+    Task("captions of films, unseen things, by letters", _drawn("video_captioning", "test"), letters, "letters"),
     Task("4-shot, new words", _drawn("made_up_words"), exact),
     Task("4-shot, new words, unseen things", _drawn("made_up_words", "test"), exact),
 )
