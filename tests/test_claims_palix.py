@@ -84,6 +84,17 @@ def test_nothing_counts_before_the_count():
             assert name != "object_aware_vqa" or not any(character.isdigit() for character in example.answer)
 
 
+@pytest.mark.parametrize(("frames", "seen"), [(2, 6 / 14), (4, 11 / 14), (8, 1.0), (16, 1.0)])
+def test_what_passes_is_in_as_many_films_as_its_moments_say(frames, seen):
+    """It begins at moment 0 to 13, for 3 moments. Two frames are 4 and 12: of the 14 beginnings 2, 3, 4, 10, 11 and 12
+    have one of them. Four are 2, 6, 10, 14: all but 3, 7 and 11. No gap between eight frames is 3 long. What is in all
+    frames alike is the ground."""
+    films = [makers()[f"film_{frames}"](keyed_rng(1, i)).images for i in range(200)]
+    assert all(len(film) == frames for film in films)
+    shown = np.mean([(film != film[0]).any() for film in films])
+    assert abs(shown - seen) <= 3 * np.sqrt(seen * (1 - seen) / 200)
+
+
 def test_bare_prompts_have_no_prefix():
     for name in claims_palix.BARE:
         whole, bare = makers()[name](keyed_rng(0, 0)), makers()[f"bare_{name}"](keyed_rng(0, 0))
