@@ -46,8 +46,8 @@ def makers(split: str = "train") -> dict:
         return items[rng.integers(len(items))]
 
     def named(rng):
-        """A picture of one of 48 things, its name, and the language. 417 things in sixteen languages are more than the
-        small model of a study learns: after 6,400 captions of them it named none."""
+        """A picture of a thing of `scenes.objects`, its name, the language. Of 417 things in sixteen languages the small
+        model of a study named none after 6,400 captions."""
         i, language = rng.integers(len(names)), pick(SPOKEN, rng)
         return mixture.placed(cutouts[i], rng)[0], emoji.names[language][rows[i]], language
 
@@ -73,9 +73,8 @@ def makers(split: str = "train") -> dict:
         i, first, ground = rng.integers(len(names)), rng.integers(max(FRAMES) - PASSING + 1), scenes.background(rng)
         velocity = [list(clips.WAYS.values())[rng.integers(4)]]
         film = np.repeat(ground[None], max(FRAMES), axis=0)
-        film[first : first + PASSING] = clips.film(
-            cutouts, [i], velocity, PASSING, rng, sides=(20, 28), ground=ground
-        ).frames
+        passed = clips.film(cutouts, [i], velocity, PASSING, rng, sides=(20, 28), ground=ground)
+        film[first : first + PASSING] = passed.frames
         step = max(FRAMES) // frames
         return tasks.vqa(film[step // 2 :: step], "what passes?", names[i], "en")
 

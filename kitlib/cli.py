@@ -97,7 +97,7 @@ def claims(paper: str, studies: Names = (), /, *, jobs: int = 0) -> int:
 
 
 def train(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
-    """Train the kit's PaLI-X, the S rung, in all its stages: one to two hours on two cores, resumable.
+    """Train the kit's PaLI-X, the S rung, in all its stages: an hour on two fast cores, resumable.
 
     Writes data/checkpoints/palix_s.npz, which the notebooks load, and its scores beside it.
 
