@@ -46,8 +46,8 @@ def makers(split: str = "train") -> dict:
         return items[rng.integers(len(items))]
 
     def named(rng):
-        """A picture of a thing of `scenes.objects`, its name, the language. Of 417 things in sixteen languages the small
-        model of a study named none after 6,400 captions."""
+        """A picture of a thing of `scenes.objects`, its name, the language. Of 417 things in sixteen languages a small
+        model named none after 6,400 captions."""
         i, language = rng.integers(len(names)), pick(SPOKEN, rng)
         return mixture.placed(cutouts[i], rng)[0], emoji.names[language][rows[i]], language
 
