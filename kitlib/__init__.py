@@ -18,12 +18,13 @@ __version__ = "0.1.0"
 MODULES = (
     "answer_metrics", "average_precision", "batch_ensemble", "bench", "bench_e3", "bench_moe", "bench_palix",
     "bench_t5", "boxes", "builders", "caption_metrics", "checkpoint", "checks", "claims", "claims_answers",
-    "claims_ensembles", "claims_multimodal", "claims_palix", "claims_tasks", "claims_upcycling", "cli", "clips",
-    "collate", "configs", "corruptions", "data", "decode", "denoise", "dispatch", "doctor", "e3", "ensembles",
-    "episodes", "fewshot", "flops", "gallery", "layers", "metrics", "mixture", "moe", "ocr_tuning", "ood", "optim",
-    "page", "palix", "palix_scores", "pictures", "pipeline", "plots", "public_sets", "rendered", "routing",
-    "runner", "scenes", "stages", "t5", "t5_layers", "tasks", "text", "text_metrics", "tokenizer", "train",
-    "uncertainty", "upcycle", "upcycle_optim", "visual_tokens", "vit", "weights",
+    "claims_ensembles", "claims_makers", "claims_multimodal", "claims_palix", "claims_tasks",
+    "claims_upcycling", "cli", "clips", "collate", "configs", "corruptions", "data", "decode", "denoise",
+    "dispatch", "doctor", "e3", "ensembles", "episodes", "fewshot", "flops", "gallery", "layers", "metrics",
+    "mixture", "moe", "ocr_tuning", "ood", "optim", "page", "palix", "palix_scores", "pictures", "pipeline",
+    "plots", "public_sets", "rendered", "routing", "runner", "scenes", "stages", "t5", "t5_layers", "tasks",
+    "text", "text_metrics", "tokenizer", "train", "uncertainty", "upcycle", "upcycle_optim", "visual_tokens",
+    "vit", "weights",
 )  # fmt: skip
 
 

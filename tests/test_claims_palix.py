@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from kitlib import boxes, claims, claims_multimodal, claims_palix, collate, palix, tokenizer
+from kitlib import boxes, claims, claims_makers, claims_multimodal, claims_palix, collate, palix, tokenizer
+from kitlib.claims_makers import counted_boxes, exams, makers
 from kitlib.claims_multimodal import Arm, MlpConnector, Phase, config, loss_of, run, tower
-from kitlib.claims_palix import counted_boxes, exams, makers, questions
+from kitlib.claims_palix import questions
 from kitlib.data import keyed_rng
 from kitlib.mixture import Mixture
 from kitlib.tasks import without_prefix
@@ -95,8 +96,37 @@ def test_what_passes_is_in_as_many_films_as_its_moments_say(frames, seen):
     assert abs(shown - seen) <= 3 * np.sqrt(seen * (1 - seen) / 200)
 
 
+def test_counts_are_those_of_the_boxes():
+    """Nought to four of a kind, equally likely (200 draws: 40 of each, +- 3 standard deviations of 5.7); what is asked
+    in words and in boxes is the same."""
+    counts = [int(makers()["counting"](keyed_rng(2, i)).answer) for i in range(200)]
+    assert set(counts) == {0, 1, 2, 3, 4} and all(abs(counts.count(n) - 40) <= 17 for n in range(5))
+    asked = exams()["counting"].make(20, 0)
+    written = exams()["counted boxes"].make(20, 0)
+    for one, other in zip(asked, written, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+        names = boxes.from_text(other.answer)[1]
+        assert len(names) - names.count(boxes.NOISE) == int(one.answer)
+
+
+def test_words_are_asked_for_by_their_order():
+    for i in range(20):
+        told, alone = (makers()[f"words_{how}"](keyed_rng(4, i)) for how in ("with_text", "alone"))
+        np.testing.assert_array_equal(told.images, alone.images)
+        assert told.answer == alone.answer and told.answer not in alone.prompt
+        pair = [word for word in told.prompt.split() if word in claims_makers.few_words()]
+        assert len(pair) == 2 and told.answer == pair["last" in alone.prompt]
+
+
+def test_words_to_read_are_few_and_of_one_token():
+    words = claims_makers.few_words()
+    assert len(words) == 67 and all(len(WORDS.encode(f" {word}")) == 1 for word in words)
+    small = makers()["small_word"](keyed_rng(0, 0))
+    assert small.images.shape == (1, claims_makers.SMALL, claims_makers.SMALL, 3) and small.answer in words
+
+
 def test_bare_prompts_have_no_prefix():
-    for name in claims_palix.BARE:
+    for name in claims_makers.BARE:
         whole, bare = makers()[name](keyed_rng(0, 0)), makers()[f"bare_{name}"](keyed_rng(0, 0))
         assert whole.prompt.endswith(bare.prompt) and len(bare.prompt) < len(whole.prompt)
         assert whole.answer == bare.answer
@@ -104,7 +134,7 @@ def test_bare_prompts_have_no_prefix():
 
 def test_repeated_prompts_differ_by_their_loss_alone():
     """Arms are asked for the same answers to the same pictures, and only those answers count in their test losses."""
-    for name in claims_palix.REPEATED:
+    for name in claims_makers.REPEATED:
         plain, asked = (exams()[exam].make(3, 0) for exam in (name, f"asked_{name}"))
         for one, other in zip(plain, asked, strict=True):
             np.testing.assert_array_equal(one.images, other.images)
@@ -115,7 +145,7 @@ def test_repeated_prompts_differ_by_their_loss_alone():
             assert sum(weights) == len(collate.target_ids(one, WORDS)[0])
             assert WORDS.decode(ids) == f" {one.prompt} {one.answer}"
     said = [f"{asked[0].prompt} {asked[0].target[1][0].strip()}", "is it?", asked[2].prompt]
-    assert claims_palix.behind_the_prompt(said, asked).tolist() == [1, 0, 0]
+    assert claims_makers.behind_the_prompt(said, asked).tolist() == [1, 0, 0]
 
 
 def test_a_small_arm_runs_to_its_row(tmp_path, monkeypatch):
