@@ -28,6 +28,7 @@ def greedy(model, params, inputs, *, max_length: int, eos: int = 1) -> tuple[jax
     """The most probable token at every step; of equals, the first. (tokens int32[B, M], log_probs float32[B, M]).
 
     M = max_length. log_probs are those of the tokens written, 0 behind eos; their sum is the text's.
+    A text that has not ended after M tokens is cut off there: it is the one without eos.
     """
     # top_k is argmax here, three times as fast on a CPU.
     return _write(model, params, inputs, max_length, eos, lambda logits, _: jax.lax.top_k(logits, 1)[1][:, 0])

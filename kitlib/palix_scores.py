@@ -46,13 +46,16 @@ class Task:
 
 
 def controlled(examples: Sequence[Example], control: str | None) -> list[Example]:
-    """The examples as a control sees them: None, "blind" or "shuffled". Raises ValueError for another."""
+    """The examples as a control sees them: None, "blind" or "shuffled". Raises ValueError for another, and for
+    the shuffling of one."""
     if control is None:
         return list(examples)
     if control == "blind":
         grey = [np.full_like(example.images, 128) for example in examples]
         return [dataclasses.replace(e, images=images) for e, images in zip(examples, grey, strict=True)]
     if control == "shuffled":
+        if len(examples) == 1:
+            raise ValueError("One example has no other's pictures to be shown: shuffle two or more.")
         others = [*examples[1:], *examples[:1]]
         return [dataclasses.replace(e, images=other.images) for e, other in zip(examples, others, strict=True)]
     raise ValueError(f"There is no control {control!r}; there are: {', '.join(CONTROLS)}.")
@@ -177,7 +180,8 @@ def letters(predictions, examples) -> np.ndarray:
 
 
 def ap50(predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    """Average precision at IoU 0.5 of what was written. All boxes count as equally sure, in the order of the text."""
+    """Average precision at IoU 0.5 of what was written; NaN where no example has an object, but noise. All boxes count
+    as equally sure, in the order of the text."""
     names = sorted({name for example in examples for name in boxes.from_text(example.answer)[1]} - {boxes.NOISE})
     number = {name: i for i, name in enumerate(names)}
     wanted = [detections(example.answer, number) for example in examples]
@@ -186,7 +190,8 @@ def ap50(predictions: Sequence[str], examples: Sequence[Example]) -> float:
 
 
 def detections(text: str, number: Mapping[str, int]) -> Detections:
-    """What was written, of the classes {name: number}; all as sure, in the order of the text. Others are left out."""
+    """What was written, of the classes {name: number}; all as sure, in the order of the text. Others are left out,
+    and so is what is no box, such as inverted corners: it finds nothing, and what is there counts as missed."""
     where, what, _ = boxes.from_text(text)
     kept = [i for i, name in enumerate(what) if name in number]
     return Detections(where[kept], -np.arange(len(kept), dtype=float), np.array([number[what[i]] for i in kept], int))

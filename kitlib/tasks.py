@@ -61,7 +61,9 @@ NO_PICTURE = np.zeros((0, scenes.SIZE, scenes.SIZE, 3), np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """What a model sees, and what it shall write. Raises ValueError for an unknown task.
+    """What a model sees, and what it shall write.
+
+    Raises ValueError for an unknown task, for few-shot prompts without a text, and where there is nothing to write.
 
     Attributes:
         images: uint8[n, H, W, 3], pictures or frames; n = 0 is text alone.
@@ -77,6 +79,10 @@ class Example:
 
     def __post_init__(self):
         check_known("objective", self.task, PREFIXES, "PaLI-X")
+        if self.prompt == ():
+            raise ValueError(f"A few-shot prompt of {self.task} needs a text for each picture, got none.")
+        if not self.answer.strip():
+            raise ValueError(f"An example of {self.task} needs a target with a visible character, got {self.target!r}.")
 
     @property
     def answer(self) -> str:
@@ -204,13 +210,16 @@ def detection(image, boxes, names, asked: Sequence[str], rng: np.random.Generato
     The picture has n objects, boxes float[n, 4], n names. asked: different names, in the language of those, as nothing
     else in the prompt tells it; some may be absent. total: fills up with boxes of noise to as many, whose coordinates
     carry no loss; None: without. Raises ValueError where nothing, or a name twice, is asked for, where there is nothing
-    to tell, and as `boxes.add_noise`.
+    to tell, for an object named NOISE, and as `boxes.quantize` and `boxes.add_noise`.
     """
     asked = list(asked)
     if not asked or len(set(asked)) != len(asked):
         raise ValueError(f"Ask for one name or several different ones, got {asked}.")
     box_texts.to_text(np.tile([0.0, 0.0, 1.0, 1.0], (len(asked), 1)), asked)  # refuses names that cannot be read back
+    if box_texts.NOISE in (*asked, *names):
+        raise ValueError(f"{box_texts.NOISE!r} is the class of boxes that hold nothing: rename the object.")
     boxes, names = box_texts.shuffle(boxes, names, rng)
+    box_texts.quantize(boxes)  # refuses bad ones, those too that nobody asks for
     boxes, names = boxes[np.isin(names, asked)], [name for name in names if name in asked]
     if total is not None:
         boxes, names = box_texts.add_noise(boxes, names, total, rng)

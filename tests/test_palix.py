@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kitlib import configs, decode, flops, palix
+from kitlib import configs, decode, flops, palix, upcycle
 from kitlib.palix import PaLIX
 from kitlib.vit import ViT
 
@@ -223,22 +223,93 @@ def test_the_loss_is_the_mean_over_target_tokens_by_hand(params):
     assert float(loss) == pytest.approx(-(five[0] + five[2]) / 2, abs=1e-5)
 
 
-def test_cached_decoding_is_the_decoder_itself(params):
-    inputs = {"images": jnp.asarray(IMAGES), "tokens": PROMPTS}
-    tokens, log_probs = decode.greedy(PaLIX(XS), params, inputs, max_length=5)
+FEW_SHOT = jnp.asarray([[[5, 9, 1], [7, 1, 0], [8, 2, 1]], [[0, 0, 0], [6, 1, 0], [3, 4, 1]]])
+MISSING = jnp.asarray([[True, True, True], [False, True, True]])
+ASKED = {  # what `decode` is given
+    "film": {"images": IMAGES, "tokens": PROMPTS, "images_valid": MISSING},
+    "few-shot": {"images": IMAGES, "tokens": FEW_SHOT, "images_valid": MISSING},
+}
+
+
+def taught(params, inputs, tokens):
+    """Log-probabilities float[B, M, V] of the whole decoder at once, given these tokens so far."""
     written = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)))
-    logits, _ = run(params, IMAGES, written=written)
-    ended = np.cumsum(np.asarray(tokens) == 1, axis=1) - (np.asarray(tokens) == 1) > 0
-    np.testing.assert_array_equal(np.where(ended, 0, np.asarray(logits).argmax(-1)), tokens)
-    chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(tokens)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(np.where(ended, 0.0, chosen), log_probs, atol=1e-5)
+    logits, _ = run(params, inputs["images"], inputs["tokens"], written, images_valid=inputs["images_valid"])
+    return np.asarray(jax.nn.log_softmax(logits))
 
 
-def test_one_beam_is_greedy(params):
-    inputs = {"images": jnp.asarray(IMAGES), "tokens": PROMPTS, "images_valid": jnp.ones((2, 3), bool)}
+def ended(tokens):
+    return np.cumsum(np.asarray(tokens) == 1, axis=-1) - (np.asarray(tokens) == 1) > 0
+
+
+@pytest.mark.parametrize("inputs", ASKED.values(), ids=ASKED)
+def test_cached_decoding_is_the_decoder_itself(params, inputs):
+    tokens, log_probs = decode.greedy(PaLIX(XS), params, inputs, max_length=5)
+    table = taught(params, inputs, tokens)
+    np.testing.assert_array_equal(np.where(ended(tokens), 0, table.argmax(-1)), tokens)
+    chosen = np.take_along_axis(table, np.asarray(tokens)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(np.where(ended(tokens), 0.0, chosen), log_probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", ASKED.values(), ids=ASKED)
+def test_one_beam_is_greedy(params, inputs):
     tokens, _ = decode.greedy(PaLIX(XS), params, inputs, max_length=5)
     beams, _ = decode.beam_search(PaLIX(XS), params, inputs, max_length=5, num_beams=1)
     np.testing.assert_array_equal(beams[:, 0], tokens)
+
+
+@pytest.mark.parametrize("inputs", ASKED.values(), ids=ASKED)
+def test_several_beams_have_the_scores_of_their_texts(params, inputs):
+    beams, scores = decode.beam_search(PaLIX(XS), params, inputs, max_length=5, num_beams=3, length_penalty=0.0)
+    assert beams.shape == (2, 3, 5) and len({tuple(text) for text in beams[0].tolist()}) == 3
+    for i in range(3):
+        tokens = np.asarray(beams[:, i])
+        chosen = np.take_along_axis(taught(params, inputs, beams[:, i]), tokens[..., None], -1)[..., 0]
+        np.testing.assert_allclose(np.where(ended(tokens), 0.0, chosen).sum(axis=-1), scores[:, i], atol=1e-4)
+
+
+@pytest.mark.parametrize("inputs", ASKED.values(), ids=ASKED)
+def test_given_answers_are_scored_as_the_decoder_says(params, inputs):
+    answers = np.array([[7, 3, 1], [9, 1, 0], [1, 0, 0]])
+    scores = decode.score(PaLIX(XS), params, inputs, answers)
+    assert scores.shape == (2, 3)
+    for i, answer in enumerate(answers):
+        table = taught(params, inputs, jnp.tile(answer, (2, 1)))
+        want = [sum(table[b, t, token] for t, token in enumerate(answer) if token) for b in range(2)]
+        np.testing.assert_allclose(scores[:, i], want, atol=1e-4)
+
+
+def test_experts_in_the_tower_and_in_both_stacks(params):
+    """Copies of the dense MLPs, weights that sum to 1 and room for all tokens: the dense model, and in its loss the
+    auxiliary losses of three mixtures."""
+    moe = configs.MoEConfig(
+        num_experts=4,
+        num_selected=2,
+        capacity_factor=None,
+        dispatch="dropless",
+        renormalize=True,
+        noise_std=0.0,
+        load_weight=0.0,  # without noise there is no load
+    )
+    tower = XS.tower.replace(moe=moe, moe_blocks=(1,))
+    text = XS.text.replace(moe=moe, moe_layers=(1,), decoder_moe=moe, decoder_moe_layers=(0,))
+    sparse = PaLIX(XS.replace(tower=tower, text=text))
+    halves = {"tower": tower, "text": text}
+    plans = {half: upcycle.plan(params[half], config) for half, config in halves.items()}
+    grown = {half: upcycle.apply(plan, params[half], jax.random.key(0)) for half, plan in plans.items()}
+    logits, out = run(params | grown, IMAGES, model=sparse)
+    np.testing.assert_allclose(logits, run(params, IMAGES)[0], atol=1e-4)
+    blocks = [*out.values(), *out["tower"].values()]
+    parts = [block["moe"]["auxiliary_loss"] for block in blocks if isinstance(block, dict) and "moe" in block]
+    assert len(parts) == 3 and min(parts) > 0
+    np.testing.assert_allclose(out["auxiliary_loss"], sum(parts), rtol=1e-6)
+
+    step = jax.jit(jax.value_and_grad(palix.answer_loss(sparse), has_aux=True))
+    (loss, metrics), slope = step(params | grown, batch(), jax.random.key(0))
+    dense, _ = jax.jit(palix.answer_loss(PaLIX(XS)))(params, batch(), jax.random.key(0))
+    np.testing.assert_allclose(loss - metrics["auxiliary_loss"], dense, atol=1e-4)
+    routers = [leaf for path, leaf in jax.tree.leaves_with_path(slope) if "outer" in jax.tree_util.keystr(path)]
+    assert len(routers) == 3 and all(jnp.abs(leaf).max() > 0 for leaf in routers)
 
 
 SHARDED = """

@@ -31,6 +31,8 @@ def test_the_blind_see_grey_and_the_shuffled_the_next_picture():
         assert [(e.prompt, e.answer) for e in controlled(THREE, name)] == [(e.prompt, e.answer) for e in THREE]
     with pytest.raises(ValueError, match="There is no control 'deaf'; there are: blind, shuffled"):
         controlled(THREE, "deaf")
+    with pytest.raises(ValueError, match="One example has no other's pictures"):
+        controlled(THREE[:1], "shuffled")
 
 
 # --- metrics ---

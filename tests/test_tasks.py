@@ -449,6 +449,14 @@ RNG = keyed_rng(0)
         (lambda: detection(IMAGE, BOXES[:, [2, 3, 0, 1]], NAMES, ["dog"], RNG), "y0 <= y1 and x0 <= x1.*is the order"),
         (lambda: detection(IMAGE, BOXES[:, [0, 1, 0, 3]], NAMES, ["dog"], RNG), "Boxes must have an area"),
         (lambda: detection(IMAGE, BOXES * np.nan, NAMES, ["dog"], RNG), "Boxes must be finite"),
+        (
+            lambda: detection(IMAGE, BOXES + np.array([[0], [0.6], [0]]), NAMES, ["dog"], RNG),
+            "Boxes must be in .0, 1., shares",
+        ),
+        (lambda: detection(IMAGE, BOXES, ["noise", *NAMES[1:]], NAMES[1:], RNG), "'noise' is the class of boxes"),
+        (lambda: detection(IMAGE, BOXES, NAMES, ["noise"], RNG), "'noise' is the class of boxes"),
+        (lambda: tasks.Example(FOUR, (), (("a", True),), "episodic_vqa"), "needs a text for each picture, got none"),
+        (lambda: tasks.Example(IMAGE[None], "a", ((" ", True),), "vqa"), "needs a target with a visible character"),
         (lambda: tasks.Example(FOUR, "", (), "vqaa"), "PaLI-X has no objective 'vqaa': did you mean 'vqa'?"),
         (
             lambda: masked_tokens(IMAGE, MASK[:1], CODEBOOK),
