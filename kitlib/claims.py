@@ -104,7 +104,8 @@ def work(paper: str, name: str, arm: str | None, seed: int) -> None:
 
 
 def run_file(paper: str, study: Study, arm: str, seed: int) -> Path:
-    """Named after everything that decides the run: an arm or a setting that is changed runs again."""
+    """Named after arm and setting: if one of them is changed, it runs again. A change of what the arms learn from or of
+    how they are trained does not show here: delete build/claims then."""
     recipe = hashlib.sha256(f"{study.setting}; {study.arms[arm]}".encode()).hexdigest()
     return WORK / paper / f"{recipe[:16]}-{seed}.json"
 

@@ -64,6 +64,13 @@ def makers(split: str = "train") -> dict:
         question = f"which word is {('first', 'last')[which]}?"
         return tasks.vqa(image, question, texts[which], "en", ocr=" ".join(texts) if with_text else "")
 
+    def shown_language(rng):
+        """Four pictures with their names and one more to name: the names tell the language, no prefix does."""
+        language, chosen = pick(SPOKEN, rng), rng.choice(len(names), mixture.SHOTS + 1, replace=False)
+        said = [emoji.names[language][rows[i]] for i in chosen]
+        images = [mixture.placed(cutouts[i], rng)[0] for i in chosen]
+        return without_prefix(tasks.episodic_captioning(images, said, language))
+
     def passing(rng, frames: int):
         """Evenly spaced frames of a film in which a thing passes, perhaps between two of them."""
         i, first, ground = rng.integers(len(names)), rng.integers(max(FRAMES) - PASSING + 1), scenes.background(rng)
@@ -92,6 +99,7 @@ def makers(split: str = "train") -> dict:
         "words_with_text": lambda rng: two_words(rng, True),
         "words_alone": lambda rng: two_words(rng, False),
         "counting": counting,
+        "shown_language": shown_language,
         "few_counting": lambda rng: counting(data.keyed_rng(7, rng.integers(200))),
         **{f"film_{n}": functools.partial(passing, frames=n) for n in FRAMES},
         **{f"bare_{name}": bare(name) for name in BARE},
@@ -132,6 +140,12 @@ def behind_the_prompt(predictions, examples) -> np.ndarray:
     return exact_match(said, [example.target[1][0].strip() for example in examples])
 
 
+def name_of_any_picture(predictions, examples) -> np.ndarray:
+    """float[B] of 0 and 1: is it what the query is called, or what an exemplar is called?"""
+    pairs = zip(predictions, examples, strict=True)
+    return np.array([text in (example.answer, *example.prompt[:-1]) for text, example in pairs], float)
+
+
 def boxes_of_one_kind(count: int, seed: int) -> list:
     """Scenes as for counting, with the prompt of detection for the kind that would be counted."""
     cutouts, names = scenes.objects("train")
@@ -147,7 +161,7 @@ def boxes_of_one_kind(count: int, seed: int) -> list:
 def exams() -> dict[str, Task]:
     """By name; the unit is in the name of the metric's column."""
     plain = ("captioning", "naming", "counting", "object_aware_vqa", "question_generation", "made_up_words")
-    plain += ("word", "small_word", "words_with_text", "words_alone")
+    plain += ("word", "small_word", "words_with_text", "words_alone", "shown_language")
     found = {name: (drawn(makers, name), exact) for name in (*plain, *(f"film_{n}" for n in FRAMES))}
     found |= {f"bare_{name}": (drawn(makers, f"bare_{name}"), exact) for name in BARE}
     found |= {"asked_naming": (drawn(makers, "asked_naming"), behind_the_prompt)}
@@ -155,5 +169,6 @@ def exams() -> dict[str, Task]:
     found |= {"detection": (drawn(makers, "detection"), ap50)}
     found |= {"easy_vqa": (drawn(makers, "easy_vqa", "test"), exact)}
     found |= {"made_up_words, unseen": (drawn(makers, "made_up_words", "test"), exact)}
+    found |= {"of any picture": (drawn(makers, "shown_language"), name_of_any_picture)}
     found |= {"counted boxes": (boxes_of_one_kind, counted_boxes)}
     return {name: Task(name, make, metric) for name, (make, metric) in found.items()}

@@ -37,11 +37,10 @@ LEARNED = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 
 def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
     """By name: the question and the arms that answer it."""
-    # Binding is learned late: first what things look like and are called, then two exemplars, then four.
+    shown = ("shown_language", "made_up_words")
     episodes = (
         mixed("naming", "captioning", steps=800),
-        mixed("two_exemplars", steps=2000, images=3, inputs=16, targets=4),
-        mixed("made_up_words", steps=300, images=mixture.SHOTS + 1, inputs=16, targets=4),
+        mixed(*shown, steps=1600, images=mixture.SHOTS + 1, inputs=20, targets=20),
     )
     few = mixed("few_counting", steps=300)
     first = mixed(*BEFORE, steps=1000, **LONG)
@@ -50,7 +49,7 @@ def questions() -> dict[str, tuple[str, dict[str, Arm]]]:
         "masks": (  # 7
             "Who sees whom in a few-shot prompt?",
             {
-                kind: Arm(episodes, same("made_up_words", "made_up_words, unseen"), visible=kind)
+                kind: Arm(episodes, same(*shown, "of any picture", "made_up_words, unseen"), visible=kind)
                 for kind in ("prefix", "block-causal", "causal")
             },
         ),

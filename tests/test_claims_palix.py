@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kitlib import boxes, claims, claims_makers, claims_multimodal, claims_palix, collate, palix, tokenizer
+from kitlib import boxes, claims, claims_makers, claims_multimodal, claims_palix, collate, palix, pictures, tokenizer
 from kitlib.claims_makers import counted_boxes, exams, makers
 from kitlib.claims_multimodal import Arm, MlpConnector, Phase, config, loss_of, run, tower
 from kitlib.claims_palix import questions
@@ -51,6 +51,26 @@ def test_every_test_is_passed_by_the_truth(name):
     examples = task.make(6, 0)
     assert np.mean(task.metric([example.answer for example in examples], examples)) == 1
     assert np.mean(task.metric(["nothing of the kind"] * 6, examples)) < 0.5
+
+
+def test_exemplars_alone_tell_the_language():
+    """Five things with their names in one language, the last asked for; all three languages are about equally common
+    (90 draws: 30 each, +- 3 standard deviations of 4.5). The name of an exemplar is of the wrong picture, but counts as
+    a name of any."""
+    named = pictures.emoji("train").names
+    found = []
+    for i in range(90):
+        example = makers()["shown_language"](keyed_rng(6, i))
+        *shown, asked = example.prompt
+        assert len(example.images) == 5 and len({*shown, example.answer}) == 5 and asked == "<extra_id_0>"
+        spoken = [code for code in claims_makers.SPOKEN if {*shown, example.answer} <= set(named[code])]
+        assert len(spoken) == 1
+        found += spoken
+    assert all(abs(found.count(code) - 30) <= 13 for code in claims_makers.SPOKEN)
+    examples = exams()["of any picture"].make(3, 0)
+    said = [examples[0].answer, examples[1].prompt[0], examples[2].answer + "s"]
+    assert exams()["of any picture"].metric(said, examples).tolist() == [1, 1, 0]
+    assert exams()["shown_language"].metric(said, examples).tolist() == [1, 0, 0]
 
 
 def test_number_of_boxes():

@@ -193,6 +193,7 @@ EXERCISED = {
     "kit bench": lambda *_: kit_bench(),
     "kit claims upcycling": lambda *_: kit_claims(),
     "kit claims ensembles": lambda *_: kit_claims(),
+    "kit claims palix": lambda *_: kit_claims(),
     "kit train": lambda *_: kit_train(),
     "kit --help": lambda *_: kit_help(),
 }
