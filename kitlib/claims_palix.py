@@ -20,7 +20,7 @@ SEEDS = 5
 
 
 def mixed(*names: str, steps: int, **shape) -> Phase:
-    """A phase in which these makers take turns."""
+    """A phase in which every example is of one of these makers, drawn with equal chance."""
     return Phase(tuple((name, 1.0) for name in names), steps, **shape)
 
 
