@@ -1,8 +1,12 @@
-# make run   executes every notebook and writes build/index.html    (NB=01 for one, SCALE=gpu for larger)
-# make lab   opens JupyterLab in the same environment
-# make test  lint, unit tests, strict nbval over all notebooks
-# make lock  refreshes the pinned set (requirements.lock and environment.yml) from pyproject.toml
-PYTHON ?= python3.11
+# make run     executes every notebook and writes build/index.html    (NB=01 for one, SCALE=gpu for larger)
+# make lab     opens JupyterLab in the same environment
+# make quick   lint, types and the unit tests that matter most, in two minutes
+# make test    lint, types, all unit tests, strict nbval over all notebooks
+# make newest  all unit tests with the newest versions of every dependency, in an environment of its own
+# make lock    refreshes the pinned set (requirements.lock and environment.yml) from pyproject.toml
+# PYTHON=path/to/python3 chooses the Python, 3.11 to 3.13; otherwise the first of these that is installed.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+    $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 NB ?=
 SCALE ?= cpu
@@ -11,7 +15,7 @@ export KIT_SCALE = $(SCALE)
 export PYTHONNOUSERSITE = 1
 unexport PYTHONPATH
 
-.PHONY: run lab test lint lock clean
+.PHONY: run lab quick test newest lint lock clean
 
 run: .venv/ready
 	$(BIN)/kit run $(NB)
@@ -19,19 +23,31 @@ run: .venv/ready
 lab: .venv/ready
 	$(BIN)/kit lab
 
+quick: .venv/ready lint
+	$(BIN)/kit test --quick
+
 test: .venv/ready lint
 	$(BIN)/kit test
 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+newest: .venv-newest/ready
+	.venv-newest/bin/kit test tests
+
+# Which Python an environment is made with; one sentence where none of the supported ones is there.
+define check_python
+@"$(or $(PYTHON),false)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+    { echo "kitlib needs Python 3.11, 3.12 or 3.13, got '$(PYTHON)'; name yours: make PYTHON=path/to/python3.12 run"; exit 1; }
+endef
 
 # uv fills the environment in seconds; where it cannot be had, pip does the same more slowly. Both check every hash.
 .venv/ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	    { echo "The pinned set is for Python 3.11, which '$(PYTHON)' is not; name yours: make PYTHON=path/to/python3.11 run"; exit 1; }
+	$(check_python)
 	$(PYTHON) -m venv --clear .venv
-	@echo "Installing the pinned set (1.4 GB on disk) ..."
+	@echo "Installing the pinned set (1.4 GB on disk) for $$($(PYTHON) --version) ..."
 	@if $(BIN)/python -m pip install -q uv 2>/dev/null; then \
 	    $(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock && \
 	    $(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
@@ -41,10 +57,18 @@ lint: .venv/ready
 	fi
 	@touch .venv/ready
 
+.venv-newest/ready: pyproject.toml
+	$(check_python)
+	$(PYTHON) -m venv --clear .venv-newest
+	@echo "Installing the newest versions for $$($(PYTHON) --version) ..."
+	@.venv-newest/bin/python -m pip install -q uv
+	@.venv-newest/bin/uv pip install -q --python .venv-newest/bin/python --upgrade -e '.[lab,test]'
+	@touch .venv-newest/ready
+
 lock: .venv/ready
 	$(BIN)/uv pip compile pyproject.toml --extra lab --extra test --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-annotate --no-header --upgrade -q -o requirements.lock
 	$(BIN)/python tests/environment.py --write
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-newest build

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kitlib import tokenizer
-from kitlib.data import glosses, read_idx
+from kitlib.data import glosses, tokenizer
+from kitlib.data.images import read_idx
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

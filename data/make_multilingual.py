@@ -13,7 +13,11 @@ from pathlib import Path
 
 from make_data import write_checksums
 
-from kitlib import boxes, data, pictures, rendered, tasks, tokenizer
+from kitlib import data
+from kitlib.data import captioned, tokenizer
+from kitlib.multimodal import boxes
+from kitlib.multimodal import prompts as prompts_module
+from kitlib.synthetic import rendered_text
 
 VOCAB_SIZE = 4096
 COVERAGE = 0.98  # the least that SentencePiece allows
@@ -21,15 +25,15 @@ COVERAGE = 0.98  # the least that SentencePiece allows
 
 def corpus() -> list[str]:
     """All texts of the training splits, none of the others."""
-    emoji = pictures.emoji("train")
-    names = [name for language in pictures.LANGUAGES for name in emoji.names[language]]
-    keywords = [word for language in pictures.LANGUAGES for words in emoji.keywords[language] for word in words]
-    words = [word for vocabulary in rendered.words("train").values() for word in vocabulary]
-    questions = sorted(set(pictures.easy_vqa("train").questions))
+    emoji = captioned.emoji("train")
+    names = [name for language in captioned.LANGUAGES for name in emoji.names[language]]
+    keywords = [word for language in captioned.LANGUAGES for words in emoji.keywords[language] for word in words]
+    words = [word for vocabulary in rendered_text.words("train").values() for word in vocabulary]
+    questions = sorted(set(captioned.easy_vqa("train").questions))
     prefixes = [
         prefix.format(language=language, position=0)
-        for prefix in sorted(set(tasks.PREFIXES.values()))
-        for language in pictures.LANGUAGES
+        for prefix in sorted(set(prompts_module.PREFIXES.values()))
+        for language in captioned.LANGUAGES
         if prefix
     ]
     glosses = data.glosses("train")[::7]

@@ -29,7 +29,7 @@ import numpy as np
 from make_data import UNWANTED, WORDNET_SHA256, check, write_checksums, write_npz
 from PIL import Image
 
-from kitlib.pictures import ANSWERS, LANGUAGES
+from kitlib.data.captioned import ANSWERS, LANGUAGES
 
 SHA256 = {
     "noto": "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",

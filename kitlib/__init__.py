@@ -1,5 +1,19 @@
 """kitlib: Sparse Upcycling, E3 and PaLI-X on one code base.
 
+Packages, from the ground up; each imports only from packages above it in this list:
+
+    configs     every model by name: frozen dataclasses and the published sizes
+    metrics     what predictions, texts and boxes are judged by
+    data        files, image sets, tokenizer, batches
+    layers      the parts of a ViT and of a T5
+    moe         routers, dispatch, the Mixture-of-Experts layer, E3
+    synthetic   images, videos and texts whose truth is known
+    models      ViT, T5, PaLI-X, decoding, checkpoints, FLOPs
+    training    the loop, optimisers, the image classifier's recipe
+    upcycling, ensembles, multimodal     one per paper
+    studies, bench     the papers' claims and the speed, measured
+    tools       notebooks, checks, plots, the `kit` command
+
 One alphabet names every axis, in every shape comment, docstring and einsum of the kit:
 
     B batch    N tokens   D width     F hidden   H heads
@@ -8,31 +22,7 @@ One alphabet names every axis, in every shape comment, docstring and einsum of t
 
 Capital letters are axes; `float32[B, N, D]` is an array of that type and shape. `float[...]` is float32 or bfloat16.
 
-`import kitlib` loads nothing heavy: a module is imported when it is first named (`kitlib.vit`, `kitlib.data`, ...).
+`import kitlib` loads nothing else: import what you need, as in `from kitlib.models import vit`.
 """
 
-import importlib
-
 __version__ = "0.1.0"
-
-MODULES = (
-    "answer_metrics", "average_precision", "batch_ensemble", "bench", "bench_e3", "bench_moe", "bench_palix",
-    "bench_t5", "boxes", "builders", "caption_metrics", "checkpoint", "checks", "claims", "claims_answers",
-    "claims_ensembles", "claims_makers", "claims_multimodal", "claims_palix", "claims_tasks",
-    "claims_upcycling", "cli", "clips", "collate", "configs", "corruptions", "data", "decode", "denoise",
-    "dispatch", "doctor", "e3", "ensembles", "episodes", "fewshot", "flops", "gallery", "layers", "metrics",
-    "mixture", "moe", "ocr_tuning", "ood", "optim", "page", "palix", "palix_scores", "pictures", "pipeline",
-    "plots", "public_sets", "rendered", "routing", "runner", "scenes", "stages", "t5", "t5_layers", "tasks",
-    "text", "text_metrics", "tokenizer", "train", "uncertainty", "upcycle", "upcycle_optim", "visual_tokens",
-    "vit", "weights",
-)  # fmt: skip
-
-
-def __getattr__(name: str):
-    if name in MODULES:
-        return importlib.import_module(f"kitlib.{name}")
-    raise AttributeError(f"module 'kitlib' has no attribute {name!r}; its modules are {', '.join(MODULES)}")
-
-
-def __dir__():
-    return sorted([*globals(), *MODULES])

@@ -33,16 +33,16 @@ def pytest_configure(config):
 @pytest.fixture
 def few_questions(monkeypatch):
     """Studies of ensembles ask about few pictures; nothing is kept from one test for the next."""
-    from kitlib import claims_answers
+    from kitlib.studies import ensemble_measures
 
-    monkeypatch.setattr(claims_answers, "CORRUPTED", 2)
-    monkeypatch.setattr(claims_answers, "FOREIGN", 3)
-    monkeypatch.setattr(claims_answers, "ASKED", 20)
-    monkeypatch.setattr(claims_answers, "OOD_SETS", ("inverted", "animals"))
-    monkeypatch.setattr(claims_answers, "SHOTS", (1, 2))
-    monkeypatch.setattr(claims_answers, "DRAWS", 2)
-    for function in (claims_answers.inputs, claims_answers.probe_task):
+    monkeypatch.setattr(ensemble_measures, "NUM_CORRUPTED", 2)
+    monkeypatch.setattr(ensemble_measures, "NUM_OOD", 3)
+    monkeypatch.setattr(ensemble_measures, "NUM_QUERIES", 20)
+    monkeypatch.setattr(ensemble_measures, "OOD_SETS", ("inverted", "animals"))
+    monkeypatch.setattr(ensemble_measures, "SHOTS", (1, 2))
+    monkeypatch.setattr(ensemble_measures, "NUM_DRAWS", 2)
+    for function in (ensemble_measures.test_images, ensemble_measures.probe_task):
         function.cache_clear()
     yield
-    for function in (claims_answers.inputs, claims_answers.probe_task):
+    for function in (ensemble_measures.test_images, ensemble_measures.probe_task):
         function.cache_clear()

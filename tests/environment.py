@@ -6,9 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 YML = ROOT / "environment.yml"
-PYTHON = "3.11"
-# What every entry of the lock says, since it is made for one Python and two platforms; conda's Python is pinned below.
-COMMON = ("python_full_version < '3.12'", "(sys_platform == 'darwin' or sys_platform == 'linux')")
+PYTHON = ">=3.11,<3.14"
+# What every entry of the lock says, since it is made for these Pythons and platforms.
+COMMON = ("python_full_version < '3.14'", "(sys_platform == 'darwin' or sys_platform == 'linux')")
 
 
 def pins(lock: str) -> list[str]:
@@ -29,7 +29,7 @@ def environment_yml(lock: str) -> str:
         "name: kit",
         "channels: [conda-forge, nodefaults]",
         "dependencies:",
-        f"  - python={PYTHON}",
+        f"  - python{PYTHON}",
         "  - pip",
         "  - pip:",
         *(f'      - "{pin}"' for pin in pins(lock)),

@@ -11,11 +11,11 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# The machines that the lock is made for, and the two CPython patch levels between which its markers distinguish.
+# The machines that the lock is made for: every supported Python, on Linux and macOS.
 MACHINES = [
     {"sys_platform": system, "python_full_version": python, "implementation_name": "cpython"}
     for system in ("linux", "darwin")
-    for python in ("3.11.4", "3.11.9")
+    for python in ("3.11.4", "3.11.9", "3.12.8", "3.13.5")
 ]
 
 
@@ -51,13 +51,13 @@ def test_environment_yml_is_what_the_lock_gives():
 def test_conda_brings_only_python_and_pip():
     found = yaml.safe_load(YML.read_text())
     assert found["name"] == "kit"
-    assert [entry for entry in found["dependencies"] if isinstance(entry, str)] == ["python=3.11", "pip"]
+    assert [entry for entry in found["dependencies"] if isinstance(entry, str)] == ["python>=3.11,<3.14", "pip"]
 
 
 def test_pins_keep_only_markers_that_distinguish():
-    common = "python_full_version < '3.12' and (sys_platform == 'darwin' or sys_platform == 'linux')"
+    common = "python_full_version < '3.14' and (sys_platform == 'darwin' or sys_platform == 'linux')"
     lock = f"a==1 ; {common} \\\n    --hash=sha256:00\nb==2 ; python_full_version >= '3.11.5' and {common}\nc==3\n"
-    lock += "d==4 ; python_full_version < '3.12' and sys_platform == 'darwin'\n"
+    lock += "d==4 ; python_full_version < '3.14' and sys_platform == 'darwin'\n"
     assert pins(lock) == ["a==1", "b==2 ; python_full_version >= '3.11.5'", "c==3", "d==4 ; sys_platform == 'darwin'"]
 
 

@@ -15,9 +15,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from kitlib import runner
+from kitlib.data import files
+from kitlib.tools import notebooks as tool
 
-NOTEBOOKS = sorted((runner.ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"nbval-skip", "nbval-ignore-output", "raises-exception"}
 CHECKS = ("claim", "same", "better")
 MAX_BYTES, MAX_LINES, MIN_CHECKS, MIN_EXERCISES = 600_000, 25, 5, 3
@@ -32,7 +33,7 @@ def tags(cell) -> set[str]:
 
 def code_cells(nb, skipped: bool = False) -> list:
     """The code cells that are executed; with `skipped`, the others too."""
-    return [c for c in nb.cells if c.cell_type == "code" and (skipped or runner.SKIP not in tags(c))]
+    return [c for c in nb.cells if c.cell_type == "code" and (skipped or tool.SKIP not in tags(c))]
 
 
 def parse(source: str) -> ast.Module:
@@ -74,7 +75,7 @@ def heading(nb, word: str) -> int:
 
 def kitlib_names() -> set[str]:
     """What the modules of kitlib define publicly."""
-    trees = [ast.parse(path.read_text()) for path in (runner.ROOT / "kitlib").glob("*.py")]
+    trees = [ast.parse(path.read_text()) for path in (files.ROOT / "kitlib").rglob("*.py")]
     return {name for tree in trees for name in definitions(tree) if not name.startswith("_")}
 
 
@@ -99,7 +100,7 @@ def executed_top_to_bottom(nb, path: Path) -> Iterator[str]:
     if counts != list(range(1, len(counts) + 1)):
         yield f"execution counts are {counts}, not 1..{len(counts)}: run kit run --refresh"
     for cell in code_cells(nb, skipped=True):
-        if runner.SKIP in tags(cell) and (cell.outputs or cell.execution_count):
+        if tool.SKIP in tags(cell) and (cell.outputs or cell.execution_count):
             yield "a cell that is never executed has outputs"
 
 
@@ -149,8 +150,8 @@ def cells_are_short(nb, path: Path) -> Iterator[str]:
 
 def setup_cell_first(nb, path: Path) -> Iterator[str]:
     first = code_cells(nb, skipped=True)[0]
-    if first.source != runner.setup_cell(runner.repository()) or runner.SKIP not in tags(first):
-        yield f"the first code cell is not the set-up cell of kitlib.runner with the tag {runner.SKIP}: run kit stamp"
+    if first.source != tool.setup_cell(tool.repository()) or tool.SKIP not in tags(first):
+        yield f"the first code cell is not the set-up cell with the tag {tool.SKIP}: run kit stamp"
 
 
 def no_network(nb, path: Path) -> Iterator[str]:
@@ -256,10 +257,10 @@ def test_no_name_is_defined_in_two_notebooks():
 @pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
 def test_notebooks_that_are_named_exist():
     """In lessons, docstrings and the page: `08_t5_and_upcycling.ipynb` is a promise."""
-    texts = [*NOTEBOOKS, *(runner.ROOT / "kitlib").glob("*.py"), runner.ROOT / "README.md"]
+    texts = [*NOTEBOOKS, *(files.ROOT / "kitlib").rglob("*.py"), files.ROOT / "README.md"]
     named = {(path.name, name) for path in texts for name in re.findall(r"\b(?:\d\d|A\d)_\w+\.ipynb", path.read_text())}
     assert len(named) > 20
-    missing = sorted((where, name) for where, name in named if not (runner.ROOT / "notebooks" / name).is_file())
+    missing = sorted((where, name) for where, name in named if not (files.ROOT / "notebooks" / name).is_file())
     assert missing == []
 
 
@@ -287,7 +288,7 @@ def good():
         for i, (source, outputs) in enumerate(code, 1)
     ]
     title = [new_markdown_cell("# 07 Good"), new_markdown_cell("Goals. Prerequisites: 06. 2 minutes on a CPU.")]
-    setup = new_code_cell(runner.setup_cell(runner.repository()), metadata={"tags": [runner.SKIP]})
+    setup = new_code_cell(tool.setup_cell(tool.repository()), metadata={"tags": [tool.SKIP]})
     ends = [new_markdown_cell(f"## {word}") for word in ("Takeaways", "Exercises", "References")]
     nb = new_notebook(cells=[*title, setup, *cells[:4], *ends[:2], *cells[4:], ends[2]])
     nb.metadata = nbformat.from_dict({"kernelspec": {"name": "python3"}})

@@ -1,27 +1,186 @@
-"""What `import kitlib` promises: every module by its name, and nothing loaded before it is named."""
+"""The house rules of the library: layers, no circles, short modules, a light import, a test per module."""
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-import kitlib
-from kitlib import runner
+from kitlib.data.files import ROOT
+
+LIBRARY = ROOT / "kitlib"
+# From the ground up. A package imports from packages on lower floors and from itself, never from its own floor.
+FLOORS = (
+    ("configs", "metrics"),
+    ("data", "layers"),
+    ("moe", "synthetic"),
+    ("models", "training"),
+    ("upcycling", "ensembles", "multimodal"),
+    ("studies", "bench"),
+    ("tools",),
+)
+MAX_LINES = 300
 
 
-def test_every_module_is_there_by_name():
-    files = {path.stem for path in (runner.ROOT / "kitlib").glob("*.py")}
-    packages = {path.parent.name for path in (runner.ROOT / "kitlib").glob("*/__init__.py")}
-    assert list(kitlib.MODULES) == sorted(files - {"__init__"} | packages)
-    assert set(kitlib.MODULES) <= set(dir(kitlib))
+def modules(root: Path) -> dict[str, str]:
+    """{"kitlib.moe.routing": source} of every module below root; a package's name stands for its __init__."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
+    return found
 
 
-def test_an_unknown_module_is_refused():
-    with pytest.raises(AttributeError, match=r"no attribute 'vit2'; its modules are .*vit"):
-        _ = kitlib.vit2
+def imports(name: str, sources: dict[str, str]) -> set[str]:
+    """Modules of the library that a module imports, at its top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(sources[name])):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from kitlib.moe import routing` is about the module, `from kitlib.moe import MoEMlp` about the package.
+            found |= {full if full in sources else node.module for full in names}
+    return {module for module in found if module in sources and module not in ("kitlib", name)}
 
 
-def test_import_loads_nothing_and_a_name_loads_its_module():
-    code = "import sys, kitlib; assert 'jax' not in sys.modules; print(kitlib.e3.E3Mlp.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=runner.ROOT)
-    assert done.stdout.strip() == "E3Mlp"
+def package(module: str) -> str:
+    return module.split(".")[1]
+
+
+def upward_imports(sources: dict[str, str]) -> list[str]:
+    """Imports that do not point to a lower floor, or into the package itself."""
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+    bad = []
+    for name in sources:
+        for other in imports(name, sources):
+            here, there = package(name), package(other)
+            if here != there and floor[there] >= floor[here]:
+                bad.append(f"{name} imports {other}")
+    return sorted(bad)
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle, the first found; [] if there is none."""
+    # Importing a module runs the __init__ of its package first, which may import other modules of the package.
+    needs = {name: imports(name, sources) for name in sources}
+    done, path = set(), []
+
+    def visit(name: str) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        path.append(name)
+        for other in sorted(needs[name]):
+            if found := visit(other):
+                return found
+        path.pop()
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(sources) if (found := visit(name))), [])
+
+
+# The library under the rules
+
+
+def test_every_package_has_a_floor_and_nothing_else_is_at_the_top():
+    found = {path.name for path in LIBRARY.iterdir() if path.name not in ("__pycache__", "_data")}
+    assert found == {name for names in FLOORS for name in names} | {"__init__.py", "py.typed"}
+    assert all(path.is_file() for folder in LIBRARY.iterdir() if folder.is_dir() for path in folder.glob("*.py"))
+
+
+def test_imports_point_downward():
+    assert upward_imports(modules(LIBRARY)) == []
+
+
+def test_there_is_no_circle():
+    assert circle(modules(LIBRARY)) == []
+
+
+def test_models_and_training_do_not_know_each_other():
+    sources = modules(LIBRARY)
+    pairs = [(package(name), package(other)) for name in sources if "." in name for other in imports(name, sources)]
+    assert ("models", "training") not in pairs and ("training", "models") not in pairs
+
+
+@pytest.mark.parametrize("name", sorted(modules(LIBRARY)))
+def test_a_module_is_short_and_says_what_it_is(name):
+    source = modules(LIBRARY)[name]
+    assert source.count("\n") <= MAX_LINES
+    assert len(ast.get_docstring(ast.parse(source)) or "") > 40
+
+
+def test_every_package_says_in_which_order_to_read_it():
+    for names in FLOORS:
+        for name in names:
+            text = ast.get_docstring(ast.parse((LIBRARY / name / "__init__.py").read_text()))
+            listed = set(re.findall(r"`(\w+)(?:\.\w+)?`", text))
+            there = {path.stem for path in (LIBRARY / name).glob("*.py")} - {"__init__"}
+            assert there <= listed, f"{name}/__init__.py does not name {sorted(there - listed)}"
+
+
+def test_every_module_has_a_test_of_its_name():
+    missing = []
+    for path in LIBRARY.rglob("*.py"):
+        if path.parent != LIBRARY and path.stem != "__init__":
+            wanted = ROOT / "tests" / path.parent.name / f"test_{path.stem}.py"
+            if not wanted.is_file():
+                missing.append(str(wanted.relative_to(ROOT)))
+    assert sorted(missing) == []
+
+
+def test_import_loads_nothing_but_itself():
+    code = "import sys, kitlib; print(sorted(m for m in sys.modules if m.startswith('kitlib')), 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "['kitlib'] False"
+
+
+# Each rule can fail
+
+
+SMALL = {
+    "kitlib": "",
+    "kitlib.configs": "",
+    "kitlib.configs.parts": "import dataclasses",
+    "kitlib.moe": "from kitlib.moe.routing import top_k",
+    "kitlib.moe.routing": "from kitlib.configs import parts",
+    "kitlib.models": "",
+    "kitlib.models.vit": "from kitlib.moe import routing, top_k",
+    "kitlib.training": "",
+    "kitlib.training.loop": "import kitlib.moe.routing",
+}
+
+
+def test_a_small_library_keeps_the_rules():
+    assert upward_imports(SMALL) == [] and circle(SMALL) == []
+    assert imports("kitlib.models.vit", SMALL) == {"kitlib.moe.routing", "kitlib.moe"}
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("kitlib.moe.routing", "from kitlib.models import vit", "kitlib.moe.routing imports kitlib.models.vit"),
+        ("kitlib.models.vit", "from kitlib.training import loop", "kitlib.models.vit imports kitlib.training.loop"),
+        (
+            "kitlib.configs.parts",
+            "def late():\n    from kitlib.moe.routing import top_k",
+            "kitlib.configs.parts imports kitlib.moe.routing",
+        ),
+    ],
+)
+def test_an_upward_import_is_found(name, line, message):
+    assert upward_imports(SMALL | {name: f"{SMALL[name]}\n{line}"}) == [message]
+
+
+def test_a_circle_is_found():
+    sources = SMALL | {"kitlib.moe.dispatch": "from kitlib.moe import routing"}
+    assert circle(sources) == []
+    found = circle(sources | {"kitlib.moe.routing": "from kitlib.moe import dispatch"})
+    assert found in (
+        ["kitlib.moe.dispatch", "kitlib.moe.routing", "kitlib.moe.dispatch"],
+        ["kitlib.moe.routing", "kitlib.moe.dispatch", "kitlib.moe.routing"],
+    )

@@ -11,10 +11,12 @@ import nbformat
 import pandas as pd
 import pytest
 
-from kitlib import cli, page, runner, stages
-from kitlib.pictures import LANGUAGES
+from kitlib.data.captioned import LANGUAGES
+from kitlib.data.files import ROOT
+from kitlib.multimodal import stages
+from kitlib.tools import cli, notebooks, page
 
-README = (runner.ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 TESTS = Path(__file__).parent
 BIN = Path(sys.executable).parent
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -28,7 +30,7 @@ COMMANDS = sorted({line for line in SHELL + PROSE if line})
 
 def real(*command: str, **env: str) -> str:
     """Output of a command that must succeed."""
-    done = subprocess.run(command, cwd=runner.ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -41,7 +43,7 @@ def proven_by(file: str, *names: str) -> None:
 
 def make(folder, *arguments: str) -> list[str]:
     """What a make target calls: real make, with programs that only note their arguments and KIT_SCALE."""
-    for program in ("kit", "ruff"):
+    for program in ("kit", "ruff", "mypy"):
         (folder / program).write_text(f'#!/bin/sh\necho {program} "$@" KIT_SCALE=$KIT_SCALE\n')
         (folder / program).chmod(0o755)
     return real("make", "-s", "-o", ".venv/ready", f"BIN={folder}", *arguments).splitlines()
@@ -57,8 +59,14 @@ def make_run(folder, *arguments, notebook="", scale="cpu"):
 
 def make_test(folder):
     found = make(folder, "test")
-    assert [line.partition(" KIT_SCALE")[0] for line in found] == ["ruff check .", "ruff format --check .", "kit test"]
+    lint = ["ruff check .", "ruff format --check .", "mypy"]
+    assert [line.partition(" KIT_SCALE")[0].strip() for line in found] == [*lint, "kit test"]
     assert "kit test" in EXERCISED
+
+
+def make_quick(folder):
+    found = make(folder, "quick")
+    assert [line.partition(" KIT_SCALE")[0].strip() for line in found][-2:] == ["mypy", "kit test --quick"]
 
 
 def make_lab(folder, monkeypatch):
@@ -73,17 +81,17 @@ def make_lab(folder, monkeypatch):
 
 
 def kit_run():
-    proven_by("test_runner.py", "test_run_writes_a_page_and_leaves_the_sources_alone", "test_find")
+    proven_by("tools/test_notebooks.py", "test_run_writes_a_page_and_leaves_the_sources_alone", "test_find")
     assert "refresh" in real(str(BIN / "kit"), "run", "--help")
 
 
 def kit_refresh():
-    proven_by("test_runner.py", "test_refresh_is_idempotent_and_check_sees_one_digit")
+    proven_by("tools/test_notebooks.py", "test_refresh_is_idempotent_and_check_sees_one_digit")
 
 
 def kit_test(monkeypatch):
-    """The command with one test file in place of all; the notebooks' half is proven in test_runner."""
-    proven_by("test_runner.py", "test_refresh_is_idempotent_and_check_sees_one_digit")
+    """The command with one test file in place of all; test_notebooks proves the notebooks' half."""
+    proven_by("tools/test_notebooks.py", "test_refresh_is_idempotent_and_check_sees_one_digit")
     ran, run = [], subprocess.run
 
     def one_file(command, env, **options):
@@ -95,7 +103,7 @@ def kit_test(monkeypatch):
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:  # of the run that this test is part of
         monkeypatch.delenv(name)
     monkeypatch.setattr(subprocess, "run", one_file)
-    monkeypatch.setattr(runner, "check", lambda names: 0)
+    monkeypatch.setattr(notebooks, "check", lambda names: 0)
     assert cli.test() == 0, ran
     ((env, out),) = ran
     assert re.search(r"\d+ passed", out)
@@ -111,16 +119,19 @@ def kit_bench():
     """The whole command on a small batch of a model of one block, one round each."""
     small = """if True:
         import functools, os, sys
-        from kitlib import bench, bench_e3, bench_moe, bench_t5, cli, configs, stages
+        from kitlib import configs
+        from kitlib.bench import e3, moe, t5, timing, vit
+        from kitlib.multimodal import stages
+        from kitlib.tools import cli
         os.environ.setdefault("GLIBC_TUNABLES", "")  # measured in this process, where everything is small
-        bench.VIT_ROWS = [("small", bench.VIT_ROWS[0][1].replace(depth=1), 8)]
-        bench_moe.SHAPES, bench_moe.GROUPS = ((32, 8, 16, 4, 2),) * 2, (2,)
-        bench_moe.STEP = bench.VIT_ROWS[0][1].replace(depth=2)
-        bench_e3.STEP, bench_e3.BATCH, bench_e3.SMALL_BATCH = bench_e3.SMALL, 4, 4
-        bench_t5.CONFIG, bench_t5.WRITTEN, bench_t5.LONGER = configs.t5("tiny"), 4, 8
+        vit.VIT_ROWS = [("small", vit.VIT_ROWS[0][1].replace(depth=1), 8)]
+        moe.SHAPES, moe.GROUPS = ((32, 8, 16, 4, 2),) * 2, (2,)
+        moe.STEP = vit.VIT_ROWS[0][1].replace(depth=2)
+        e3.STEP, e3.BATCH, e3.SMALL_BATCH = e3.SMALL, 4, 4
+        t5.CONFIG, t5.WRITTEN, t5.LONGER = configs.t5("tiny"), 4, 8
         stages.STAGES, stages.OCR["batch_size"] = {}, 2
         stages.released_config = functools.partial(configs.palix, "XS", tower={"image_size": (64, 64), "depth": 1})
-        bench.interleaved = functools.partial(bench.interleaved, rounds=1)
+        timing.interleaved = functools.partial(timing.interleaved, rounds=1)
         sys.argv = ["kit", "bench"]
         sys.exit(cli.main())"""
     out = real(sys.executable, "-c", small)
@@ -130,18 +141,17 @@ def kit_bench():
 
 
 def kit_claims():
-    proven_by(
-        "test_claims.py",
-        "test_a_stopped_study_goes_on",
-        "test_arms_start_at_the_parent",
-        "test_stored_tables_are_whole",
-    )
+    proven_by("studies/test_runner.py", "test_a_stopped_study_goes_on")
+    proven_by("studies/test_upcycling.py", "test_arms_start_at_the_parent")
+    proven_by("studies/test_tables.py", "test_stored_tables_are_whole")
     assert "resumable" in real(str(BIN / "kit"), "claims", "--help")
 
 
 def kit_train():
     """It takes hours; that its stages follow each other, and go on after a stop, is proven elsewhere."""
-    proven_by("test_stages.py", "test_all_stages_follow_each_other", "test_a_stage_that_is_cut_off_ends_the_same")
+    proven_by(
+        "multimodal/test_stages.py", "test_all_stages_follow_each_other", "test_a_stage_that_is_cut_off_ends_the_same"
+    )
     assert "resumable" in real(str(BIN / "kit"), "train", "--help")
 
 
@@ -174,7 +184,7 @@ def conda_env():
 
 
 def conda_activate():
-    assert "\nname: kit\n" in (runner.ROOT / "environment.yml").read_text()
+    assert "\nname: kit\n" in (ROOT / "environment.yml").read_text()
 
 
 EXERCISED = {
@@ -182,6 +192,7 @@ EXERCISED = {
     "make run NB=01": lambda folder, _: make_run(folder, "NB=01", notebook="01 "),
     "make run SCALE=gpu": lambda folder, _: make_run(folder, "SCALE=gpu", scale="gpu"),
     "make test": lambda folder, _: make_test(folder),
+    "make quick": lambda folder, _: make_quick(folder),
     "make lab": make_lab,
     "conda env create -f environment.yml": lambda *_: conda_env(),
     "conda activate kit": lambda *_: conda_activate(),
@@ -244,25 +255,25 @@ def test_links_and_files_exist():
     named = [name for name in re.findall(r"`(.+?)`", files) if not name.startswith("kit ")]
     assert links and named
     for name in links + named:
-        assert (runner.ROOT / name).exists(), name
+        assert (ROOT / name).exists(), name
     assert "http" not in README  # a link outside cannot be checked here
-    bare = {path.name for path in runner.ROOT.iterdir() if not path.name.startswith(".")}
+    bare = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert bare - {name.rstrip("/") for name in named} <= {"README.md", "LICENSE", "conftest.py", "build", "dist"}
 
 
 def test_the_table_is_the_series():
     """A row for each notebook, with its own title and the minutes that it tells."""
     rows = re.findall(r"^\| \[(.+?)\]\(notebooks/(.+?)\) \|.*\| (\d+) \|$", README, re.MULTILINE)
-    assert [file for _, file, _ in rows] == [path.name for path in runner.find(())]
+    assert [file for _, file, _ in rows] == [path.name for path in notebooks.find(())]
     for title, file, minutes in rows:
-        nb = nbformat.read(runner.ROOT / "notebooks" / file, as_version=4)
+        nb = nbformat.read(ROOT / "notebooks" / file, as_version=4)
         assert page.title_and_paragraph(nb)[0] == title
         text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
         assert re.search(r"\*\*Time\.\*\* (\d+) minutes? to run on two CPU cores", text)[1] == minutes, file
 
 
 def test_the_scores_are_those_of_the_checkpoint():
-    card = pd.read_csv(stages.RELEASED.with_suffix(".csv"), comment="#").set_index("task")
+    card = pd.read_csv(stages.released_file().with_suffix(".csv"), comment="#").set_index("task")
     captions = re.findall(r"\b([a-z]{2})\s(0\.\d\d)\b", README)
     assert captions == [(language, f"{card.score[f'captions, {language}']:.2f}") for language in LANGUAGES]
     for name, row in card.drop([f"captions, {language}" for language in LANGUAGES]).iterrows():

@@ -1,4 +1,4 @@
-"""Every model of the kit by name: frozen dataclasses, the published sizes and where each was published.
+"""The configuration of every model of the kit by name: frozen dataclasses, published sizes and their sources.
 
     vit("B/16")                                  # ViT-Base, 16-pixel patches, 1,000 classes, class token
     vit("g/14", num_classes=29593, pool="map")   # the JFT-3B model of "Scaling Vision Transformers"
@@ -7,10 +7,13 @@
     e3("B/16", "every-2", num_members=2)         # the same with its experts divided among two members
     t5("1.1-base")                               # T5 1.1 Base, an encoder-decoder
     sparse_t5("1.1-base")                        # the same with 32 experts in every other layer of both stacks
-    palix("S")                                   # PaLI-X in a size that trains on two CPU cores; "55B": the published
+    palix("S")                                   # PaLI-X, small enough to train on two CPU cores; "55B" is published
 
-Built in notebooks/01_vit_from_pixels_to_logits.ipynb, the mixtures in notebooks/05_v_moe.ipynb, T5 in
-notebooks/08_t5_and_upcycling.ipynb.
+`vision`, `language` and `multimodal` have these models, `parts` the configurations of experts and members in them, and
+`names` the error for an unknown name.
+
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb (ViT), notebooks/05_v_moe.ipynb (mixtures of experts) and
+notebooks/08_t5_and_upcycling.ipynb (T5).
 """
 
 from kitlib.configs.language import T5_DECODER_MOE, T5_ENCODER_MOE, T5_MODELS, T5_SIZES, T5Config, sparse_t5, t5

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from kitlib.configs.parts import Config, MoEConfig, one_of
+from kitlib.configs.names import one_of
+from kitlib.configs.parts import Config, MoEConfig
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -17,12 +18,12 @@ class T5Config(Config):
     num_heads: int  # H
     head_dim: int  # H * head_dim need not be D
     activation: str = "gelu"  # "gelu" (tanh form) or, UL2, "silu"
-    rel_buckets: int = 32  # of relative positions
-    rel_max_distance: int = 128  # tokens further apart share a bucket
+    rel_buckets: int = 32  # number of buckets of relative positions
+    rel_max_distance: int = 128  # larger distances share a bucket
     tied: bool = False  # logits from the embedding table, scaled by D^-0.5, as in T5 1.0
     dropout: float = 0.0
     moe: MoEConfig | None = None  # encoder: the MLPs of `moe_layers` are mixtures of experts
-    moe_layers: tuple[int, ...] = ()  # 0 ...
+    moe_layers: tuple[int, ...] = ()  # layer numbers, from 0
     decoder_moe: MoEConfig | None = None
     decoder_moe_layers: tuple[int, ...] = ()
     dtype: str = "float32"  # of activations; parameters are always float32
@@ -69,16 +70,16 @@ T5_SIZES = {
     "xxl": (4096, 24, 10240, 64, 64),
 }
 T5_MODELS = {
-    # The kit's own: its vocabulary of 2,048, small enough to train in a notebook cell on two CPU cores.
+    # The kit's own, with its vocabulary of 2,048: small enough to train in a notebook cell on two CPU cores.
     "tiny": (64, 2, 128, 4, 16, 2048, "gelu"),
     **{f"1.1-{size}": (*row, 32128, "gelu") for size, row in T5_SIZES.items()},  # 1910.10683, released later
     **{f"mt5-{size}": (*row, 250112, "gelu") for size, row in T5_SIZES.items()},  # 2010.11934
     "ul2-20b": (4096, 32, 16384, 16, 256, 32128, "silu"),  # 2205.05131
 }
 
-# The mixtures of Sparse Upcycling for language (2212.05055, section 3.1): nothing renormalised, no router noise. An
-# encoder expert takes C = 2 times its share of the tokens; decoder tokens choose K = 2 experts, with room for all
-# choices if they are even, and the load balancing loss of flaxformer's configurations.
+# The mixtures of experts of Sparse Upcycling for language (2212.05055, section 3.1), without renormalisation and router
+# noise. Encoder: each expert takes C = 2 times its share of the tokens. Decoder: each token chooses K = 2 experts,
+# whose capacity is enough if the choices are even; the load balancing loss is that of flaxformer's configurations.
 T5_ENCODER_MOE = MoEConfig(router="expert_choice", capacity_factor=2.0, noise_std=0.0)
 T5_DECODER_MOE = MoEConfig(
     num_selected=2, capacity_factor=1.0, noise_std=0.0, importance_weight=0.0, load_weight=0.0, balance_weight=0.01
@@ -95,9 +96,9 @@ def t5(name: str, **overrides) -> T5Config:
     known = {field.name for field in dataclasses.fields(T5Config)}
     for field in overrides:
         one_of("field of T5Config", field, known)
-    fields = {"width": width, "num_encoder_layers": depth, "num_decoder_layers": depth, "mlp_dim": mlp_dim}
-    fields |= {"num_heads": num_heads, "head_dim": head_dim, "vocab_size": vocab_size, "activation": activation}
-    return T5Config(**fields | overrides)
+    sizes = {"width": width, "num_encoder_layers": depth, "num_decoder_layers": depth, "mlp_dim": mlp_dim}
+    sizes |= {"num_heads": num_heads, "head_dim": head_dim, "vocab_size": vocab_size}
+    return T5Config(**sizes | {"activation": activation} | overrides)
 
 
 def sparse_t5(

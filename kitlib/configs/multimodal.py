@@ -3,18 +3,19 @@
 import dataclasses
 
 from kitlib.configs.language import T5Config, t5
-from kitlib.configs.parts import Config, one_of
+from kitlib.configs.names import one_of
+from kitlib.configs.parts import Config
 from kitlib.configs.vision import VIT22B_BLOCK, ViTConfig, vit
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PaLIXConfig(Config):
-    """PaLI-X (2305.18565): pictures and text in, text out. All patches go through one projection, D_v to D, to the
-    encoder: n pictures or frames of k patches each are n * k visual tokens, in front of the text."""
+    """PaLI-X (2305.18565): images and text in, text out. One projection from D_v to D passes all patches to the
+    encoder: n images or frames of k patches each are n * k visual tokens, in front of the text."""
 
-    tower: ViTConfig  # pool="none", num_classes=0: it answers with all its patches
+    tower: ViTConfig  # pool="none", num_classes=0: its output is all its patches
     text: T5Config
-    max_images: int = 16  # n: pictures, frames or exemplars of one example, at most
+    max_images: int = 16  # the largest n: images, frames or exemplars of one example
 
     def __post_init__(self):
         if self.tower.pool != "none" or self.tower.num_classes or self.tower.representation_size:
@@ -29,26 +30,26 @@ class PaLIXConfig(Config):
             raise ValueError(f"max_images is {self.max_images}; it must be at least 1.")
 
 
-# The kit's ladder, blocks of ViT-22B and an encoder-decoder of T5 1.1. Tower: width, depth, mlp_dim, heads, patch,
-# pixels. Text: width, layers of each stack, mlp_dim, heads, head_dim, vocabulary.
+# The kit's ladder of sizes, with blocks of ViT-22B and an encoder-decoder of T5 1.1. Tower: width, depth, mlp_dim,
+# heads, patch size, image size. Text: width, layers of each stack, mlp_dim, heads, head_dim, vocabulary size.
 PALIX_LADDER = {
     "XS": ((64, 2, 256, 2, 8, 32), (64, 2, 128, 2, 32, 512)),  # unit tests
     "S": ((128, 4, 512, 4, 8, 64), (128, 4, 256, 4, 32, 2048)),  # trains on two CPU cores
     "M": ((384, 12, 1536, 6, 16, 224), (512, 8, 1024, 6, 64, 32128)),
     "L": ((768, 12, 3072, 12, 16, 224), (768, 12, 2048, 12, 64, 32128)),
     "XL": ((1152, 27, 4304, 16, 14, 224), (1024, 24, 2816, 16, 64, 32128)),
-    # The text half of the 55B is inferred, no text says it: 50 + 50 layers are published, the width, heads and MLP of
-    # UL2-20B and mT5's vocabulary, untied, are what makes "32B" of them. Its activation would be UL2's.
+    # The text half of the 55B is inferred, since no paper states it: 50 + 50 layers are published, and the width, heads
+    # and MLP of UL2-20B with mT5's vocabulary, untied, give the published "32B". The activation is assumed to be UL2's.
     "55B": ((6144, 48, 24576, 48, 14, 224), (4096, 50, 16384, 16, 256, 250112)),
 }
-# PaLI (2209.06794): towers of plain ViT blocks, texts of mT5.
+# PaLI (2209.06794): towers of plain ViT blocks, and mT5 for the text.
 PALI_MODELS = {"PaLI-3B": ("G/14", "mt5-large"), "PaLI-15B": ("G/14", "mt5-xxl"), "PaLI-17B": ("e/14", "mt5-xxl")}
 
 
 def palix(name: str, *, tower: dict | None = None, text: dict | None = None, **overrides) -> PaLIXConfig:
     """PaLI-X of the kit's ladder ("XS", "S", "M", "L", "XL"), "55B", or PaLI ("PaLI-3B", "PaLI-15B", "PaLI-17B").
 
-    tower, text: fields of the two halves to be changed, e.g. text={"vocab_size": 4096}; `overrides`: of `PaLIXConfig`.
+    tower, text: fields to change in the two halves, e.g. text={"vocab_size": 4096}; `overrides`: in `PaLIXConfig`.
     Raises ValueError for an unknown name or field, naming the nearest known one.
     """
     one_of("PaLI", name, PALIX_LADDER | PALI_MODELS)
@@ -63,6 +64,6 @@ def palix(name: str, *, tower: dict | None = None, text: dict | None = None, **o
     eyes = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": heads, "image_size": (pixels, pixels)}
     names = ("width", "num_encoder_layers", "num_decoder_layers", "mlp_dim", "num_heads", "head_dim", "vocab_size")
     words = dict(zip(names, (row[0], row[1], *row[1:]), strict=True))
-    words["activation"] = "silu" if name == "55B" else "gelu"
+    activation = {"activation": "silu" if name == "55B" else "gelu"}
     seeing = vit(f"22B/{patch}", **eyes | VIT22B_BLOCK | headless | (tower or {}))
-    return PaLIXConfig(seeing, t5("tiny", **words | (text or {})), **overrides)
+    return PaLIXConfig(seeing, t5("tiny", **words | activation | (text or {})), **overrides)

@@ -1,24 +1,19 @@
-"""What a model is made of besides its sizes: a mixture of experts, members of an ensemble. See `kitlib.configs`."""
+"""Parts of a configuration besides sizes: mixtures of experts and members of an ensemble. See `kitlib.configs`."""
 
 import dataclasses
-import difflib
 from typing import Self
 
-
-def one_of(what: str, got: str, known) -> None:
-    if got not in known:
-        nearest = difflib.get_close_matches(got, list(known), n=1, cutoff=0.0)[0]
-        raise ValueError(f"Unknown {what} {got!r}; did you mean {nearest!r}? Known: {', '.join(sorted(known))}.")
+from kitlib.configs.names import one_of
 
 
 class Config:
-    """What all configurations can do. They are frozen dataclasses: compared by value, and usable as keys."""
+    """The base of all configurations. They are frozen dataclasses: compared by value, and usable as dictionary keys."""
 
     def replace(self, **changes) -> Self:
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]  # every subclass is a dataclass
 
     def __repr__(self):
-        # Only what is not as by default: short, and a field that is added later leaves the text of old ones as it was.
+        # Only fields that differ from their default: short, and a new field does not change the text of older values.
         fields = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
         shown = ", ".join(f"{name}={value!r}" for name, value, default in fields if value != default)
         return f"{type(self).__name__}({shown})"
@@ -28,29 +23,29 @@ class Config:
 class MoEConfig(Config):
     """A Mixture-of-Experts layer. The defaults are V-MoE's (2106.05974), K = 1.
 
-    Nothing but `num_experts`, `granularity`, the layer's sizes and, for Soft MoE, the capacity shapes the parameters:
-    K, capacity, groups, priority and back-end may be changed on a trained model, by `replace`.
+    The shapes of the parameters depend only on `num_experts`, `granularity`, the layer's sizes and, for Soft MoE, the
+    capacity: K, capacity, groups, priority and dispatch may be changed for a trained model, with `replace`.
     """
 
     num_experts: int = 32  # E
     granularity: int = 1  # fine-grained experts (2401.06066, 2410.07524): each 1/granularity as wide as the MLP
-    router: str = "top_k"  # token choice; "expert_choice" (2202.09368); "soft" (2308.00951)
+    router: str = "top_k"  # "top_k": token choice; "expert_choice" (2202.09368); "soft" (2308.00951)
     num_selected: int = 1  # K; token choice only
-    capacity_factor: float | None = 1.05  # per choice (top_k) or per token (the others): see `routing`; or else ...
-    capacity: int | None = None  # ... C itself: slots an expert has in a group. One of the two, none if dropless.
-    capacity_multiple_of: int = 4  # token choice: C from the factor is rounded up to a multiple, as V-MoE's code does
-    group_size: int | None = None  # tokens that share capacity, at most; None: the whole batch
-    batch_priority: bool = False  # Batch Priority Routing: full buffers drop the least confident, not the last
-    renormalize: bool = False  # Sparse Upcycling: combine weights of a token sum to 1
-    noise_std: float = 1.0  # of router logits in training, divided by E
-    importance_weight: float = 0.005  # auxiliary losses, token choice only: published 0.01 / 2 each
+    capacity_factor: float | None = 1.05  # per choice (top_k) or per token (the others): see `moe.routing`; or ...
+    capacity: int | None = None  # ... C itself: slots per expert and group. Set one of the two, neither if dropless
+    capacity_multiple_of: int = 4  # token choice: C from the factor is rounded up to a multiple, as in V-MoE
+    group_size: int | None = None  # largest number of tokens that share capacity; None: the whole batch
+    batch_priority: bool = False  # Batch Priority Routing: full buffers drop the least confident tokens, not the last
+    renormalize: bool = False  # Sparse Upcycling: the combine weights of a token sum to 1
+    noise_std: float = 1.0  # of the noise on router logits in training, divided by E
+    importance_weight: float = 0.005  # of auxiliary losses, token choice only; published: 0.01 / 2 each
     load_weight: float = 0.005
     balance_weight: float = 0.0  # GShard and Switch: 0.01
     z_weight: float = 0.0  # ST-MoE: 0.001
-    dispatch: str = "gather"  # "einsum", "gather" or "dropless": the same function, see `dispatch`
-    transport: str = "float32"  # the type in which tokens travel to experts and back; "bfloat16" halves the bytes
+    dispatch: str = "gather"  # "einsum", "gather" or "dropless": the same function, see `moe.dispatch`
+    transport: str = "float32"  # dtype of tokens in dispatch and combine; "bfloat16" halves the bytes
     expert_dropout: float = 0.0  # on the hidden layer of the experts
-    split_init: bool = False  # experts start different; V-MoE's start as copies
+    split_init: bool = False  # experts start from different parameters; V-MoE's start as copies
 
     def __post_init__(self):
         one_of("router", self.router, ("top_k", "expert_choice", "soft"))
@@ -90,18 +85,19 @@ class MoEConfig(Config):
 class E3Config(Config):
     """M members in one V-MoE: Efficient Ensemble of Experts (2110.03360; first called partitioned batch ensembles).
 
-    The default is the paper's model; the other values are what it takes apart (see `e3`).
+    The defaults are the paper's model; the other values are for its ablations (see `moe.e3`).
     """
 
     num_members: int = 2  # M
-    # Where one copy of every token becomes M. "lazy": after the attention of the first block with experts; "block":
-    # before that block, as the released code does, the same function for more work; "none": never, the members'
-    # experts are averaged in the layer (partition only).
+    # Where each token is copied M times. "lazy": after the attention of the first block with experts; "block": before
+    # that block, as in the released code, the same function at a higher cost; "none": nowhere, the outputs of the
+    # members' experts are averaged in the layer (partition only).
     tiling: str = "lazy"
-    # "own": each member has a router over experts of its own; "shared": all use one, over all E (tiling only);
-    # "ranked": one over all E, and member m takes choices m * K ... (m + 1) * K - 1 (no partition either).
+    # "own": each member has a router over experts of its own; "shared": all members use one router over all E experts
+    # (tiling only); "ranked": one router over all E, and member m takes its choices m * K ... (m + 1) * K - 1 (no
+    # partition either).
     routers: str = "own"
-    overlap: int = 0  # experts that a member borrows from its right-hand neighbours, besides its E / M
+    overlap: int = 0  # experts that a member borrows from the members after it, in addition to its E / M
 
     def __post_init__(self):
         one_of("tiling", self.tiling, ("lazy", "block", "none"))
@@ -114,7 +110,7 @@ class E3Config(Config):
             raise ValueError(f"overlap is {self.overlap}; it must be 0 or more.")
 
     def check(self, moe: MoEConfig) -> None:
-        """Raises ValueError unless the experts of `moe` can be divided like this."""
+        """Raises ValueError unless the experts of `moe` can be divided in this way."""
         m, e, k = self.num_members, moe.num_experts, moe.num_selected
         if moe.router != "top_k":
             raise ValueError(f"The tokens of an E3 choose their experts: router 'top_k', got {moe.router!r}.")
@@ -132,13 +128,13 @@ class E3Config(Config):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class BatchEnsembleConfig(Config):
-    """M members that share every kernel but for a rank-one factor each (BatchEnsemble, 2002.06715)."""
+    """M members that share every kernel except for a rank-one factor each (BatchEnsemble, 2002.06715)."""
 
-    blocks: tuple[int, ...]  # whose MLPs are ensembles; tokens are copied before the first of them. The head always is.
+    blocks: tuple[int, ...]  # whose MLPs are ensembles; tokens are copied before the first. The head always is one
     num_members: int = 4  # M
-    attention: bool = False  # whether the attention of these blocks is one too
-    # How the fast weights start. None: normal, with mean 1 and standard deviation `spread`; otherwise +1 with this
-    # probability and -1 without.
+    attention: bool = False  # whether the attention of these blocks is an ensemble too
+    # Initial fast weights. None: drawn from a normal distribution with mean 1 and standard deviation `spread`;
+    # otherwise +1 with this probability, else -1.
     sign_probability: float | None = None
     spread: float = 0.5
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from kitlib.configs.parts import BatchEnsembleConfig, Config, E3Config, MoEConfig, one_of
+from kitlib.configs.names import one_of
+from kitlib.configs.parts import BatchEnsembleConfig, Config, E3Config, MoEConfig
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -28,7 +29,7 @@ class ViTConfig(Config):
     norm_bias: bool = True  # ViT-22B: no
     scan: bool = False  # blocks stacked on a leading L axis, scanned and rematerialised: compiles in constant time
     moe: MoEConfig | None = None  # V-MoE: the MLPs of `moe_blocks` are mixtures of experts
-    moe_blocks: tuple[int, ...] = ()  # 0 ... L-1
+    moe_blocks: tuple[int, ...] = ()  # block numbers, 0 ... L-1
     e3: E3Config | None = None  # the experts are divided among M members: logits float32[M, B, V]
     batch_ensemble: BatchEnsembleConfig | None = None  # M members by rank-one factors: logits float32[M, B, V]
     dtype: str = "float32"  # of activations; parameters are always float32
@@ -91,13 +92,14 @@ class ViTConfig(Config):
 
     @property
     def tiled_block(self) -> int | None:
-        """The block in or before which every token becomes M, one for each member; None: nothing is copied."""
+        """The block in or before which each token is copied for each of M members; None: nothing is copied."""
         if self.num_members is None:
             return None
         return min(self.moe_blocks if self.e3 else self.batch_ensemble.blocks)
 
     @property
     def tiled_after_attention(self) -> bool:
+        """Whether tokens are copied after the attention of `tiled_block`, not before that block."""
         return self.e3 is not None and self.e3.tiling == "lazy"
 
 
@@ -126,8 +128,8 @@ VIT_SIZES = {
     "VMoE-15B": (1408, 48, 6400, 16),
 }
 
-# What makes a block a ViT-22B block. The published count (see tests) fixes the rest: MLP and attention output keep
-# their biases, queries, keys, values and LayerNorms have none.
+# The fields that make a block a ViT-22B block. The published parameter count (see the tests) determines the rest: MLP
+# and attention output keep their biases; queries, keys, values and LayerNorms have none.
 VIT22B_BLOCK = {"parallel": True, "qk_norm": True, "qkv_bias": False, "norm_bias": False}
 
 
@@ -155,8 +157,8 @@ def vit(name: str, **overrides) -> ViTConfig:
 def vmoe(name: str, where: str, moe: MoEConfig | None = None, **overrides) -> ViTConfig:
     """V-MoE (2106.05974): the ViT called `name` with experts in some of its blocks.
 
-    where: "every-2" is every second block, counted so that the last is one; "last-2" the last two of the odd blocks
-    (published: last-2, for H last-5). Any n. For any other set of blocks, use `vit(name, moe=..., moe_blocks=...)`.
+    where: "every-<n>" is blocks n - 1, 2n - 1, ..., for n = 2 blocks 1, 3, 5, ...; "last-<n>" is the last n of blocks
+    1, 3, 5, ... (published: last-2, for H last-5). For any other set, use `vit(name, moe=..., moe_blocks=...)`.
     """
     kind, _, n = where.partition("-")
     if kind not in ("last", "every") or not n.isdigit() or int(n) < 1:

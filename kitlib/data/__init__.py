@@ -1,0 +1,13 @@
+"""Data: real files that are part of the kit, the full public sets, and batches of both.
+
+Read `files` (paths, checksums, seeded generators), then `images` and `datasets` (what `load` returns), then
+`image_batches`. For text: `texts`, `tokenizer`, `denoise`, `text_batches`. For multimodal work: `captioned` (emoji with
+names in 16 languages, easy-VQA). For robustness: `corruptions`, `ood`. `tfds_builders` prepares full public sets.
+"""
+
+from kitlib.data.datasets import load
+from kitlib.data.files import data_folder, keyed_rng
+from kitlib.data.images import Source, from_arrays
+from kitlib.data.texts import glosses
+
+__all__ = ["Source", "data_folder", "from_arrays", "glosses", "keyed_rng", "load"]

@@ -1,0 +1,189 @@
+"""Captioned pictures and questions about pictures, in files small enough to be part of the kit.
+
+    emoji("train")                     # 32 x 32 pictures with names and keywords in sixteen languages
+    emoji("test", style="twemoji")     # the same test emoji in another company's style
+    easy_vqa("train")                  # a published benchmark: 4,000 pictures 64 x 64, 38,575 questions, 13 answers
+    taxonomy()                         # for the WUPS metric: the path from "entity" to a noun in WordNet
+
+All three are read directly from the kit's own files, without a network, and need numpy only. The sources and licences
+of the files are in data/LICENSES; data/make_pictures.py made them.
+"""
+
+import difflib
+import gzip
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kitlib.configs.names import one_of
+from kitlib.data.files import data_folder, read_checked
+
+LANGUAGES = {
+    "en": "English", "de": "German", "fr": "French", "es": "Spanish", "pt": "Portuguese", "it": "Italian",
+    "ru": "Russian", "el": "Greek", "tr": "Turkish", "ar": "Arabic", "hi": "Hindi", "th": "Thai", "ja": "Japanese",
+    "ko": "Korean", "zh": "Chinese", "vi": "Vietnamese",
+}  # fmt: skip
+STYLES = ("noto", "twemoji")
+ANSWERS = (  # of easy-VQA, in the order of its published list
+    "circle", "green", "red", "gray", "yes", "teal", "black", "rectangle", "yellow", "triangle", "brown", "blue", "no",
+)  # fmt: skip
+
+
+class ByLanguage(dict):
+    """A dict from language code to captions whose error for an unknown language names the nearest known one."""
+
+    def __missing__(self, language):
+        # Codes and names are compared: "german" is nearest to "German", whose code is de.
+        names = {name.lower(): code for code, name in LANGUAGES.items()}
+        near = difflib.get_close_matches(str(language).lower(), [*LANGUAGES, *names], n=1, cutoff=0.5)
+        code = names.get(near[0], near[0]) if near else None
+        hint = f"did you mean {code!r} ({LANGUAGES[code]})? " if code else ""
+        raise ValueError(f"There is no language {language!r}: {hint}There are: {', '.join(LANGUAGES)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Emoji:
+    """One split of the emoji. The i-th entry of every field belongs to the i-th picture.
+
+    Attributes:
+        images: uint8[n, 32, 32, 3], on a white background.
+        codes: Unicode code points in hexadecimal, "1F415-200D-1F9BA" for the service dog.
+        names: names[language][i] is the caption; no two emoji of the set have the same one.
+        keywords: keywords[language][i] has up to six other words for the emoji; many emoji share them.
+    """
+
+    images: np.ndarray
+    codes: tuple[str, ...]
+    names: dict[str, tuple[str, ...]]
+    keywords: dict[str, tuple[tuple[str, ...], ...]]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __repr__(self) -> str:
+        return f"Emoji({len(self)} pictures)"
+
+
+@dataclass(frozen=True, eq=False)
+class EasyVqa:
+    """One split of easy-VQA, in its published order.
+
+    Attributes:
+        images: uint8[n, 64, 64, 3].
+        questions: one string per question, all in lower case.
+        answers: one of `ANSWERS` per question.
+        image_index: int32[questions], the index of the picture that each question is about.
+    """
+
+    images: np.ndarray
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    image_index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __repr__(self) -> str:
+        return f"EasyVqa({len(self.images)} pictures, {len(self)} questions)"
+
+
+def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | None = None) -> Emoji:
+    """Loads one split of the emoji with their names and keywords in all `LANGUAGES`.
+
+    Every family (clock faces, one person as a woman and as a man, ...) is in one split as a whole. So no test picture
+    has a near duplicate among the training pictures, and no name is in two splits. The order is random but fixed: the
+    first n are a fair subset.
+
+    Args:
+        split: "train" (1,235 emoji), "valid" (126) or "test" (186).
+        style: "noto", or for the test split "twemoji": the same emoji, names and order, in another company's style.
+        data_dir: the folder with the files and checksums.txt (default: the kit's own).
+
+    Raises:
+        ValueError: the split or style is unknown; a file is damaged or not the kit's.
+        FileNotFoundError: a file is missing.
+    """
+    one_of("style of the emoji", style, STYLES)
+    one_of("split of the emoji", split, ("train", "valid", "test"))
+    if style == "twemoji" and split != "test":
+        raise ValueError(f"The style 'twemoji' has no split {split!r}: use 'test', or style='noto'.")
+    folder = Path(data_dir) if data_dir else data_folder()
+
+    def pictures(arrays):
+        return arrays["test_twemoji" if style == "twemoji" else f"{split}_images"], arrays[f"{split}_codes"].tolist()
+
+    images, codes = _read_npz(folder, "emoji.npz", pictures)
+
+    def captions(content):
+        row = {code: i for i, code in enumerate(content["codes"])}
+        rows = [row[code] for code in codes]
+        names = {language: tuple(content["names"][language][i] for i in rows) for language in LANGUAGES}
+        keywords = {language: tuple(tuple(content["keywords"][language][i]) for i in rows) for language in LANGUAGES}
+        return ByLanguage(names), ByLanguage(keywords)
+
+    return Emoji(images, tuple(codes), *_read_json(folder, "emoji_names.json.gz", captions))
+
+
+def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> EasyVqa:
+    """Loads one split of easy-VQA: "train" (4,000 pictures, 38,575 questions) or "test" (1,000 and 9,673).
+
+    Each picture shows one shape in one colour. The questions ask for the shape, for the colour, or for yes or no. Both
+    splits use the same 107 questions, about different pictures. data_dir and errors: as for `emoji`.
+    """
+    one_of("split of easy-VQA", split, ("train", "test"))
+
+    def decode(arrays):
+        # A pixel is an index into the palette of its picture; all palettes are concatenated in one array.
+        sizes = arrays[f"{split}_palette_sizes"].astype(np.int64)
+        starts = np.cumsum(sizes) - sizes
+        images = arrays[f"{split}_palettes"][starts[:, None, None] + arrays[f"{split}_pixels"]]
+        questions, answers = (
+            tuple(arrays[name][arrays[f"{split}_{name}"]].tolist()) for name in ("questions", "answers")
+        )
+        counts = arrays[f"{split}_counts"]
+        return EasyVqa(images, questions, answers, np.repeat(np.arange(len(counts), dtype=np.int32), counts))
+
+    return _read_npz(Path(data_dir) if data_dir else data_folder(), "easy_vqa.npz", decode)
+
+
+def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]]:
+    """Noun -> its hypernyms in WordNet 3.0, from "entity" down to the noun's first sense; for WUPS and similar metrics.
+
+    The nouns come from the English names and keywords of the emoji and from `ANSWERS`. A path ends with the noun, or
+    with a synonym that has the same path: the path of "automobile" ends with "car". The similarity of Wu and Palmer is
+    twice the length of the common beginning of two paths over the sum of their lengths. data_dir and errors: as for
+    `emoji`.
+    """
+    folder = Path(data_dir) if data_dir else data_folder()
+    return _read_json(folder, "taxonomy.json.gz", lambda content: {k: tuple(path) for k, path in content.items()})
+
+
+def _wrong_content(path: Path, error: Exception) -> ValueError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ValueError(f"{path} is not a data file of the kit ({reason}): make it with data/make_pictures.py.")
+
+
+def _read_npz(folder: Path, file: str, decode: Callable[[Any], Any]):
+    """Returns decode(arrays) for the arrays of a checked file. Nothing in the file is ever unpickled."""
+    data = read_checked(folder, file)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return decode(arrays)
+    except (ValueError, LookupError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise _wrong_content(folder / file, error) from error
+
+
+def _read_json(folder: Path, file: str, decode: Callable[[Any], Any]):
+    """Returns decode(content) for the JSON content of a checked file."""
+    data = read_checked(folder, file)
+    try:
+        return decode(json.loads(gzip.decompress(data)))
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
+        raise _wrong_content(folder / file, error) from error

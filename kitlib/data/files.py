@@ -1,0 +1,119 @@
+"""Files that are part of the kit: their folder and checksums; and how files are written and named.
+
+    read_checked(data_folder(), "emoji.npz")           # bytes, their checksum verified
+    with replacing(path) as partial: ...               # a file appears whole, or not at all
+    keyed_rng(seed, 3)                                 # a generator for example 3
+
+This module imports numpy only.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]  # the checkout, or site-packages
+
+
+def data_folder() -> Path:
+    """The folder of the committed files: `kitlib/_data` in an installed wheel, `data/` in a checkout.
+
+    Raises FileNotFoundError if neither folder has a checksums.txt.
+    """
+    package = ROOT / "kitlib"
+    for folder in (package / "_data", ROOT / "data"):
+        if (folder / "checksums.txt").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"The kit's data are neither in {package / '_data'} nor in {ROOT / 'data'}: install the kit again, "
+        f"or pass data_dir."
+    )
+
+
+def read_checked(folder: Path, file: str) -> bytes:
+    """Reads a committed file and compares its sha256 with the one in checksums.txt, which is in the same folder.
+
+    Raises:
+        FileNotFoundError: the file or checksums.txt is missing.
+        ValueError: the file is truncated, changed or not listed.
+    """
+    for path in (folder / file, folder / "checksums.txt"):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: restore it from the repository or install the kit again.")
+    data = (folder / file).read_bytes()
+    lines = [line.split() for line in (folder / "checksums.txt").read_text().splitlines()]
+    expected = {line[1]: line[0] for line in lines if len(line) == 2}.get(file)
+    got = hashlib.sha256(data).hexdigest()
+    if got != expected:
+        raise ValueError(
+            f"{folder / file} is damaged or was changed: its sha256 is {got[:12]}..., expected "
+            f"{f'{expected[:12]}...' if expected else 'a line in checksums.txt'}; restore it from the repository."
+        )
+    return data
+
+
+def read_npz(folder: Path, file: str, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads one split of a committed file: images uint8[n, H, W, C], labels uint8[n], class names str[V].
+
+    Nothing in the file is ever unpickled. Raises the errors of `read_checked`, and ValueError if the file does not hold
+    these arrays.
+    """
+    data = read_checked(folder, file)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return arrays[f"{split}_images"], arrays[f"{split}_labels"], arrays["class_names"]
+    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{folder / file} is not a data file of the kit ({str(error).splitlines()[0]}): expected plain arrays "
+            f"{split}_images, {split}_labels and class_names; make it with data/make_data.py."
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
+
+    If the block fails, `path` stays as it was and the temporary file is removed. A reader sees the old file or the new
+    one, never half of one. Every temporary name is unique, so two processes or threads may write the same file: the
+    last one wins. The file's mode follows the umask. Raises FileNotFoundError if the folder is missing.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial{path.suffix}")
+    partial.touch(exist_ok=False)  # with the mode that the umask allows; os.umask cannot be read without changing it
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text, with a newline at its end, atomically (see `replacing`)."""
+    with replacing(path) as partial:
+        partial.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray], *, compress: bool = False) -> None:
+    """Writes named arrays as one `.npz`, atomically (see `replacing`). Makes the folder if it is missing."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:  # given a path, numpy would append a missing ".npz"
+        (np.savez_compressed if compress else np.savez)(file, **arrays)  # type: ignore[arg-type]  # names of arrays
+
+
+def recipe_hash(recipe: str) -> str:
+    """16 hexadecimal digits of the recipe's sha256, for the name of a file: another recipe gives another name.
+
+    recipe: a text that states everything that decides the content of the file.
+    """
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
+def keyed_rng(seed: int, *key: int) -> np.random.Generator:
+    """A generator that depends on (seed, key) alone; different keys give independent numbers."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))

@@ -1,0 +1,74 @@
+"""BatchEnsemble (2002.06715): M members that differ by a rank-one factor in some of their kernels.
+
+    config = configs.vit("B/32", batch_ensemble=configs.BatchEnsembleConfig((9, 10, 11), num_members=2))
+    logits, out = ViT(config).apply(variables, images)                 # float32[M, B, V]
+
+Member m's kernel is W * (alpha_m gamma_m^T), elementwise, but this kernel is never computed: scaling the inputs by
+alpha_m and the outputs by gamma_m gives the same result, with one matrix product by W for all members. This adds
+M * (C + D) parameters to a kernel of C * D; each member has its own biases. Tokens are copied before the first block of
+this kind, in the layout of `moe.e3`; the head is such a layer too. Parameter names are those of the public code.
+
+Built in notebooks/09_ensembles_and_uncertainty.ipynb.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kitlib.configs import BatchEnsembleConfig
+
+
+def rank_one_dense(x: jax.Array, kernel: jax.Array, alpha: jax.Array, gamma: jax.Array) -> jax.Array:
+    """x float[M, R, C], kernel [C, D], alpha [M, C], gamma [M, D] -> float[M, R, D]: x_m (W * alpha_m gamma_m^T)."""
+    return ((x * alpha[:, None]) @ kernel) * gamma[:, None]
+
+
+def fast_weight_init(config: BatchEnsembleConfig):
+    """The initialiser (key, shape) -> float32 of alpha and gamma."""
+
+    def init(key, shape, dtype=jnp.float32):
+        if config.sign_probability is None:
+            return (1.0 + config.spread * jax.random.normal(key, shape)).astype(dtype)
+        return jnp.where(jax.random.bernoulli(key, config.sign_probability, shape), 1.0, -1.0).astype(dtype)
+
+    return init
+
+
+class Dense(nn.Module):
+    """Replaces `nn.Dense` and `nn.DenseGeneral`: float[M * B, ..., *inputs] -> float[M * B, ..., *features].
+
+    axis: the last axis, or the last two, which are the inputs. Parameters: kernel [*inputs, *features], bias
+    [M, *features], fast_weight_alpha [M, *inputs], fast_weight_gamma [M, *features].
+    """
+
+    config: BatchEnsembleConfig
+    features: int | tuple[int, ...]
+    axis: int | tuple[int, ...] = -1
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        m, kept = self.config.num_members, x.ndim - (1 if isinstance(self.axis, int) else len(self.axis))
+        inputs = x.shape[kept:]
+        outputs = (self.features,) if isinstance(self.features, int) else tuple(self.features)
+        c, d = math.prod(inputs), math.prod(outputs)
+        if x.shape[0] % m:
+            raise ValueError(f"The first axis of {x.shape} does not hold {m} members of equally many examples.")
+
+        def kernel_init(key, shape):  # drawn as a matrix, as in nn.DenseGeneral
+            return self.kernel_init(key, (c, d)).reshape(shape)
+
+        kernel = self.param("kernel", kernel_init, (*inputs, *outputs)).reshape(c, d)
+        alpha = self.param("fast_weight_alpha", fast_weight_init(self.config), (m, *inputs)).reshape(m, c)
+        gamma = self.param("fast_weight_gamma", fast_weight_init(self.config), (m, *outputs)).reshape(m, d)
+        rows = x.reshape(m, -1, c).astype(self.dtype)
+        y = rank_one_dense(rows, *(w.astype(self.dtype) for w in (kernel, alpha, gamma)))
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (m, *outputs)).reshape(m, 1, d)
+            y += bias.astype(self.dtype)
+        return y.reshape(*x.shape[:kept], *outputs)

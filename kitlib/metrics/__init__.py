@@ -1,0 +1,29 @@
+"""Metrics: plain functions on numpy arrays and strings, each tested by hand or against the usual library.
+
+Read `classification` and `intervals` first; `fewshot` fits a ridge probe. Metrics of text are in `text` (tokens),
+`captions` (CIDEr-D) and `answers` (VQA accuracy, ANLS, WUPS). `detection` has average precision and the IoU of boxes.
+"""
+
+from kitlib.metrics.classification import (
+    Reliability,
+    accuracy,
+    brier,
+    ece,
+    fit_temperature,
+    nll,
+    reliability,
+    softmax,
+)
+from kitlib.metrics.intervals import bootstrap
+
+__all__ = [
+    "Reliability",
+    "accuracy",
+    "bootstrap",
+    "brier",
+    "ece",
+    "fit_temperature",
+    "nll",
+    "reliability",
+    "softmax",
+]

@@ -1,0 +1,97 @@
+"""Accuracy, likelihood and calibration of a classifier.
+
+Probabilities are float[B, V], labels int[B], results Python floats. Everything is computed with numpy in float64: a
+metric is computed only once, so precision matters more than speed.
+
+Built in notebooks/02_train_and_measure.ipynb.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import optimize, special
+
+
+def softmax(logits) -> np.ndarray:
+    """float[..., V] -> float64[..., V], rows sum to one."""
+    return special.softmax(np.asarray(logits, np.float64), axis=-1)
+
+
+def accuracy(probs, labels) -> float:
+    """Share of examples whose most probable class is the label; ties go to the lowest class."""
+    probs, labels = _checked(probs, labels)
+    return float(np.mean(probs.argmax(axis=-1) == labels))
+
+
+def nll(probs, labels) -> float:
+    """Negative log-likelihood in nats per example; infinite if a label was given probability zero."""
+    probs, labels = _checked(probs, labels)
+    with np.errstate(divide="ignore"):
+        return float(-np.mean(np.log(probs[np.arange(len(labels)), labels])))
+
+
+def brier(probs, labels) -> float:
+    """Brier score, the mean over examples of sum_v (p_v - [v = label])^2: 0 is perfect, 2 is the worst."""
+    probs, labels = _checked(probs, labels)
+    return float(np.mean(np.sum((probs - np.eye(probs.shape[-1])[labels]) ** 2, axis=-1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """The numbers in a reliability diagram, one entry per bin; confidence and accuracy of empty bins are NaN."""
+
+    edges: np.ndarray  # float64[bins + 1]
+    confidence: np.ndarray  # float64[bins], mean largest probability
+    accuracy: np.ndarray  # float64[bins]
+    count: np.ndarray  # int64[bins]
+
+
+def reliability(probs, labels, bins: int = 15) -> Reliability:
+    """Examples grouped by confidence (largest probability) into equal bins (a, b] of [0, 1]."""
+    probs, labels = _checked(probs, labels)
+    confidence = probs.max(axis=-1)
+    correct = probs.argmax(axis=-1) == labels
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    index = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        return Reliability(
+            edges,
+            np.bincount(index, confidence, bins) / count,
+            np.bincount(index, correct, bins) / count,
+            count,
+        )
+
+
+def ece(probs, labels, bins: int = 15) -> float:
+    """Expected calibration error: sum over bins of (share of examples) * |accuracy - confidence| (1706.04599)."""
+    r = reliability(probs, labels, bins)
+    return float(np.nansum(r.count * np.abs(r.accuracy - r.confidence)) / r.count.sum())
+
+
+def fit_temperature(logits, labels) -> float:
+    """The T > 0 that minimises the NLL of softmax(logits / T); the data must be held out (1706.04599)."""
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"Expected logits [B, V] and labels [B], got {logits.shape} and {labels.shape}.")
+
+    def loss(log_t):  # convex in 1/T, so it has one minimum in log T
+        scaled = logits / np.exp(log_t)
+        return np.mean(special.logsumexp(scaled, axis=-1) - scaled[np.arange(len(labels)), labels])
+
+    best = optimize.minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-8})
+    return float(np.exp(best.x))
+
+
+def _checked(probs, labels) -> tuple[np.ndarray, np.ndarray]:
+    probs, labels = np.asarray(probs, np.float64), np.asarray(labels)
+    if probs.ndim != 2 or labels.shape != probs.shape[:1] or not len(labels):
+        raise ValueError(f"Expected probabilities [B, V] and labels [B], B > 0, got {probs.shape} and {labels.shape}.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"Labels must be integer classes, got {labels.dtype}.")
+    if labels.min() < 0 or labels.max() >= probs.shape[1]:
+        raise ValueError(f"Labels must be in [0, {probs.shape[1]}), got {labels.min()} to {labels.max()}.")
+    sums = probs.sum(axis=-1)
+    if not np.allclose(sums, 1.0, atol=1e-4) or probs.min() < 0:
+        raise ValueError(f"Probabilities must sum to one; row sums go from {sums.min():.4g} to {sums.max():.4g}.")
+    return probs, labels

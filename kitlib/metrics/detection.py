@@ -1,0 +1,247 @@
+"""Average precision of detectors, as in COCO and LVIS: how many objects are found, with how many false positives.
+
+    truths = [Truth(boxes, classes), ...]                       # one per image
+    detections = [Detections(boxes, scores, classes), ...]      # for the same images, in the same order
+    result = coco(detections, truths, num_classes=3)
+    result.ap, result.ap50, result.ap75, result.per_class       # in [0, 1]; papers print 100 times these
+
+For each class and each IoU threshold .50, .55, ..., .95:
+
+1. In each image the detections, by falling score, each take the free object with the largest overlap, if it reaches the
+   threshold. A detection without an object is a false positive, and so is the second of two detections of one object.
+2. The detections of all images are pooled, again by falling score. After each detection, recall is the share of objects
+   found so far, and precision is the share of detections so far that found one.
+3. Precision at recall r is the best precision at any recall of r or more, 0 if r is never reached. Its mean over r = 0,
+   .01, ..., 1 is the AP, and the mean over thresholds and over the classes that have objects is *the* AP.
+
+Boxes are y0, x0, y1, x1 in any unit, the same for both sides. Equal scores keep the order of images and, within an
+image, of its detections, as in COCO's code: give distinct scores where that matters. Crowd regions (COCO's `iscrowd`)
+and the split by object size are not implemented. Sources: pycocotools and lvis-api, whose results these are except for
+a rounding (see `interpolated`); LVIS is arXiv 1908.03195. (`uncertainty.average_precision` is for one score per
+example; it has no boxes and does not interpolate.)
+"""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+# T thresholds, C classes; n detections and m objects of one class in one image.
+THRESHOLDS = np.arange(50, 100, 5) / 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """The output of a detector for one image.
+
+    A model that writes text has no scores; Pix2Seq uses the probability of the class token among all class tokens.
+    """
+
+    boxes: np.ndarray  # float[n, 4]
+    scores: np.ndarray  # float[n], higher means more certain; only their order matters
+    classes: np.ndarray  # int[n], in 0 ... C - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """The objects in one image. The two sets are for `lvis`, where an image is annotated for some classes only."""
+
+    boxes: np.ndarray  # float[m, 4], each of positive area
+    classes: np.ndarray  # int[m], in 0 ... C - 1
+    negatives: Collection[int] = frozenset()  # classes known to be absent
+    not_exhaustive: Collection[int] = frozenset()  # classes of which some objects have no box
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Average precision, in [0, 1]; NaN where no class has an object. Only `lvis` sets the groups of classes."""
+
+    ap: float  # mean over thresholds and classes
+    ap50: float  # at IoU .50
+    ap75: float  # at IoU .75
+    per_class: np.ndarray  # float64[C], mean over thresholds; NaN for classes without objects, left out of all means
+    rare: float = np.nan  # mean over classes in fewer than 10 training images
+    common: float = np.nan  # in 10 to 99
+    frequent: float = np.nan  # in 100 or more
+
+
+def coco(
+    detections: Sequence[Detections], truths: Sequence[Truth], num_classes: int, max_detections: int = 100
+) -> Result:
+    """AP if every image is annotated for every class, from the `max_detections` best detections of each image.
+
+    pycocotools limits each class of an image separately: the same, if an image has no more than 100 detections.
+
+    Raises ValueError for a truth with negatives or not_exhaustive (use `lvis`), lists of unequal length, or invalid
+    boxes, scores or classes, naming the image; TypeError for classes that are not integers.
+    """
+    for i, truth in enumerate(truths):
+        if len(truth.negatives) or len(truth.not_exhaustive):
+            raise ValueError(f"Truth {i} has negatives or not_exhaustive, of which COCO's AP knows nothing: use lvis.")
+    return _result(_table(detections, truths, num_classes, max_detections, federated=False))
+
+
+def lvis(detections: Sequence[Detections], truths: Sequence[Truth], image_counts, max_detections: int = 300) -> Result:
+    """AP if an image is annotated for some classes only (federated), and its means over rare to frequent classes.
+
+    Detections of a class that is neither among the objects nor among the negatives of an image are dropped, since the
+    image is not annotated for it. For a class in not_exhaustive, a detection that finds an object counts and one that
+    finds none is ignored. The limit `max_detections` is applied first, so detections dropped later count towards it.
+
+    Args:
+        image_counts: int[C], the number of *training* images with each class.
+
+    Raises ValueError for a class among both the objects and the negatives of an image, counts below 0, and as `coco`.
+    """
+    counts = np.asarray(image_counts)
+    if counts.ndim != 1 or (counts.size and not (np.issubdtype(counts.dtype, np.integer) and counts.min() >= 0)):
+        raise ValueError(f"image_counts must be int[C], none below 0, got {counts.dtype}{list(counts.shape)}.")
+    table = _table(detections, truths, len(counts), max_detections, federated=True)
+    groups = {"rare": counts < 10, "common": (counts >= 10) & (counts < 100), "frequent": counts >= 100}
+    rare, common, frequent = (_mean(table[groups[name]]) for name in ("rare", "common", "frequent"))
+    return dataclasses.replace(_result(table), rare=rare, common=common, frequent=frequent)
+
+
+# ---------------------------------------------------------------------------------------------- the three steps
+
+
+def match(overlaps) -> np.ndarray:
+    """Step 1 for one class in one image: IoUs float[n, m], detections by falling score -> bool[T, n], which find one.
+
+    A detection whose best object is taken gets the best free one, if that reaches the threshold; in Pascal VOC it would
+    be a false positive. Among equal overlaps the last object is taken, as in COCO's code.
+    """
+    overlaps = np.asarray(overlaps, np.float64)[:, ::-1]  # argmax takes the first
+    n, m = overlaps.shape
+    hits = np.zeros((len(THRESHOLDS), n), bool)
+    free = np.ones((len(THRESHOLDS), m), bool)
+    for i in range(n if m else 0):
+        allowed = np.where(free & (overlaps[i] >= THRESHOLDS[:, None]), overlaps[i], 0.0)
+        best = allowed.argmax(axis=1)
+        hits[:, i] = allowed.max(axis=1) > 0
+        free[hits[:, i], best[hits[:, i]]] = False
+    return hits
+
+
+def interpolated(hits, num_objects: int) -> float:
+    """Steps 2 and 3: bool[n], which detections by falling score find one of num_objects > 0 -> mean of 101 precisions.
+
+    Recall k / num_objects is compared with r / 100 in integers, so 35 of 100 objects reach .35. pycocotools compares
+    with 101 floats, some of which are above their decimal value (.35, .41, ...): a recall of exactly .35 misses its
+    own.
+    """
+    found = np.cumsum(hits)
+    precision = found / np.arange(1, len(found) + 1)
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    first = np.searchsorted(100 * found, np.arange(101) * num_objects)  # the first detection that reaches each recall
+    return float(np.append(best_from_here, 0.0)[first].mean())  # not reached: the 0 at the end
+
+
+def _table(detections, truths, num_classes, max_detections, federated) -> np.ndarray:
+    """float64[C, T]: AP of each class at each threshold, NaN for a class without objects."""
+    if len(detections) != len(truths):
+        raise ValueError(f"Expected detections and truths of the same pictures, got {len(detections)}, {len(truths)}.")
+    if max_detections < 1:
+        raise ValueError(f"max_detections is {max_detections}; expected at least 1: 100 for COCO, 300 for LVIS.")
+    num_objects = np.zeros(num_classes, np.int64)
+    seen = [[] for _ in range(num_classes)]  # per class, one (scores[n], hits[T, n], counted[T, n]) per image
+    for i, (detected, truth) in enumerate(zip(detections, truths, strict=True)):
+        boxes, scores, classes = _checked_detections(detected, f"Detections {i}", num_classes)
+        objects, object_classes = _checked_truth(truth, f"Truth {i}", num_classes)
+        num_objects += np.bincount(object_classes, minlength=num_classes)
+        top = np.argsort(-scores, kind="stable")[:max_detections]
+        boxes, scores, classes = boxes[top], scores[top], classes[top]
+        judged = set(classes.tolist())
+        if federated:
+            judged &= {*object_classes.tolist(), *truth.negatives}
+        for c in judged:
+            hits = match(iou(boxes[classes == c], objects[object_classes == c]))
+            seen[c].append((scores[classes == c], hits, hits | (c not in truth.not_exhaustive)))
+    table = np.full((num_classes, len(THRESHOLDS)), np.nan)
+    table[num_objects > 0] = 0.0
+    for c in np.flatnonzero(num_objects):
+        if seen[c]:
+            scores, hits, counted = (np.concatenate(parts, axis=-1) for parts in zip(*seen[c], strict=True))
+            order = np.argsort(-scores, kind="stable")
+            hits, counted = hits[:, order], counted[:, order]
+            table[c] = [interpolated(h[k], num_objects[c]) for h, k in zip(hits, counted, strict=True)]
+    return table
+
+
+def _result(table) -> Result:
+    return Result(_mean(table), _mean(table[:, 0]), _mean(table[:, 5]), table.mean(axis=1))
+
+
+def _mean(values) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else np.nan
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+def _checked_detections(detected, what, num_classes):
+    boxes, scores = as_boxes(detected.boxes, f"{what}: boxes"), np.asarray(detected.scores, np.float64)
+    if scores.shape != (len(boxes),) or not np.isfinite(scores).all():
+        got = f"{len(boxes)} boxes and {np.isfinite(scores).sum()} finite scores in shape {scores.shape}"
+        raise ValueError(f"{what}: expected one finite score a box, got {got}.")
+    return boxes, scores, _classes(detected.classes, len(boxes), what, num_classes)
+
+
+def _checked_truth(truth, what, num_classes):
+    boxes = as_boxes(truth.boxes, f"{what}: boxes")
+    if np.any(boxes[:, 2:] == boxes[:, :2]):
+        raise ValueError(f"{what}: a box has no area and could never be found; leave it out.")
+    classes = _classes(truth.classes, len(boxes), what, num_classes)
+    _classes(list(truth.negatives), len(truth.negatives), f"{what}, negatives", num_classes)
+    _classes(list(truth.not_exhaustive), len(truth.not_exhaustive), f"{what}, not_exhaustive", num_classes)
+    if both := set(classes.tolist()) & set(truth.negatives):
+        raise ValueError(f"{what}: classes {sorted(both)} are among the objects and among the negatives.")
+    return boxes, classes
+
+
+def _classes(classes, count, what, num_classes) -> np.ndarray:
+    classes = np.asarray(classes)
+    if classes.shape != (count,):
+        raise ValueError(f"{what}: expected one class a box, got {count} boxes and classes of shape {classes.shape}.")
+    if count and not np.issubdtype(classes.dtype, np.integer):
+        raise TypeError(f"{what}: classes must be integers, got {classes.dtype}.")
+    if count and not 0 <= classes.min() <= classes.max() < num_classes:
+        raise ValueError(f"{what}: classes must be in [0, {num_classes}), got {classes.min()} to {classes.max()}.")
+    return classes.astype(np.int64)
+
+
+# ---------------------------------------------------------------------------------------------- boxes
+
+
+def iou(a, b) -> np.ndarray:
+    """Intersection over union of all pairs: float[n, 4], float[m, 4] -> float64[n, m] in [0, 1].
+
+    Any unit, the same for both. A box without area has IoU 0, also with itself: the ratio 0 / 0 is set to 0, so that
+    such a box never counts as found. Boxes that only touch have IoU 0.
+
+    Raises ValueError for boxes that are not [n, 4], NaN, infinite or inverted.
+    """
+    a, b = as_boxes(a)[:, None], as_boxes(b)[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # below 0 where apart
+    shared = np.prod(np.maximum(sides, 0), axis=-1)
+    union = np.prod(a[..., 2:] - a[..., :2], axis=-1) + np.prod(b[..., 2:] - b[..., :2], axis=-1) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def as_boxes(boxes, what: str = "Boxes") -> np.ndarray:
+    """Boxes in any unit as float64[n, 4]; [] means no boxes. Error messages begin with `what`.
+
+    Raises ValueError for boxes that are not [n, 4], NaN, infinite or inverted.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.shape == (0,):
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{what} must be [n, 4], each y0, x0, y1, x1, got shape {boxes.shape}.")
+    if bad := np.sum(~np.isfinite(boxes)):
+        raise ValueError(f"{what} must be finite, got {bad} NaN or infinite values of {boxes.size}.")
+    if (inverted := np.any(boxes[:, 2:] < boxes[:, :2], axis=1)).any():
+        got = boxes[inverted][0].tolist()
+        raise ValueError(f"{what} must have y0 <= y1 and x0 <= x1, got {got}; is the order y0, x0, y1, x1?")
+    return boxes

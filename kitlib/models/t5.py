@@ -1,0 +1,286 @@
+"""T5: an encoder-decoder for text, from token ids to logits, with every intermediate by name.
+
+    model = t5.T5(configs.t5("tiny"))
+    params = t5.init_params(model)
+    logits, out = model.apply({"params": params}, encoder_tokens, decoder_tokens)
+    out["block00"]["attention"]           # float32[B, H, N, N], of the encoder; the decoder's: "block_decoder00"
+
+This is T5 (1910.10683) in version 1.1, also mT5, and UL2 with another activation. Parameter names and shapes are those
+of t5x's checkpoints, so that they are loaded without renaming. `decode` generates text.
+
+Built in notebooks/08_t5_and_upcycling.ipynb.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kitlib.configs import MoEConfig, T5Config
+from kitlib.layers.initialize import init_params as initialize
+from kitlib.layers.t5_layers import FAN_IN_TRUNCATED, Layer, RelativeBias, RMSNorm, flat, segment_mask
+from kitlib.moe import MoEMlp, routing
+
+PAD = 0  # also the token the decoder starts with
+
+# ---------------------------------------------------------------------------------------------- the stacks
+
+
+def _moe_layer(c: T5Config, moe: MoEConfig) -> Callable[[], MoEMlp]:
+    """A function that makes the layer of gated experts that replaces an MLP."""
+    return functools.partial(MoEMlp, moe, c.mlp_dim, gated=True, dtype=jnp.dtype(c.dtype), activation=c.activation)
+
+
+class Encoder(nn.Module):
+    """Embeddings float[B, N, D], segments int32[B, N] -> (float[B, N, D], {"block00": {...}, ...})."""
+
+    config: T5Config
+
+    def setup(self):
+        c = self.config
+        self.relpos_bias = RelativeBias(c, bidirectional=True)
+        self.layers = [
+            Layer(c, decoder=False, make_moe=_moe_layer(c, c.moe) if i in c.moe_layers else None)
+            for i in range(c.num_encoder_layers)
+        ]
+        self.encoder_norm = RMSNorm()
+        self.drop = nn.Dropout(c.dropout)
+
+    def __call__(self, x, segments, visible=None, position=None, train: bool = False):
+        """visible bool[B or 1, 1, N, N]: the keys that a query may attend to within its segment; None: all of them.
+        position int32[N]: the positions of the tokens, for the relative positions; None: 0, 1, 2, ..."""
+        out, position = {}, jnp.arange(x.shape[1]) if position is None else position
+        bias = self.relpos_bias(position[None] - position[:, None])  # [1, H, N, N]
+        mask = segment_mask(segments, segments)  # [B, 1, N, N]
+        mask = mask if visible is None else mask & visible
+        x = self.drop(x, deterministic=not train)
+        for i, layer in enumerate(self.layers):
+            x, out[f"block{i:02d}"] = layer(x, bias, mask, valid=segments != 0, train=train)  # [B, N, D]
+        return self.drop(self.encoder_norm(x), deterministic=not train), out
+
+
+class Decoder(nn.Module):
+    """The stack that generates text. From the encoder it needs only `cross`, keys and values for every layer."""
+
+    config: T5Config
+
+    def setup(self):
+        c = self.config
+        self.relpos_bias = RelativeBias(c, bidirectional=False)
+        self.layers = [
+            Layer(c, decoder=True, make_moe=_moe_layer(c, c.decoder_moe) if i in c.decoder_moe_layers else None)
+            for i in range(c.num_decoder_layers)
+        ]
+        self.decoder_norm = RMSNorm()
+        self.drop = nn.Dropout(c.dropout)
+        if not c.tied:
+            self.logits_dense = nn.Dense(c.vocab_size, use_bias=False, kernel_init=FAN_IN_TRUNCATED)
+
+    def cross(self, encoded):
+        """((keys, values) float[B, H, N, d], ...), one pair per layer, from encoded float[B, N, D]."""
+        return tuple(layer.encoder_decoder_attention.keys_values(encoded) for layer in self.layers)
+
+    def __call__(self, x, relative, mask, cross, cross_mask, valid, *, past=None, position=0, train=False):
+        """x float[B, M, D] -> (float[B, M, D], {"block_decoder00": {...}, ...}).
+
+        relative int[M, M]: positions of keys minus positions of queries; cross: see `cross`; past and position: see
+        `t5_layers.Layer`; valid bool[B, M]: tokens that experts process.
+        """
+        out, bias = {}, self.relpos_bias(relative)  # bias [1, H, M, M]
+        x = self.drop(x, deterministic=not train)
+        for i, layer in enumerate(self.layers):
+            cache = None if past is None else past[i]
+            x, out[f"block_decoder{i:02d}"] = layer(
+                x, bias, mask, cross[i], cross_mask, valid=valid, past=cache, position=position, train=train
+            )  # [B, M, D]
+        return self.drop(self.decoder_norm(x), deterministic=not train), out
+
+
+# ---------------------------------------------------------------------------------------------- the model
+
+
+class T5(nn.Module):
+    """(encoder_tokens int32[B, N], decoder_tokens int32[B, M]) -> (logits float32[B, M, V], out).
+
+    Token 0 is padding. Packing: several examples in one row are distinguished by segments int32[B, N] and int32[B, M]
+    for the two stacks, 1, 2, ..., and 0 for padding; tokens do not attend to other segments. Positions are relative, so
+    the result for a packed example is the same as for the example alone.
+
+    `out` holds every intermediate: "block00", ... of the encoder ("sa", "attention", "+sa", "mlp", "+mlp"), "encoded"
+    float[B, N, D], "block_decoder00", ... (also with "ca", "cross_attention", "+ca"), "decoded", "logits". A block with
+    experts has "moe" (see `moe.MoEMlp`), and out["auxiliary_loss"] is the sum over all of them, which must be added to
+    the loss (`seq2seq_loss` does so). Padding takes no expert's slot.
+    Dropout draws from the rng "dropout", router noise from "router".
+    """
+
+    config: T5Config
+
+    def setup(self):
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        self.token_embedder = nn.Embed(c.vocab_size, c.width, embedding_init=nn.initializers.normal(1.0), dtype=dtype)
+        self.encoder, self.decoder = Encoder(c), Decoder(c)
+
+    def __call__(
+        self, encoder_tokens, decoder_tokens, *, encoder_segments=None, decoder_segments=None, train: bool = False
+    ):
+        if encoder_segments is None:
+            encoder_segments = (encoder_tokens != PAD).astype(jnp.int32)
+        encoded, out = self.encode(encoder_tokens, encoder_segments, train=train)
+        logits, decoder_out = self.decode(encoded, decoder_tokens, encoder_segments, decoder_segments, train=train)
+        losses = [x.pop("auxiliary_loss") for x in (out, decoder_out) if "auxiliary_loss" in x]
+        return logits, {**out, **decoder_out, **({"auxiliary_loss": sum(losses)} if losses else {})}
+
+    def encode(self, tokens, segments=None, *, train: bool = False):
+        """tokens int32[B, N] -> (encoded float[B, N, D], out)."""
+        check_tokens(tokens)
+        segments = (tokens != PAD).astype(jnp.int32) if segments is None else segments
+        return self.encode_embedded(self.token_embedder(tokens), segments, train=train)
+
+    def encode_embedded(self, x, segments, visible=None, position=None, *, train: bool = False):
+        """`encode` for embeddings x float[B, N, D]: of tokens, or of visual tokens and then tokens (`palix`).
+
+        visible and position: see `Encoder`.
+        """
+        encoded, out = self.encoder(x, segments, visible, position, train)
+        return encoded, {**out, "encoded": encoded, **_auxiliary_loss(out)}
+
+    def decode(self, encoded, tokens, encoder_segments, decoder_segments=None, *, train: bool = False):
+        """Teacher forcing: tokens int32[B, M], the targets shifted right -> (logits float32[B, M, V], out).
+
+        Without decoder_segments, padding matters only for experts, which do not process it: padding comes after all
+        tokens of a text, so a causal decoder does not attend to it.
+        """
+        check_tokens(tokens)
+        m = tokens.shape[1]
+        relative = jnp.arange(m)[None] - jnp.arange(m)[:, None]  # [M, M]
+        mask = (relative <= 0)[None, None]  # [1, 1, M, M]
+        if decoder_segments is None:
+            valid = _written(tokens, jnp.arange(m)[None])
+            cross_mask = (encoder_segments != 0)[:, None, None]  # [B, 1, 1, N]
+        else:
+            valid, mask = decoder_segments != 0, mask & segment_mask(decoder_segments, decoder_segments)
+            cross_mask = segment_mask(decoder_segments, encoder_segments)  # [B, 1, M, N]
+        x, cross = self.token_embedder(tokens), self.decoder.cross(encoded)  # x [B, M, D]
+        decoded, out = self.decoder(x, relative, mask, cross, cross_mask, valid, train=train)  # [B, M, D]
+        logits = self.logits(decoded)  # [B, M, V]
+        return logits, {**out, "decoded": decoded, "logits": logits, **_auxiliary_loss(out)}
+
+    def logits(self, decoded):
+        """float[..., D] -> float32[..., V]."""
+        x = decoded.astype(jnp.float32)
+        if self.config.tied:
+            # The entries of the table are N(0, 1): without scaling, logits would start with standard deviation sqrt(D).
+            return flat(lambda x: x @ self.token_embedder.embedding.T, x * self.config.width**-0.5)
+        return flat(self.decoder.logits_dense, x)
+
+    # ------------------------------------------------------------------------------------------ one token at a time
+
+    def init_cache(self, encoder_tokens, length: int):
+        """The cache for generating `length` tokens: {"self", "cross", "valid"}, every leaf with a leading B axis.
+
+        "self": the decoder's (keys, values) float[B, H, T, d] of every layer, T = length, still zeros; "cross": those
+        of the encoder's output, computed once; "valid" bool[B, N]: its real tokens.
+        """
+        return self.cache(self.encode(encoder_tokens)[0], encoder_tokens != PAD, length)
+
+    def cache(self, encoded, valid, length: int):
+        """`init_cache` from encoded float[B, N, D] and valid bool[B, N]."""
+        c = self.config
+        empty = jnp.zeros((encoded.shape[0], c.num_heads, length, c.head_dim), jnp.dtype(c.dtype))
+        return {"self": ((empty, empty),) * c.num_decoder_layers, "cross": self.decoder.cross(encoded), "valid": valid}
+
+    def decode_step(self, tokens, position, cache):
+        """tokens int32[B] at `position` int32[] (0: the start token) -> (logits float32[B, V] of the next, new cache).
+
+        The same function as `decode`, for one token after the other, provided that no expert drops a token in either.
+        """
+        key_position = jnp.arange(cache["self"][0][0].shape[2])[None]  # [1, T]
+        x, cross_mask = self.token_embedder(tokens[:, None]), cache["valid"][:, None, None]  # [B, 1, D], [B, 1, 1, N]
+        valid = _written(tokens[:, None], position)
+        decoded, out = self.decoder(
+            x, key_position - position, (key_position <= position)[None, None], cache["cross"], cross_mask, valid,
+            past=cache["self"], position=position,
+        )  # fmt: skip
+        past = tuple(out[f"block_decoder{i:02d}"]["keys_values"] for i in range(self.config.num_decoder_layers))
+        return self.logits(decoded[:, 0]), cache | {"self": past}
+
+
+def _written(tokens, position):
+    """bool, of the shape of tokens: True except for padding; token 0 at position 0 is the start token."""
+    return (tokens != PAD) | (position == 0)
+
+
+def _auxiliary_loss(out: dict) -> dict:
+    losses = [block["moe"]["auxiliary_loss"] for block in out.values() if "moe" in block]
+    return {"auxiliary_loss": sum(losses)} if losses else {}
+
+
+def check_tokens(tokens) -> None:
+    """Raises ValueError or TypeError unless tokens is int[B, N]."""
+    if tokens.ndim != 2:
+        raise ValueError(f"Tokens must be int32[B, N], got shape {tokens.shape}; for one text, add the axis: [None].")
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"Tokens must be integers, ids of the vocabulary, got {tokens.dtype}.")
+
+
+def init_params(model: T5, seed: int = 0) -> dict:
+    """Initial parameters, drawn in one compiled call."""
+    tokens = np.ones((1, 1), np.int32)  # parameters do not depend on the length
+    return initialize(model, tokens, tokens, seed=seed)
+
+
+# ---------------------------------------------------------------------------------------------- the loss
+
+
+def shift_right(targets: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """Decoder inputs int32[B, M]: each target's predecessor, 0 where an example starts."""
+    shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
+    if segments is None:
+        return shifted
+    return jnp.where(segments == jnp.pad(segments[:, :-1], ((0, 0), (1, 0))), shifted, PAD)
+
+
+def token_loss(logits, targets, weights, *, z_loss: float = 0.0) -> tuple[jax.Array, dict]:
+    """Mean cross-entropy over target tokens and {"accuracy"}: logits float32[B, M, V], targets int32[B, M].
+
+    weights [B, M], bool or float: the weight of each token in the mean. If all weights are 0, the loss is 0.
+    """
+    weights = weights / jnp.maximum(weights.sum(), 1e-9)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    losses = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if z_loss:
+        losses += z_loss * jnp.square(log_z)
+    return jnp.sum(weights * losses), {"accuracy": jnp.sum(weights * (logits.argmax(axis=-1) == targets))}
+
+
+def seq2seq_loss(model: T5, *, z_loss: float = 0.0) -> Callable:
+    """Mean cross-entropy over the target tokens of {"inputs": int32[B, N], "targets": int32[B, M]}, padding left out.
+
+    Packed batches also have "inputs_segments" and "targets_segments": see `T5`. The metric is token "accuracy"; a
+    sparse model's auxiliary loss is added, and its routers are reported (`routing.router_metrics`).
+    z_loss: weight of logsumexp(logits)^2, which keeps the logits small (mT5: 1e-4).
+    """
+
+    def loss_fn(params, batch, key):
+        targets, segments = batch["targets"], batch.get("targets_segments")
+        dropout_key, router_key = jax.random.split(key)
+        logits, out = model.apply(
+            {"params": params},
+            batch["inputs"],
+            shift_right(targets, segments),
+            encoder_segments=batch.get("inputs_segments"),
+            # Without segments, the position after the last target, which predicts padding, would take an expert's slot.
+            decoder_segments=(targets != PAD).astype(jnp.int32) if segments is None else segments,
+            train=True,
+            rngs={"dropout": dropout_key, "router": router_key},
+        )
+        loss, metrics = token_loss(logits, targets, targets != PAD, z_loss=z_loss)
+        if "auxiliary_loss" not in out:
+            return loss, metrics
+        return loss + out["auxiliary_loss"], metrics | routing.router_metrics(out)
+
+    return loss_fn

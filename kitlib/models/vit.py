@@ -1,0 +1,169 @@
+"""Vision Transformer: from images to logits, with every intermediate by name.
+
+    model = vit.ViT(configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10))
+    params = model.init(jax.random.key(0), images)["params"]
+    logits, out = model.apply({"params": params}, images)
+    out["block01"]["attention"]     # float32[B, H, N, N]; a plot needs no hooks
+
+Built in notebooks/01_vit_from_pixels_to_logits.ipynb, V-MoE in notebooks/05_v_moe.ipynb.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kitlib.configs import ViTConfig
+from kitlib.layers import batch_ensemble
+from kitlib.layers.vit_layers import EncoderBlock, MAPHead, PatchEmbedding, sincos_positions
+from kitlib.moe import MoEMlp, e3
+from kitlib.moe.e3 import E3Mlp
+
+
+class Encoder(nn.Module):
+    """`depth` blocks and a final LayerNorm: float[B, N, D] -> (float[B, N, D], {"block00": {...}, ...}).
+
+    If the model is an ensemble, tokens are copied in the first block with members: the output is float[M * B, N, D].
+    """
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        c = self.config
+        block = {
+            "mlp_dim": c.mlp_dim,
+            "num_heads": c.num_heads,
+            "dropout": c.dropout,
+            "stochastic_depth": c.drop_path > 0,
+            "parallel": c.parallel,
+            "qk_norm": c.qk_norm,
+            "qkv_bias": c.qkv_bias,
+            "norm_bias": c.norm_bias,
+            "dtype": jnp.dtype(c.dtype),
+        }
+        drop_rates = jnp.linspace(0.0, c.drop_path, c.depth) if c.depth > 1 else jnp.full((1,), c.drop_path)
+        if c.scan:
+            # One block is traced and compiled; the stacked parameters have a leading L axis. The blocks are
+            # rematerialised: the backward pass recomputes a block from its input, so that memory holds the L inputs
+            # but not all intermediates of L blocks.
+            Block = nn.scan(
+                nn.remat(EncoderBlock, prevent_cse=False, static_argnums=(3,)),
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True, "drop_path": True},
+                in_axes=(0, nn.broadcast),
+                length=c.depth,
+            )
+            x, stacked = Block(**block, name="encoderblock")(x, drop_rates, train)
+            out = {f"block{i:02d}": jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(c.depth)}
+        else:
+            out = {}
+            for i in range(c.depth):
+                if i == c.tiled_block and not c.tiled_after_attention:
+                    x = e3.tile(x, c.num_members)  # [M * B, N, D]
+                layer = EncoderBlock(**block, **self.special(i), name=f"encoderblock_{i}")
+                x, out[f"block{i:02d}"] = layer(x, drop_rates[i], train)
+        return nn.LayerNorm(use_bias=c.norm_bias, dtype=jnp.dtype(c.dtype), name="encoder_norm")(x), out
+
+    def special(self, i: int) -> dict:
+        """The arguments of block i that a plain block does not have: experts and members."""
+        c, dtype, fields = self.config, jnp.dtype(self.config.dtype), {}
+        if i == c.tiled_block and c.tiled_after_attention:
+            fields["members"] = c.num_members
+        if i in c.moe_blocks:
+            layer = functools.partial(E3Mlp, c.moe, c.e3) if c.e3 else functools.partial(MoEMlp, c.moe)
+            fields["moe"] = functools.partial(layer, mlp_dim=c.mlp_dim, dtype=dtype)
+        if c.batch_ensemble and i in c.batch_ensemble.blocks:
+            fields["mlp_dense"] = functools.partial(batch_ensemble.Dense, c.batch_ensemble)
+            if c.batch_ensemble.attention:
+                fields["attention_dense"] = fields["mlp_dense"]
+        return fields
+
+
+class ViT(nn.Module):
+    """(images float[B, height, width, channels] in [-1, 1]) -> (logits float32[B, V], out).
+
+    `out` holds every intermediate: "stem" (patch embeddings), "with_posemb", "block00" ... (each with "sa",
+    "attention", "+sa", "mlp", "+mlp"), "encoded" float[B, N, D], "pooled" float[B, D], "pre_logits", "logits".
+    With `num_classes=0` the logits are the representation that a head would see; with `pool="none"`, of every token.
+    Dropout draws from the rng "dropout", stochastic depth from "drop_path", router noise from "router".
+
+    An ensemble in one model (`config.e3`, `config.batch_ensemble`) has logits float32[M, B, V]. From where its tokens
+    are copied, intermediates have a batch axis of M * B, members outermost (`e3.split` makes two axes of it).
+
+    In a V-MoE (`config.moe`), out["block05"]["moe"] has the intermediates of its router (see `moe.MoEMlp`), and
+    out["auxiliary_loss"], the sum over the blocks, must be added to the loss (`classification_loss` does so).
+
+    The class token has row 0 of the position table (2010.11929, eq. 1), as in Google's checkpoints. The class-token
+    models of big_vision have no such row: `checkpoint` loads them with a row of zeros, which is the same function.
+    """
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        check_images(images, c)
+        out = {}
+
+        x = out["stem"] = PatchEmbedding(c.width, c.patch_size, dtype, name="embedding")(images)  # [B, N, D]
+        if c.pool == "tok":
+            cls = self.param("cls", nn.initializers.zeros, (1, 1, c.width)).astype(dtype)
+            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, c.width)), x], axis=1)  # one token more
+        x = out["with_posemb"] = x + self.positions().astype(dtype)
+        x = nn.Dropout(c.dropout, deterministic=not train)(x)
+
+        x, blocks = Encoder(c, name="Transformer")(x, train)  # [B, N, D], or [M * B, N, D]
+        out |= blocks
+        if c.moe:
+            out["auxiliary_loss"] = sum(blocks[f"block{i:02d}"]["moe"]["auxiliary_loss"] for i in c.moe_blocks)
+        out["encoded"] = x
+
+        x = out["pooled"] = self.pooled(x)  # [B, D]; [B, N, D] for pool="none"
+        if c.representation_size:
+            x = out["pre_logits"] = jnp.tanh(nn.Dense(c.representation_size, dtype=dtype, name="pre_logits")(x))
+        if c.num_classes:
+            # A zero head makes the first prediction uniform: the loss starts at log V, for every size.
+            dense = functools.partial(batch_ensemble.Dense, c.batch_ensemble) if c.batch_ensemble else nn.Dense
+            x = dense(c.num_classes, kernel_init=nn.initializers.zeros, dtype=dtype, name="head")(x)  # [B, V]
+        x = x.astype(jnp.float32)
+        logits = out["logits"] = e3.split(x, c.num_members) if c.num_members else x  # [M, B, V] or [B, V]
+        return logits, out
+
+    def positions(self):
+        """float32[1, N, D]."""
+        c = self.config
+        if c.posemb == "learn":
+            init = nn.initializers.normal(stddev=c.width**-0.5)
+            return self.param("pos_embedding", init, (1, c.num_tokens, c.width))
+        table = jnp.asarray(sincos_positions(c.grid, c.width))
+        return jnp.pad(table, ((0, 0), (int(c.pool == "tok"), 0), (0, 0)))  # zeros for the class token: no position
+
+    def pooled(self, x):
+        """float[B, N, D] -> float[B, D]; unchanged for pool="none"."""
+        c = self.config
+        if c.pool == "tok":
+            return x[:, 0]
+        if c.pool == "gap":
+            return x.mean(axis=1)
+        if c.pool == "map":
+            return MAPHead(
+                c.mlp_dim, c.num_heads, c.qkv_bias, c.qk_norm, c.norm_bias, jnp.dtype(c.dtype), name="MAPHead_0"
+            )(x)
+        return x
+
+
+def check_images(images, config: ViTConfig) -> None:
+    """Raises ValueError or TypeError unless images is float[B, *config.image_size, config.channels]."""
+    expected = (*config.image_size, config.channels)
+    if images.ndim != 4:
+        raise ValueError(f"Images must be float[B, height, width, channels], got shape {images.shape}; add the axis.")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"Images must be floats in [-1, 1], got {images.dtype}; scale them: images / 127.5 - 1.")
+    if images.shape[1:] != expected:
+        raise ValueError(
+            f"Images are {images.shape[1:]}, the model expects {expected} (height, width, channels); resize them, or "
+            "build the model with config.replace(image_size=...) and resize its position table."
+        )

@@ -1,0 +1,261 @@
+"""Routers: which expert processes which token, and with which weight.
+
+Two families. *Token choice*: every token picks its K most probable experts (`top_k`), and the experts' buffers, C slots
+each, are filled in order of priority (`assign`); a choice that finds its buffer full is dropped. *Expert choice*: every
+expert picks its C most probable tokens (`expert_choice`). Both end in an `Assignment`, a table of slots; `dispatch`
+copies the tokens into the slots and combines the outputs.
+
+Logits, probabilities and selection are float32 throughout: a bfloat16 softmax over many experts reorders them.
+
+Built in notebooks/03_routers.ipynb (token choice, losses) and notebooks/06_expert_choice_and_soft_moe.ipynb.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Choice(NamedTuple):
+    """The K experts that every token selects, best first. The gates of padding are 0."""
+
+    expert: jax.Array  # int32[G, S, K]
+    gate: jax.Array  # float32[G, S, K], the probability of that expert, not renormalised
+
+
+class Assignment(NamedTuple):
+    """The tokens that every expert gets: a buffer of C slots per expert and group."""
+
+    token: jax.Array  # int32[G, E, C], a position in the group; S where the slot is empty
+    weight: jax.Array  # float32[G, E, C], the combine weight; 0 where the slot is empty
+
+
+# ---------------------------------------------------------------------------------------------- capacity
+
+
+def capacity_of_choices(
+    num_tokens: int, num_experts: int, num_selected: int, factor: float, *, multiple_of: int = 1
+) -> int:
+    """Slots C per expert and group, as V-MoE and GShard count: ceil(factor * K * S / E), rounded up to a multiple.
+
+    With factor 1 there is one slot for each of the K * S choices; from E / K on, nothing can be dropped. V-MoE's code
+    rounds up to a multiple of 4 (multiple_of=4), which matters for small groups: 20 slots instead of 16.8.
+    """
+    slots = math.ceil(round(_slots(num_tokens * num_selected, num_experts, factor), 9))  # in binary, 1.1 * 10 > 11
+    return min(num_tokens, -(-slots // multiple_of) * multiple_of)  # a token takes at most one slot per expert
+
+
+def capacity_of_tokens(num_tokens: int, num_experts: int, factor: float) -> int:
+    """Slots C per expert and group, as Switch, Expert Choice and flaxformer count: round(factor * S / E), no K.
+
+    Under expert choice, factor is the mean number of experts per token, and from E on every expert takes all tokens.
+    For token choice, this gives 1 / K of the slots of `capacity_of_choices`. At least 1, so that a model with many
+    experts can also read a prompt of three tokens; each token then gets more experts than the factor.
+    """
+    return min(num_tokens, max(1, round(_slots(num_tokens, num_experts, factor))))
+
+
+def _slots(wanted: int, num_experts: int, factor: float) -> float:
+    if wanted < 1 or num_experts < 1:
+        raise ValueError(f"Capacity needs at least one token and one expert, got {wanted} and {num_experts}.")
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"The capacity factor must be positive, got {factor}; 1.0 has a slot for everyone on average.")
+    return factor * wanted / num_experts
+
+
+# ---------------------------------------------------------------------------------------------- token choice
+
+
+def add_noise(logits: jax.Array, key: jax.Array, noise_std: float = 1.0) -> jax.Array:
+    """float32[G, S, E] -> the same plus normal noise of standard deviation noise_std / E (2106.05974, section 2)."""
+    return logits + noise_std / logits.shape[-1] * jax.random.normal(key, logits.shape)
+
+
+def top_k(probabilities: jax.Array, num_selected: int, valid: jax.Array | None = None) -> Choice:
+    """Every token picks its K most probable experts; ties go to the first.
+
+    probabilities float32[G, S, E]; valid bool[G, S], False on padding. The gates are the softmax values themselves
+    (V-MoE: TOP_K(softmax)), so that the router has a gradient even for K=1; GShard's softmax(TOP_K) is constant there.
+    """
+    num_experts = probabilities.shape[-1]
+    if not 1 <= num_selected <= num_experts:
+        raise ValueError(f"A token can select 1 to E={num_experts} experts, got K={num_selected}.")
+    gate, expert = jax.lax.top_k(probabilities, num_selected)
+    if valid is not None:
+        gate = jnp.where(valid[..., None], gate, 0.0)
+    return Choice(expert, gate)
+
+
+def assign(
+    choice: Choice,
+    num_experts: int,
+    capacity: int,
+    *,
+    batch_priority: bool = False,
+    valid: jax.Array | None = None,
+) -> Assignment:
+    """Fills the buffers: all first choices, then all second choices, ...; within one rank, in the order of tokens.
+
+    batch_priority: within one rank, in decreasing order of the tokens' top gates instead (2106.05974, section 4: Batch
+    Priority Routing), so that the dropped choices are those of the least certain tokens. Padding takes no slot.
+
+    A single sort is enough. Choices are numbered by priority, i = rank * S + position of the token in the order. Sorted
+    by the key expert * K * S + i, the choices of each expert are contiguous, and slot c of expert e holds its c-th.
+    """
+    if capacity < 1:
+        raise ValueError(f"An expert needs at least one slot, got capacity {capacity}.")
+    g, s, k = choice.expert.shape
+    if (num_experts + 1) * k * s >= 2**31:
+        raise ValueError(f"Groups of {s} tokens are too long for {num_experts} experts; use more groups.")
+    order = jnp.broadcast_to(jnp.arange(s), (g, s))  # int32[G, S], tokens in order of priority
+    if batch_priority:
+        order = jnp.argsort(-choice.gate[..., 0], axis=1, stable=True)
+    expert, gate = choice
+    if valid is not None:
+        expert = jnp.where(valid[..., None], expert, num_experts)  # padding is sorted behind the choices of all experts
+    ranked = jnp.take_along_axis(expert, order[..., None], axis=1).swapaxes(1, 2).reshape(g, k * s)  # [G, K * S]
+    keys = jnp.sort(ranked * (k * s) + jnp.arange(k * s)[None], axis=1)  # [G, K * S]
+    starts = jax.vmap(jnp.searchsorted, (0, None))(keys, jnp.arange(num_experts + 1) * (k * s))  # int32[G, E + 1]
+
+    slot = starts[:, :-1, None] + jnp.arange(capacity)[None, None]  # int32[G, E, C], an index into the sorted keys
+    filled = slot < starts[:, 1:, None]
+    winner = keys[jnp.arange(g)[:, None, None], jnp.minimum(slot, k * s - 1)] % (k * s)
+    rank, token = winner // s, order[jnp.arange(g)[:, None, None], winner % s]  # [G, E, C] both
+    weight = gate[jnp.arange(g)[:, None, None], token, rank]  # [G, E, C]
+    return Assignment(jnp.where(filled, token, s), jnp.where(filled, weight, 0.0))
+
+
+# ---------------------------------------------------------------------------------------------- expert choice
+
+
+def expert_choice(probabilities: jax.Array, capacity: int, valid: jax.Array | None = None) -> Assignment:
+    """Every expert picks its C most probable tokens (2202.09368; the router of 2212.05055): no overflow, no loss term.
+
+    probabilities float32[G, S, E], the softmax over experts; valid bool[G, S], False on padding, which is not picked.
+    A token may be picked by several experts or by none. This depends on all other tokens, including later ones.
+    """
+    s = probabilities.shape[1]
+    if not 1 <= capacity <= s:
+        raise ValueError(f"An expert can choose 1 to S={s} tokens, got capacity {capacity}.")
+    scores = probabilities.swapaxes(1, 2)  # [G, E, S]
+    if valid is not None:
+        scores = jnp.where(valid[:, None], scores, -1.0)
+    weight, token = jax.lax.top_k(scores, capacity)  # [G, E, C] both
+    return Assignment(jnp.where(weight >= 0, token, s), jnp.maximum(weight, 0.0))
+
+
+# ---------------------------------------------------------------------------------------------- combine weights
+
+
+def slots_to_tokens(assignment: Assignment, values: jax.Array, num_tokens: int) -> jax.Array:
+    """Values float32[G, E, C] of slots -> float32[G, S, E] of tokens, 0 where expert e does not process token s."""
+    g, e, _ = values.shape
+    groups, experts = jnp.arange(g)[:, None, None], jnp.arange(e)[None, :, None]
+    empty = jnp.zeros((g, num_tokens, e), values.dtype)
+    return empty.at[groups, assignment.token, experts].add(values, mode="drop")
+
+
+def renormalize(assignment: Assignment, num_tokens: int) -> Assignment:
+    """Combine weights of each token divided by their sum over the experts that process it (2212.05055, appendix B.7).
+
+    0.3, 0.2, 0.1 become 0.500, 0.333, 0.167; the weight of a single expert becomes 1; a token without experts keeps 0.
+    With identical experts, the layer is then the dense MLP on every processed token, for any router.
+    """
+    total = slots_to_tokens(assignment, assignment.weight, num_tokens).sum(axis=-1)
+    total = jnp.where(total > 0, total, 1.0)
+    index = jnp.minimum(assignment.token, num_tokens - 1)
+    return assignment._replace(weight=assignment.weight / total[jnp.arange(total.shape[0])[:, None, None], index])
+
+
+# ---------------------------------------------------------------------------------------------- auxiliary losses
+
+
+def importance_loss(probabilities: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """Squared coefficient of variation over experts of their summed probabilities, mean over groups (2106.05974).
+
+    0 if all experts have the same sum, E - 1 if one has all of it. probabilities float32[G, S, E], without noise.
+    """
+    return _squared_variation(_mask(probabilities, valid).sum(axis=1)).mean()
+
+
+def load_loss(
+    logits: jax.Array, noisy_logits: jax.Array, num_selected: int, noise_std: float, valid: jax.Array | None = None
+) -> jax.Array:
+    """Squared coefficient of variation over experts of their load, mean over groups (2106.05974).
+
+    The load of expert e is the sum over tokens of the probability that e, with its noise drawn again, reaches the K-th
+    largest noisy logit: unlike a count of tokens, it has a gradient. logits and noisy_logits float32[G, S, E];
+    noise_std as for `add_noise`. Raises ValueError without noise.
+    """
+    if noise_std <= 0:
+        raise ValueError(f"The load loss needs router noise, got noise_std {noise_std}.")
+    threshold = jax.lax.top_k(noisy_logits, num_selected)[0][..., -1:]
+    sigma = noise_std / logits.shape[-1]
+    selected = 1.0 - jax.scipy.stats.norm.cdf((threshold - logits) / sigma)  # the probabilities, [G, S, E]
+    return _squared_variation(_mask(selected, valid).sum(axis=1)).mean()
+
+
+def balance_loss(probabilities: jax.Array, expert: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """E * sum_e (share of tokens that chose e) * (mean probability of e), mean over groups (Switch, 2101.03961, eq. 4).
+
+    expert int32[G, S, K]: K choices that are perfectly balanced give K. GShard counts first choices only:
+    `expert[..., :1]`.
+    """
+    num_experts = probabilities.shape[-1]
+    count = probabilities.shape[1] if valid is None else valid.sum(axis=1)[:, None]
+    chosen = _mask(jax.nn.one_hot(expert, num_experts).sum(axis=2), valid).sum(axis=1) / count
+    mean = _mask(probabilities, valid).sum(axis=1) / count
+    return num_experts * (chosen * mean).sum(axis=-1).mean()
+
+
+def z_loss(logits: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """Mean of logsumexp(logits)^2 (ST-MoE, 2202.08906, eq. 5): keeps logits small. (log E)^2 at zero logits."""
+    square = jax.nn.logsumexp(logits, axis=-1) ** 2
+    return square.mean() if valid is None else jnp.where(valid, square, 0.0).sum() / valid.sum()
+
+
+def _mask(x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    return x if valid is None else jnp.where(valid[..., None], x, 0.0)
+
+
+def _squared_variation(total: jax.Array) -> jax.Array:
+    # Not (std / mean)^2: at perfect balance the derivative of the square root is infinite and the gradient is NaN.
+    return total.var(axis=-1) / jnp.square(total.mean(axis=-1))
+
+
+# ---------------------------------------------------------------------------------------------- metrics
+
+
+def metrics(
+    processed: jax.Array,
+    probabilities: jax.Array,
+    *,
+    num_selected: int | None = None,
+    valid: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """The metrics of one router, over all groups. processed bool[G, S, E]: whether expert e processes token s.
+
+    "dropped": share of the tokens' K choices (num_selected) that got no slot; 0 under expert choice (None).
+    "unprocessed": share of tokens without an expert. "experts_per_token": mean number of experts per token.
+    "load" float32[E]: each expert's share of all filled slots. "entropy": mean entropy of the probabilities, in nats.
+    """
+    valid = jnp.ones(processed.shape[:2], bool) if valid is None else valid
+    count, slots = valid.sum(), processed.sum()
+    entropy = jax.scipy.special.entr(probabilities).sum(axis=-1)
+    return {
+        "dropped": (num_selected * count - slots) / (num_selected * count) if num_selected else jnp.zeros(()),
+        "unprocessed": jnp.sum(~processed.any(axis=-1) & valid) / count,
+        "experts_per_token": slots / count,
+        "load": processed.sum(axis=(0, 1)) / slots,
+        "entropy": jnp.where(valid, entropy, 0.0).sum() / count,
+    }
+
+
+def router_metrics(out: dict) -> dict[str, jax.Array]:
+    """From a model's intermediates: "auxiliary_loss" and, for the routers of its L' sparse blocks in their order,
+    "dropped" and "unprocessed" float32[L'] and "load" float32[L', E]; see `metrics`. Soft MoE has only the first."""
+    blocks = [value for name, value in sorted(out.items()) if name.startswith("block") and "moe" in value]
+    routers = [block["moe"]["metrics"] for block in blocks if "metrics" in block["moe"]]
+    stacked = {name: jnp.stack([m[name] for m in routers]) for name in ("dropped", "unprocessed", "load") if routers}
+    return {"auxiliary_loss": out["auxiliary_loss"], **stacked}

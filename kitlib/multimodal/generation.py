@@ -1,0 +1,62 @@
+"""The texts that a PaLI-X generates for a list of examples, in batches of one shape, so that it is compiled once.
+
+    texts = generated_texts(model, params, examples)       # one string per example
+
+Examples are tokenised once and written by `decode.greedy`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kitlib.data import tokenizer as tokenizers
+from kitlib.models import decode
+from kitlib.multimodal import batching
+from kitlib.multimodal.prompts import Example
+
+
+def batch_shape(model, examples: Sequence[Example]) -> dict[str, int]:
+    """The lengths for `batching.to_arrays` into which all examples fit. Raises ValueError if there are none."""
+    words = tokenizers.multilingual()
+    return _shape(model, [batching.tokenise(example, words) for example in examples])
+
+
+def _shape(model, tokenised: Sequence[batching.Tokenised]) -> dict[str, int]:
+    if not tokenised:
+        raise ValueError("There are no examples, so there is nothing to evaluate.")
+    return {
+        "num_images": max(1, *(len(one.images) for one in tokenised)),
+        "prompt_length": _rounded(max(one.prompt_length for one in tokenised)),
+        "target_length": _rounded(max(len(one.target_tokens) for one in tokenised)),
+        "image_size": model.config.tower.image_size[0],
+    }
+
+
+def generated_texts(
+    model, params, examples: Sequence[Example], *, batch_size: int = 64, shape: Mapping[str, int] | None = None
+) -> list[str]:
+    """The text that the model generates for each example, by greedy decoding.
+
+    A text may have 1.5 times as many tokens as the longest target, so that a model can also write too much; there it is
+    cut off. shape: as returned by `batch_shape`; calls with one shape are compiled once. Raises ValueError for no
+    examples, a mix of few-shot and other examples, examples that do not fit, and a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+    words = tokenizers.multilingual()
+    tokenised = [batching.tokenise(example, words) for example in examples]
+    shape = shape or _shape(model, tokenised)
+    texts = []
+    for start in range(0, len(tokenised), batch_size):
+        chunk = tokenised[start : start + batch_size]
+        padded = chunk + [chunk[-1]] * (batch_size - len(chunk))
+        batch = batching.rows_to_arrays(padded, words.pad_id, **shape)
+        inputs = {name: batch[name] for name in ("images", "images_valid", "prompt_tokens")}
+        tokens, _ = decode.greedy(model, params, inputs, max_length=shape["target_length"] * 3 // 2)
+        texts += [words.decode(row).strip() for row in np.asarray(tokens)[: len(chunk)]]
+    return texts
+
+
+def _rounded(length: int) -> int:
+    """Rounded up to a multiple of 8, so that there are few shapes and few compilations."""
+    return -(-length // 8) * 8

@@ -1,0 +1,134 @@
+"""The data that the kit's own multimodal examples are drawn from.
+
+    data = kit_data("train")
+    image, box = place_on_background(data.cutouts[0], rng)
+
+The builders that draw from it are in `example_builders`.
+"""
+
+import contextlib
+import functools
+import io
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from kitlib.data import captioned, files, glosses
+from kitlib.synthetic import rendered_text, scenes
+from kitlib.synthetic.scenes import SIZE
+
+SHOTS = 4  # exemplars before the query, as PaLI-X is prompted
+
+
+@dataclass(frozen=True, eq=False)
+class KitData:
+    """The data of one split, from which the builders draw.
+
+    Attributes:
+        emoji: all emoji with their names and keywords.
+        cutouts: uint8[32, 32, 4], one per emoji.
+        questions: easy-VQA.
+        texts: the glosses.
+        object_rows: the emoji that captioning and naming use, as row numbers (see `object_rows`).
+        scene_cutouts, scene_names, scene_rows: the objects of scenes and videos, their English names, their emoji rows.
+        vocabularies: (language, words to read, those of them that are short enough for receipts).
+        related: groups of more than `SHOTS` rows of `object_rows` that share an English keyword.
+    """
+
+    emoji: captioned.Emoji
+    cutouts: np.ndarray
+    questions: captioned.EasyVqa
+    texts: list[str]
+    object_rows: list[int]
+    scene_cutouts: np.ndarray
+    scene_names: Sequence[str]
+    scene_rows: list[int]
+    vocabularies: list[tuple[str, Sequence[str], list[str]]]
+    related: list[list[int]]
+
+
+@functools.cache
+def kit_data(split: str = "train") -> KitData:
+    """The data of "train" or "test". Raises ValueError for another split, as easy-VQA and the glosses have no third."""
+    if split not in ("train", "test"):
+        raise ValueError(f"There is no split {split!r} of all the kit's data: use 'train' or 'test'.")
+    emoji = captioned.emoji(split)
+    scene_cutouts, scene_names = scenes.objects(split)
+    vocabularies = [
+        (language, words, [word for word in words if len(word) <= 5])  # longer words do not fit into 64 pixels
+        for language, words in rendered_text.words(split).items()
+        if language in captioned.LANGUAGES
+    ]
+    rows, sharing = object_rows(split), defaultdict(list)
+    for row in rows:
+        for keyword in emoji.keywords["en"][row]:
+            sharing[keyword].append(row)
+    return KitData(
+        emoji=emoji,
+        cutouts=scenes.cut_outs(emoji.images),
+        questions=captioned.easy_vqa(split),
+        texts=glosses(split),
+        object_rows=rows,
+        scene_cutouts=scene_cutouts,
+        scene_names=scene_names,
+        scene_rows=[emoji.names["en"].index(name) for name in scene_names],
+        vocabularies=vocabularies,
+        related=[group for group in sharing.values() if len(group) > SHOTS],
+    )
+
+
+@functools.cache
+def codebook() -> np.ndarray:
+    """uint8[128, 8, 8, 3], the kit's visual tokens: k-means over 8,000 patches of 500 scenes of the training split.
+
+    It was learned once and belongs to the released model, which writes its codes.
+    """
+    content = files.read_checked(files.data_folder(), "visual_codebook.npz")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return arrays["codebook"]
+
+
+def object_rows(split: str) -> list[int]:
+    """Rows of `captioned.emoji(split)` whose English name is a single word, or that are in `scenes.EASY`.
+
+    They are 417 of 1,235 in training, 83 of 186 for the test. The others would be 13,000 more names to memorise.
+    """
+    names = captioned.emoji(split).names["en"]
+    return [i for i, name in enumerate(names) if " " not in name or name in scenes.EASY[split]]
+
+
+def place_on_background(
+    cutout, rng: np.random.Generator, sides: tuple[int, int] = (28, SIZE)
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8[32, 32, 4] of `scenes.cut_outs` -> (uint8[64, 64, 3], box float64[4]), the box of the whole cut-out.
+
+    The cut-out is resized to a random side in pixels (`sides`: smallest, largest) and put at a random position, on
+    white in one of four images, else on a `scenes.random_background`. So few emoji make many images, and the images of
+    a test can be new although the objects in them are known.
+    """
+    side = int(rng.integers(sides[0], sides[1] + 1))
+    background = np.full((SIZE, SIZE, 3), 255, np.uint8) if rng.integers(4) == 0 else scenes.random_background(rng)
+    top, left = rng.integers(0, SIZE - side + 1, 2)
+    enlarged = np.array(Image.fromarray(cutout).resize((side, side), Image.Resampling.BILINEAR)).astype(np.float64)
+    alpha, window = enlarged[..., 3:] / 255, background[top : top + side, left : left + side]
+    window[:] = np.rint(alpha * enlarged[..., :3] + (1 - alpha) * window)
+    return background, np.array([top, left, top + side, left + side]) / SIZE
+
+
+def pick(items: Sequence, rng: np.random.Generator):
+    """One of the items, all equally likely."""
+    return items[rng.integers(len(items))]
+
+
+def retry_until_fits(draw: Callable, tries: int = 100):
+    """The result of the first call of draw() that raises no ValueError; after `tries` calls the last error is raised.
+
+    For pages and receipts: whether one fits into its image is only known once it is laid out.
+    """
+    for _ in range(tries - 1):
+        with contextlib.suppress(ValueError):
+            return draw()
+    return draw()

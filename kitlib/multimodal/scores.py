@@ -1,0 +1,53 @@
+"""Metrics of generated texts: exact match, letters, boxes. Each takes the texts and their examples.
+
+    exact_matches(texts, examples)       # float[B]
+    ap50(texts, examples)                # one float for all of them
+
+The metrics themselves are in `kitlib.metrics`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kitlib.metrics.answers import exact_match, similarity
+from kitlib.metrics.detection import Detections, Truth, coco
+from kitlib.multimodal import boxes
+from kitlib.multimodal.prompts import Example
+
+
+def exact_matches(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+    """float[B] of 0 and 1: whether the text equals the target (see `metrics.answers.exact_match`)."""
+    return exact_match(predictions, [example.answer for example in examples])
+
+
+def letter_similarity(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+    """float[B], the share of correct letters: 1 - edit distance / length of the longer text.
+
+    This is ANLS without its threshold, below which a text that is half right would count as 0.
+    """
+    return np.array([similarity(text, example.answer) for text, example in zip(predictions, examples, strict=True)])
+
+
+def ap50(predictions: Sequence[str], examples: Sequence[Example]) -> float:
+    """Average precision at IoU 0.5 of the generated boxes; NaN if no example has an object other than noise.
+
+    Texts give no confidences: boxes are ranked by their position in the text.
+    """
+    names = sorted({name for example in examples for name in boxes.from_text(example.answer)[1]} - {boxes.NOISE})
+    number = {name: i for i, name in enumerate(names)}
+    targets = [read_detections(example.answer, number) for example in examples]
+    truths = [Truth(target.boxes, target.classes) for target in targets]
+    return coco([read_detections(text, number) for text in predictions], truths, len(names)).ap50
+
+
+def read_detections(text: str, number: Mapping[str, int]) -> Detections:
+    """The boxes in a text whose names are among the classes {name: number}, ranked by their position in the text.
+
+    Other names are left out. Unreadable parts of the text, such as boxes with inverted corners, detect nothing: their
+    objects count as missed.
+    """
+    found, names, _ = boxes.from_text(text)
+    kept = [i for i, name in enumerate(names) if name in number]
+    classes = np.array([number[names[i]] for i in kept], int)
+    return Detections(found[kept], -np.arange(len(kept), dtype=float), classes)

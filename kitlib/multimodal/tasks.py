@@ -1,0 +1,97 @@
+"""The one type of task: it draws examples, for training or for a test, and scores what a model writes for them.
+
+    task = kit_tasks("test")["easy_vqa"]
+    task.draw(rng)                                # an `Example`: images, prompt and target
+    task.evaluate(model, params, count=200)       # {"score": ..., "low": ..., "high": ..., "blind": ..., ...}
+    scorecard(model, params, TASKS)               # a row per task
+
+A score means little without the scores of two controls. *Blind*: the same model on grey images. It still knows how
+answers are worded and which are frequent. *Shuffled*: every question with the images of the next one. The model sees an
+image, but the wrong one, so its score shows how much the words of the question give away.
+
+A `mixture.Mixture` trains on tasks; studies and public sets (`public_sets`) are evaluated with the same type.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from kitlib.configs.names import one_of
+from kitlib.data import keyed_rng
+from kitlib.metrics import bootstrap
+from kitlib.multimodal.generation import generated_texts
+from kitlib.multimodal.prompts import Example
+from kitlib.multimodal.scores import exact_matches
+
+SEED = 77  # of test examples; training draws from other seeds
+CONTROLS = ("blind", "shuffled")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A named source of examples, and the metric that scores generated texts for them.
+
+    Attributes:
+        name: for tables.
+        draw: generator -> an example; the generator decides everything that is random. None: not for training.
+        metric: (texts, examples) -> float[B], or one float for a metric that is not a mean over examples, such as AP.
+        unit: the metric's name.
+        choose: (count, seed) -> test examples, `count` of them or as many as there are; None: they are drawn by `draw`.
+    """
+
+    name: str
+    draw: Callable[[np.random.Generator], Example] | None
+    metric: Callable[[Sequence[str], Sequence[Example]], np.ndarray | float] = exact_matches
+    unit: str = "exact match"
+    choose: Callable[[int, int], list[Example]] | None = None
+
+    def examples(self, count: int, seed: int = SEED) -> list[Example]:
+        """Examples for a test; those that are drawn have a generator each."""
+        if self.choose:
+            return self.choose(count, seed)
+        return [self.draw(keyed_rng(seed, i)) for i in range(count)]
+
+    def evaluate(self, model, params, *, count: int = 200, seed: int = SEED) -> dict:
+        """A row of the scorecard: "task", "unit", "n", "score", "low", "high" (95 % bootstrap), a score per control."""
+        examples = self.examples(count, seed)
+        score, low, high = self.interval(generated_texts(model, params, examples), examples)
+        row = {"task": self.name, "unit": self.unit, "n": len(examples), "score": score, "low": low, "high": high}
+        for control in CONTROLS:
+            texts = generated_texts(model, params, with_control(examples, control))
+            row[control] = float(np.mean(self.metric(texts, examples)))
+        return row
+
+    def interval(self, texts: Sequence[str], examples: Sequence[Example]) -> tuple[float, float, float]:
+        """(score, low, high): the 95 % bootstrap interval over examples."""
+        values = self.metric(texts, examples)
+        if np.ndim(values):
+            return bootstrap(values)
+        rng, resampled = np.random.default_rng(0), []
+        for _ in range(200):  # a metric of the whole set is computed again for each resample
+            rows = rng.integers(len(examples), size=len(examples))
+            resampled.append(self.metric([texts[i] for i in rows], [examples[i] for i in rows]))
+        return float(values), *np.quantile(resampled, (0.025, 0.975)).tolist()
+
+
+def scorecard(model, params, tasks: Sequence[Task], *, count: int = 200, seed: int = SEED) -> pd.DataFrame:
+    """`Task.evaluate` of every task, one row per task."""
+    return pd.DataFrame([task.evaluate(model, params, count=count, seed=seed) for task in tasks])
+
+
+def with_control(examples: Sequence[Example], control: str | None) -> list[Example]:
+    """The examples as a control sees them: None, "blind" or "shuffled".
+
+    Raises ValueError for another control, and for shuffling a single example.
+    """
+    if control is None:
+        return list(examples)
+    one_of("control", control, CONTROLS)
+    if control == "blind":
+        grey = [np.full_like(example.images, 128) for example in examples]
+        return [dataclasses.replace(e, images=images) for e, images in zip(examples, grey, strict=True)]
+    if len(examples) == 1:
+        raise ValueError("A single example cannot be shuffled, as there are no other images: give two or more.")
+    others = [*examples[1:], *examples[:1]]
+    return [dataclasses.replace(e, images=other.images) for e, other in zip(examples, others, strict=True)]

@@ -1,0 +1,5 @@
+"""Studies: the papers' claims, measured by training small models over seeds. `kit claims` runs them.
+
+Read `study` and `runner`, then one per paper: `upcycling` (with `upcycling_setups`), `ensembles` (with
+`ensemble_measures`), `palix` (with `palix_runs` and `palix_tasks`). `tables` reads the stored results.
+"""

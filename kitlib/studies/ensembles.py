@@ -1,0 +1,224 @@
+"""The studies of Sparse MoEs meet Efficient Ensembles (2110.03360) at kit scale: ensembles of every kind, and E3.
+
+A *training run* trains one model from one seed. Only its outputs are kept: logits for test images, for 15 corruptions
+at 5 severities and for out-of-distribution images, and features for the images of a few-shot task. All measures of an
+ensemble are computed from these outputs, so a deep ensemble reuses the training runs of single models: its members have
+the seeds s, s + 8, s + 16, ... and no two ensembles of a study share a member.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from kitlib import configs, data, ensembles
+from kitlib.configs import BatchEnsembleConfig, E3Config, MoEConfig, ViTConfig
+from kitlib.data import files, image_batches
+from kitlib.models import flops
+from kitlib.models.vit import ViT
+from kitlib.studies import study
+from kitlib.studies.ensemble_measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs
+from kitlib.training import classification, loop
+from kitlib.training.recipe import adamw_cosine_step
+
+SEEDS = 8
+STEPS = 500
+BATCH = 128
+PEAK = 2e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleArm:
+    """An ensemble or a single model: its configuration, and the number of training runs or passes that it combines."""
+
+    config: ViTConfig
+    trainings: int = 1  # training runs; more than one: a deep ensemble
+    passes: int = 0  # MC dropout: passes at test time
+    inputs: int = 0  # MIMO: M
+    steps: int = STEPS
+    pictures: int = 10_000  # images of the training set
+    of_mean: bool = False  # trained on the loss of the mean prediction instead of the mean of the members' losses
+
+
+# ---------------------------------------------------------------------------------------------- one training run
+
+
+def _train(arm: EnsembleArm, seed: int) -> dict:
+    """The parameters after one training run."""
+    source = data.load("fashion_mnist", "train")
+    if arm.pictures < len(source):
+        images, labels = source.arrays()
+        images, labels = images[: arm.pictures], labels[: arm.pictures]
+        source = data.from_arrays(images, labels, name=source.name, class_names=source.class_names)
+    model, warmup = _model(arm.config, arm.inputs), min(100, arm.steps // 4)
+    # MIMO has its own loss. Both losses are module-level functions, so that several seeds of one model compile once.
+    make_loss, options = classification.classification_loss, {"of_mean": arm.of_mean}
+    if arm.inputs:
+        make_loss, options = ensembles.mimo_loss, {"same": 0.5}
+    tx, step = adamw_cosine_step(make_loss, model, arm.steps, PEAK, warmup=warmup, weight_decay=0.1, **options)
+    state = loop.init_state(classification.init_params(model, (1, 28, 28, 1), seed), tx, seed)
+    batches = image_batches.batches(source, BATCH, seed=seed, augment="flip")
+    return loop.fit(step, state, batches, arm.steps)[0].params
+
+
+def _model(config: ViTConfig, inputs: int):
+    return ensembles.Mimo(config, inputs) if inputs else ViT(config)
+
+
+def outputs_file(arm: EnsembleArm, seed: int, folder: Path) -> Path:
+    """The file of one training run, named after its recipe: a deep ensemble uses the files of single models."""
+    single = dataclasses.replace(arm, trainings=1)
+    name = files.recipe_hash(f"{SETTING}; {single}")
+    return folder / f"training-{name}-{seed}.npz"
+
+
+def stored_outputs(arm: EnsembleArm, seed: int, folder: Path) -> dict[str, np.ndarray]:
+    """The outputs of one training run, from `folder` if they are there."""
+    path = outputs_file(arm, seed, folder)
+    if not path.is_file():
+        outputs = member_outputs(_model(arm.config, arm.inputs), _train(arm, seed), arm.passes, seed)
+        files.write_npz(path, outputs)
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+# ---------------------------------------------------------------------------------------------- one ensemble
+
+
+def run_arm(arm: EnsembleArm, seed: int, folder: Path) -> list[dict]:
+    """One row: all measures of one ensemble, and its costs."""
+    runs = [stored_outputs(arm, seed + SEEDS * i, folder) for i in range(arm.trainings)]
+    joined = {name: np.concatenate([outputs[name] for outputs in runs]) for name in runs[0]}
+    return [measure(joined) | costs(arm)]
+
+
+def costs(arm: EnsembleArm) -> dict[str, float]:
+    """Millions of parameters, millions of FLOPs per image at test time, and training FLOPs in 10^12."""
+    config = arm.config
+    if arm.inputs:
+        config = config.replace(channels=arm.inputs * config.channels, num_classes=arm.inputs * config.num_classes)
+    forward = sum(flops.vit_forward_flops(config).values())
+    return {
+        "mparams": arm.trainings * sum(flops.vit_parameters(config).values()) / 1e6,
+        "mflops": arm.trainings * max(1, arm.passes) * forward / 1e6,
+        "train_tflops": arm.trainings * 3 * forward * BATCH * arm.steps / 1e12,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- the questions
+
+
+def model(width: int = 48, depth: int = 6, **fields) -> ViTConfig:
+    """A ViT that one core trains in half a minute: F = 4 D, 16 patches and the class token."""
+    heads = {"num_heads": width // 16, "width": width, "mlp_dim": 4 * width, "depth": depth}
+    return configs.vit("tiny/7", **heads, image_size=(28, 28), channels=1, num_classes=10, **fields)
+
+
+def sparse(config: ViTConfig, members: int = 0, e3: E3Config | None = None, **fields) -> ViTConfig:
+    """The V-MoE of a ViT, with experts in the last two odd blocks; with `members` or `e3`, the E3."""
+    moe = MoEConfig(**{"num_experts": 16, "capacity_factor": 1.5, "group_size": 2176, "split_init": True} | fields)
+    blocks = tuple(range(1, config.depth, 2))[-2:]
+    return config.replace(moe=moe, moe_blocks=blocks, e3=E3Config(members) if members else e3)
+
+
+SETTING = (
+    f"Fashion-MNIST, {model()}, experts {sparse(model()).moe} in the last two odd blocks; AdamW, peak {PEAK}, cosine, "
+    f"batches of {BATCH}; {NUM_CORRUPTED} pictures a corruption, {NUM_OOD} a foreign set"
+)
+
+
+def studies() -> dict[str, study.Study]:
+    """All studies: methods, map, ablations, flops, sizes, data."""
+
+    def nothing(seed: int, folder: Path) -> None:
+        """Nothing is prepared: a training run that arms share is made by the first arm that needs it."""
+
+    return {
+        name: study.Study(question, SETTING, arms, nothing, run_arm, SEEDS)
+        for name, (question, arms) in questions().items()
+    }
+
+
+def questions() -> dict[str, tuple[str, dict[str, EnsembleArm]]]:
+    """By name: the question and the arms that answer it."""
+    vit = model()
+    vmoe, e3 = sparse(vit), sparse(vit, 2)
+    dropout = vit.replace(dropout=0.1)
+    rank_one = vit.replace(batch_ensemble=BatchEnsembleConfig(e3.moe_blocks, 2))
+    two = {name: EnsembleArm(config, 2) for name, config in (("2 x ViT", vit), ("2 x V-MoE", vmoe), ("2 x E3", e3))}
+    # As many steps as cost the same as two V-MoEs with STEPS steps each.
+    budget = costs(two["2 x V-MoE"])["train_tflops"]
+
+    def equal_cost(arm: EnsembleArm) -> EnsembleArm:
+        return dataclasses.replace(arm, steps=round(arm.steps * budget / costs(arm)["train_tflops"]))
+
+    sizes = {"S": model(32, 4), "M": vit, "L": model(64, 8)}
+    parts = {"tiling only": E3Config(2, routers="shared"), "partition only": E3Config(2, tiling="none")}
+    parts |= {"overlap 4": E3Config(2, overlap=4), "overlap 8": E3Config(2, overlap=8)}
+    parts |= {"ranked": E3Config(2, routers="ranked")}
+    return {
+        "methods": (
+            "What does each kind of ensemble give, at equal steps?",
+            {
+                "ViT": EnsembleArm(vit),
+                "V-MoE": EnsembleArm(vmoe),
+                "V-MoE K=2": EnsembleArm(sparse(vit, num_selected=2)),
+                "dropout": EnsembleArm(dropout),
+                "MC dropout M=2": EnsembleArm(dropout, passes=2),
+                "MC dropout M=8": EnsembleArm(dropout, passes=8),
+                "MIMO M=2": EnsembleArm(vit, inputs=2),
+                "BatchEnsemble M=2": EnsembleArm(rank_one),
+                "E3 M=2": EnsembleArm(e3),
+                **two,
+            },
+        ),
+        "map": (
+            "K experts a token, M members: static against adaptive combination.",
+            {
+                f"{kind} K={k} M={m}": EnsembleArm(sparse(vit, num_selected=k), m)
+                if kind == "deep" or m == 1
+                else EnsembleArm(sparse(vit, m, num_selected=k))
+                for kind in ("deep", "E3")
+                for k in (1, 2, 4)
+                for m in (1, 2, 4)
+                if kind == "deep" or m > 1
+            },
+        ),
+        "ablations": (
+            "What of E3 is needed?",
+            {"V-MoE": EnsembleArm(vmoe), "E3 M=2": EnsembleArm(e3)}
+            | {name: EnsembleArm(sparse(vit, e3=part)) for name, part in parts.items()}
+            | {
+                "loss of the mean": EnsembleArm(e3, of_mean=True),
+                "same start": EnsembleArm(sparse(vit, 2, split_init=False)),
+            },
+        ),
+        "flops": (
+            "The same training FLOPs for everyone: those of two V-MoEs.",
+            {
+                "ViT": equal_cost(EnsembleArm(vit)),
+                "V-MoE": equal_cost(EnsembleArm(vmoe)),
+                "V-MoE K=2": equal_cost(EnsembleArm(sparse(vit, num_selected=2))),
+                "E3 M=2": equal_cost(EnsembleArm(e3)),
+                "2 x ViT": equal_cost(two["2 x ViT"]),
+                "2 x V-MoE": two["2 x V-MoE"],
+                "2 x E3": equal_cost(two["2 x E3"]),
+            },
+        ),
+        "sizes": (
+            "Does a larger model gain more?",
+            {
+                f"{kind} {name}": EnsembleArm(sparse(config, m))
+                for name, config in sizes.items()
+                for kind, m in (("V-MoE", 0), ("E3 M=2", 2))
+            },
+        ),
+        "data": (
+            "Does more data help experts and members more?",
+            {
+                f"{kind} n={n}": EnsembleArm(config, pictures=n)
+                for n in (1000, 3000, 10_000)
+                for kind, config in (("ViT", vit), ("V-MoE", vmoe), ("E3 M=2", e3))
+            },
+        ),
+    }

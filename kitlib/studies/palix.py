@@ -1,0 +1,178 @@
+"""The studies of PaLI-X (2305.18565) at kit scale: stages, objectives, few-shot prompts, videos, words in the prompt.
+
+Numbers in comments refer to the list of claims in the notebooks. All arms of a study see the same number of examples,
+unless the question is about this number. `palix_runs` defines and trains an arm; `palix_tasks` has the tasks that it is
+trained and tested on.
+"""
+
+from pathlib import Path
+
+from kitlib.multimodal.kit_data import SHOTS
+from kitlib.studies import palix_runs
+from kitlib.studies.palix_runs import PaLIXArm, Phase
+from kitlib.studies.palix_tasks import BARE, FRAMES, REPEATED, study_tasks, tasks_of_tests
+from kitlib.studies.study import Study
+
+SEEDS = 5
+
+
+# ---------------------------------------------------------------------------------------------- the questions
+
+
+def mixed(*names: str, steps: int, **shape) -> Phase:
+    """A phase in which every example is of one of these tasks, all with the same probability."""
+    return Phase(tuple((name, 1.0) for name in names), steps, **shape)
+
+
+def same(*names: str) -> tuple[tuple[str, str], ...]:
+    """Tests that give their names to the columns of the table."""
+    return tuple((name, name) for name in names)
+
+
+LONG = {"prompt_length": 40, "target_length": 56}  # space for boxes
+BEFORE = ("captioning", "object_aware_vqa", "detection")  # no answer of these has a count
+SINGLE = ("captioning", "split_ocr", "easy_vqa", "object_aware_vqa", "detection", "masked_tokens")
+LEARNED = ("easy_vqa", "counting", "naming", "object_aware_vqa")
+
+
+def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
+    """By name: the question and the arms that answer it."""
+    shown = ("shown_language", "made_up_words")
+    episodes = (
+        mixed("naming", "captioning", steps=800),
+        mixed(*shown, steps=1600, num_images=SHOTS + 1, prompt_length=20, target_length=20),
+    )
+    few = mixed("few_counting", steps=300)
+    first = mixed(*BEFORE, steps=1000, **LONG)
+    at_both = (("small_word", 3.0), ("captioning", 1.0))
+    return {
+        "masks": (  # 7
+            "Who sees whom in a few-shot prompt?",
+            {
+                kind: PaLIXArm(episodes, same(*shown, "of any picture", "made_up_words, unseen"), visible=kind)
+                for kind in ("prefix", "block-causal", "causal")
+            },
+        ),
+        "thawed": (  # 11
+            "Does it help to find things, or to name them, if the tower learns, too?",
+            {
+                name: PaLIXArm(
+                    (mixed("detection", "captioning", steps=1000, **LONG, frozen=frozen),),
+                    same("detection", "captioning"),
+                )
+                for name, frozen in (("frozen", True), ("thawed", False))
+            },
+        ),
+        "resolution": (  # 12
+            "Does a second stage at a higher resolution help to read, and only to read?",
+            {
+                name: PaLIXArm(
+                    tuple(Phase(at_both, n, image_size=size) for n, size in phases),
+                    same("small_word", "captioning"),
+                    tower="words",
+                )
+                for name, phases in {
+                    "64 px": ((1500, 64),),
+                    "64, then 96 px": ((1000, 64), (500, 96)),
+                    "96 px": ((1500, 96),),
+                }.items()
+            },
+        ),
+        "ocr_tuning": (  # 13
+            "Does stage 0 with words help to read?",
+            {
+                name: PaLIXArm((mixed("word", steps=1000),), same("word"), tower=name)
+                for name in ("words and things", "words", "things", "none")
+            },
+        ),
+        "ocr_input": (  # 14
+            "Does the text of a picture help as a part of the prompt?",
+            {
+                "with text": PaLIXArm((mixed("words_with_text", steps=1000),), (("words", "words_with_text"),)),
+                "pixels alone": PaLIXArm((mixed("words_alone", steps=1000),), (("words", "words_alone"),)),
+            },
+        ),
+        "counting": (  # 15
+            "Does a mixture without counting help to count?",
+            {
+                "200 examples": PaLIXArm((few,), same("counting")),
+                "mixture first": PaLIXArm((first, few), same("counting")),
+                "mixture alone": PaLIXArm((first,), same("counting", "counted boxes")),
+            },
+        ),
+        "mixture": (  # 16
+            "What is the best to learn first, one objective or all?",
+            {
+                name: PaLIXArm((*before, few), same("counting"))
+                for name, before in {
+                    "nothing": (),
+                    **{name: (mixed(name, steps=1000, **LONG),) for name in SINGLE},
+                    "mixture": (mixed(*SINGLE, steps=1000, **LONG),),
+                }.items()
+            },
+        ),
+        "frames": (  # 19
+            "Do more frames help to see what passes?",
+            {
+                f"{n} frames": PaLIXArm(
+                    (mixed(f"film_{n}", steps=1000, num_images=n, rows=8, target_length=8),),
+                    (("passing", f"film_{n}"),),
+                )
+                for n in FRAMES
+            },
+        ),
+        "multitask": (  # 21
+            "Does one model for four tasks do as well as four models?",
+            {"together": PaLIXArm((mixed(*LEARNED, steps=2400),), same(*LEARNED))}
+            | {name: PaLIXArm((mixed(name, steps=600),), same(name)) for name in LEARNED},
+        ),
+        "prefix": (  # 24
+            "Is the prefix of a prompt needed?",
+            {
+                "with": PaLIXArm((mixed(*BARE, steps=1200),), same(*BARE)),
+                "without": PaLIXArm(
+                    (mixed(*(f"bare_{name}" for name in BARE), steps=1200),),
+                    tuple((name, f"bare_{name}") for name in BARE),
+                ),
+            },
+        ),
+        "connector": (  # 25
+            "One layer between tower and text, or two?",
+            {
+                name: PaLIXArm(
+                    (mixed("captioning", "easy_vqa", "object_aware_vqa", steps=1200),),
+                    same("captioning", "easy_vqa", "object_aware_vqa"),
+                    connector=name,
+                )
+                for name in ("linear", "mlp")
+            },
+        ),
+        "prompt_loss": (  # 26
+            "Is it better to have loss on the answer alone, or on the prompt, too?",
+            {
+                "answer": PaLIXArm((mixed(*REPEATED, steps=1000),), same(*REPEATED)),
+                "prompt too": PaLIXArm(
+                    (mixed(*(f"told_{name}" for name in REPEATED), steps=1000, target_length=56),),
+                    tuple((name, f"asked_{name}") for name in REPEATED),
+                ),
+            },
+        ),
+    }
+
+
+def studies() -> dict[str, Study]:
+    """All studies, by name."""
+    setting = (
+        f"{palix_runs.config()}, tower from {palix_runs.TOWER_STEPS} steps of stage 0 with batches of "
+        f"{palix_runs.TOWER_BATCH}, frozen unless an arm thaws it; AdamW, peak {palix_runs.PEAK}, cosine; "
+        f"{palix_runs.TEST_EXAMPLES} examples a test"
+    )
+
+    def towers(seed: int, folder: Path) -> None:
+        """Trains the tower that most arms of a seed use."""
+        palix_runs.pretrained_tower("words and things", seed, folder)
+
+    def run(arm: PaLIXArm, seed: int, folder: Path) -> list[dict]:
+        return palix_runs.run_arm(arm, seed, folder, study_tasks(), tasks_of_tests())
+
+    return {name: Study(question, setting, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}

@@ -1,0 +1,156 @@
+"""One arm of a study of PaLI-X at kit scale: a small model, trained in phases and then tested.
+
+The model is the XS rung on images of 64 pixels. Its tower comes from 3,000 steps of stage 0 (`ocr_pretraining`) unless
+the arm names another tower; the text model is trained from scratch. A *phase* is training on one mixture of tasks,
+padded to one shape. Phases follow each other, so an arm may learn one task and then another, at another resolution, or
+with a trainable tower.
+
+Used by `studies.palix`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from kitlib import configs
+from kitlib.data import files, tokenizer
+from kitlib.models import palix, weights
+from kitlib.models.t5 import T5
+from kitlib.models.vit import ViT
+from kitlib.multimodal import batching, generation, mixture_batches, ocr_pretraining, stages
+from kitlib.multimodal.mixture import Mixture
+from kitlib.multimodal.tasks import SEED, Task
+from kitlib.training import classification, loop
+from kitlib.training.recipe import adamw_cosine_step
+
+TOWER_STEPS, TOWER_BATCH = 3000, 16
+TEST_EXAMPLES = 300
+PEAK = 2e-3  # of AdamW
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Training on one mixture of tasks: `steps` steps with batches of `rows` examples."""
+
+    tasks: tuple[tuple[str, float], ...]  # (task, weight), ...
+    steps: int
+    rows: int = 16
+    num_images: int = 1
+    prompt_length: int = 32
+    target_length: int = 32
+    image_size: int = 64
+    frozen: bool = True  # the tower
+
+
+@dataclasses.dataclass(frozen=True)
+class PaLIXArm:
+    """The training of a model, and its tests afterwards."""
+
+    phases: tuple[Phase, ...]
+    tests: tuple[tuple[str, str], ...]  # (column of the table, name of the test), ...
+    tower: str = "words and things"  # the images of stage 0; or "words", "things", "none": no stage 0
+    visible: str = "prefix"  # attention masks, see `palix.PaLIX`
+    connector: str = "linear"  # or "mlp"
+
+
+class MlpConnector(palix.PaLIX):
+    """PaLI-X with two layers and a GELU between tower and text model, instead of one linear layer."""
+
+    def setup(self):
+        c = self.config
+        self.tower, self.text = ViT(c.tower), T5(c.text)
+        self.projection = nn.Sequential([nn.Dense(4 * c.text.width), nn.gelu, nn.Dense(c.text.width)])
+
+
+def config() -> configs.PaLIXConfig:
+    """The XS rung for images of 64 pixels, with the vocabulary size of the multilingual tokenizer."""
+    return configs.palix("XS", tower={"image_size": (64, 64)}, text={"vocab_size": tokenizer.multilingual().vocab_size})
+
+
+# ---------------------------------------------------------------------------------------------- stage 0
+
+
+def tower_file(kinds: str, seed: int, folder: Path) -> Path:
+    """The file of a tower, named after its recipe."""
+    recipe = f"{config().tower}, {kinds}, {TOWER_STEPS} steps of {TOWER_BATCH}"
+    return folder / f"tower-{files.recipe_hash(recipe)}-{seed}.npz"
+
+
+def pretrained_tower(kinds: str, seed: int, folder: Path) -> dict:
+    """The parameters of a tower after stage 0 with these kinds of images, from `folder` if they are there.
+
+    kinds: as `PaLIXArm.tower`; "none": the initial parameters.
+    """
+    tower, path = config().tower, tower_file(kinds, seed, folder)
+    if kinds == "none":
+        return classification.init_params(ViT(tower), (1, 64, 64, 3), seed)
+    if not path.is_file():
+        shown = {"words": ("words",), "things": ("thing", "scene"), "words and things": ocr_pretraining.KINDS}[kinds]
+        builder = ocr_pretraining.labelled_builder("train", shown)
+        options = {"steps": TOWER_STEPS, "batch_size": TOWER_BATCH, "peak": PEAK}
+        params = ocr_pretraining.pretrain(tower, builder, seed=seed, **options)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights.save(path, params)
+    return weights.load(path, jax.eval_shape(lambda: classification.init_params(ViT(tower), (1, 64, 64, 3))))
+
+
+# ---------------------------------------------------------------------------------------------- one arm
+
+
+def run_arm(arm: PaLIXArm, seed: int, folder: Path, shown: Mapping[str, Task], tests: Mapping[str, Task]):
+    """[one row]: per test, its score as "accuracy: <column>" and the loss on the answers' tokens as "loss: <column>".
+
+    shown: the tasks to train on, by name; tests: those to be tested on.
+    """
+    current = config()
+    params = palix.init_params(_model(current, arm, True), seed) | {"tower": pretrained_tower(arm.tower, seed, folder)}
+    for number, phase in enumerate(arm.phases):
+        params, current = stages.at_resolution(params, current, phase.image_size)
+        model = _model(current, arm, phase.frozen)
+        tx, step = adamw_cosine_step(
+            palix.answer_loss,
+            model,
+            phase.steps,
+            PEAK,
+            warmup=min(100, phase.steps // 4),
+            freeze=("tower/",) if phase.frozen else (),
+        )
+        mixture = Mixture(shown, dict(phase.tasks), 10 * seed + number)
+        group = mixture_batches.Group(
+            mixture, phase.rows, phase.num_images, phase.prompt_length, phase.target_length, phase.image_size
+        )
+        batches = (batch["all"] for batch in mixture_batches.batches({"all": group}, tokenizer.multilingual()))
+        state, _ = loop.fit(step, loop.init_state(params, tx, seed), batches, phase.steps)
+        params = state.params
+    row = {}
+    for column, name in arm.tests:
+        examples = tests[name].examples(TEST_EXAMPLES, SEED)
+        texts = generation.generated_texts(model, params, examples)
+        row[f"accuracy: {column}"] = float(np.mean(tests[name].metric(texts, examples)))
+        row[f"loss: {column}"] = loss_of(model, params, examples)
+    return [row]
+
+
+def _model(palix_config: configs.PaLIXConfig, arm: PaLIXArm, frozen: bool) -> palix.PaLIX:
+    kind = MlpConnector if arm.connector == "mlp" else palix.PaLIX
+    return kind(palix_config, frozen_tower=frozen, visible=arm.visible)
+
+
+def loss_of(model, params, examples) -> float:
+    """Mean loss of the answers, with the weights of `batching.to_arrays`: the mean over batches of 50 examples."""
+    words, shape = tokenizer.multilingual(), generation.batch_shape(model, examples)
+    losses = []
+    for start in range(0, len(examples), 50):
+        batch = batching.to_arrays(examples[start : start + 50], words, **shape)
+        losses.append(float(_loss(model)(params, batch)))
+    return float(np.mean(losses))
+
+
+@functools.cache
+def _loss(model):
+    return jax.jit(lambda params, batch: palix.answer_loss(model)(params, batch, jax.random.key(0))[0])

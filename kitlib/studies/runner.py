@@ -1,0 +1,118 @@
+"""`kit claims`: a paper's questions, answered by training at kit scale, over seeds, resumable, stored in data/results.
+
+    kit claims upcycling                      # every study of the paper; some hours on two cores
+    kit claims upcycling vision_experts       # one of them
+
+A *study* compares *arms*; every arm is trained once per seed. Such a run is the unit of work: its rows are stored in
+build/claims as soon as it ends, so a command that was stopped continues where it was. Runs are independent, and every
+core runs one process: on a CPU, models of this size use one core each, and one program for all seeds (`vmap`) needs
+25 % more processor time. A finished study becomes a CSV table, whose first lines say how it was made.
+"""
+
+import concurrent.futures
+import importlib
+import json
+import multiprocessing
+import os
+import platform
+import time
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from kitlib.configs.names import one_of
+from kitlib.data import files
+from kitlib.studies.study import Study
+from kitlib.training import process
+
+PAPERS = ("upcycling", "ensembles", "palix")
+RESULTS = files.ROOT / "data" / "results"
+WORK = files.ROOT / "build" / "claims"
+
+
+def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
+    """Runs the studies of one paper, all or the named ones, and writes their tables."""
+    studies = studies_of(paper)
+    for name in names:
+        one_of(f"study of {paper}", name, studies, SystemExit)
+    names = names or tuple(studies)
+    # One entry per file: studies that have an arm in common, such as the dense one, share its runs.
+    runs = {
+        run_file(paper, studies[name], arm, seed): (paper, name, arm, seed)
+        for name in names
+        for arm in studies[name].arms
+        for seed in range(studies[name].seeds)
+    }
+    todo = [unit for file, unit in runs.items() if not file.is_file()]
+    print(f"{paper}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
+    with process.job_cache() as shared:
+        os.environ.update({name: value for name, value in shared.items() if name not in os.environ})
+        parents = {(studies[name].setting, seed): (paper, name, None, seed) for _, name, _, seed in todo}
+        in_processes(list(parents.values()), jobs, f"{paper}: parents")
+        in_processes(todo, jobs, paper)
+    for name in names:
+        print(f"wrote {write_table(paper, name, studies[name])}")
+
+
+def in_processes(units: list[tuple], jobs: int, label: str) -> None:
+    """`run_unit(*unit)` for every unit, one process per core. After a failure or Ctrl-C no further runs are started."""
+    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=context) as pool:
+        futures = [pool.submit(run_unit, *unit) for unit in units]
+        try:
+            for future in tqdm(concurrent.futures.as_completed(futures), total=len(futures), desc=label):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def studies_of(paper: str) -> dict[str, Study]:
+    """The studies of a paper, by name. An unknown paper ends the program with a message."""
+    one_of("paper with studies", paper, PAPERS, SystemExit)
+    return importlib.import_module(f"kitlib.studies.{paper}").studies()
+
+
+def run_unit(paper: str, name: str, arm: str | None, seed: int) -> None:
+    """One run, in its own process; its rows are written when it ends. arm None: the preparation for a seed's arms."""
+    study = studies_of(paper)[name]
+    if arm is None:
+        return study.prepare(seed, WORK / paper)
+    start = time.perf_counter()
+    rows = study.run_arm(study.arms[arm], seed, WORK / paper)
+    file = run_file(paper, study, arm, seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(file, json.dumps({"arm": arm, "seconds": time.perf_counter() - start, "rows": rows}))
+
+
+def run_file(paper: str, study: Study, arm: str, seed: int) -> Path:
+    """The file of one run, named after arm and setting: if one of them changes, the arm runs again.
+
+    Changes of the data or of the training code do not change the name: delete build/claims after them.
+    """
+    recipe = files.recipe_hash(f"{study.setting}; {study.arms[arm]}")
+    return WORK / paper / f"{recipe}-{seed}.json"
+
+
+def write_table(paper: str, name: str, study: Study) -> Path:
+    """Writes the table of a finished study, data/results/<paper>_<study>.csv; `tables.read_table` reads it."""
+    import jax
+
+    rows, seconds = [], 0.0
+    for arm in study.arms:
+        for seed in range(study.seeds):
+            unit = json.loads(run_file(paper, study, arm, seed).read_text())
+            seconds += unit["seconds"]
+            rows += [{"arm": arm, "seed": seed, **row} for row in unit["rows"]]
+    machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    head = [
+        f"# {study.question}",
+        f"# {study.setting}",
+        f"# kit claims {paper} {name}: {study.seeds} seeds, {seconds / 60:.0f} core-minutes",
+        f"# jax {jax.__version__}, python {platform.python_version()}, {machine}",
+    ]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{paper}_{name}.csv"
+    files.write_text(path, "\n".join(head) + "\n" + pd.DataFrame(rows).to_csv(index=False, float_format="%.5g"))
+    return path

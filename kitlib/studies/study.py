@@ -1,0 +1,23 @@
+"""The type of a study: a question, the arms that it compares, and how one arm is trained. `runner` runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question and how it is answered.
+
+    First `prepare(seed, folder)` makes the files that the arms of a seed share, if they are not there yet. Then
+    `run_arm(arm, seed, folder)` trains one arm and returns its rows of the table, as dicts of numbers.
+    """
+
+    question: str
+    setting: str  # what all arms have in common, for readers of the table
+    arms: dict[str, object]  # by name; each is a dataclass that `run_arm` understands
+    prepare: Callable[[int, Path], None]
+    run_arm: Callable[[object, int, Path], list[dict]]
+    seeds: int = SEEDS

@@ -1,0 +1,164 @@
+"""The `kit` command. Each sub-command imports its modules only when it runs, so that `kit --help` is fast."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import tyro
+
+Names = tyro.conf.Positional[tuple[str, ...]]
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+def run(nb: Names = (), /, *, refresh: Flag = False, jobs: int = 0) -> int:
+    """Execute notebooks in parallel and write build/index.html.
+
+    The scale is the environment variable KIT_SCALE: cpu (default), gpu or pod.
+
+    Args:
+        nb: the notebooks, by the start of their file names: 07, or 07_sparse. All, if none is named.
+        refresh: also write the outputs back into notebooks/. Stored outputs change in no other way.
+        jobs: how many notebooks run at a time; 0 means one per core, up to 4.
+    """
+    from kitlib.tools import notebooks
+
+    scale = os.environ.get("KIT_SCALE", "cpu")
+    if scale not in ("cpu", "gpu", "pod"):
+        raise SystemExit(f"KIT_SCALE (make run SCALE=...): got {scale!r}, expected cpu, gpu or pod.")
+    if jobs < 0:
+        raise SystemExit(f"--jobs: got {jobs}, expected 0 (as many as there are cores, up to 4) or more.")
+    return notebooks.execute_all(nb, refresh=refresh, jobs=jobs, scale=scale)
+
+
+def check(nb: Names = (), /) -> int:
+    """Execute notebooks and compare every output with the stored one (strict nbval).
+
+    Args:
+        nb: the notebooks, by the start of their file names. All, if none is named.
+    """
+    from kitlib.tools import notebooks
+
+    return notebooks.check(nb)
+
+
+def test(paths: Names = (), /, *, quick: Flag = False) -> int:
+    """Run the unit tests, then `kit check` on all notebooks, even if the unit tests fail.
+
+    Args:
+        paths: only these unit tests and no notebooks: packages of the library (moe), or files and folders of tests.
+        quick: only the unit tests that matter most (without those marked slow), and no notebooks: two minutes.
+    """
+    from kitlib.data import files
+    from kitlib.tools import notebooks
+    from kitlib.training import process
+
+    folders = [f"tests/{path}" if (files.ROOT / "tests" / path).exists() else path for path in paths]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *(folders or ["tests"])]
+    with process.job_cache() as shared:
+        unit = subprocess.run(command + ["-m", "not slow"] * quick, cwd=files.ROOT, env=os.environ | shared).returncode
+    if paths or quick:
+        return unit
+    compared = notebooks.check(())
+    print(f"unit tests: {'FAILED' if unit else 'ok'}; notebooks: {'FAILED' if compared else 'ok'}")
+    return unit or compared
+
+
+def lab() -> int:
+    """Open JupyterLab in notebooks/, in this environment."""
+    from kitlib.data import files
+    from kitlib.tools import notebooks
+
+    notebooks.find(())  # exits with a message if there is no notebooks/ folder
+    return subprocess.run([sys.executable, "-m", "jupyter", "lab"], cwd=files.ROOT / "notebooks").returncode
+
+
+def doctor() -> int:
+    """Check this installation: packages, data, cache folder, devices."""
+    from kitlib.tools import doctor
+
+    return doctor.main()
+
+
+def bench(names: Names = (), /) -> int:
+    """Print the kit's benchmarks, measured with the memory settings of `kit run`.
+
+    Args:
+        names: the benchmarks. All, if none is named.
+    """
+    from kitlib.bench import runner
+    from kitlib.training import process
+
+    done = process.run_with_allocator(f"from kitlib.bench import runner; runner.main({names!r})")
+    return runner.main(names) or 0 if done is None else done
+
+
+def claims(paper: str, studies: Names = (), /, *, jobs: int = 0) -> int:
+    """Measure a paper's claims at kit scale and store the tables in data/results: hours, resumable at any moment.
+
+    Args:
+        paper: upcycling, ensembles or palix.
+        studies: the studies of that paper. All, if none is named.
+        jobs: how many training runs at a time; 0 means one per core.
+    """
+    from kitlib.studies import runner
+
+    return runner.main(paper, studies, jobs) or 0
+
+
+def train(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
+    """Train the kit's PaLI-X of size S in all its stages: an hour on two fast cores, resumable.
+
+    Writes data/checkpoints/palix_s.npz, which the notebooks load, and its scores next to it.
+
+    Args:
+        folder: for the saved states of every stage; started again with the same folder, training continues from them.
+        seed: of the parameters and the examples.
+    """
+    from kitlib.multimodal import stages
+    from kitlib.training import process
+
+    line = f"from pathlib import Path; from kitlib.multimodal import stages; stages.main(Path({str(folder)!r}), {seed})"
+    done = process.run_with_allocator(line)
+    return stages.main(folder, seed) or 0 if done is None else done
+
+
+def stamp() -> int:
+    """Write the repository's address (pyproject.toml, [project.urls]) into badge and set-up cell of all notebooks."""
+    import nbformat
+
+    from kitlib.data import files
+    from kitlib.tools import notebooks
+
+    address = notebooks.repository()
+    for path in notebooks.find(()):
+        nb = nbformat.read(path, as_version=4)
+        stamp_notebook(nb, path.name, address)
+        files.write_text(path, nbformat.writes(nb))
+        print(f"stamped {path.name}: {address or 'no address, [project.urls] Repository in pyproject.toml is unset'}")
+    return 0
+
+
+def stamp_notebook(nb, name: str, address: str) -> None:
+    """Sets the last line of the title cell (the Colab badge; none if there is no address) and the set-up cell."""
+    from kitlib import __version__
+    from kitlib.tools import notebooks
+
+    setup = [c for c in nb.cells if notebooks.SKIP in c.metadata.get("tags", []) and "google.colab" in c.source]
+    if len(setup) != 1:
+        raise SystemExit(f"{name}: got {len(setup)} set-up cells (tag {notebooks.SKIP}, google.colab), expected one.")
+    setup[0].source = notebooks.setup_cell(address)
+    title = [line for line in nb.cells[0].source.splitlines() if not line.startswith("[![Open in Colab]")]
+    colab, project = "https://colab.research.google.com", address.removeprefix("https://github.com/")
+    link = f"{colab}/github/{project}/blob/v{__version__}/notebooks/{name}"
+    badge = f"\n\n[![Open in Colab]({colab}/assets/colab-badge.svg)]({link})" if address else ""
+    nb.cells[0].source = "\n".join(title).rstrip() + badge
+
+
+def main() -> int:
+    """Entry point; the result is the exit status."""
+    commands = {command.__name__: command for command in (run, lab, check, test, doctor, bench, claims, train, stamp)}
+    try:
+        return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}. In the kit's folder, run: pip install -e '.[lab,test]', then: kit doctor") from None

@@ -1,0 +1,148 @@
+"""`kit doctor`: is this installation complete? One line per requirement of the notebooks, with a remedy if it fails."""
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parents[2]  # as `data.files.ROOT`, but without numpy, which may be missing
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding: word is OK, FAIL (the only one that sets the exit status) or -- (for information)."""
+
+    word: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"[{self.word}] {self.text}"
+
+
+def main() -> int:
+    """Prints each finding as soon as it is made; returns 1 if one is a FAIL."""
+    failed = 0
+    for part in (python, packages, lock, data_files, cache_folder, devices):
+        for line in part():
+            print(line, flush=True)
+            failed += line.word == "FAIL"
+    print(f"kit doctor: {f'{failed} to repair, see FAIL above' if failed else 'all is well'}")
+    return int(failed > 0)
+
+
+def python(wanted: str | None = None) -> Iterator[Line]:
+    """Whether the running Python satisfies `requires-python`."""
+    wanted = wanted or importlib.metadata.metadata("kitlib")["Requires-Python"]
+    running = ".".join(map(str, sys.version_info[:3]))
+    if running in SpecifierSet(wanted):
+        yield Line("OK", f"python {running}")
+    else:
+        yield Line("FAIL", f"python: got {running}, expected {wanted}; make the environment anew with such a Python.")
+
+
+def packages(requirements: list[str] | None = None) -> Iterator[Line]:
+    """Whether every dependency of the kit is within its bounds; dependencies of extras may be absent."""
+    for text in sorted(requirements or importlib.metadata.requires("kitlib")):
+        requirement = Requirement(text)
+        extra = re.search(r"extra == ['\"](\w+)['\"]", str(requirement.marker or ""))
+        name, wanted = requirement.name, requirement.specifier
+        version = installed_version(name)
+        if version is None and extra:
+            yield Line("--", f"{name} is not installed (extra: {extra[1]})")
+        elif version is None:
+            yield Line("FAIL", f"{name}: not installed, expected {wanted}; run: pip install '{name}{wanted}'")
+        elif not wanted.contains(version, prereleases=True):
+            yield Line("FAIL", f"{name}: got {version}, expected {wanted}; run: pip install '{name}{wanted}'")
+        else:
+            yield Line("OK", f"{name} {version}")
+
+
+def installed_version(name: str) -> str | None:
+    """The version that this Python would import, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def lock(path: Path = ROOT / "requirements.lock") -> Iterator[Line]:
+    """Whether the installed set is the tested one. It need not be in a user's own environment, so never a FAIL."""
+    if not path.is_file():
+        return
+    differ = [
+        f"{pin.name} {installed_version(pin.name) or 'absent'} (tested: {pin.specifier})"
+        for pin in locked(path.read_text())
+        if not pin.specifier.contains(installed_version(pin.name) or "0", prereleases=True)
+    ]
+    if differ:
+        yield Line("--", f"{len(differ)} packages differ from the tested set in {path.name}: {', '.join(differ)}")
+    else:
+        yield Line("OK", f"the installed set is the tested one ({path.name})")
+
+
+def locked(text: str) -> list[Requirement]:
+    """The pins of a lock file that hold for this Python and platform."""
+    pins = [Requirement(line.split(" \\")[0]) for line in text.splitlines() if re.match(r"[A-Za-z0-9]", line)]
+    return [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+
+
+def data_files(folder: Path | None = None) -> Iterator[Line]:
+    """Whether every file that data/checksums.txt names (sha256, two spaces, path) is there and unchanged."""
+    try:
+        from kitlib import data  # here, so that `packages` reports a missing numpy before this fails
+
+        folder = folder or data.data_folder()
+        lines = (folder / "checksums.txt").read_text().split("\n")
+    except (OSError, ImportError) as error:
+        yield Line("FAIL", f"data: {error}")
+        return
+    wanted = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
+    bad = 0
+    for name, digest in wanted.items():
+        try:
+            got = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError:
+            got = "no readable file"
+        if got != digest:
+            bad += 1
+            yield Line(
+                "FAIL", f"data {name}: got {got[:16]}, expected sha256 {digest[:16]}; restore it from the repository."
+            )
+    if not bad:
+        yield Line("OK", f"data: {len(wanted)} files, all with the right checksum")
+
+
+def cache_folder(folder: Path | None = None) -> Iterator[Line]:
+    """Whether files can be written to the folder in which full data sets are prepared on request."""
+    folder = folder or Path(os.environ.get("KIT_DATA_DIR") or "~/.cache/kitlib").expanduser()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        reason = error.strerror
+        yield Line("FAIL", f"cache folder {folder}: {reason}; name another in the environment variable KIT_DATA_DIR.")
+    else:
+        yield Line("OK", f"cache folder {folder} can be written")
+
+
+def devices() -> Iterator[Line]:
+    """The devices that JAX computes on, after a first computation on them."""
+    try:
+        import jax
+
+        value = float(jax.numpy.arange(4.0).sum())
+        kinds = sorted({f"{device.platform} ({device.device_kind})" for device in jax.devices()})
+    except Exception as error:  # a broken driver or wheel raises almost anything; the doctor must continue
+        yield Line("FAIL", f"JAX: {type(error).__name__}: {error}; JAX_PLATFORMS=cpu makes it use the CPU.")
+        return
+    word = "OK" if value == 6.0 else "FAIL"
+    yield Line(word, f"JAX computes on {jax.device_count()} x {', '.join(kinds)}; {os.cpu_count()} CPU cores")

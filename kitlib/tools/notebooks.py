@@ -1,0 +1,259 @@
+"""Executes the notebooks, for `kit run` and `kit check`.
+
+A notebook is always executed top to bottom, in a fresh kernel of *this* Python, with the variables of `environment`, so
+that a reader's run, the stored outputs and the tests cannot drift apart.
+"""
+
+import base64
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from kitlib import __version__
+from kitlib.configs.names import one_of
+from kitlib.data.files import ROOT, write_text
+from kitlib.tools.page import check_lines, page, title_and_paragraph
+from kitlib.training.process import job_cache
+
+CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
+SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
+
+# The cell that makes a notebook run on Colab, byte for byte the same in every notebook (`kit stamp` writes it). Colab's
+# own jax and numpy must not be replaced under a running kernel, so only the kit is installed: --no-deps.
+SETUP_HEAD = """\
+# Colab only: installs the kit itself, nothing else of the environment is touched. Does nothing elsewhere.
+import sys
+
+if "google.colab" in sys.modules:
+"""
+SETUP_UNSET = '    print("Clone the repository, run: pip install --no-deps -e .   in it, then restart the session.")'
+
+
+def find(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
+    """The notebooks whose file names start with any of `names` (`07`, `07_sparse`, a path), or all of them.
+
+    Raises:
+      SystemExit: for a name that no notebook has (with the nearest one), or if there is no notebooks/ folder.
+    """
+    folder = root / "notebooks"
+    if not folder.is_dir():
+        raise SystemExit(f"No notebooks/ folder beside the kitlib package ({root.name}/); run kit from a checkout.")
+    paths = sorted(folder.glob("*.ipynb"))
+    chosen = set()
+    for name in names:
+        stem = Path(name).name.removesuffix(".ipynb")
+        found = [path for path in paths if path.stem.lower().startswith(stem.lower())]
+        if not found:
+            one_of("notebook", name, [path.stem for path in paths], SystemExit)
+        chosen.update(found)
+    return sorted(chosen) if names else paths
+
+
+def repository(root: Path = ROOT) -> str:
+    """The project's address: `[project.urls] Repository` in pyproject.toml, written only there. "" while unset."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    return project.get("urls", {}).get("Repository", "").rstrip("/")
+
+
+def setup_cell(address: str) -> str:
+    """Source of the Colab set-up cell: installs this version of the kit, or says how to do it by hand."""
+    install = f'    %pip install -q --no-deps grain "kitlib @ git+{address}@v{__version__}"'
+    return SETUP_HEAD + (install if address else SETUP_UNSET)
+
+
+@contextlib.contextmanager
+def environment(scale: str) -> Iterator[dict[str, str]]:
+    """The environment variables of kernels, including those of `job_cache`.
+
+    On the CPU scale, all of the user's settings that could change a number (JAX and XLA settings, paths, IPython
+    start-up files) are left out.
+    """
+    ours = {"MPLBACKEND", "PYTHONPATH", "PYTHONSTARTUP"}
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    if scale == "cpu":
+        env = {name: value for name, value in env.items() if not name.startswith(("JAX_", "XLA_"))}
+        env["JAX_PLATFORMS"] = "cpu"
+    with job_cache() as shared:
+        yield (
+            env
+            | shared
+            | {
+                "KIT_SCALE": scale,
+                "PYTHONNOUSERSITE": "1",
+                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # otherwise ipykernel's debugger warns about frozen modules
+                "IPYTHONDIR": str(Path(shared["JAX_COMPILATION_CACHE_DIR"]).with_name("ipython")),
+            }
+        )
+
+
+def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:
+    """Executes `nb` in place in a fresh kernel of this Python; returns "" or the failing cell with its error."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellControlSignal, DeadKernelError
+
+    class ThisPython(KernelSpecManager):  # a user's own "python3" kernelspec may start another Python
+        def get_kernel_spec(self, kernel_name):
+            return KernelSpec(**get_kernel_dict())
+
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    manager = AsyncKernelManager(
+        kernel_name="python3",
+        kernel_spec_manager=ThisPython(),
+        transport_encryption="auto",  # other users of the machine cannot read along; otherwise kernels print a warning
+    )
+    client = NotebookClient(
+        nb,
+        timeout=timeout,
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        skip_cells_with_tag=SKIP,
+        resources={"metadata": {"path": str(folder)}},
+        km=manager,
+    )
+    try:
+        client.execute(env=env, cleanup_kc=True)
+    except (CellControlSignal, DeadKernelError) as error:
+        return re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without the terminal colours of a traceback
+    return ""
+
+
+def normalise(nb) -> None:
+    """Removes from the notebook all that a refresh on another machine would not write as well; keeps the cell ids."""
+    nb.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in nb.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = fewer_colours(output["data"]["image/png"])
+
+
+def fewer_colours(png: str) -> str:
+    """A figure, PNG in base64, with its best 256 colours: it looks the same and takes a third of the bytes."""
+    from PIL import Image
+
+    file, image = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(png)))
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    small = base64.b64encode(file.getvalue()).decode()
+    return small if len(small) < len(png) else png
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    seconds: float
+    checks: int
+    error: str
+
+
+def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str, root: Path = ROOT) -> int:
+    """Executes notebooks in parallel, writes build/, and with `refresh` the outputs in notebooks/. 1 if any failed."""
+    from tqdm import tqdm
+
+    if refresh and scale != "cpu":
+        raise SystemExit(f"--refresh: got SCALE={scale}; stored outputs are defined on the CPU, use SCALE=cpu.")
+    paths = find(names, root)
+    if not paths:
+        print("There are no notebooks yet in notebooks/.")
+        return 0
+    build = root / "build"
+    build.mkdir(exist_ok=True)
+    before = {entry["name"]: entry["seconds"] for entry in built(root)}
+    paths.sort(key=lambda path: -before.get(path.stem, float("inf")))  # the longest first, so that none ends alone
+    # A kernel takes 1-2 GB and XLA itself uses several cores, so at most 4 run at a time; an accelerator is not shared.
+    jobs = jobs or (min(os.cpu_count() or 1, 4) if scale == "cpu" else 1)
+    print(f"Executing {len(paths)} notebook{'s' * (len(paths) > 1)} at scale {scale}, {jobs} at a time ...", flush=True)
+    failed = []
+    bar = tqdm(total=len(paths), unit="notebook", disable=None)  # only in a terminal
+    with environment(scale) as env, ProcessPoolExecutor(jobs, get_context("spawn")) as pool, bar:
+        futures = [pool.submit(execute_one, path, build, refresh, env, scale) for path in paths]
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                result = future.result()
+                line = f"{result.name:40} {result.seconds:6.1f} s  {result.checks:3d} checks"
+                bar.write(f"[{number:2d}/{len(paths)}] {'FAILED' if result.error else 'ok':6} {line}")
+                sys.stdout.flush()
+                bar.update()
+                if result.error:
+                    failed.append(result.name)
+                    bar.write(f"\n{result.error}\n")
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise SystemExit("Interrupted; what had ended is in build/.") from None
+    write_text(build / "index.html", page(built(root)))
+    print(f"Wrote build/index.html. {'Failed: ' + ', '.join(sorted(failed)) if failed else 'All notebooks passed.'}")
+    return int(bool(failed))
+
+
+def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], scale: str) -> Result:
+    """Executes one notebook, in a process of its own, and writes the result, which may be an error."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    for suffix in (".ipynb", ".html"):  # an earlier result must not be shown for a run that failed
+        (build / f"{path.stem}{suffix}").unlink(missing_ok=True)
+    started = time.monotonic()
+    try:
+        nb = nbformat.read(path, as_version=4)
+        error = execute(nb, path.parent, env, CELL_TIMEOUT if scale == "cpu" else None)
+    except Exception as problem:  # no notebook, or no kernel: report it and continue with the others
+        return Result(path.stem, time.monotonic() - started, 0, f"{path.name}: {type(problem).__name__}: {problem}")
+    seconds = time.monotonic() - started
+    normalise(nb)
+    if refresh and not error:
+        write_text(path, nbformat.writes(nb))
+    # An empty data: address replaces require.js, which only widgets need, so that the page never waits for a network.
+    body, _ = HTMLExporter(template_name="lab", require_js_url="data:,").from_notebook_node(
+        nb, resources={"metadata": {"name": path.stem}}
+    )
+    write_text(build / f"{path.stem}.html", body)
+    nb.metadata["kit"] = {"seconds": round(seconds, 1), "error": error}
+    write_text(build / path.name, nbformat.writes(nb))
+    return Result(path.stem, seconds, len(check_lines(nb)), f"{path.name}: {error}" if error else "")
+
+
+def built(root: Path) -> list[dict]:
+    """One entry per notebook of the series in build/, in order, including notebooks of earlier runs."""
+    import nbformat
+
+    entries = []
+    for path in find((), root):
+        executed = root / "build" / path.name
+        if executed.exists():
+            nb = nbformat.read(executed, as_version=4)
+            title, text = title_and_paragraph(nb)
+            entry = {"name": path.stem, "title": title or path.stem, "text": text, "checks": check_lines(nb)}
+            entries.append(entry | nb.metadata["kit"])
+    return entries
+
+
+def check(names: tuple[str, ...], root: Path = ROOT) -> int:
+    """Strict nbval: executes the notebooks and compares every output with the stored one. 0 if all are equal."""
+    paths = find(names, root)
+    if not paths:
+        print("There are no notebooks yet in notebooks/.")
+        return 0
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env"]
+    command += ["--nbval-sanitize-with", "notebooks/nbval_sanitize.cfg", "--nbval-cell-timeout", str(CELL_TIMEOUT)]
+    # loadscope keeps the cells of a notebook in one worker, in order. Two workers: four can run out of memory.
+    command += ["-n", "2" if len(paths) > 1 else "0", "--dist", "loadscope", "-p", "no:cacheprovider", "--rootdir", "."]
+    with environment("cpu") as env:
+        return subprocess.run([*command, *[f"notebooks/{path.name}" for path in paths]], cwd=root, env=env).returncode

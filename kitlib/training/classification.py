@@ -1,0 +1,128 @@
+"""The image classifier: loss, training recipe and predictions, for single models and for ensembles in one model.
+
+    params, history = train_classifier(model, data.load("fashion_mnist"), num_steps=800)
+    logits = predict(model, params, images)
+
+Built in notebooks/02_train_and_measure.ipynb.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kitlib.layers import initialize
+from kitlib.moe.routing import router_metrics
+from kitlib.training import loop
+from kitlib.training.recipe import adamw_cosine_step
+
+
+def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False, of_mean: bool = False) -> Callable:
+    """Mean cross-entropy of `model` (images, train) -> (logits, out) on {"image": float[B, ...], "label": int[B]}.
+
+    sigmoid: one binary problem per class, summed over classes (JFT pre-training), instead of the softmax.
+    The auxiliary loss of a V-MoE is added, and the metrics of its routers are reported (`router_metrics`).
+    For an ensemble with logits float32[M, B, V] (labels [B], or [M, B] if members get different images), loss and
+    accuracy are means over the members' own values, so that every member has to be right (2110.03360). of_mean: instead
+    the loss of the members' mean probability, by which an ensemble is evaluated; softmax only.
+    mixup: alpha of the Beta distribution of 1710.09412, as in big_vision: one weight per batch, and each example is
+    mixed with its neighbour. Zero: no mixup. Raises ValueError for labels that mixup or of_mean cannot take.
+    """
+
+    def loss_fn(params, batch, key):
+        images, labels = batch["image"], batch["label"]
+        mix_key, dropout_key, path_key, router_key = jax.random.split(key, 4)
+        rngs = {"dropout": dropout_key, "drop_path": path_key, "router": router_key}
+        if mixup and labels.ndim != 1:
+            raise ValueError(f"mixup is for one label per image, labels [B]; got {labels.shape}.")
+        if mixup:
+            weight = jax.random.beta(mix_key, mixup, mixup)
+            weight = jnp.maximum(weight, 1.0 - weight)  # the example itself has the larger weight
+            images = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
+        logits, out = model.apply({"params": params}, images, train=True, rngs=rngs)
+        if of_mean and (sigmoid or logits.ndim != 3 or labels.ndim != 1):
+            raise ValueError(
+                "of_mean is for the softmax of an ensemble, logits [M, B, V] and labels [B]; got logits "
+                f"{logits.shape}, labels {labels.shape}, sigmoid={sigmoid}."
+            )
+        labels = jnp.broadcast_to(labels, logits.shape[:-1])  # [B], or [M, B]
+        targets = jax.nn.one_hot(labels, logits.shape[-1])  # [B, V], or [M, B, V]
+        if mixup:
+            targets = weight * targets + (1.0 - weight) * jnp.roll(targets, 1, axis=-2)
+        if sigmoid:
+            losses = optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
+        elif of_mean:
+            mean = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
+            losses = -(targets[0] * mean).sum(axis=-1)
+        else:
+            losses = optax.softmax_cross_entropy(logits, targets)
+        metrics = {"accuracy": jnp.mean(logits.argmax(axis=-1) == labels)}
+        if not out or "auxiliary_loss" not in out:
+            return losses.mean(), metrics
+        return losses.mean() + out["auxiliary_loss"], metrics | router_metrics(out)
+
+    return loss_fn
+
+
+def train_classifier(
+    model,
+    source,
+    *,
+    seed: int = 0,
+    num_steps: int = 800,
+    batch_size: int = 128,
+    peak: float = 4e-3,
+    warmup: int = 100,
+    weight_decay: float = 0.1,
+    augment: str = "flip",
+    progress: str | None = None,
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """The recipe of the notebooks: AdamW, cosine, clipping at 1, for any image classifier on any `data.Source`.
+
+    The seed determines the initial parameters, the order of the images and the dropout. Returns (parameters, history).
+    The defaults are for the tiny ViT on the kit's 10,000 images of Fashion-MNIST.
+    """
+    from kitlib.data import image_batches  # here, because Grain takes longer to import than JAX
+
+    params = init_params(model, (1, *source.image_shape), seed)
+    tx, step = adamw_cosine_step(classification_loss, model, num_steps, peak, warmup=warmup, weight_decay=weight_decay)
+    batches = image_batches.batches(source, batch_size, seed=seed, augment=augment)
+    state, history = loop.fit(step, loop.init_state(params, tx, seed), batches, num_steps, progress=progress)
+    return state.params, history
+
+
+def init_params(model, image_shape: tuple[int, ...], seed: int = 0) -> dict:
+    """Initial parameters of an image model; image_shape: (1, height, width, channels)."""
+    return initialize.init_params(model, np.zeros(image_shape, np.float32), seed=seed)
+
+
+def predict(model, params, images, *, batch_size: int = 500) -> np.ndarray:
+    """Logits float32[n, V] for images float[n, ...] in [-1, 1]; float32[M, n, V] from an ensemble in one model."""
+    apply = _jitted_apply(model)
+    return in_batches(lambda x, _: apply(params, x), images, batch_size, axis=int(has_members(model)))
+
+
+def in_batches(apply: Callable, images, batch_size: int, *, axis: int = 0) -> np.ndarray:
+    """apply(batch [batch_size, ...], index of its first image) for all images [n, ...], joined along `axis`.
+
+    The last batch is padded, so that `apply` is compiled once.
+    """
+    chunks = []
+    for start in range(0, len(images), batch_size):
+        chunk = np.asarray(images[start : start + batch_size])
+        padded = np.pad(chunk, ((0, batch_size - len(chunk)), *((0, 0),) * (chunk.ndim - 1)))
+        chunks.append(np.asarray(apply(padded, start)).take(range(len(chunk)), axis))
+    return np.concatenate(chunks, axis)
+
+
+def has_members(model) -> bool:
+    """Whether the model is an ensemble with logits [M, B, V], one row per member."""
+    return bool(getattr(model, "num_members", None) or getattr(getattr(model, "config", None), "num_members", None))
+
+
+@functools.cache
+def _jitted_apply(model):
+    return jax.jit(lambda params, images: model.apply({"params": params}, images)[0])

@@ -1,0 +1,201 @@
+"""Training: one jitted step, one loop, checkpoints that survive `kill -9`.
+
+    state = loop.init_state(params, tx, seed=0)
+    step = loop.make_step(classification.classification_loss(model), tx)
+    state, history = loop.fit(step, state, batches, num_steps=1000, checkpoint_dir="run", save_every=200)
+
+The loop is the same for every task: a loss is any function (params, batch, key) -> (scalar, {name: scalar}). The losses
+are in `classification` (images), `models.t5` (text) and `models.palix` (both).
+
+Built in notebooks/02_train_and_measure.ipynb.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that a run needs to continue: with the iterator's state, it determines the rest of the run bitwise."""
+
+    step: jax.Array  # int32[], updates done
+    params: dict
+    opt_state: optax.OptState
+    key: jax.Array  # of the run; step t draws from fold_in(key, t), so a resumed run draws the same numbers
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss became NaN or infinite; the message names the first such step and the last good checkpoint."""
+
+
+def init_state(params, tx: optax.GradientTransformation, seed: int = 0) -> TrainState:
+    """A fresh state. The parameters are copied, because the step donates its input and would delete the caller's."""
+    params = jax.tree.map(jnp.array, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(seed))
+
+
+# ---------------------------------------------------------------------------------------------- the step
+
+
+def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate: int = 1) -> Callable:
+    """(state, batch) -> (state, {"loss", "grad_norm", ...}), jitted, the old state donated (its memory is reused).
+
+    accumulate: the batch is cut into this many equal parts, which are computed one after the other, and their gradients
+    are averaged: for a mean loss, the same update as with the whole batch, in less memory. Raises ValueError if the
+    batch does not divide into equal parts.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def gradients(params, batch, key):
+        if accumulate == 1:
+            return grad_fn(params, batch, key)
+        size = jax.tree.leaves(batch)[0].shape[0]
+        if size % accumulate:
+            raise ValueError(f"A batch of {size} cannot be cut into {accumulate} equal parts; change one of them.")
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, size // accumulate, *x.shape[1:]), batch)
+        keys = jax.random.split(key, accumulate)
+        results = jax.lax.map(lambda part: grad_fn(params, *part), (parts, keys))
+        return jax.tree.map(lambda x: x.mean(axis=0), results)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch):
+        (loss, metrics), grads = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
+        norm = optax.tree.norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "grad_norm": norm, **metrics}
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return step
+
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+
+def fit(
+    step: Callable,
+    state: TrainState,
+    batches: Iterator,
+    num_steps: int,
+    *,
+    checkpoint_dir=None,
+    save_every: int = 0,
+    check_every: int = 50,
+    progress: str | None = None,
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """Trains until `state.step == num_steps`; returns the state and {"loss": float32[num_steps], ...}.
+
+    With `checkpoint_dir`, the run resumes from the newest checkpoint there, if any, and saves every `save_every` steps
+    and at the end; `batches` must then be a Grain iterator (get_state, set_state). Checkpoints are written atomically,
+    so a run that is killed at any moment and started again ends with bitwise the same parameters as without the kill.
+
+    Every `check_every` steps, and before each save, the losses are fetched. NonFiniteLoss names the first bad step, and
+    a bad state is never saved. `progress`: the label of a progress bar on stderr; None: no bar. Raises ValueError for
+    data that end too early, and for checkpoints of another model or beyond num_steps.
+    """
+    if save_every and not checkpoint_dir:
+        raise ValueError("save_every needs a checkpoint_dir to save into.")
+    saver = _Saver(checkpoint_dir) if checkpoint_dir else None
+    history = {}
+    if saver and saver.latest is not None:
+        state, history = saver.restore(state, batches)
+    start = int(np.max(state.step))  # a deep ensemble has one step per member
+    if start > num_steps:
+        raise ValueError(f"{checkpoint_dir} is already at step {start}, beyond the {num_steps} asked for.")
+
+    pending = []  # metrics still on the device: fetching one would wait for its step
+    bar = tqdm(total=num_steps, initial=start, desc=progress, disable=progress is None, mininterval=1.0)
+    for t in range(start, num_steps):
+        try:
+            batch = next(batches)
+        except StopIteration:
+            raise ValueError(f"The data ended at step {t} of {num_steps}; let it repeat (num_epochs=None).") from None
+        state, metrics = step(state, batch)
+        pending.append(metrics)
+        done = t + 1
+        save = saver and (done == num_steps or (save_every and done % save_every == 0))
+        if save or done == num_steps or done % check_every == 0:
+            history = _extend(history, pending, saver)
+            bar.set_postfix(loss=f"{history['loss'][-1].mean():.3f}", refresh=False)
+            pending = []
+        if save:
+            saver.save(done, state, batches, history)
+        bar.update()
+    bar.close()
+    if saver:
+        saver.close()
+    return state, history
+
+
+def _extend(history: dict, pending: list[dict], saver) -> dict:
+    new = {name: np.array([m[name] for m in jax.device_get(pending)], np.float32) for name in pending[0]}
+    first = len(history.get("loss", ()))
+    bad = np.flatnonzero(~np.isfinite(new["loss"]).reshape(len(pending), -1).all(axis=1))
+    if bad.size:
+        kept = (
+            f"the last good checkpoint is step {saver.latest}" if saver and saver.latest is not None else "none saved"
+        )
+        raise NonFiniteLoss(
+            f"The loss is {new['loss'][bad[0]]} at step {first + bad[0]} ({kept}); lower the learning rate, warm up "
+            "longer or clip the gradients."
+        )
+    return {name: np.concatenate([history[name], values]) if history else values for name, values in new.items()}
+
+
+class _Saver:
+    """Orbax checkpoints of (state, data iterator, history), which get their name only when they are complete."""
+
+    def __init__(self, directory):
+        import orbax.checkpoint as ocp  # here, because it takes longer to import than a small model to train
+
+        self.ocp = ocp
+        self.directory = pathlib.Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        try:
+            self.manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise OSError(f"Cannot write checkpoints to {self.directory} ({error}); choose another folder.") from error
+
+    @property
+    def latest(self) -> int | None:
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: TrainState, batches, history: dict) -> None:
+        args = self.ocp.args
+        self.manager.save(
+            step,
+            args=args.Composite(
+                state=args.StandardSave(state.replace(key=jax.random.key_data(state.key))),
+                data=args.JsonSave(batches.get_state()),
+                history=args.StandardSave(history),
+            ),
+        )
+
+    def restore(self, like: TrainState, batches) -> tuple[TrainState, dict]:
+        args = self.ocp.args
+        like = like.replace(key=jax.random.key_data(like.key))
+        try:
+            got = self.manager.restore(
+                self.latest,
+                args=args.Composite(
+                    state=args.StandardRestore(like), data=args.JsonRestore(), history=args.StandardRestore()
+                ),
+            )
+        except (ValueError, KeyError, OSError) as error:
+            raise ValueError(
+                f"The checkpoint of step {self.latest} in {self.directory} cannot be read or is of another model or "
+                f"optimiser: {error}"
+            ) from error
+        batches.set_state(got.data)
+        state = got.state.replace(key=jax.random.wrap_key_data(got.state.key))
+        return state, {name: np.asarray(values) for name, values in got.history.items()}
+
+    def close(self) -> None:
+        self.manager.close()

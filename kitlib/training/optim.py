@@ -1,0 +1,142 @@
+"""Optimisers and schedules: one assembly around any optax core.
+
+    tx = optim.assemble(optax.scale_by_adam(), optim.cosine(1e-3, 1000, warmup=100),
+                        weight_decay=0.03, head_weight_decay=3.0, clip_norm=1.0, freeze=("embedding",))
+
+Cores: `optax.scale_by_adam()` (AdamW), `optax.trace(0.9)` (SGD with momentum), `scale_by_adafactor()`,
+`scale_by_big_vision_adafactor()`.
+
+Built in notebooks/02_train_and_measure.ipynb.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import keystr
+
+# ---------------------------------------------------------------------------------------------- schedules
+
+
+def cosine(peak: float, total_steps: int, warmup: int = 0) -> optax.Schedule:
+    """Linear warm-up from 0 to `peak`, then half a cosine down to 0 at `total_steps`."""
+    _check_steps(total_steps, warmup)
+    return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, total_steps)
+
+
+def linear(peak: float, total_steps: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
+    """Linear warm-up from 0 to `peak`, then a straight line to `end` at `total_steps` (V-MoE: end 1e-5)."""
+    _check_steps(total_steps, warmup)
+    down = optax.linear_schedule(peak, end, total_steps - warmup)
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), down], [warmup]) if warmup else down
+
+
+def rsqrt(peak: float, total_steps: int, warmup: int = 0, cooldown: int = 0, timescale: int = 10_000) -> optax.Schedule:
+    """Reciprocal square root with warm-up and linear cool-down (2106.04560, section 3.5).
+
+    After the warm-up: peak * sqrt(timescale / (timescale + step - warmup)). Only the cool-down, a factor min(1, (total
+    - step) / cooldown), depends on the end of training, so that a run can be extended from any step before it.
+    """
+    _check_steps(total_steps, warmup + cooldown)
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        rate = peak * jnp.sqrt(timescale / (timescale + jnp.maximum(step - warmup, 0.0)))
+        if warmup:
+            rate = rate * jnp.minimum(1.0, step / warmup)
+        if cooldown:
+            rate = rate * jnp.clip((total_steps - step) / cooldown, 0.0, 1.0)
+        return rate
+
+    return schedule
+
+
+def _check_steps(total_steps: int, ramp: int) -> None:
+    if not 0 <= ramp < total_steps:
+        raise ValueError(f"Warm-up and cool-down take {ramp} steps; they must be fewer than the {total_steps} in all.")
+
+
+# ---------------------------------------------------------------------------------------------- assembly
+
+
+def assemble(
+    core: optax.GradientTransformation,
+    learning_rate: float | optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    head_weight_decay: float | None = None,
+    clip_norm: float | None = None,
+    freeze: tuple[str, ...] = (),
+) -> optax.GradientTransformation:
+    """clip -> core -> decoupled weight decay -> learning rate, for the parameters that are not frozen.
+
+    Weight decay acts on kernels only (not on biases, norms, positions, class token) and is multiplied by the learning
+    rate, as in `optax.adamw`; big_vision's `wd` is this times the peak learning rate. `head_weight_decay` replaces it
+    on `head/kernel` (2106.04560 decays the head 100 times more than the body). `freeze` holds regular expressions,
+    matched at the start of parameter names "a/b/c": frozen parameters get no update, no decay and no optimiser state,
+    and do not count in the clipping norm. Raises ValueError for a pattern that matches nothing.
+    """
+    head_weight_decay = weight_decay if head_weight_decay is None else head_weight_decay
+    tx = optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        core,
+        optax.add_decayed_weights(weight_decay, mask=_body_kernels),
+        optax.add_decayed_weights(head_weight_decay, mask=_head_kernel),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    if not freeze:
+        return tx
+    return optax.multi_transform({"train": tx, "freeze": optax.set_to_zero()}, lambda params: _labels(params, freeze))
+
+
+def map_names(fn, params):
+    """The tree of fn(name), with the name "a/b/c" of each leaf of params."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: fn(keystr(path, simple=True, separator="/")), params)
+
+
+def _body_kernels(params):
+    return map_names(lambda name: name.endswith("kernel") and name != "head/kernel", params)
+
+
+def _head_kernel(params):
+    return map_names(lambda name: name == "head/kernel", params)
+
+
+def _labels(params, freeze: tuple[str, ...]):
+    names = jax.tree.leaves(map_names(str, params))
+    for pattern in freeze:
+        if not any(re.match(pattern, name) for name in names):
+            raise ValueError(f"freeze pattern {pattern!r} matches no parameter; there are {', '.join(names[:8])}, ...")
+    return map_names(lambda name: "freeze" if any(re.match(p, name) for p in freeze) else "train", params)
+
+
+# ---------------------------------------------------------------------------------------------- two Adafactors
+
+
+def scale_by_adafactor() -> optax.GradientTransformation:
+    """Adafactor as in T5X (1804.04235): second moments factored for dimensions of at least 128, decay 1 - t^-0.8,
+    updates clipped to root-mean-square 1 and multiplied by the root-mean-square of the parameter (at least 1e-3)."""
+    return optax.chain(
+        optax.scale_by_factored_rms(factored=True, decay_rate=0.8, min_dim_size_to_factor=128, epsilon=1e-30),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(1e-3),
+    )
+
+
+def scale_by_big_vision_adafactor(momentum: float = 0.9) -> optax.GradientTransformation:
+    """Adafactor as changed in "Scaling Vision Transformers" (2106.04560, section 3.4 and big_vision's code).
+
+    Factored for dimensions of at least 32, decay min(0.999, 1 - t^-0.8), no clipping, no scaling by the parameter, and
+    a first moment in bfloat16: it needs the memory of SGD with half-precision momentum and has the quality of Adam.
+    """
+    return optax.chain(
+        optax.scale_by_factored_rms(
+            factored=True,
+            decay_rate=0.8,
+            min_dim_size_to_factor=32,
+            epsilon=1e-30,
+            decay_rate_fn=lambda step, rate: jnp.minimum(0.999, 1.0 - (step + 1.0) ** -rate),
+        ),
+        optax.ema(momentum, debias=False, accumulator_dtype=jnp.bfloat16),
+    )

@@ -1,0 +1,282 @@
+"""Sparse Upcycling (2212.05055): a trained dense model becomes a Mixture-of-Experts and continues training.
+
+    sparse = surgery.vision_recipe(dense)                   # which blocks get which experts
+    plan = surgery.plan(params, sparse)                     # where every leaf comes from; print(plan) shows it
+    params = surgery.apply(plan, params, key)
+
+`optimizer_state` converts the state of the optimiser with the same plan.
+
+Surgery is planned before anything is computed, so that a model that does not fit is refused as a whole. Every leaf of
+the result is a *copy* of a dense leaf, a dense leaf *tiled* over the experts, or *new*: only routers are new. The
+baseline of the paper, a deeper dense model made by repeating blocks (depth tiling, 2112.11446), is a plan as well.
+
+Built in notebooks/07_sparse_upcycling.ipynb, for T5 in notebooks/08_t5_and_upcycling.ipynb.
+"""
+
+import dataclasses
+import math
+import re
+import zlib
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from kitlib.configs import T5_DECODER_MOE, T5_ENCODER_MOE, MoEConfig, T5Config, ViTConfig
+from kitlib.layers.vit_layers import BIAS_INIT
+from kitlib.models import checkpoint, checkpoint_names
+
+EXPERT = re.compile(r"(.*)/(?:Moe|moe)/Mlp/(.*)")
+ROUTER = re.compile(r".*/(?:Moe|moe)/Router/dense/kernel")
+# The axis of the hidden units in each leaf of the dense MLP. The leaf Dense_1/bias has none.
+HIDDEN_AXIS = {"Dense_0/kernel": 1, "Dense_0/bias": 0, "Dense_1/kernel": 0, "wi_0/kernel": 1, "wi_1/kernel": 1}
+HIDDEN_AXIS |= {"wo/kernel": 0}
+OUTPUT_LAYERS = ("Dense_1", "wo")
+
+
+# ---------------------------------------------------------------------------------------------- recipes
+
+
+def vision_recipe(dense: ViTConfig, **changes) -> ViTConfig:
+    """The paper's ViT (section 3.1): experts in the last half of the blocks, E=32, expert choice with capacity factor
+    2, combine weights renormalised. `changes` are fields of MoEConfig, such as num_experts=8."""
+    blocks = tuple(range(dense.depth - dense.depth // 2, dense.depth))
+    recipe = MoEConfig(router="expert_choice", capacity_factor=2.0, renormalize=True)
+    return dense.replace(moe=recipe.replace(**changes), moe_blocks=blocks)
+
+
+def language_recipe(dense: T5Config, **changes) -> T5Config:
+    """The paper's T5: experts in layers 1, 3, 5, ... of both stacks, E=32, expert choice with capacity factor 2 in the
+    encoder, top-2 in the decoder, combine weights not renormalised. `changes` are fields of the encoder's MoEConfig;
+    num_experts, granularity and renormalize also change the decoder's."""
+    both = {name: changes[name] for name in ("num_experts", "granularity", "renormalize") if name in changes}
+    return dense.replace(
+        moe=T5_ENCODER_MOE.replace(**changes),
+        moe_layers=tuple(range(1, dense.num_encoder_layers, 2)),
+        decoder_moe=T5_DECODER_MOE.replace(**both),
+        decoder_moe_layers=tuple(range(1, dense.num_decoder_layers, 2)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertInit:
+    """How experts differ from the MLP they are copied from. The default, exact copies, is the paper's."""
+
+    noise: float = 0.0  # Gaussian, in standard deviations of each leaf; drawn for every expert (section B.5)
+    redraw: float = 0.0  # Drop-Upcycling (2502.19261): share of each expert's hidden units that are drawn again
+    fresh: int = 0  # number of experts, the last ones, that start as in a new model; E: all of them (section B.5)
+    router_scale: float = 1.0  # factor of the router's initial weights; 1: unit variance of logits of normalised tokens
+    scale_weights: bool = False  # if not renormalised: outputs are multiplied by 1 / (mean sum of gates) (2410.07524)
+
+    def __post_init__(self):
+        if not 0.0 <= self.redraw <= 1.0:
+            raise ValueError(f"ExpertInit.redraw is a share of the hidden units, 0 to 1; got {self.redraw}.")
+        for name in ("noise", "fresh", "router_scale"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"ExpertInit.{name} is {getattr(self, name)}; it must be 0 or more.")
+
+
+COPIES = ExpertInit()
+
+# ---------------------------------------------------------------------------------------------- the plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a leaf of the result comes from."""
+
+    how: str  # "copied", "tiled" (over the experts) or "new"
+    source: str | None  # the name of the dense leaf; None for a new leaf
+    shape: tuple[int, ...]  # of the leaf of the result
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The origin of every leaf, by name ("a/b/c"). `str(plan)` has one line per leaf, and the sums."""
+
+    origins: dict[str, Origin]
+    moe: dict[str, MoEConfig]  # of each sparse layer, by the name of its block
+
+    def __str__(self) -> str:
+        lines = []
+        for name, origin in self.origins.items():
+            arrow = "" if origin.source in (name, None) else f" <- {origin.source}"
+            lines.append(f"{origin.how:7} {name} {list(origin.shape)}{arrow}")
+        for how in ("copied", "tiled", "new"):
+            sizes = [math.prod(o.shape) for o in self.origins.values() if o.how == how]
+            lines.append(f"{how}: {len(sizes)} leaves, {sum(sizes):,} parameters")
+        return "\n".join(lines)
+
+
+def plan(dense, config: ViTConfig | T5Config) -> Plan:
+    """The surgery that turns `dense` (a tree of arrays or shapes) into the parameters of the sparse `config`.
+
+    Raises ValueError, before anything is computed, for a model that already has experts and for a configuration without
+    experts or with Soft MoE; CheckpointError, a ValueError, for leaves that are missing, extra or misshapen.
+    """
+    flat = _flat_dense(dense)
+    if experts := next((name for name in flat if EXPERT.fullmatch(name)), None):
+        raise ValueError(f"The model is sparse already ({experts}); upcycling starts from a dense one.")
+    layers = moe_layers(config)
+    if not layers:
+        raise ValueError(
+            "The configuration has no experts; give it some, for instance by surgery.vision_recipe(config)."
+        )
+    if any(moe.router == "soft" for moe in layers.values()):
+        raise ValueError(
+            "The slots of Soft MoE hold mixtures of tokens, on which an MLP was never trained; route tokens."
+        )
+    checkpoint.compare(flat, flat_shapes(dense_twin(config)), "The dense model")
+
+    origins = {}
+    for name, leaf in flat_shapes(config).items():
+        if ROUTER.fullmatch(name):
+            origins[name] = Origin("new", None, leaf.shape)
+        elif match := EXPERT.fullmatch(name):
+            mlp = "MlpBlock_0" if isinstance(config, ViTConfig) else "mlp"
+            origins[name] = Origin("tiled", f"{match[1]}/{mlp}/{match[2]}", leaf.shape)
+        else:
+            origins[name] = Origin("copied", name, leaf.shape)
+    return Plan(origins, layers)
+
+
+def deepen(dense, order: tuple[int, ...]) -> Plan:
+    """Depth tiling: block i of the deeper model is a copy of block order[i], in every stack; the rest is copied.
+
+    `order` names each old block at least once, e.g. (0, 0, 1, 1), so that no trained block is lost. The deeper model
+    does not compute the same function. The caller makes its configuration (depth=len(order)).
+    """
+    flat, block = _flat_dense(dense), re.compile(r"(.*(?:encoderblock|layers)_)(\d+)(/.*)")
+    depth = 1 + max((int(m[2]) for m in map(block.fullmatch, flat) if m), default=-1)
+    if set(order) != set(range(depth)):
+        raise ValueError(f"order must name each of the {depth} blocks, 0 to {depth - 1}, at least once; got {order}.")
+    origins = {}
+    for name, leaf in flat.items():
+        match = block.fullmatch(name)
+        for i in (i for i, old in enumerate(order) if old == int(match[2])) if match else [None]:
+            target = f"{match[1]}{i}{match[3]}" if match else name
+            origins[target] = Origin("copied", name, leaf.shape)
+    return Plan(origins, {})
+
+
+def moe_layers(config: ViTConfig | T5Config) -> dict[str, MoEConfig]:
+    """The MoEConfig of each sparse block, by the name of the block."""
+    if isinstance(config, ViTConfig):
+        return {f"Transformer/encoderblock_{i}": config.moe for i in config.moe_blocks}
+    encoder = {f"encoder/layers_{i}": config.moe for i in config.moe_layers}
+    return encoder | {f"decoder/layers_{i}": config.decoder_moe for i in config.decoder_moe_layers}
+
+
+def dense_twin(config: ViTConfig | T5Config) -> ViTConfig | T5Config:
+    """The same model without experts."""
+    if isinstance(config, ViTConfig):
+        return config.replace(moe=None, moe_blocks=(), e3=None)
+    return config.replace(moe=None, moe_layers=(), decoder_moe=None, decoder_moe_layers=())
+
+
+def flat_shapes(config: ViTConfig | T5Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the model's parameters by name; nothing is computed."""
+    return flatten_dict(checkpoint.expected_shapes(config), sep="/")
+
+
+def _flat_dense(tree) -> dict:
+    flat = flatten_dict(tree, sep="/")
+    scanned = any(name.startswith("Transformer/encoderblock/") for name in flat)
+    return checkpoint_names.unstack_blocks(flat) if scanned else flat
+
+
+# ---------------------------------------------------------------------------------------------- parameters
+
+
+def apply(plan: Plan, dense, key: jax.Array, how: ExpertInit = COPIES) -> dict:
+    """The parameters of the new model. Deterministic in `key`. The dense tree is neither changed nor donated."""
+    return unflatten_dict(dict(leaves(plan, dense, key, how)), sep="/")
+
+
+def leaves(plan: Plan, dense, key: jax.Array, how: ExpertInit) -> Iterator[tuple[str, jax.Array]]:
+    """(name, leaf) of the new model, made one by one: a caller that stores each needs little memory."""
+    flat = _flat_dense(dense)
+    for name, origin in plan.origins.items():
+        leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()))  # does not depend on the order of the leaves
+        if origin.how == "copied":
+            yield name, jnp.array(flat[origin.source])
+        elif origin.how == "new":
+            yield name, how.router_scale * _router(leaf_key, origin.shape, plan.moe[_block(name)])
+        else:
+            block, part = EXPERT.fullmatch(name).groups()
+            unit_key = jax.random.fold_in(key, zlib.crc32(block.encode()))  # the same for all leaves of a layer
+            yield name, _experts(flat[origin.source], part, plan.moe[block], how, leaf_key, unit_key)
+
+
+def _router(key: jax.Array, shape: tuple[int, ...], moe: MoEConfig) -> jax.Array:
+    """A new router [D, E]. With fine-grained experts, the parts of one copy of the MLP have equal columns, so that a
+    token with K = granularity selects all of them (virtual groups, 2410.07524)."""
+    d, e = shape
+    kernel = nn.initializers.lecun_normal()(key, (d, e // moe.granularity))
+    return jnp.repeat(kernel, moe.granularity, axis=1)
+
+
+def _experts(leaf: jax.Array, part: str, moe: MoEConfig, how: ExpertInit, key, unit_key) -> jax.Array:
+    """The leaf of all E experts, float[E, ...], from that of the dense MLP. part: its name in the MLP."""
+    experts = output_scale(part, moe, how) * tile(leaf, part, moe)
+    noise_key, value_key, fresh_key = jax.random.split(key, 3)
+    if how.noise:
+        experts += how.noise * experts[0].std() * jax.random.normal(noise_key, experts.shape, experts.dtype)
+    if how.redraw and part in HIDDEN_AXIS:
+        experts = jax.vmap(_redrawn, (0, None, None, 0, 0))(
+            experts, HIDDEN_AXIS[part], how.redraw, *(jax.random.split(k, len(experts)) for k in (unit_key, value_key))
+        )
+    if how.fresh:
+        if how.fresh > len(experts):
+            raise ValueError(f"ExpertInit.fresh is {how.fresh}; there are only {len(experts)} experts.")
+        init = nn.initializers.xavier_uniform() if part.endswith("kernel") else BIAS_INIT
+        keys = jax.random.split(fresh_key, how.fresh)
+        experts = experts.at[len(experts) - how.fresh :].set(jax.vmap(lambda k: init(k, experts.shape[1:]))(keys))
+    return experts
+
+
+def tile(leaf: jax.Array, part: str, moe: MoEConfig) -> jax.Array:
+    """E copies of an MLP's leaf [...] -> [E, ...]; with granularity G, expert c * G + g is part g of copy c."""
+    e, g = moe.num_experts, moe.granularity
+    if e % g:
+        raise ValueError(f"{e} experts cannot be copies of an MLP cut into granularity={g} parts; take a multiple.")
+    if g == 1 or part not in HIDDEN_AXIS:
+        return jnp.broadcast_to(leaf, (e, *leaf.shape))
+    shards = jnp.stack(jnp.split(jnp.asarray(leaf), g, axis=HIDDEN_AXIS[part]))
+    return jnp.tile(shards, (e // g,) + (1,) * leaf.ndim)
+
+
+def output_scale(part: str, moe: MoEConfig, how: ExpertInit) -> float:
+    """The factor of the last layer of every expert that makes the sum over the selected experts equal to the MLP.
+
+    Renormalised gates sum to 1 over K experts, of which every G (the granularity) are one MLP: the factor is G. Raw
+    gates are about 1/E each; with `scale_weights`, the factor E / K (E / C under expert choice) compensates for this,
+    exactly for uniform gates. NVIDIA distributes the factor over both layers, which is not exact with a GELU between
+    them; we apply it to the last layer only.
+    """
+    if part.split("/")[0] not in OUTPUT_LAYERS:
+        return 1.0
+    scale = float(moe.granularity)
+    if how.scale_weights and not moe.renormalize:
+        selected = moe.num_selected if moe.router == "top_k" else moe.capacity_factor
+        scale *= moe.num_experts / selected
+    return scale / moe.granularity if part.endswith("bias") else scale  # every part of a copy adds the bias
+
+
+def _redrawn(expert: jax.Array, axis: int, share: float, unit_key, value_key) -> jax.Array:
+    """The leaf of one expert, with `share` of its hidden units drawn from N(mean, std) of the weights they replace."""
+    f = expert.shape[axis]
+    rank = jnp.argsort(jax.random.permutation(unit_key, f))
+    shape = [f if i == axis else 1 for i in range(expert.ndim)]
+    chosen = jnp.broadcast_to((rank < round(share * f)).reshape(shape), expert.shape)
+    count = jnp.maximum(chosen.sum(), 1)
+    mean = jnp.where(chosen, expert, 0.0).sum() / count
+    std = jnp.sqrt(jnp.where(chosen, (expert - mean) ** 2, 0.0).sum() / count)
+    return jnp.where(chosen, mean + std * jax.random.normal(value_key, expert.shape), expert)
+
+
+def _block(name: str) -> str:
+    """The name of the block that a leaf of an expert layer belongs to."""
+    return re.split("/(?:Moe|moe)/", name)[0]

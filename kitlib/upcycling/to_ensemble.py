@@ -1,0 +1,63 @@
+"""From one trained model to an ensemble: a V-MoE becomes an E3, a ViT becomes a BatchEnsemble.
+
+    params = split_routers(params, num_members=2)                   # for configs.e3(...)
+    params = batch_ensemble_from_dense(params, config, key)         # config.batch_ensemble is set
+
+Built in notebooks/10_e3.ipynb.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from kitlib.configs import ViTConfig
+from kitlib.layers import batch_ensemble
+from kitlib.models import checkpoint
+from kitlib.upcycling.surgery import ROUTER
+
+
+def split_routers(params, num_members: int):
+    """V-MoE -> E3 (2110.03360): every router [D, E] becomes M routers over E/M experts each, [D, M, E/M].
+
+    Nothing else changes; member m owns experts m * E/M ... (m + 1) * E/M - 1. Gates grow, since each softmax is now
+    over E/M logits. Raises ValueError for a model without routers, and for experts that do not divide among M members.
+    """
+    flat = flatten_dict(params, sep="/")
+    routers = [name for name in flat if ROUTER.fullmatch(name)]
+    if not routers:
+        raise ValueError("The model has no routers to split; E3 starts from a V-MoE.")
+    for name in routers:
+        d, e = flat[name].shape
+        if num_members < 1 or e % num_members:
+            raise ValueError(f"{e} experts do not divide among {num_members} members; {name} cannot be split.")
+        flat[name] = flat[name].reshape(d, num_members, e // num_members)
+    return unflatten_dict(flat, sep="/")
+
+
+def batch_ensemble_from_dense(params: dict, config: ViTConfig, key: jax.Array) -> dict:
+    """Parameters of a BatchEnsemble from those of a plain ViT: kernels are shared, biases repeated for every member.
+
+    Fast weights are drawn as in `config.batch_ensemble`; with spread 0 they are 1, and every member is the ViT. Raises
+    ValueError for a configuration without members, and for parameters that are missing, extra or misshapen.
+    """
+    if config.batch_ensemble is None:
+        raise ValueError("The configuration has no batch_ensemble; set one with replace(batch_ensemble=...).")
+    shapes = flatten_dict(checkpoint.expected_shapes(config), sep="/")
+    flat, new = flatten_dict(params, sep="/"), {}
+    init = batch_ensemble.fast_weight_init(config.batch_ensemble)
+    for i, (name, shape) in enumerate(shapes.items()):
+        if "/fast_weight_" in name:
+            new[name] = init(jax.random.fold_in(key, i), shape.shape)
+            continue
+        old = flat.pop(name, None)
+        if old is None:
+            raise ValueError(f"The checkpoint has no {name}; it must be of the same ViT without batch_ensemble.")
+        layer, _, leaf = name.rpartition("/")
+        own = leaf == "bias" and f"{layer}/fast_weight_alpha" in shapes  # [M, ...], one bias per member
+        expected = shape.shape[1:] if own else shape.shape
+        if old.shape != expected:
+            raise ValueError(f"{name} is {old.shape} in the checkpoint, expected {expected}.")
+        new[name] = jnp.broadcast_to(old, shape.shape)
+    if flat:
+        raise ValueError(f"The checkpoint has {', '.join(sorted(flat)[:3])}, for which a BatchEnsemble has no place.")
+    return unflatten_dict(new, sep="/")

@@ -1,0 +1,13 @@
+"""kitlib.bench.imports: every timed line can be run, and the table prints."""
+
+import functools
+
+from kitlib.bench import imports, timing
+
+
+def test_the_table_prints(monkeypatch, capsys):
+    """Whole processes, one round each: a line that fails would raise CalledProcessError."""
+    monkeypatch.setattr(timing, "interleaved", functools.partial(timing.interleaved, rounds=0))
+    monkeypatch.setattr(imports.statistics, "median", lambda seconds: 1.0)
+    imports.main()
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[2:]] == ["1.00"] * 4

@@ -1,0 +1,37 @@
+"""kitlib.bench.timing: calls alternate, and a stepper keeps its state."""
+
+import functools
+import gc
+import os
+
+import pytest
+
+from kitlib.bench import timing
+
+
+def test_calls_alternate_and_the_first_round_is_discarded():
+    order = []
+    seconds = timing.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert order == ["a", "b"] * 4
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_stepper_keeps_the_state():
+    call = timing.stepper(lambda state, batch: (state + batch, {"loss": state}), 10, 5)
+    assert [call(), call(), call()] == [10, 15, 20]
+
+
+def test_calls_run_in_a_process_of_their_own():
+    """Functions of the standard library: they can be sent to another process."""
+    with timing.OtherProcess(functools.partial(dict, collect=gc.collect)) as peer:
+        seconds = timing.interleaved({"theirs": peer.call("collect"), "ours": gc.collect}, rounds=2)
+        assert {name: len(times) for name, times in seconds.items()} == {"theirs": 2, "ours": 2}
+        assert peer.process.is_alive() and peer.process.pid != os.getpid()
+        with pytest.raises(KeyError, match="unknown"):
+            peer.call("unknown")()
+    assert not peer.process.is_alive()
+
+
+def test_an_error_of_the_other_process_is_raised_here():
+    with pytest.raises(ValueError, match="invalid literal"):
+        timing.OtherProcess(functools.partial(int, "x"))

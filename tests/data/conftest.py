@@ -1,0 +1,42 @@
+"""Fixtures that several test files of this folder need."""
+
+import hashlib
+import importlib.util
+import sys
+
+import pytest
+
+from kitlib import data
+
+
+def script(name: str):
+    """A script of the data folder as a module."""
+    spec = importlib.util.spec_from_file_location(name, data.data_folder() / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def make_data():
+    return script("make_data")
+
+
+@pytest.fixture(scope="session")
+def make_pictures():
+    folder = str(data.data_folder())
+    sys.path.insert(0, folder)  # it imports make_data from the same folder
+    module = script("make_pictures")
+    sys.path.remove(folder)
+    return module
+
+
+@pytest.fixture
+def commit(tmp_path):
+    """commit(content, file) makes tmp_path a data folder that holds this file with the correct checksum."""
+
+    def write(content: bytes, file: str = "fashion_mnist.npz") -> None:
+        (tmp_path / file).write_bytes(content)
+        (tmp_path / "checksums.txt").write_text(f"{hashlib.sha256(content).hexdigest()}  {file}\n")
+
+    return write

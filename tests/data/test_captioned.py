@@ -1,0 +1,354 @@
+"""kitlib.data.captioned: the committed emoji, easy-VQA and taxonomy, and the loaders' errors."""
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from kitlib import data
+from kitlib.data import captioned
+
+FOLDER = data.data_folder()
+FILES = ("emoji.npz", "emoji_names.json.gz", "easy_vqa.npz", "taxonomy.json.gz")
+SIZES = {"train": 1_235, "valid": 126, "test": 186}
+SCRIPTS = {  # a letter of the language's script has this in its Unicode name
+    "ru": "CYRILLIC", "el": "GREEK", "ar": "ARABIC", "hi": "DEVANAGARI", "th": "THAI", "ja": "HIRAGANA|KATAKANA|CJK",
+    "ko": "HANGUL", "zh": "CJK", **dict.fromkeys(("en", "de", "fr", "es", "pt", "it", "tr", "vi"), "LATIN"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return {split: captioned.emoji(split) for split in SIZES}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the data folder whose files a test may damage."""
+    for name in (*FILES, "checksums.txt"):
+        (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
+    return tmp_path
+
+
+def replace(folder, file: str, content: bytes) -> None:
+    """Writes other content under this name, with the correct checksum."""
+    (folder / file).write_bytes(content)
+    (folder / "checksums.txt").write_text(f"{hashlib.sha256(content).hexdigest()}  {file}\n")
+
+
+def load(file: str, folder):
+    loader = {"emoji": captioned.emoji, "easy_vqa": captioned.easy_vqa, "taxonomy": captioned.taxonomy}
+    return loader[re.match(r"emoji|easy_vqa|taxonomy", file)[0]](data_dir=folder)
+
+
+# --- the files ---
+
+
+def test_the_files_are_listed_licensed_and_small():
+    listed = dict(reversed(line.split()) for line in (FOLDER / "checksums.txt").read_text().splitlines())
+    text = (FOLDER / "LICENSES").read_text()
+    sizes = {name: (FOLDER / name).stat().st_size for name in FILES}
+    assert set(FILES) <= set(listed) and all(name in text for name in FILES)
+    for notice in ("Copyright Twitter, Inc and other contributors", "Apache License 2.0", "CC BY 4.0", "Victor Zhou"):
+        assert notice in text
+    for notice in ("Unicode, Inc.", "THE DATA FILES AND SOFTWARE ARE PROVIDED", "SPDX-License-Identifier: Unicode-3.0"):
+        assert notice in text
+    assert sum(sizes.values()) < 4_900_000 and sizes["taxonomy.json.gz"] < 60_000
+    everything = {path: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
+    weights = [size for path, size in everything.items() if path.parent.name == "checkpoints"]
+    assert sum(everything.values()) - sum(weights) < 15_000_000 and max(weights) < 8_000_000
+
+
+# --- emoji ---
+
+
+def test_emoji_have_pictures_codes_names_and_keywords(splits):
+    for split, size in SIZES.items():
+        source = splits[split]
+        assert len(source) == size and source.images.shape == (size, 32, 32, 3) and source.images.dtype == np.uint8
+        assert len(source.codes) == size and all(
+            re.fullmatch(r"[0-9A-F]{4,5}(-[0-9A-F]{4,5})*", c) for c in source.codes
+        )
+        assert list(source.names) == list(source.keywords) == list(captioned.LANGUAGES)
+        for language in captioned.LANGUAGES:
+            assert len(source.names[language]) == len(source.keywords[language]) == size
+    names = dict(zip(splits["train"].codes, splits["train"].names["en"], strict=True))
+    assert names["1F600"] == "grinning face" and names["1F415-200D-1F9BA"] == "service dog"
+
+
+def test_the_split_is_about_80_8_12():
+    total = sum(SIZES.values())
+    assert [round(100 * size / total) for size in SIZES.values()] == [80, 8, 12]
+
+
+def test_no_picture_and_no_caption_is_in_two_splits(splits):
+    seen = defaultdict(set)
+    for source in splits.values():
+        facts = {"pictures": [image.tobytes() for image in source.images], "codes": list(source.codes)}
+        facts |= {language: [name.lower() for name in names] for language, names in source.names.items()}
+        for kind, values in facts.items():
+            assert len(set(values)) == len(values), f"{kind}: a repetition in one split"
+            assert seen[kind].isdisjoint(values), kind
+            seen[kind] |= set(values)
+
+
+def test_no_near_duplicate_is_in_two_splits(splits, make_pictures):
+    images = np.concatenate([source.images for source in splits.values()])
+    split = np.repeat(np.arange(3), list(SIZES.values()))
+    pairs = make_pictures.near_duplicates(images)
+    assert len(pairs) > 100  # the measure finds some, within the splits
+    assert all(split[i] == split[j] for i, j in pairs)
+
+
+@pytest.mark.parametrize(
+    ("family", "at_least"),
+    [
+        (r".*(o’clock|-thirty)", 24),
+        (r".*\bmoon( face)?", 13),
+        (r"(up|down|left|right|up-down|left-right)(-left|-right)? arrow", 10),
+        (r"keycap: .*", 10),
+        (r"(man|woman|person): .*", 6),
+        (r"globe .*", 4),
+        (r"\w+ circle", 8),
+        (r"\w+ book", 4),
+        (r"((wo)?men|people) holding hands", 3),
+        (r"mer(maid|man|person)", 3),
+    ],
+)
+def test_a_family_is_in_one_split(splits, family, at_least):
+    count = Counter(split for split in splits for name in splits[split].names["en"] if re.fullmatch(family, name))
+    assert len(count) == 1 and count.total() >= at_least, count
+
+
+def test_one_person_as_a_woman_a_man_and_neither_is_in_one_split(splits):
+    where = defaultdict(set)
+    size = Counter()
+    for split, source in splits.items():
+        for name in source.names["en"]:
+            base = re.sub(r"^((wo)?m[ae]n|person|people) ", "", name)
+            where[base].add(split)
+            size[base] += 1
+    assert sum(n == 3 for n in size.values()) > 40
+    assert all(len(where[base]) == 1 for base, n in size.items() if n > 1)
+
+
+def test_names_and_keywords_are_clean(splits):
+    for source in splits.values():
+        for language in captioned.LANGUAGES:
+            for name, words in zip(source.names[language], source.keywords[language], strict=True):
+                assert len(words) <= 6 and len(set(words)) == len(words) and name not in words
+                for text in (name, *words):
+                    assert text and text == " ".join(text.split()) == unicodedata.normalize("NFC", text)
+                    assert text.replace("\u200d", "").isprintable()  # Hindi spells with the zero-width joiner
+
+
+def test_most_emoji_have_keywords_and_many_share_them(splits):
+    for language in captioned.LANGUAGES:
+        words = splits["train"].keywords[language]
+        assert np.mean([bool(each) for each in words]) > 0.98
+        assert max(Counter(word for each in words for word in each).values()) >= 25
+
+
+@pytest.mark.parametrize(("language", "script"), SCRIPTS.items())
+def test_names_are_written_in_the_script_of_their_language(splits, language, script):
+    names = [name for source in splits.values() for name in source.names[language]]
+    written = [any(re.search(script, unicodedata.name(char, "")) for char in name) for name in names]
+    assert np.mean(written) > 0.98
+    if language != "en":  # nothing fell back to English
+        english = [name for source in splits.values() for name in source.names["en"]]
+        assert np.mean([a.lower() == b.lower() for a, b in zip(names, english, strict=True)]) < 0.1
+
+
+def test_unsuitable_emoji_are_left_out(splits):
+    names = {name for source in splits.values() for name in source.names["en"]}
+    assert names.isdisjoint(
+        {"bomb", "dagger", "water pistol", "middle finger", "cigarette", "beer mug", "flag: France"}
+    )
+    assert "kitchen knife" in names
+
+
+def test_twemoji_are_the_test_emoji_in_another_style(splits):
+    noto, twemoji = splits["test"], captioned.emoji("test", style="twemoji")
+    assert twemoji.codes == noto.codes and twemoji.names == noto.names and twemoji.images.shape == noto.images.shape
+    difference = np.abs(twemoji.images.astype(int) - noto.images).mean((1, 2, 3))
+    assert difference.min() > 1 and twemoji.images.dtype == np.uint8
+    # They show the same objects: a picture is nearer to its own twin than to another picture.
+    others = np.abs(twemoji.images.astype(int) - np.roll(noto.images, 1, 0)).mean((1, 2, 3))
+    assert np.mean(difference < others) > 0.9
+
+
+def test_the_background_is_white(splits):
+    corners = splits["train"].images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert np.mean((corners > 240).all((1, 2))) > 0.9
+
+
+# --- easy-VQA ---
+
+
+@pytest.mark.parametrize(("split", "images", "questions", "yes_no"), [
+    ("train", 4_000, 38_575, 28_407), ("test", 1_000, 9_673, 7_136),
+])  # fmt: skip
+def test_easy_vqa_is_the_published_benchmark(split, images, questions, yes_no):
+    source = captioned.easy_vqa(split)
+    assert source.images.shape == (images, 64, 64, 3) and source.images.dtype == np.uint8
+    assert len(source) == len(source.questions) == len(source.answers) == len(source.image_index) == questions
+    assert set(source.answers) == set(captioned.ANSWERS) and len(captioned.ANSWERS) == 13
+    assert sum(answer in ("yes", "no") for answer in source.answers) == yes_no
+    assert source.image_index.dtype == np.int32 and (np.diff(source.image_index) >= 0).all()
+    assert set(source.image_index.tolist()) == set(range(images))
+    assert len({image.tobytes() for image in source.images}) == images
+    if split == "test":
+        assert (source.questions[0], source.answers[0], source.image_index[0]) == (
+            "what is the red shape?",
+            "triangle",
+            0,
+        )
+
+
+def test_no_easy_vqa_picture_is_in_both_splits():
+    train, test = ({image.tobytes() for image in captioned.easy_vqa(s).images} for s in ("train", "test"))
+    assert not train & test
+
+
+COLOURS = {
+    0x000000: "black", 0x0000FF: "blue", 0xA52A2A: "brown", 0x808080: "gray", 0x00FF00: "green", 0xFF0000: "red",
+    0x008080: "teal", 0xFFFF00: "yellow",
+}  # fmt: skip
+
+
+def colour_of(image) -> str:
+    """The most frequent colour that is not the background, which is very light."""
+    colours, counts = np.unique(image.astype(np.int64) @ [1 << 16, 1 << 8, 1], return_counts=True)
+    shape = [min(int(c).to_bytes(3, "big")) < 200 for c in colours]
+    return COLOURS[int(colours[shape][np.argmax(counts[shape])])]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_answers_fit_the_pictures(split):
+    source = captioned.easy_vqa(split)
+    colours = [colour_of(image) for image in source.images]
+    checked = 0
+    for question, answer, i in zip(source.questions, source.answers, source.image_index, strict=True):
+        named = [colour for colour in COLOURS.values() if f" {colour} " in question]
+        if "what" in question and "color" in question:
+            assert answer == colours[i], (question, i)
+        elif answer in ("yes", "no") and named:
+            negated = " no " in question or " not " in question
+            assert answer == ("yes" if (named[0] == colours[i]) != negated else "no"), (question, i)
+        else:
+            continue
+        checked += 1
+    assert checked > 0.4 * len(source)
+
+
+# --- the taxonomy ---
+
+
+def wups(a, b) -> float:
+    common = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return 2 * common / (len(a) + len(b))
+
+
+def test_taxonomy_paths_go_from_entity_to_the_word_or_its_synonym():
+    table = captioned.taxonomy()
+    assert len(table) > 2_000
+    for word, path in table.items():
+        assert path[0] == "entity" and 2 <= len(path) <= 20 and word == word.lower()
+        assert table[path[-1]] == path  # the name of the last sense is a word with the same path
+    assert np.mean([path[-1] == word for word, path in table.items()]) > 0.9
+    assert table["automobile"] == table["car"] and table["car"][-1] == "car"
+
+
+def test_taxonomy_covers_the_answers_and_the_names(splits):
+    table = captioned.taxonomy()
+    assert set(captioned.ANSWERS) <= set(table)
+    assert {"dog", "guitar", "pizza", "ice cream", "mountain"} <= set(table)
+    names = [name.lower().split() for source in splits.values() for name in source.names["en"]]
+    assert np.mean([any(word in table for word in words) for words in names]) > 0.9
+
+
+def test_similar_nouns_are_near_in_the_taxonomy():
+    table = captioned.taxonomy()
+    assert wups(table["red"], table["blue"]) > 0.8 > wups(table["red"], table["circle"])
+    assert wups(table["cat"], table["dog"]) > wups(table["cat"], table["guitar"])
+    assert wups(table["cat"], table["cat"]) == 1
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: captioned.emoji("validation"),
+            r"Unknown split of the emoji 'validation'; did you mean 'valid'\? Known: train, valid, test\.",
+        ),
+        (lambda: captioned.emoji("zzz"), r"Unknown split of the emoji 'zzz'.*Known: train, valid, test\."),
+        (
+            lambda: captioned.emoji("test", style="twitter"),
+            r"Unknown style of the emoji 'twitter'.*Known: noto, twemoji\.",
+        ),
+        (lambda: captioned.emoji("test", style="twemojis"), r"style of the emoji 'twemojis'; did you mean 'twemoji'\?"),
+        (lambda: captioned.emoji("train", style="twemoji"), "'twemoji' has no split 'train': use 'test', or"),
+        (lambda: captioned.easy_vqa("tests"), r"Unknown split of easy-VQA 'tests'; did you mean 'test'\?"),
+        (lambda: captioned.easy_vqa("valid"), r"Unknown split of easy-VQA 'valid'.*Known: train, test\."),
+        (lambda: captioned.emoji("valid").names["german"], r"no language 'german': did you mean 'de' \(German\)"),
+        (lambda: captioned.emoji("valid").names["en-GB"], r"no language 'en-GB': did you mean 'en' \(English\)"),
+        (lambda: captioned.emoji("valid").keywords["xyz"], "no language 'xyz': There are: en, de, fr"),
+    ],
+)  # fmt: skip
+def test_the_error_for_an_unknown_name_gives_the_nearest_one(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_damaged_and_missing_files_are_refused_by_name(file, folder):
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[:-100])
+    with pytest.raises(ValueError, match=rf"{re.escape(file)} is damaged or was changed"):
+        load(file, folder)
+    (folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(file)} is missing"):
+        load(file, folder)
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "other", "cut"])
+@pytest.mark.parametrize("file", FILES)
+def test_files_with_other_content_are_refused_by_name(file, kind, folder):
+    buffer = io.BytesIO()
+    np.savez(buffer, something=np.zeros(3))
+    content = {
+        "empty": b"",
+        "text": b"hello",
+        "other": buffer.getvalue() if file.endswith(".npz") else gzip.compress(json.dumps([1, 2]).encode()),
+        "cut": (FOLDER / file).read_bytes()[:-1000],
+    }[kind]
+    if file == "emoji_names.json.gz":  # the pictures are read first and must pass
+        (folder / file).write_bytes(content)
+        sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+        (folder / "checksums.txt").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in sums.items()))
+    else:
+        replace(folder, file, content)
+    with pytest.raises(ValueError, match=rf"{re.escape(file)} is not a data file of the kit.*make_pictures") as error:
+        load(file, folder)
+    assert "\n" not in str(error.value)
+
+
+def test_loading_needs_numpy_only():
+    code = (
+        "import sys; from kitlib.data import captioned as c; c.emoji(); c.easy_vqa('test'); c.taxonomy(); "
+        "print([m for m in ('tensorflow_datasets', 'grain', 'jax', 'PIL', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,277 @@
+"""kitlib.data.files: the committed files and their checksums, atomic writing, names by recipe, keyed generators."""
+
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from kitlib import data
+from kitlib.data import datasets, files
+
+FOLDER = data.data_folder()
+
+
+def data_files():
+    """The files of the data folder, without those that describe or make them."""
+    about = {"LICENSES", "checksums.txt", "make_data.py", "make_pictures.py", "make_multilingual.py"}
+    return [path for path in FOLDER.iterdir() if path.is_file() and path.name not in about]
+
+
+# --- the committed files ---
+
+
+def test_checksums_cover_exactly_the_data_files():
+    listed = dict(reversed(line.split()) for line in (FOLDER / "checksums.txt").read_text().splitlines())
+    expected = {*(f"{name}.npz" for name in datasets.COMMITTED), "glosses.txt.gz", "tokenizer.model"}
+    expected |= {"easy_vqa.npz", "emoji.npz", "emoji_names.json.gz", "taxonomy.json.gz", "multilingual.model"}
+    expected |= {"visual_codebook.npz"}
+    assert set(listed) == {path.name for path in data_files()} == expected
+    for name, sha256 in listed.items():
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == sha256
+
+
+def test_licenses_name_each_file_and_hold_the_notices():
+    text = (FOLDER / "LICENSES").read_text()
+    for path in data_files():
+        assert path.name in text
+    for notice in ("Zalando SE", "SinaSR-6", "Permission is hereby granted", 'PROVIDED "AS IS"', "COCO"):
+        assert notice in text
+    for notice in ("WordNet 3.0 Copyright 2006 by Princeton University", 'DATABASE IS PROVIDED "AS IS"', "agrees to"):
+        assert notice in text
+
+
+def test_the_data_stay_small():
+    assert sum(path.stat().st_size for path in data_files()) < 15_000_000
+
+
+def test_data_folder_missing_is_one_clear_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="install the kit again"):
+        data.data_folder()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "checksums.txt").write_text("")
+    assert data.data_folder() == tmp_path / "data"  # a checkout
+    (tmp_path / "kitlib" / "_data").mkdir(parents=True)
+    (tmp_path / "kitlib" / "_data" / "checksums.txt").write_text("")
+    assert data.data_folder() == tmp_path / "kitlib" / "_data"  # an installed wheel
+
+
+def test_read_checked_gives_the_bytes_of_an_unchanged_file_only(commit, tmp_path):
+    commit(b"abc", "x.bin")
+    assert files.read_checked(tmp_path, "x.bin") == b"abc"
+    (tmp_path / "x.bin").write_bytes(b"abd")
+    with pytest.raises(ValueError, match=r"x\.bin is damaged or was changed: its sha256 is .*expected ba7816bf8f01"):
+        files.read_checked(tmp_path, "x.bin")
+    (tmp_path / "y.bin").write_bytes(b"abc")
+    with pytest.raises(ValueError, match=r"y\.bin is damaged .*expected a line in checksums\.txt"):
+        files.read_checked(tmp_path, "y.bin")
+    (tmp_path / "checksums.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"checksums\.txt is missing"):
+        files.read_checked(tmp_path, "x.bin")
+
+
+def test_read_npz_gives_the_arrays_of_one_split(commit, tmp_path):
+    arrays = {"train_images": np.arange(2), "train_labels": np.array([1, 0]), "class_names": np.array(["a", "b"])}
+    np.savez(tmp_path / "set.npz", **arrays)
+    commit((tmp_path / "set.npz").read_bytes(), "set.npz")
+    for got, expected in zip(files.read_npz(tmp_path, "set.npz", "train"), arrays.values(), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match=r"set\.npz is not a data file of the kit .*expected plain arrays test_images"):
+        files.read_npz(tmp_path, "set.npz", "test")
+
+
+# --- writing: whole files or none ---
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with files.replacing(path) as partial:
+        partial.write_text("ne")
+        assert path.read_text() == "old"
+        assert partial.parent == tmp_path and partial.suffix == ".csv" and partial.name.startswith(".a.csv.")
+        with files.replacing(path) as other:  # a second writer at the same time has another temporary file
+            assert other != partial
+            other.write_text("other")
+        assert path.read_text() == "other"
+        partial.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_failing_write_leaves_the_old_file_and_no_partial_file(error, old, tmp_path):
+    path = tmp_path / "a.txt"
+    if old:
+        path.write_text(old)
+
+    def fail():
+        with files.replacing(path) as partial:
+            partial.write_text("half of the n")
+            raise error("stopped")
+
+    with pytest.raises(error, match="stopped"):
+        fail()
+    assert [p.read_text() for p in tmp_path.iterdir()] == ([old] if old else [])
+
+
+class Unpicklable:
+    """numpy pickles an array of objects, which fails for this one."""
+
+    def __reduce__(self):
+        raise RuntimeError("cannot be pickled")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_write_npz_that_fails_halfway_leaves_the_old_file(compress, tmp_path):
+    path = tmp_path / "a.npz"
+    files.write_npz(path, {"x": np.arange(3)})
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="cannot be pickled"):
+        files.write_npz(path, {"x": np.arange(5), "y": np.array([Unpicklable()], object)}, compress=compress)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_write_text_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_text(path, "half a surrogate pair: \ud83d")
+    assert path.read_text() == "old\n" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_path_that_cannot_be_replaced_leaves_no_partial_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        files.write_text(tmp_path / "folder", "text")
+    with pytest.raises(FileNotFoundError):
+        files.write_text(tmp_path / "none" / "a.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old\n")
+    code = (
+        "import sys, time; from kitlib.data import files\n"
+        "with files.replacing(sys.argv[1]) as partial:\n"
+        "    partial.write_text('half of the n'); print('ready', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "ready\n"
+        writer.send_signal(signal.SIGKILL)
+    assert path.read_text() == "old\n"
+    files.write_text(path, "new")  # its partial file is not in the way
+    assert path.read_text() == "new\n"
+
+
+def test_two_processes_that_write_one_file_never_tear_it_and_never_fail(tmp_path):
+    """Each writes a letter of its own 200,000 times, again and again; a reader sees one letter only, in full length."""
+    path = tmp_path / "a.txt"
+    files.write_text(path, "a" * 200_000)
+    code = (
+        "import sys; from kitlib.data import files\n"
+        "for _ in range(300): files.write_text(sys.argv[1], 200_000 * sys.argv[2])"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), letter]) for letter in "ab"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        text = path.read_text()
+        assert len(text) == 200_001 and len(set(text[:-1])) == 1
+        seen.add(text[0])
+    assert [writer.returncode for writer in writers] == [0, 0] and seen == {"a", "b"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_one_file_never_tear_it_and_leave_the_umask_alone(tmp_path):
+    path, failed = tmp_path / "a.npz", []
+
+    def write(value):
+        try:
+            for _ in range(50):
+                files.write_npz(path, {"x": np.full(5_000, value)})
+        except BaseException as error:
+            failed.append(error)
+
+    before = os.umask(0o027)
+    try:
+        threads = [threading.Thread(target=write, args=(value,)) for value in range(4)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            if path.exists():
+                with np.load(path) as arrays:
+                    assert len(np.unique(arrays["x"])) == 1 and arrays["x"].shape == (5_000,)
+                assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    finally:
+        after = os.umask(before)
+    assert not failed and after == 0o027 and list(tmp_path.iterdir()) == [path]
+
+
+# --- writing: modes, content, folders ---
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0o000])
+def test_modes_follow_the_umask(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        files.write_text(tmp_path / "a.txt", "text")
+        files.write_npz(tmp_path / "a.npz", {"x": np.arange(3)})
+        (tmp_path / "b.txt").write_text("old")
+        (tmp_path / "b.txt").chmod(0o400)  # the mode of the old file does not matter
+        files.write_text(tmp_path / "b.txt", "new")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
+def test_the_umask_is_not_changed_even_for_a_moment(tmp_path, monkeypatch):
+    """Python reads it only by changing it, and another thread's new file would then have the wrong mode."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("os.umask was called"))
+    files.write_text(tmp_path / "a.txt", "text")
+    files.write_npz(tmp_path / "a.npz", {"x": np.arange(3)})
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a", "a\n"), ("a\n", "a\n"), ("a\n\n", "a\n\n"), ("", "\n")])
+def test_write_text_ends_with_a_newline(text, expected, tmp_path):
+    files.write_text(str(tmp_path / "a.txt"), text)
+    assert (tmp_path / "a.txt").read_bytes() == expected.encode()
+
+
+def test_write_text_is_utf_8(tmp_path):
+    files.write_text(tmp_path / "a.txt", "हिन्दी 🙂")
+    assert (tmp_path / "a.txt").read_bytes() == "हिन्दी 🙂\n".encode()
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("name", ["a.npz", "new/folder/a.npz", "a", "a.bin"])
+def test_write_npz_writes_named_arrays_to_exactly_this_path(name, compress, tmp_path):
+    arrays = {"a/b": np.zeros((100, 100), np.float16), "names": np.array(["x", "yy"])}
+    files.write_npz(tmp_path / name, arrays, compress=compress)
+    with np.load(tmp_path / name, allow_pickle=False) as read:
+        assert list(read) == ["a/b", "names"]
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(read[key], array)
+    assert (((tmp_path / name).stat().st_size < 20_000) == compress) and len(
+        list((tmp_path / name).parent.iterdir())
+    ) == 1
+
+
+# --- names and draws ---
+
+
+def test_recipe_hash_is_sixteen_digits_of_the_sha256():
+    assert files.recipe_hash("abc") == "ba7816bf8f01cfea"  # FIPS 180-4's example starts like this
+    assert len({files.recipe_hash(recipe) for recipe in ("", "a", "A", "a ", "é")}) == 5
+
+
+def test_keyed_rng_depends_on_seed_and_key_alone():
+    np.testing.assert_array_equal(data.keyed_rng(3, 1, 4).random(5), data.keyed_rng(3, 1, 4).random(5))
+    keys = [(3, 1, 4), (3, 4, 1), (3, 1), (3,), (1, 1, 4), (3, 1, 4, 0)]
+    assert len({data.keyed_rng(*key).random() for key in keys}) == len(keys)

@@ -1,0 +1,100 @@
+"""kitlib.data.images: `Source` over arrays in memory, and the reader of IDX files."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from kitlib import data
+from kitlib.data import images as images_module
+
+
+def small():
+    images = np.arange(6 * 4 * 5 * 3, dtype=np.uint8).reshape(6, 4, 5, 3)
+    return images, data.from_arrays(images, [0, 1, 2, 0, 1, 2], name="small", class_names=["a", "b", "c"])
+
+
+# --- Source ---
+
+
+def test_source_records_slices_and_take():
+    images, source = small()
+    assert len(source) == 6 and source.num_classes == 3 and source.class_names == ("a", "b", "c")
+    np.testing.assert_array_equal(source[1]["image"], images[1])
+    assert source[1]["label"] == 1 and isinstance(source[1]["label"], int) and source[-1]["label"] == 2
+    view = source[1:6:2][1:]  # records 3 and 5
+    assert len(view) == 2 and view.name == "small" and len(source[2:2]) == 0
+    np.testing.assert_array_equal(view.arrays()[0], images[[3, 5]])
+    np.testing.assert_array_equal(view[-1]["image"], images[5])
+    np.testing.assert_array_equal(source[::-1].take([0, 0, 5])[0], images[[5, 5, 0]])
+    assert [record["label"] for record in source] == [0, 1, 2, 0, 1, 2]
+
+
+def test_source_returns_copies():
+    images, source = small()
+    source[0]["image"][:] = 255
+    source.arrays()[0][:] = 255
+    np.testing.assert_array_equal(source[0]["image"], images[0])
+    assert images[0].max() < 255
+
+
+@pytest.mark.parametrize("index", [6, -7])
+def test_source_index_out_of_range(index):
+    with pytest.raises(IndexError):
+        small()[1][index]
+
+
+@pytest.mark.parametrize("indices", [[0, 2], [-1]])
+def test_take_never_returns_records_outside_the_view(indices):
+    with pytest.raises(IndexError, match="which has 2 records"):
+        small()[1][:2].take(indices)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 4, 4), np.uint8), [0, 1], r"uint8\[2, 4, 4\]; expected uint8\[n, H, W, C\]"),
+        (np.zeros((2, 4, 4, 1), np.float32), [0, 1], "float32"),
+        (np.zeros((2, 4, 4, 1), np.uint8), [0], r"expected integers\[2\]"),
+        (np.zeros((2, 4, 4, 1), np.uint8), [0.0, 1.0], "float64"),
+        (np.zeros((2, 4, 4, 1), np.uint8), [0, 2], "from 0 to 2; expected 0 to 1"),
+    ],
+)
+def test_from_arrays_says_what_is_wrong(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        data.from_arrays(images, labels, name="mine", class_names=["a", "b"])
+
+
+# --- IDX ---
+
+
+def idx(array) -> bytes:
+    return b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+def test_read_idx(tmp_path):
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(idx(array)))
+    np.testing.assert_array_equal(images_module.read_idx(path), array)
+
+
+@pytest.mark.parametrize("kind", ["cut", "cut gzip", "not gzip", "too long", "other type", "empty"])
+def test_read_idx_refuses_by_name(kind, tmp_path):
+    good = idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    content = {
+        "cut": gzip.compress(good[:-1]),
+        "cut gzip": gzip.compress(good)[:-9],
+        "not gzip": good,
+        "too long": gzip.compress(good + b"\0"),
+        "other type": gzip.compress(b"\0\0\x0d" + good[3:]),
+        "empty": gzip.compress(b""),
+    }[kind]
+    (tmp_path / "x.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.gz is not a whole"):
+        images_module.read_idx(tmp_path / "x.gz")
+
+
+def test_read_idx_names_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"x\.gz is missing: put the original file there"):
+        images_module.read_idx(tmp_path / "x.gz")

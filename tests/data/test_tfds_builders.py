@@ -1,0 +1,352 @@
+"""kitlib.data.tfds_builders: every data set is written without TensorFlow and read by TFDS's own, unchanged classes.
+
+The original files are replaced by tiny ones in the same formats; no test uses the network.
+"""
+
+import gzip
+import io
+import socket
+import sys
+import tarfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+from kitlib import data
+from kitlib.data import datasets, tfds_builders
+
+
+@pytest.fixture(autouse=True)
+def no_tensorflow_and_no_network(monkeypatch):
+    """TensorFlow is not imported, and only this machine can be reached."""
+    connect = socket.socket.connect
+
+    def local_only(self, address):
+        if address[0] not in ("127.0.0.1", "localhost"):
+            raise OSError(f"the test tried to connect to {address}")
+        return connect(self, address)
+
+    def resolve_local(host, *args, _getaddrinfo=socket.getaddrinfo, **kwargs):
+        if host not in ("127.0.0.1", "localhost"):
+            raise socket.gaierror(f"the test looked up {host}")
+        return _getaddrinfo(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_local)
+    yield
+    assert "tensorflow" not in sys.modules
+
+
+def idx(array) -> bytes:
+    return gzip.compress(b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes())
+
+
+def tar(path, files: dict[str, bytes], mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def write_fashion(folder, seed=0):
+    """Seven training and four test pictures as the four IDX files; returns them by split."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    made = {}
+    for split, part, n in (("train", "train", 7), ("test", "t10k", 4)):
+        images, labels = rng.integers(0, 256, (n, 28, 28), np.uint8), rng.integers(0, 10, n).astype(np.uint8)
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(labels))
+        made[split] = (images[..., None], labels)
+    return made
+
+
+def write_cifar(folder, num_classes):
+    """Two records per file, in the binary layout: label bytes, then the red, green and blue plane."""
+    rng = np.random.default_rng(num_classes)
+    folder.mkdir(exist_ok=True)
+    if num_classes == 10:
+        prefix, label_bytes = "cifar-10-batches-bin/", 1
+        parts = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+        names = {"batches.meta.txt": [f"c{i}" for i in range(10)]}
+    else:
+        prefix, label_bytes = "cifar-100-binary/", 2
+        parts = {"train": ["train.bin"], "test": ["test.bin"]}
+        names = {
+            "coarse_label_names.txt": [f"k{i}" for i in range(20)],
+            "fine_label_names.txt": [f"f{i}" for i in range(100)],
+        }
+    files = {prefix + file: ("\n".join(lines) + "\n\n").encode() for file, lines in names.items()}
+    made = {}
+    for split, batch_files in parts.items():
+        images, labels = [], []
+        for file in batch_files:
+            raw = b""
+            for _ in range(2):
+                image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                label = [int(rng.integers(0, n)) for n in ((num_classes,) if label_bytes == 1 else (20, 100))]
+                raw += bytes(label) + b"".join(image[..., c].tobytes() for c in range(3))
+                images.append(image)
+                labels.append(label)
+            files[prefix + file] = raw
+        made[split] = (np.stack(images), np.array(labels))
+    tar(folder / f"cifar-{num_classes}-binary.tar.gz", files, "w:gz")
+    return made
+
+
+def jpeg(array, mode=None) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array, mode).save(file, format="JPEG", quality=95)
+    return file.getvalue()
+
+
+def by_picture(images, labels):
+    return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
+def prepared(name, root, files):
+    tfds_builders.prepare(name, root, files=files)
+    return {split: tfds.data_source(name, split=split, data_dir=root, download=False) for split in datasets.FULL[name]}
+
+
+# --- the full public sets ---
+
+
+def test_fashion_mnist_is_read_by_tfds_and_by_load(tmp_path):
+    made = write_fashion(tmp_path / "files")
+    tfds_builders.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
+    for split, (images, labels) in made.items():
+        records = tfds.data_source("fashion_mnist", split=split, data_dir=tmp_path / "tfds", download=False)
+        assert type(tfds.builder("fashion_mnist", data_dir=tmp_path / "tfds")).__module__.startswith(
+            "tensorflow_datasets"
+        )
+        got = by_picture([r["image"] for r in records], [r["label"] for r in records])
+        assert got == by_picture(images, labels)
+        source = data.load("fashion_mnist", split, full=True, data_dir=tmp_path / "tfds")
+        assert by_picture(*source.arrays()) == got
+        assert source.class_names[9] == "Ankle boot" and source.image_shape == (28, 28, 1)
+        assert source[1]["image"].dtype == np.uint8 and isinstance(source[1]["label"], int)
+        assert by_picture(*source[1:3].arrays()) == by_picture(*source.take([1, 2]))
+
+
+@pytest.mark.parametrize("num_classes", [10, 100])
+def test_cifar_is_read_by_tfds_and_by_load(num_classes, tmp_path):
+    name = f"cifar{num_classes}"
+    made = write_cifar(tmp_path / "files", num_classes)
+    sources = prepared(name, tmp_path / "tfds", tmp_path / "files")
+    for split, (images, labels) in made.items():
+        records = list(sources[split])
+        order = [int(r["id"].decode().removeprefix(f"{split}_")) for r in records]
+        assert sorted(order) == list(range(len(images)))
+        for i, record in zip(order, records, strict=True):
+            np.testing.assert_array_equal(record["image"], images[i])
+            assert record["label"] == labels[i, -1]
+            assert num_classes == 10 or record["coarse_label"] == labels[i, 0]
+        source = data.load(name, split, full=True, data_dir=tmp_path / "tfds")
+        assert source.num_classes == num_classes and source.class_names[3] == ("c3" if num_classes == 10 else "f3")
+        assert by_picture(*source.arrays()) == by_picture(images, labels[:, -1])
+
+
+def write_imagenet(folder, train=True):
+    """Train: two classes in nested archives, one picture in CMYK. Validation: two pictures in RGB and a grey one."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = {}
+    for synset, names in {
+        "n01440764": ["n01440764_1.JPEG"],
+        "n01739381": ["n01739381_1309.JPEG", "n01739381_2.JPEG"],
+    }.items():
+        inner = io.BytesIO()
+        with tarfile.open(fileobj=inner, mode="w") as archive:
+            for name in names:
+                cmyk = name in tfds_builders.imagenet.CMYK_IMAGES
+                pixels = rng.integers(0, 256, (12, 10, 4 if cmyk else 3), np.uint8)
+                content = jpeg(pixels, "CMYK" if cmyk else None)
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+        classes[f"{synset}.tar"] = inner.getvalue()
+    if train:
+        tar(folder / "ILSVRC2012_img_train.tar", classes)
+    pictures = {}
+    for i, shape in ((3, (9, 12)), (1, (8, 6, 3)), (2, (10, 10, 3))):  # not in the order of their names
+        pictures[f"ILSVRC2012_val_{i:08d}.JPEG"] = jpeg(rng.integers(0, 256, shape, np.uint8))
+    tar(folder / "ILSVRC2012_img_val.tar", pictures)
+    return pictures
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+def test_imagenet_is_read_by_tfds_and_by_load(tmp_path):
+    pictures = write_imagenet(tmp_path / "tfds" / "downloads" / "manual")
+    train = data.load("imagenet2012", "train", full=True, data_dir=tmp_path / "tfds")
+    assert train.num_classes == 1000 and train.image_shape == (None, None, 3) and len(train) == 3
+    names = [train.class_names[record["label"]] for record in train]
+    assert sorted(names) == ["n01440764", "n01739381", "n01739381"]
+    assert all(record["image"].shape == (12, 10, 3) for record in train)  # CMYK became RGB
+    with pytest.raises(ValueError, match=r"differ in size.*image_batches\.batches"):
+        train.arrays()
+
+    # TFDS lists the validation labels in the order of the file names: 490, 361 and 171 are the first three.
+    ids = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
+    records = tfds.data_source("imagenet2012", split="validation", data_dir=tmp_path / "tfds", download=False)
+    for record in records:
+        name = record["file_name"].decode()
+        expected = np.asarray(Image.open(io.BytesIO(pictures[name])).convert("RGB"))
+        np.testing.assert_array_equal(
+            record["image"], expected
+        )  # the JPEG bytes are kept, grey has three equal channels
+        assert train.class_names[record["label"]] == ids[int(name[15:23]) - 1]
+    images, _ = data.load("imagenet2012", "validation", full=True, data_dir=tmp_path / "tfds").take([0, 1, 2])
+    assert sorted(image.shape for image in images) == [(8, 6, 3), (9, 12, 3), (10, 10, 3)]
+
+
+def test_imagenets_error_names_the_files_and_their_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ILSVRC2012_img_train\.tar and ILSVRC2012_img_val\.tar") as error:
+        data.load("imagenet2012", full=True, data_dir=tmp_path)
+    assert str(tmp_path / "downloads" / "manual") in str(error.value)
+    write_imagenet(tmp_path / "downloads" / "manual", train=False)
+    with pytest.raises(ValueError, match="was prepared with validation only"):
+        data.load("imagenet2012", "train", full=True, data_dir=tmp_path)
+
+
+def test_names_and_info_are_tfdss_own(tmp_path):
+    for name, builder in tfds_builders.BUILDERS.items():
+        ours, theirs = builder(data_dir=tmp_path), tfds.builder(name, data_dir=tmp_path)
+        assert (ours.name, ours.version, ours.data_dir) == (theirs.name, theirs.version, theirs.data_dir)
+        assert ours.info.features.to_json() == theirs.info.features.to_json()
+        assert ours.info.citation == theirs.info.citation
+
+
+# --- downloads and faults ---
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine that offers tmp_path/files; yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = tmp_path / "files" / self.path.strip("/")
+            content = path.read_bytes() if path.is_file() else b""
+            self.send_response(200 if content else 404)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def fashion_urls(base):
+    return tuple(base + url.rsplit("/", 1)[-1] for url in tfds_builders.FashionMNIST.urls)
+
+
+def test_load_downloads_once_and_then_needs_no_network(tmp_path, server, monkeypatch):
+    made = write_fashion(tmp_path / "files")
+    monkeypatch.setattr(tfds_builders.FashionMNIST, "urls", fashion_urls(server))
+    source = data.load("fashion_mnist", "train", full=True, data_dir=tmp_path / "tfds")
+    assert by_picture(*source.arrays()) == by_picture(*made["train"])
+    for path in (tmp_path / "files").iterdir():
+        path.unlink()
+    monkeypatch.setattr(tfds_builders.FashionMNIST, "urls", fashion_urls("http://127.0.0.1:9/"))
+    assert len(data.load("fashion_mnist", "test", full=True, data_dir=tmp_path / "tfds")) == 4
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
+def test_without_a_network_the_error_is_one_sentence_and_comes_soon(name, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=f"{name} must be downloaded once from http.*prepare") as error:
+        data.load(name, full=True, data_dir=tmp_path)
+    assert "\n" not in str(error.value) and time.monotonic() - start < 10
+    assert not (tmp_path / name).exists()
+
+
+def test_file_with_the_wrong_checksum_is_refused(tmp_path, server, monkeypatch):
+    write_cifar(tmp_path / "files", 10)
+    url = server + "cifar-10-binary.tar.gz"
+    info = tfds.download.checksums.UrlInfo(size=5, checksum="0" * 64, filename="cifar-10-binary.tar.gz")
+    monkeypatch.setattr(tfds_builders.Cifar10, "urls", (url,))
+    monkeypatch.setattr(tfds_builders.Cifar10, "url_infos", {url: info})
+    with pytest.raises(NonMatchingChecksumError, match="wrong checksum"):
+        data.load("cifar10", full=True, data_dir=tmp_path / "tfds")
+    assert not (tmp_path / "tfds" / "cifar10" / "3.0.2").exists()
+
+
+def test_a_failed_preparation_leaves_nothing_that_counts_as_prepared(tmp_path):
+    made = write_fashion(tmp_path / "files")
+    damaged = tmp_path / "files" / "t10k-labels-idx1-ubyte.gz"
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:-4])
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz is not a whole"):
+        tfds_builders.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
+    assert not (tmp_path / "tfds" / "fashion_mnist" / "3.0.1").exists()
+    damaged.write_bytes(good)
+    tfds_builders.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
+    source = data.load("fashion_mnist", "test", full=True, data_dir=tmp_path / "tfds")
+    assert by_picture(*source.arrays()) == by_picture(*made["test"])
+
+
+def test_damaged_and_missing_archives_are_named(tmp_path):
+    write_cifar(tmp_path / "files", 10)
+    path = tmp_path / "files" / "cifar-10-binary.tar.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz is not the whole original archive"):
+        tfds_builders.prepare("cifar10", tmp_path / "tfds", files=tmp_path / "files")
+    with pytest.raises(FileNotFoundError, match=r"cifar-100-binary\.tar\.gz is missing"):
+        tfds_builders.prepare("cifar100", tmp_path / "tfds", files=tmp_path / "files")
+
+
+def test_data_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match=r"cannot be written.*KIT_DATA_DIR") as error:
+        data.load("cifar10", full=True, data_dir=tmp_path / "file" / "tfds")
+    assert "\n" not in str(error.value)
+
+
+def test_folder_that_is_no_data_set_is_refused(tmp_path):
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    with pytest.raises(ValueError, match="is there but is not a prepared data set"):
+        data.load("cifar10", full=True, data_dir=tmp_path)
+
+
+def test_kit_data_dir_is_the_default_folder(tmp_path, monkeypatch):
+    write_fashion(tmp_path / "files")
+    tfds_builders.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
+    monkeypatch.setenv("KIT_DATA_DIR", str(tmp_path / "tfds"))
+    assert len(data.load("fashion_mnist", full=True)) == 7
+
+
+# --- the committed files as TFDS data sets ---
+
+
+@pytest.mark.parametrize("builder", [tfds_builders.KitFashionMnist, tfds_builders.KitAnimalMnist])
+def test_committed_files_as_tfds_data_sets(builder, tmp_path, monkeypatch):
+    """Record i of TFDS is record i of load, on a slice of each split."""
+    load = data.load
+    monkeypatch.setattr(tfds_builders, "load_committed", lambda name, split: load(name, split)[100:160])
+    made = builder(data_dir=tmp_path)
+    made.download_and_prepare(file_format="array_record")
+    monkeypatch.undo()
+    again = tfds.builder(builder.name, data_dir=tmp_path)
+    assert again.info.features["label"].names == list(load(builder.source).class_names)
+    for split in ("train", "test"):
+        records, source = again.as_data_source(split), load(builder.source, split)[100:160]
+        assert len(records) == len(source) == 60
+        for got, expected in zip(records, source, strict=True):
+            np.testing.assert_array_equal(got["image"], expected["image"])
+            assert got["label"] == expected["label"]

@@ -1,0 +1,23 @@
+import flax.linen as nn
+import jax
+import numpy as np
+
+from kitlib.layers.initialize import init_params
+
+MODEL = nn.Dense(3)
+INPUTS = np.ones((2, 5), np.float32)
+
+
+def test_parameters_are_those_of_the_modules_own_init():
+    want = MODEL.init(jax.random.key(7), INPUTS)["params"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), init_params(MODEL, INPUTS, seed=7), dict(want)
+    )
+
+
+def test_only_the_shapes_of_the_inputs_and_the_seed_matter():
+    first = init_params(MODEL, INPUTS)
+    jax.tree.map(np.testing.assert_array_equal, init_params(MODEL, 0 * INPUTS), first)
+    assert np.any(init_params(MODEL, INPUTS, seed=1)["kernel"] != first["kernel"])
+    shapes = jax.eval_shape(lambda: init_params(MODEL, INPUTS))
+    assert jax.tree.map(lambda s: s.shape, shapes) == {"kernel": (5, 3), "bias": (3,)}

@@ -1,0 +1,373 @@
+"""Three oracles: texts that another library generates with the same weights (reference/make_t5.py), a model whose
+probabilities are written down by hand, and searches that try all texts."""
+
+import functools
+import itertools
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from trees import random_tree
+
+from kitlib import configs
+from kitlib.models import checkpoint, decode, t5
+
+REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
+TENSORS = np.load(REFERENCE / "t5.npz")
+SIZES = {"vocab_size": 40, "width": 16, "num_encoder_layers": 3, "num_decoder_layers": 2, "mlp_dim": 24}
+SIZES |= {"num_heads": 2, "head_dim": 6}
+CASES = {"gelu": {}, "silu": {"activation": "silu"}, "tied": {"tied": True}}
+EOS = 1
+
+
+@functools.cache
+def reference_model(case):
+    config = configs.T5Config(**SIZES, **CASES[case])
+    return t5.T5(config), checkpoint.load_t5(REFERENCE / f"t5_{case}.safetensors", config)
+
+
+class Markov:
+    """A minimal model that can be decoded: its params are a table float32[V, V] of the logits after each last token.
+
+    inputs float32[B, 1] shift the logits of token 2, so that rows differ. `history` depends on the whole text, which is
+    kept in the cache as a real model keeps keys: a beam that is moved without its cache gives wrong logits.
+    """
+
+    def apply(self, variables, *args, method):
+        return getattr(self, method)(variables["params"], *args)
+
+    def init_cache(self, table, inputs, length):
+        return {"self": jnp.zeros((len(inputs), length), jnp.int32), "inputs": inputs}
+
+    def decode_step(self, table, tokens, position, cache):
+        text = cache["self"].at[:, position].set(tokens)
+        shift = cache["inputs"] * (jnp.arange(len(table)) == 2)[None]
+        return table[tokens] + shift + history(text.sum(axis=1), len(table)), cache | {"self": text}
+
+
+def history(total, vocabulary):
+    """total int[B], the sum of all tokens so far, -> float[B, V] in [0, 1)."""
+    return 0.1 * total[:, None] * np.arange(vocabulary)[None] % 1.0
+
+
+MARKOV = Markov()
+
+
+def markov_log_prob(table, row_input, text):
+    """Sum of log-probabilities of a text, token by token, in plain numpy."""
+    total, written = 0.0, [0]
+    for token in text:
+        logits = table[written[-1]] + row_input * (np.arange(len(table)) == 2)
+        logits = logits + history(np.array([sum(written)]), len(table))[0]
+        total += float(logits[token] - np.log(np.exp(logits).sum()))
+        written.append(token)
+    return total
+
+
+def all_texts(vocabulary, length):
+    """Every text that can be generated: up to its first eos, or `length` tokens without one."""
+    others = [token for token in range(vocabulary) if token != EOS]
+    for n in range(length):
+        yield from ((*body, EOS) for body in itertools.product(others, repeat=n))
+    yield from itertools.product(others, repeat=length)
+
+
+def table_of(vocabulary, seed):
+    return np.random.default_rng(seed).normal(scale=1.5, size=(vocabulary, vocabulary)).astype(np.float32)
+
+
+def text_of(row):
+    """The tokens up to eos, without the padding after it."""
+    row = [int(token) for token in row]
+    return tuple(row[: row.index(EOS) + 1] if EOS in row else row)
+
+
+# ---------------------------------------------------------------------------------------------- greedy
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_greedy_reference(case):
+    model, params = reference_model(case)
+    tokens, log_probs = decode.greedy(model, params, TENSORS[f"{case}/inputs"], max_length=12)
+    np.testing.assert_array_equal(tokens, TENSORS[f"{case}/greedy"])
+    assert tokens.dtype == jnp.int32 and log_probs.shape == tokens.shape
+
+
+def test_log_probabilities_are_those_of_teacher_forcing():
+    model, params = reference_model("gelu")
+    inputs = jnp.asarray(TENSORS["gelu/inputs"])
+    tokens, log_probs = decode.greedy(model, params, inputs, max_length=12)
+    logits = jax.jit(lambda: model.apply({"params": params}, inputs, t5.shift_right(tokens))[0])()
+    expected = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
+    written = np.arange(12) < np.array([len(text_of(row)) for row in tokens])[:, None]
+    np.testing.assert_allclose(log_probs, np.where(written, expected, 0.0), atol=1e-4)
+
+
+def test_greedy_by_hand():
+    # 0 -> 2 -> 3 -> eos, for any probabilities of the other tokens; after eos there is padding of probability 1.
+    table = np.zeros((4, 4), np.float32)
+    table[0, 2] = table[2, 3] = table[3, EOS] = 5.0
+    tokens, log_probs = decode.greedy(MARKOV, jnp.asarray(table), jnp.zeros((1, 1)), max_length=6)
+    np.testing.assert_array_equal(tokens, [[2, 3, EOS, 0, 0, 0]])
+    text = [markov_log_prob(table, 0.0, (2, 3, EOS)[:n]) for n in (1, 2, 3)]
+    np.testing.assert_allclose(np.cumsum(log_probs[0]), [*text, text[-1], text[-1], text[-1]], rtol=1e-5)
+
+
+def test_the_start_does_not_depend_on_the_length():
+    table, inputs = jnp.asarray(table_of(6, 0)), jnp.array([[0.0], [2.0]])
+    short, _ = decode.greedy(MARKOV, table, inputs, max_length=3, eos=-1)
+    long, _ = decode.greedy(MARKOV, table, inputs, max_length=8, eos=-1)
+    np.testing.assert_array_equal(long[:, :3], short)
+
+
+def test_a_single_text_is_generated_as_in_a_batch():
+    model, params = reference_model("gelu")
+    tokens, _ = decode.greedy(model, params, TENSORS["gelu/inputs"][1:2, :5], max_length=12)
+    np.testing.assert_array_equal(tokens, TENSORS["gelu/greedy"][1:2])
+
+
+def test_decoding_a_sparse_model_agrees_with_teacher_forcing():
+    moe = {"num_experts": 4, "noise_std": 0.0}
+    config = configs.sparse_t5(
+        "tiny",
+        configs.MoEConfig(**moe, router="expert_choice", capacity_factor=2.0),
+        configs.MoEConfig(**moe, num_selected=2, capacity_factor=2.0, load_weight=0.0),
+        vocab_size=30, width=16, mlp_dim=24, num_heads=2, head_dim=6, num_encoder_layers=2, num_decoder_layers=2,
+    )  # fmt: skip
+    model, rng = t5.T5(config), np.random.default_rng(0)
+    params = random_tree(checkpoint.expected_shapes(config), spread=0.5)
+    inputs = jnp.asarray(rng.integers(2, 30, (2, 6)))
+    tokens, _ = decode.greedy(model, params, inputs, max_length=5, eos=-1)
+    logits = jax.jit(lambda x: model.apply({"params": params}, inputs, x)[0])(t5.shift_right(tokens))
+    np.testing.assert_array_equal(logits.argmax(axis=-1), tokens)
+
+
+# ---------------------------------------------------------------------------------------------- sampling
+
+
+def test_restrict_by_hand():
+    # Probabilities 1/2, 1/4, 1/8, 1/8 in another order.
+    logits = jnp.log(jnp.array([[0.125, 0.5, 0.125, 0.25]]))
+
+    def kept(**options):
+        return np.isfinite(decode.restrict(logits, **options))[0].tolist()
+
+    assert kept(top_k=1) == [False, True, False, False]
+    assert kept(top_k=2) == [False, True, False, True]
+    assert kept(top_k=3) == kept(top_k=9) == [True, True, True, True]  # the third and the fourth are equal
+    assert kept(top_p=0.4) == kept(top_p=0.5) == [False, True, False, False]
+    assert kept(top_p=0.6) == kept(top_p=0.75) == [False, True, False, True]
+    assert kept(top_p=1.0) == [True, True, True, True]
+    # Temperature first: squared and normalised they are 16/22, 4/22, 1/22, 1/22, and the first two have 20/22.
+    np.testing.assert_allclose(
+        jax.nn.softmax(decode.restrict(logits, temperature=0.5))[0], [1 / 22, 16 / 22, 1 / 22, 4 / 22], rtol=1e-5
+    )
+    assert kept(temperature=0.5, top_p=20 / 22 - 1e-3) == [False, True, False, True]
+    # top_k before top_p: of two tokens, 2/3 and 1/3, the first alone has 0.6.
+    assert kept(top_k=2, top_p=0.6) == [False, True, False, False]
+
+
+def test_samples_have_the_frequencies_of_the_model():
+    table, n = table_of(5, 3), 4000
+    tokens, log_probs = decode.sample(
+        MARKOV, jnp.asarray(table), jnp.zeros((n, 1)), jax.random.key(0), max_length=2, temperature=2.0, eos=-1
+    )
+    first = np.exp(table[0] / 2.0) / np.exp(table[0] / 2.0).sum()
+    share = np.bincount(tokens[:, 0], minlength=5) / n
+    np.testing.assert_allclose(share, first, atol=4 * (0.25 / n) ** 0.5)  # four standard deviations
+    # The log-probabilities are those of the model, at temperature 1.
+    expected = [markov_log_prob(table, 0.0, row) for row in np.asarray(tokens[:20])]
+    np.testing.assert_allclose(log_probs[:20].sum(axis=1), expected, rtol=1e-5)
+
+
+def test_sampling_is_deterministic_in_its_key_and_greedy_in_the_limit():
+    table, inputs = jnp.asarray(table_of(6, 1)), jnp.array([[0.0], [2.0], [0.0]])
+    one, two, other = (
+        decode.sample(MARKOV, table, inputs, jax.random.key(seed), max_length=8, eos=-1)[0] for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert np.any(one != other)
+    assert np.any(one[0] != one[2])  # rows of a batch draw their own numbers
+    greedy, _ = decode.greedy(MARKOV, table, inputs, max_length=8, eos=-1)
+    for options in ({"temperature": 1e-4}, {"top_k": 1}, {"top_p": 1e-6}):
+        cold, _ = decode.sample(MARKOV, table, inputs, jax.random.key(3), max_length=8, eos=-1, **options)
+        np.testing.assert_array_equal(cold, greedy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0; for the limit of 0, use decode.greedy"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"top_p": 1.5}, "got 1.5; None keeps all"),
+        ({"max_length": 0}, "max_length is 0"),
+    ],
+)
+def test_impossible_sampling_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        decode.sample(MARKOV, jnp.zeros((4, 4)), jnp.zeros((1, 1)), jax.random.key(0), **{"max_length": 3} | options)
+
+
+# ---------------------------------------------------------------------------------------------- beam search
+
+
+@pytest.mark.parametrize(
+    ("case", "num_beams", "length_penalty"),
+    [
+        *[("gelu", 3, 1.0), ("gelu", 4, 0.0), ("gelu", 4, 2.0), ("gelu", 2, -1.0)],
+        *[(case, 4, penalty) for case in ("silu", "tied") for penalty in (0.0, 2.0)],
+    ],
+)
+def test_beam_search_reference(case, num_beams, length_penalty):
+    """All texts in their order, token by token, and their scores. Several end early, some do not end."""
+    model, params = reference_model(case)
+    tokens, scores = decode.beam_search(
+        model, params, TENSORS[f"{case}/inputs"], max_length=12, num_beams=num_beams, length_penalty=length_penalty
+    )
+    name = f"{case}/beams_{num_beams}_{length_penalty:g}"
+    np.testing.assert_array_equal(tokens, TENSORS[name])
+    # Float32 logits of 10 differ from the reference's float64 by up to 1e-4, and short texts have scores of about 1.
+    np.testing.assert_allclose(scores, TENSORS[f"{name}/scores"], rtol=1e-4)
+
+
+def test_reference_texts_are_worth_comparing():
+    names = [name for name in TENSORS.files if "beams" in name and "scores" not in name]
+    best = [text_of(row) for name in names for row in TENSORS[name][:, 0]]
+    assert len(names) == 12 and len(set(best)) > 12
+    assert 8 < sum(EOS in text for text in best) < 28  # of 36
+    assert np.any(TENSORS["gelu/beams_4_0"][:, 0] != TENSORS["gelu/beams_4_2"][:, 0])  # the penalty decides
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_beam_is_greedy(seed):
+    table, inputs = jnp.asarray(table_of(6, seed)), jnp.array([[0.0], [2.0], [-1.0]])
+    greedy, log_probs = decode.greedy(MARKOV, table, inputs, max_length=7)
+    tokens, scores = decode.beam_search(MARKOV, table, inputs, max_length=7, num_beams=1, length_penalty=0.0)
+    np.testing.assert_array_equal(tokens[:, 0], greedy)
+    np.testing.assert_allclose(scores[:, 0], log_probs.sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_with_beams_for_all_texts_the_search_is_exhaustive(seed, length_penalty):
+    """V = 4, M = 3: at most 3 * 3 texts are open at any time, so 40 beams hold all open and all finished texts."""
+    table, inputs = table_of(4, seed), np.array([[0.0], [1.5]], np.float32)
+    tokens, scores = decode.beam_search(
+        MARKOV, jnp.asarray(table), jnp.asarray(inputs), max_length=3, num_beams=40, length_penalty=length_penalty
+    )
+    for row, row_input in enumerate(inputs[:, 0]):
+        texts = {text: markov_log_prob(table, row_input, text) for text in all_texts(4, 3)}
+        assert len(texts) == 1 + 3 + 9 + 27
+        ranked = sorted(texts, key=lambda text: -texts[text] / len(text) ** length_penalty)
+        assert [text_of(x) for x in tokens[row]] == ranked
+        expected = [texts[text] / len(text) ** length_penalty for text in ranked]
+        np.testing.assert_allclose(scores[row], expected, rtol=1e-4)
+
+
+def slow_beam_search(table, row_input, length, num_beams, length_penalty):
+    """The definition for one row, with lists of texts."""
+    score = functools.partial(markov_log_prob, table, row_input)
+    open_texts, finished = [()], []
+    for _ in range(length):
+        texts = [(*text, token) for text in open_texts for token in range(len(table))]
+        texts = sorted(texts, key=score, reverse=True)[: 2 * num_beams]
+        ends = [text[-1] == EOS or len(text) == length for text in texts]
+        finished += [text for text, end in zip(texts[:num_beams], ends, strict=False) if end]
+        finished = sorted(finished, key=lambda x: score(x) / len(x) ** length_penalty, reverse=True)[:num_beams]
+        open_texts = [text for text, end in zip(texts, ends, strict=True) if not end][:num_beams]
+        if not open_texts:
+            break
+        best_open = score(open_texts[0]) / len(open_texts[0]) ** length_penalty
+        if len(finished) == num_beams and best_open <= score(finished[-1]) / len(finished[-1]) ** length_penalty:
+            break
+    return finished
+
+
+@pytest.mark.parametrize(("num_beams", "length_penalty"), [(2, 0.0), (2, 1.0), (3, 2.0), (3, -1.0)])
+def test_beam_search_by_definition(num_beams, length_penalty):
+    inputs = np.array([[0.0], [1.0], [-1.0], [3.0]], np.float32)
+    for seed in range(4):
+        table = table_of(6, seed)
+        table[:, EOS] += 1.0  # so that rows stop at different times
+        tokens, _ = decode.beam_search(
+            MARKOV, jnp.asarray(table), jnp.asarray(inputs), max_length=6, num_beams=num_beams,
+            length_penalty=length_penalty,
+        )  # fmt: skip
+        for row, row_input in enumerate(inputs[:, 0]):
+            expected = slow_beam_search(table, row_input, 6, num_beams, length_penalty)
+            assert [text_of(x) for x in tokens[row]] == expected
+
+
+def test_beam_search_finds_what_greedy_misses():
+    # Token 2 has probability 0.6, but then three tokens have 1/3 each; token 3 has 0.4, and then eos is certain.
+    table = np.full((4, 4), -20.0, np.float32)
+    table[0, 2], table[0, 3] = math.log(0.6), math.log(0.4)
+    table[2, [1, 2, 3]] = math.log(1 / 3)
+    table[3, EOS] = 0.0
+    table[EOS] = 0.0
+    model = type("NoHistory", (Markov,), {"decode_step": lambda self, table, tokens, position, c: (table[tokens], c)})()
+    greedy, _ = decode.greedy(model, jnp.asarray(table), jnp.zeros((1, 1)), max_length=2)
+    tokens, scores = decode.beam_search(
+        model, jnp.asarray(table), jnp.zeros((1, 1)), max_length=2, num_beams=2, length_penalty=0.0
+    )
+    assert greedy[0, 0] == 2
+    np.testing.assert_array_equal(tokens[0, 0], [3, EOS])
+    np.testing.assert_allclose(np.exp(scores[0]), [0.4, 0.2], rtol=1e-4)
+
+
+def test_impossible_beams_are_refused():
+    with pytest.raises(ValueError, match="num_beams is 0"):
+        decode.beam_search(MARKOV, jnp.zeros((4, 4)), jnp.zeros((1, 1)), max_length=3, num_beams=0)
+
+
+# ---------------------------------------------------------------------------------------------- from a list
+
+
+def padded(texts):
+    length = max(map(len, texts))
+    return np.array([[*text, *[0] * (length - len(text))] for text in texts])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_given_answers_by_definition(seed):
+    """All texts of up to three tokens that end, and two longer ones, compared with numpy token by token."""
+    table, shifts = table_of(4, seed), np.array([[0.0], [1.5]], np.float32)
+    texts = [text for text in all_texts(4, 3) if text[-1] == EOS and 0 not in text] + [
+        (2, 3, 2, 3, EOS),
+        (3, 3, 2, 3, EOS),
+    ]
+    got = decode.score(MARKOV, table, shifts, padded(texts))
+    want = [[markov_log_prob(table, float(shift), text) for text in texts] for (shift,) in shifts]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert np.exp(np.asarray(got)).sum(axis=1).max() < 1  # they are part of a distribution
+
+
+def test_the_score_of_a_generated_text_is_the_sum_of_its_log_probabilities():
+    model, params = reference_model("gelu")
+    inputs = TENSORS["gelu/inputs"]
+    tokens, log_probs = decode.greedy(model, params, inputs, max_length=12)
+    ended = [i for i, row in enumerate(np.asarray(tokens)) if EOS in row]
+    scores = decode.score(model, params, inputs, np.asarray(tokens)[ended])
+    for column, i in enumerate(ended):
+        np.testing.assert_allclose(scores[i, column], log_probs[i].sum(), atol=1e-4)
+    assert ended
+
+
+def test_the_best_answer_of_a_list_need_not_have_the_most_probable_first_token():
+    """2 is the more probable first token, but the answer that begins with 2 is less probable than the one with 3."""
+    table = np.full((5, 5), -20.0, np.float32)
+    table[0, [2, 3]] = 1.0, 0.0  # first: 2
+    table[2, [EOS, 4]] = 0.0, 3.0  # after 2: rather 4 than the end
+    table[3, EOS] = 0.0
+    scores = decode.score(MARKOV, table, np.zeros((1, 1), np.float32), padded([(2, EOS), (3, EOS)]))
+    assert scores[0].argmax() == 1
+
+
+@pytest.mark.parametrize("answers", [[[2, 3]], [[2, EOS, 3]], [2, EOS]])
+def test_answers_without_an_end_are_refused(answers):
+    with pytest.raises(ValueError, match="each with its end 1 and then 0"):
+        decode.score(MARKOV, table_of(4, 0), np.zeros((1, 1), np.float32), answers)

@@ -1,0 +1,383 @@
+"""The reference tensors are the results of another library with the same weights: see reference/make_t5.py."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+from trees import random_params
+
+from kitlib import configs
+from kitlib.configs import MoEConfig
+from kitlib.models import checkpoint, t5
+from kitlib.training import loop
+
+REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
+TENSORS = np.load(REFERENCE / "t5.npz")
+SIZES = {"vocab_size": 40, "width": 16, "num_encoder_layers": 3, "num_decoder_layers": 2, "mlp_dim": 24}
+SIZES |= {"num_heads": 2, "head_dim": 6}
+CASES = {
+    "gelu": configs.T5Config(**SIZES),
+    "silu": configs.T5Config(**SIZES, activation="silu"),
+    "tied": configs.T5Config(**SIZES, tied=True),
+}
+
+# One layer per stack compiles fast; the reference tensors check several layers.
+SMALL = {"vocab_size": 30, "width": 16, "mlp_dim": 24, "num_heads": 2, "head_dim": 6}
+DENSE = configs.t5("tiny", **SMALL, num_encoder_layers=1, num_decoder_layers=1)
+# Capacity for all tokens: nothing is dropped, so that the experts of a token do not depend on the other tokens.
+EXPERTS = {"num_experts": 4, "noise_std": 0.0}
+AMPLE = {
+    "moe": MoEConfig(**EXPERTS, router="expert_choice", capacity_factor=4.0),
+    "moe_layers": (0,),
+    "decoder_moe": MoEConfig(**EXPERTS, num_selected=2, capacity_factor=2.0, importance_weight=0.1, load_weight=0.0),
+    "decoder_moe_layers": (0,),
+}
+SPARSE = DENSE.replace(**AMPLE)
+BOTH = pytest.mark.parametrize("config", [DENSE, SPARSE], ids=["dense", "sparse"])
+INPUTS = np.random.default_rng(0).integers(2, 30, (3, 7))
+TARGETS = np.random.default_rng(1).integers(2, 30, (3, 5))
+
+
+@functools.cache
+def wide_params(config):
+    """Larger than the initial parameters, so that positions, routers and every layer matter."""
+    return jax.tree.map(jnp.asarray, random_params(config, spread=0.4))
+
+
+@functools.cache
+def jitted(config, train=False):
+    def apply(params, inputs, decoder_inputs, segments=(None, None), rngs=None):
+        return t5.T5(config).apply(
+            {"params": params}, inputs, decoder_inputs, encoder_segments=segments[0], decoder_segments=segments[1],
+            train=train, rngs=rngs,
+        )  # fmt: skip
+
+    return jax.jit(apply)
+
+
+def logits_of(config, inputs, decoder_inputs, segments=(None, None)):
+    inputs, decoder_inputs = jnp.asarray(inputs), jnp.asarray(decoder_inputs)
+    return np.asarray(jitted(config)(wide_params(config), inputs, decoder_inputs, segments)[0])
+
+
+# ---------------------------------------------------------------------------------------------- pure functions
+
+
+def test_shift_right_starts_every_example_with_0():
+    targets = jnp.array([[5, 6, 1, 7, 1, 0]])
+    np.testing.assert_array_equal(t5.shift_right(targets), [[0, 5, 6, 1, 7, 1]])
+    segments = jnp.array([[1, 1, 1, 2, 2, 0]])
+    np.testing.assert_array_equal(t5.shift_right(targets, segments), [[0, 5, 6, 0, 7, 0]])
+
+
+# ---------------------------------------------------------------------------------------------- the tree
+
+
+def test_names_and_shapes_are_those_of_t5_1_1_base():
+    flat = flatten_dict(checkpoint.expected_shapes(configs.t5("1.1-base")), sep="/")
+    attention = {"query": (768, 768), "key": (768, 768), "value": (768, 768), "out": (768, 768)}
+    mlp = {"wi_0": (768, 2048), "wi_1": (768, 2048), "wo": (2048, 768)}
+    expected = {
+        "token_embedder/embedding": (32128, 768),
+        "encoder/relpos_bias/rel_embedding": (12, 32),
+        "decoder/relpos_bias/rel_embedding": (12, 32),
+        "encoder/encoder_norm/scale": (768,),
+        "decoder/decoder_norm/scale": (768,),
+        "decoder/logits_dense/kernel": (768, 32128),
+    }
+    stacks = {"encoder": ("attention",), "decoder": ("self_attention", "encoder_decoder_attention")}
+    norms = {"attention": "attention", "self_attention": "self_attention"}
+    norms |= {"encoder_decoder_attention": "cross_attention"}
+    for stack, layers in stacks.items():
+        for i in range(12):
+            for layer in layers:
+                kernels = {f"{layer}/{name}/kernel": shape for name, shape in attention.items()}
+                kernels[f"pre_{norms[layer]}_layer_norm/scale"] = (768,)
+                expected |= {f"{stack}/layers_{i}/{name}": shape for name, shape in kernels.items()}
+            expected |= {f"{stack}/layers_{i}/mlp/{name}/kernel": shape for name, shape in mlp.items()}
+            expected[f"{stack}/layers_{i}/pre_mlp_layer_norm/scale"] = (768,)
+    assert len(expected) == 282
+    assert {name: leaf.shape for name, leaf in flat.items()} == expected
+
+
+def test_sparse_layers_have_experts_instead_of_the_mlp():
+    sparse = flatten_dict(checkpoint.expected_shapes(configs.sparse_t5("1.1-base")), sep="/")
+    dense = flatten_dict(checkpoint.expected_shapes(configs.t5("1.1-base")), sep="/")
+    for stack in ("encoder", "decoder"):
+        for i in range(1, 12, 2):
+            block = f"{stack}/layers_{i}"
+            assert sparse.pop(f"{block}/moe/Router/dense/kernel").shape == (768, 32)
+            for name in ("wi_0", "wi_1", "wo"):
+                one = dense.pop(f"{block}/mlp/{name}/kernel").shape
+                assert sparse.pop(f"{block}/moe/Mlp/{name}/kernel").shape == (32, *one)
+    assert sparse == dense
+
+
+def test_initial_values():
+    params = t5.init_params(t5.T5(configs.t5("tiny", width=128, head_dim=64)))
+    block = params["encoder"]["layers_0"]
+    # Fan-in: unit variance is preserved; the variance of the query is divided by d, instead of the scores by sqrt(d).
+    for kernel, std in [
+        (block["attention"]["query"], (128 * 64) ** -0.5),
+        (block["attention"]["key"], 128**-0.5),
+        (block["attention"]["out"], 256**-0.5),
+        (block["mlp"]["wo"], 128**-0.5),
+        (params["decoder"]["logits_dense"], 128**-0.5),
+    ]:
+        assert float(kernel["kernel"].std()) == pytest.approx(std, rel=0.05)
+    assert float(params["token_embedder"]["embedding"].std()) == pytest.approx(1.0, rel=0.05)
+    again = t5.init_params(t5.T5(configs.t5("tiny", width=128, head_dim=64)))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_every_intermediate_has_its_name_and_shape():
+    layers = {"num_encoder_layers": 2, "moe_layers": (1,), "num_decoder_layers": 2, "decoder_moe_layers": (0, 1)}
+    config = SPARSE.replace(**layers)
+    _, out = jax.eval_shape(jitted(config), checkpoint.expected_shapes(config), INPUTS, TARGETS)
+    shapes = {name: jax.tree.map(lambda x: x.shape, value) for name, value in out.items()}
+    moe = shapes["block01"].pop("moe")
+    assert moe["combine_weights"] == (3, 7, 4)
+    assert shapes["block01"] == {
+        "keys_values": ((3, 2, 7, 6), (3, 2, 7, 6)),
+        "attention": (3, 2, 7, 7),
+        **dict.fromkeys(("sa", "+sa", "mlp", "+mlp"), (3, 7, 16)),
+    }
+    assert shapes["block_decoder00"].pop("moe")["combine_weights"] == (3, 5, 4)
+    assert shapes["block_decoder00"] == {
+        "keys_values": ((3, 2, 5, 6), (3, 2, 5, 6)),
+        "attention": (3, 2, 5, 5),
+        "cross_attention": (3, 2, 5, 7),
+        **dict.fromkeys(("sa", "+sa", "ca", "+ca", "mlp", "+mlp"), (3, 5, 16)),
+    }
+    assert set(shapes) == {
+        *(f"{block}0{i}" for block in ("block", "block_decoder") for i in range(2)),
+        *("encoded", "decoded", "logits", "auxiliary_loss"),
+    }
+    assert (shapes["encoded"], shapes["decoded"], shapes["logits"]) == ((3, 7, 16), (3, 5, 16), (3, 5, 30))
+
+
+def test_shapes_first_and_parameters_later():
+    """`jax.eval_shape` of the initialiser, as for loading weights, leaves no tracer in its cache."""
+    model = t5.T5(configs.t5("tiny", vocab_size=320))  # no other test uses this configuration
+    shapes = jax.eval_shape(lambda: t5.init_params(model))
+    assert jax.tree.map(jnp.shape, t5.init_params(model)) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+
+
+# ---------------------------------------------------------------------------------------------- the function
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reference(case):
+    """Within 1e-5 of the largest number, the results of the reference in float64 with the same file."""
+    model = t5.T5(CASES[case])
+    inputs, targets = TENSORS[f"{case}/inputs"], jnp.asarray(TENSORS[f"{case}/targets"])
+
+    @jax.jit
+    def run(params):
+        loss, _ = t5.seq2seq_loss(model)(params, {"inputs": inputs, "targets": targets}, jax.random.key(0))
+        return *model.apply({"params": params}, inputs, t5.shift_right(targets)), loss
+
+    logits, out, loss = run(checkpoint.load_t5(REFERENCE / f"t5_{case}.safetensors", CASES[case]))
+    expected = TENSORS[f"{case}/encoded"][inputs != 0]
+    np.testing.assert_allclose(out["encoded"][inputs != 0], expected, atol=1e-5 * np.abs(expected).max())
+    expected = TENSORS[f"{case}/logits"]  # causal: padding in the decoder comes after all tokens
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+    assert float(loss) == pytest.approx(float(TENSORS[f"{case}/loss"]), rel=1e-5)
+
+
+@BOTH
+def test_packed_examples_have_the_same_logits_as_alone(config):
+    lengths = np.array([4, 3])[:, None], np.array([2, 3])[:, None]
+    apart = [np.where(np.arange(x.shape[1]) < n, x[:2], 0) for x, n in zip((INPUTS, TARGETS), lengths, strict=True)]
+    alone = logits_of(config, *(np.concatenate([x, x[:1]]) for x in apart))  # three rows, as in other tests
+    inputs = np.concatenate([INPUTS[0, :4], INPUTS[1, :3], [9, 9]])[None]  # the last two: padding with some token
+    targets = np.concatenate([TARGETS[0, :2], TARGETS[1, :3], [9]])[None]
+    segments = jnp.array([[1, 1, 1, 1, 2, 2, 2, 0, 0]]), jnp.array([[1, 1, 2, 2, 2, 0]])
+    packed = logits_of(config, inputs, targets, segments)
+    np.testing.assert_allclose(packed[0, :2], alone[0, :2], atol=1e-4)
+    np.testing.assert_allclose(packed[0, 2:5], alone[1, :3], atol=1e-4)
+    one = tuple(jnp.ones_like(x) for x in segments)  # the control: as one example, they attend to each other
+    assert np.abs(logits_of(config, inputs, targets, one)[0, :2] - alone[0, :2]).max() > 0.01
+
+
+@BOTH
+def test_padding_does_not_matter(config):
+    short = logits_of(config, INPUTS[:, :5], TARGETS)
+    padded = logits_of(config, np.pad(INPUTS[:, :5], ((0, 0), (0, 2))), TARGETS)
+    np.testing.assert_allclose(padded, short, atol=1e-4)
+
+
+def test_padding_takes_no_slot():
+    # Expert choice with C slots: each expert takes its 1.0 * 9 / 4 -> 2 most probable tokens. The tokens in segment 0
+    # must not change this choice.
+    tight = SPARSE.replace(moe=AMPLE["moe"].replace(capacity_factor=1.0))
+    segments = jnp.asarray([[1] * 5 + [0] * 4]), jnp.ones((1, 5), jnp.int32)
+    one, other = (np.concatenate([INPUTS[:1, :5], np.full((1, 4), token)], axis=1) for token in (3, 17))
+    reference = logits_of(tight, one, TARGETS[:1], segments)
+    np.testing.assert_allclose(logits_of(tight, other, TARGETS[:1], segments), reference, atol=1e-5)
+    _, out = jitted(tight)(wide_params(tight), one, TARGETS[:1], segments)
+    weights = out["block00"]["moe"]["combine_weights"][0]
+    assert np.all(weights[5:] == 0)
+    np.testing.assert_array_equal((weights > 0).sum(axis=0), 2)
+
+
+@BOTH
+def test_the_decoder_is_causal_and_the_encoder_is_not(config):
+    reference = logits_of(config, INPUTS, TARGETS)
+    later = TARGETS.copy()
+    later[:, 3] = later[:, 3] % 28 + 2
+    changed = logits_of(config, INPUTS, later)
+    np.testing.assert_array_equal(changed[:, :3], reference[:, :3])
+    assert np.abs(changed[:, 3:] - reference[:, 3:]).max() > 0.01
+    inputs = INPUTS.copy()
+    inputs[:, -1] = inputs[:, -1] % 28 + 2
+    assert np.abs(logits_of(config, inputs, TARGETS)[:, 0] - reference[:, 0]).max() > 0.01
+
+
+def test_positions_matter():
+    order = np.random.default_rng(2).permutation(7)
+    reference = logits_of(DENSE, INPUTS, TARGETS)
+    assert np.abs(logits_of(DENSE, INPUTS[:, order], TARGETS) - reference).max() > 0.01
+    params = wide_params(DENSE)
+    encoder = params["encoder"] | {"relpos_bias": {"rel_embedding": jnp.zeros((2, 32))}}
+    params = params | {"encoder": encoder}  # without relative positions, the decoder sees a set of tokens
+    one, other = (jitted(DENSE)(params, x, TARGETS)[0] for x in (INPUTS, INPUTS[:, order]))
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@BOTH
+def test_a_single_text(config):
+    np.testing.assert_allclose(
+        logits_of(config, INPUTS[:1], TARGETS[:1]), logits_of(config, INPUTS, TARGETS)[:1], atol=1e-4
+    )
+
+
+def test_a_text_without_tokens_is_finite():
+    inputs = INPUTS.copy()
+    inputs[1] = 0
+    assert np.isfinite(logits_of(DENSE, inputs, TARGETS)).all()
+
+
+@BOTH
+def test_token_by_token_agrees_with_teacher_forcing(config):
+    """The cache: decode_step at positions 0, 1, ... gives the logits of `decode`; the inputs have padding."""
+    config = config.replace(num_decoder_layers=2)
+    inputs = INPUTS.copy()
+    inputs[1, 4:] = 0
+    decoder_inputs = np.asarray(t5.shift_right(jnp.asarray(TARGETS)))
+    model, params = t5.T5(config), {"params": wide_params(config)}
+    cache = jax.jit(lambda x: model.apply(params, x, 6, method="init_cache"))(inputs)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(cache)} == {3}
+    step = jax.jit(lambda *args: model.apply(params, *args, method="decode_step"))
+    got = []
+    for i in range(5):
+        logits, cache = step(decoder_inputs[:, i], i, cache)
+        got.append(logits)
+    np.testing.assert_allclose(np.stack(got, axis=1), logits_of(config, inputs, decoder_inputs), atol=1e-4)
+
+
+def test_dropout_acts_in_training_only():
+    config = DENSE.replace(dropout=0.3)
+    params = wide_params(config)
+
+    def run(seed):
+        rngs = {"dropout": jax.random.key(seed, impl="rbg")}  # compiles faster
+        return np.asarray(jitted(config, train=True)(params, INPUTS, TARGETS, (None, None), rngs)[0])
+
+    np.testing.assert_array_equal(run(0), run(0))
+    assert np.abs(run(0) - run(1)).max() > 1e-3
+    jax.eval_shape(jitted(config), params, INPUTS, TARGETS)  # draws nothing: there is no rng
+
+
+def test_bfloat16_activations_keep_float32_logits():
+    config = SPARSE.replace(dtype="bfloat16")
+    logits, out = jax.eval_shape(jitted(config), wide_params(config), INPUTS, TARGETS)
+    assert logits.dtype == out["block00"]["attention"].dtype == jnp.float32
+    assert out["encoded"].dtype == out["decoded"].dtype == jnp.bfloat16
+    difference = logits_of(DENSE.replace(dtype="bfloat16"), INPUTS, TARGETS) - logits_of(DENSE, INPUTS, TARGETS)
+    assert difference.std() < 0.05 * logits_of(DENSE, INPUTS, TARGETS).std()  # 8 bits
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "message"),
+    [
+        (jnp.zeros(7, jnp.int32), ValueError, r"got shape \(7,\); for one text, add the axis"),
+        (jnp.zeros((2, 7)), TypeError, "must be integers.*got float32"),
+    ],
+)
+def test_wrong_tokens_are_refused(tokens, error, message):
+    good = jnp.ones((2, 7), jnp.int32)
+    for pair in ((tokens, good), (good, tokens)):
+        with pytest.raises(error, match=message):
+            jax.eval_shape(t5.T5(DENSE).init, jax.random.key(0), *pair)
+
+
+# ---------------------------------------------------------------------------------------------- the loss
+
+
+def with_logits(config, bias):
+    """Parameters for which every token has the logits `bias` float[V]: the first unit of the decoder's output is 1."""
+    params = jax.tree.map(jnp.zeros_like, wide_params(config))
+    table = jnp.zeros((30, 16)).at[:, 0].set(1.0)  # RMSNorm makes (1, 0, ..., 0) into (4, 0, ..., 0)
+    scale = {"scale": jnp.full(16, 0.25)}
+    kernel = {"kernel": jnp.zeros((16, 30)).at[0].set(bias)}
+    return params | {
+        "token_embedder": {"embedding": table},
+        "decoder": params["decoder"] | {"decoder_norm": scale, "logits_dense": kernel},
+    }
+
+
+def test_loss_by_hand():
+    # The logit of token 7 is a with e^a = 3, all others are 0: its probability is 3 / 32, all others are 1 / 32.
+    params = with_logits(DENSE, jnp.zeros(30).at[7].set(np.log(3.0)))
+    batch = {"inputs": jnp.asarray(INPUTS[:2]), "targets": jnp.array([[7, 5, 1, 0], [7, 1, 0, 0]])}
+    loss, metrics = jax.jit(t5.seq2seq_loss(t5.T5(DENSE), z_loss=0.01))(params, batch, jax.random.key(0))
+    # Five targets, two of them 7; padding does not count. log Z is log 32 everywhere.
+    assert float(loss) == pytest.approx(np.log(32) - 2 / 5 * np.log(3) + 0.01 * np.log(32) ** 2, rel=1e-5)
+    assert {name: float(x) for name, x in metrics.items()} == {"accuracy": pytest.approx(2 / 5)}
+
+
+def test_the_loss_of_a_packed_batch_is_the_loss_of_its_examples():
+    loss_fn = jax.jit(t5.seq2seq_loss(t5.T5(DENSE)))
+    params, key = wide_params(DENSE), jax.random.key(0)
+    apart = {"inputs": jnp.array([[5, 6, 7, 0], [8, 9, 0, 0]]), "targets": jnp.array([[11, 1, 0], [12, 13, 1]])}
+    packed = {
+        "inputs": jnp.array([[5, 6, 7, 8, 9, 0]]), "inputs_segments": jnp.array([[1, 1, 1, 2, 2, 0]]),
+        "targets": jnp.array([[11, 1, 12, 13, 1, 0]]), "targets_segments": jnp.array([[1, 1, 2, 2, 2, 0]]),
+    }  # fmt: skip
+    (one, one_metrics), (other, other_metrics) = loss_fn(params, apart, key), loss_fn(params, packed, key)
+    assert float(one) == pytest.approx(float(other), rel=1e-5)
+    assert float(one_metrics["accuracy"]) == pytest.approx(float(other_metrics["accuracy"]))
+
+
+@BOTH
+def test_gradients_reach_every_parameter_and_are_finite(config):
+    batch = {"inputs": jnp.asarray(INPUTS).at[0, 3:].set(0), "targets": jnp.asarray(TARGETS).at[1, 2:].set(0)}
+    loss_fn = t5.seq2seq_loss(t5.T5(config), z_loss=1e-4)
+    grads, _ = jax.jit(jax.grad(loss_fn, has_aux=True))(wide_params(config), batch, jax.random.key(0))
+    for name, grad in flatten_dict(grads, sep="/").items():
+        assert np.isfinite(grad).all(), name
+        assert np.any(grad != 0), name
+
+
+def test_a_sparse_model_trains_and_reports_its_routers():
+    tx = optax.adam(1e-2)
+    step = loop.make_step(t5.seq2seq_loss(t5.T5(SPARSE)), tx)
+    state = loop.init_state(wide_params(SPARSE), tx)
+    batch = {"inputs": jnp.asarray(INPUTS), "targets": jnp.asarray(TARGETS)}
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+    # First the router of the encoder, where each of 4 experts chooses all tokens; then the router of the decoder.
+    assert metrics["load"].shape == (2, 4)
+    np.testing.assert_allclose(metrics["load"][0], 0.25, rtol=1e-5)
+    np.testing.assert_allclose(metrics["load"].sum(axis=-1), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(metrics["dropped"], 0.0)
+    assert float(metrics["auxiliary_loss"]) > 0

@@ -1,0 +1,221 @@
+"""kitlib.multimodal.example_builders: prompts and targets are true, in all scripts, and only use their split."""
+
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from kitlib import data
+from kitlib.data import captioned, keyed_rng
+from kitlib.multimodal import boxes, example_builders, visual_tokens
+from kitlib.multimodal.example_builders import motion_caption
+from kitlib.multimodal.kit_data import codebook, object_rows
+from kitlib.multimodal.kit_tasks import kit_tasks
+from kitlib.multimodal.prompts import SENTINEL, without_prefix
+from kitlib.synthetic import rendered_pages, rendered_text, scenes, video
+
+SPLITS = ("train", "test")
+COUNT = 20  # examples per task
+FIRST = SENTINEL.format(0)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """examples[split][task][i]"""
+    return {
+        split: {
+            name: [task.draw(keyed_rng(k, i)) for i in range(COUNT)]
+            for k, (name, task) in enumerate(kit_tasks(split).items())
+        }
+        for split in SPLITS
+    }
+
+
+def prompts(example):
+    return [example.prompt] if isinstance(example.prompt, str) else example.prompt
+
+
+def test_all_scripts_occur(examples):
+    seen = {split: set() for split in SPLITS}
+    for split in SPLITS:
+        for name in ("captioning", "split_captioning", "episodic_captioning", "naming", "detection"):
+            for example in examples[split][name]:
+                text = "".join(prompts(example)) + example.answer
+                seen[split] |= {unicodedata.name(c, "?").split()[0] for c in text if c.isalpha()}
+        scripts = {"LATIN", "CYRILLIC", "GREEK", "ARABIC", "DEVANAGARI", "THAI", "HANGUL", "CJK"}
+        assert scripts <= seen[split] and seen[split] & {"HIRAGANA", "KATAKANA"}
+
+
+def stamp(cutout):
+    """An image that identifies its cut-out, in place of the cut-out on a background."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:32, :32], image[32:, 32:] = cutout[..., :3], cutout[..., 3:]
+    return image
+
+
+@pytest.fixture(scope="module")
+def stamped():
+    """stamped[split][task][i], with a `stamp` in place of each emoji on a background."""
+    names = ("captioning", "split_captioning", "episodic_captioning")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(example_builders, "place_on_background", lambda cutout, rng: (stamp(cutout), None))
+        return {
+            split: {name: [kit_tasks(split)[name].draw(keyed_rng(0, i)) for i in range(COUNT)] for name in names}
+            for split in SPLITS
+        }
+
+
+def test_captions_are_the_names_of_the_objects_in_the_images(stamped):
+    for split in SPLITS:
+        emoji = captioned.emoji(split)
+        row = {stamp(cutout).tobytes(): i for i, cutout in enumerate(scenes.cut_outs(emoji.images))}
+        for name in ("captioning", "split_captioning"):
+            for example in stamped[split][name]:
+                i = row[example.images[0].tobytes()]  # no image of another split
+                assert name == "split_captioning" or i in object_rows(split)
+                language = example.prompt.split(" ")[4]
+                whole = without_prefix(example).prompt.replace(FIRST, example.answer)
+                assert whole == emoji.names[language][i]
+        for example in stamped[split]["episodic_captioning"]:
+            rows = [row[image.tobytes()] for image in example.images]
+            assert set(rows) <= set(object_rows(split))
+            language = example.prompt[0].split(" ")[4]
+            *exemplars, query = without_prefix(example).prompt
+            assert query == FIRST and [*exemplars, example.answer] == [emoji.names[language][i] for i in rows]
+            assert set.intersection(*(set(emoji.keywords["en"][i]) for i in rows)) and len(set(rows)) == 5
+
+
+def test_no_emoji_of_the_test_split_is_in_training(stamped):
+    own = {}
+    for split in SPLITS:
+        own[split] = {stamp(cutout).tobytes() for cutout in scenes.cut_outs(captioned.emoji(split).images)}
+        for examples in stamped[split].values():
+            assert {image.tobytes() for example in examples for image in example.images} <= own[split]
+    assert not own["train"] & own["test"]
+
+
+def test_questions_and_ocr(examples):
+    sources = {split: captioned.easy_vqa(split) for split in SPLITS}
+    for split in SPLITS:
+        forms = Counter()
+        easy = set(zip(sources[split].questions, sources[split].answers, strict=True))
+        for example in examples[split]["vqa"]:
+            question, _, ocr = without_prefix(example).prompt.partition(" OCR: ")
+            if question == "what is this?":
+                forms["name"] += 1
+            elif "costs" in question or "price" in question or "total" in question:
+                forms["receipt"] += 1
+                forms["ocr"] += ocr != ""
+                assert not ocr or example.answer in ocr.split(" ")
+            else:
+                forms["easy"] += 1
+                assert (question, example.answer) in easy and not ocr
+        assert len(forms) == 4
+        for example in examples[split]["question_generation"]:
+            question = example.answer
+            known = (question, without_prefix(example).prompt) in easy
+            assert question.endswith("?") and (
+                known or "costs" in question or "price" in question or "total" in question
+            )
+
+
+def test_easy_vqa_naming_receipts_and_counting(examples):
+    for split in SPLITS:
+        easy = captioned.easy_vqa(split)
+        pairs, names = set(zip(easy.questions, easy.answers, strict=True)), captioned.emoji(split).names
+        for example in examples[split]["easy_vqa"]:
+            assert (without_prefix(example).prompt, example.answer) in pairs
+        for example in examples[split]["naming"]:
+            language = example.prompt.split(":")[0].split(" ")[-1]
+            assert without_prefix(example).prompt == "what is this?" and example.answer in names[language]
+        with_ocr = sum(" OCR: " in example.prompt for example in examples[split]["receipts"])
+        assert 0 < with_ocr < COUNT
+        counts = Counter(example.answer for example in examples[split]["counting"])
+        assert all("how many: " in example.prompt for example in examples[split]["counting"])
+        assert set(counts) <= set("0123456789") and len(counts) > 3
+
+
+def test_episodic_vqa_has_made_up_words_and_easy_vqa(examples):
+    for split in SPLITS:
+        made_up = 0
+        for example in examples[split]["episodic_vqa"]:
+            *exemplars, query = example.prompt
+            if query == "Answer in en: what is this?":
+                made_up += 1
+                assert f"{query} {example.answer}" in exemplars
+            else:
+                assert example.answer in captioned.ANSWERS
+        assert 0 < made_up < COUNT
+
+
+def test_words_are_of_their_language_and_markup_is_valid(examples):
+    for split in SPLITS:
+        words, counts = rendered_text.words(split), Counter()
+        for example in examples[split]["split_ocr"]:
+            language = example.prompt.split(" ")[4]
+            read = without_prefix(example).prompt.replace(FIRST, example.answer).split(" ")
+            assert set(read) <= set(words[language])
+            counts[len(read)] += 1
+        assert set(counts) == {1, 2, 3, 4}
+        for example in examples[split]["screenshot_to_markup"]:
+            assert len(rendered_pages.markup_tree(example.answer)) == 3
+
+
+def test_detection_is_prompted_with_the_objects_and_an_absent_one(examples):
+    for split in SPLITS:
+        for example in examples[split]["detection"]:
+            found, names, dropped = boxes.from_text(example.answer)
+            prompted = without_prefix(example).prompt.split(" ; ")
+            assert dropped == 0 and len(found) == example_builders.BOXES == 4
+            present = [name for name in names if name != "noise"]
+            assert 1 <= len(present) <= example_builders.FOUND == 2
+            assert len(set(prompted)) == len(prompted) == len(set(present)) + 1 and set(present) < set(prompted)
+
+
+def test_captions_of_videos_state_how_the_objects_move(examples):
+    cutouts, names = scenes.objects("test")
+    directions = Counter()
+    for i in range(40):
+        clip = video.draw_question(video.QUESTION_KINDS[i % 4], cutouts, names, 4, keyed_rng(1, i))[0]
+        caption = motion_caption(clip, names)
+        stated = dict(part.split(" moves ") if " moves " in part else (part[:-13], "") for part in caption.split(" ; "))
+        assert list(stated) == sorted(stated, key=str.lower) and len(stated) == len(clip.indices)
+        for kind, (down, right) in zip(clip.indices, clip.velocities, strict=True):
+            way = "down" if down > 0 else "up" if down < 0 else "right" if right > 0 else "left" if right < 0 else ""
+            assert stated[names[kind]] == way
+            directions[way] += 1
+    assert set(directions) == {"up", "down", "left", "right", ""}
+    still = video.render(cutouts, [0], [(0, 0)], 4, keyed_rng(0))
+    assert motion_caption(still, ["red apple"]) == "red apple stands still"
+    for split in SPLITS:
+        assert all(" moves " in e.answer or " stands still" in e.answer for e in examples[split]["video_captioning"])
+
+
+def test_masked_tokens_are_codes_of_the_codebook(examples):
+    for split in SPLITS:
+        for example in examples[split]["masked_tokens"]:
+            codes = [int(word) for word in example.answer.split(" ")]
+            grey = (visual_tokens.cut(example.images, 8)[0] == 128).all((2, 3, 4))
+            assert len(codes) == grey.sum() == 16 and 0 <= min(codes) <= max(codes) < len(codebook())
+
+
+def test_the_codebook_represents_new_images():
+    """On scenes of the test split it explains more than half of the variance of the pixels."""
+    cutouts, names = scenes.objects("test")
+    images = []
+    for i in range(20):
+        rng = keyed_rng(2, i)
+        images.append(scenes.compose(cutouts, scenes.contents(len(names), rng)[0], (10, 20), rng).image)
+    images = np.stack(images)
+    assert codebook().shape == (128, 8, 8, 3) and len({entry.tobytes() for entry in codebook()}) == 128
+    decoded = visual_tokens.decode(visual_tokens.encode(images, codebook()), codebook())
+    assert np.square(decoded - images.astype(float)).mean() < 0.5 * images.var((0, 1, 2)).mean()
+
+
+def test_the_texts_of_span_corruption_are_glosses(examples):
+    for split in SPLITS:
+        glosses = set(data.glosses(split))
+        for example in examples[split]["span_corruption"]:
+            starts = example.prompt.split(" " + FIRST)[0]
+            assert any(gloss.startswith(starts) for gloss in glosses)

@@ -1,0 +1,72 @@
+"""kitlib.multimodal.generation: texts do not depend on batches or padding, and are cut off at a maximum length."""
+
+import numpy as np
+import pytest
+
+from kitlib import configs
+from kitlib.data import tokenizer
+from kitlib.models import palix
+from kitlib.multimodal import generation, objectives
+from kitlib.multimodal.generation import generated_texts
+from kitlib.multimodal.prompts import Example
+from kitlib.synthetic import scenes
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+THREE = [
+    Example(np.full((1, 64, 64, 3), colour, np.uint8), f"which {i}?", ((f"answer {i}", True),), "vqa")
+    for i, colour in enumerate(COLOURS)
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = configs.palix(
+        "XS", tower={"image_size": (64, 64)}, text={"vocab_size": tokenizer.multilingual().vocab_size}
+    )
+    return palix.PaLIX(config), palix.init_params(palix.PaLIX(config))
+
+
+def test_texts_do_not_depend_on_the_batch_size(model):
+    """Three examples in batches of four and of two: in both cases the last batch is filled up."""
+    one, other = (generated_texts(*model, THREE, batch_size=size) for size in (4, 2))
+    assert one == other and len(one) == 3 and all(isinstance(text, str) for text in one)
+
+
+def test_no_examples_and_no_rows_raise(model):
+    with pytest.raises(ValueError, match="There are no examples, so there is nothing to evaluate"):
+        generated_texts(*model, [])
+    with pytest.raises(ValueError, match="There are no examples"):
+        generation.batch_shape(model[0], [])
+    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+        generated_texts(*model, THREE, batch_size=0)
+
+
+def test_a_text_may_be_longer_than_all_targets(model, monkeypatch):
+    """It is cut off at one and a half times the padded length of the targets: here 8 tokens, so 12."""
+    given = {}
+
+    def endless(model, params, inputs, *, max_length):
+        given["length"] = max_length
+        return np.full((len(inputs["prompt_tokens"]), max_length), 500), None
+
+    monkeypatch.setattr(generation.decode, "greedy", endless)
+    assert len(generated_texts(*model, THREE)) == 3 and given["length"] == 12
+
+
+def test_texts_do_not_depend_on_the_padding(model):
+    """A longer prompt is padding. A longer target lets the model continue: the old texts begin the new ones."""
+    shape = generation.batch_shape(model[0], THREE)
+    padded = generated_texts(*model, THREE, batch_size=4, shape=shape | {"prompt_length": shape["prompt_length"] + 8})
+    longer = generated_texts(*model, THREE, batch_size=4, shape=shape | {"target_length": shape["target_length"] + 8})
+    assert padded == generated_texts(*model, THREE, batch_size=4)
+    assert all(text.startswith(start) for text, start in zip(longer, padded, strict=True))
+    with pytest.raises(ValueError, match="the batch takes 1 images, few-shot with a prompt each, of 2 tokens"):
+        generated_texts(*model, THREE, shape=shape | {"prompt_length": 2})
+
+
+def test_few_shot_examples_need_batches_of_their_own(model):
+    cutouts, _ = scenes.objects("train")
+    images = [scenes.compose(cutouts, [i], (12, 20), np.random.default_rng(i)).image for i in range(2)]
+    few_shot = objectives.episodic_vqa(np.stack(images), ["a", "b"], ["c", "d"], "en")
+    with pytest.raises(ValueError, match="batch of their own"):
+        generated_texts(*model, [THREE[0], few_shot])

@@ -1,0 +1,415 @@
+"""kitlib.multimodal.objectives: exact prompts, no text lost between prompt and target, loss weights, errors."""
+
+import re
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from kitlib import data
+from kitlib.data import captioned, denoise, keyed_rng
+from kitlib.data.tokenizer import SENTINELS, Tokenizer
+from kitlib.multimodal import boxes, objectives, visual_tokens
+from kitlib.multimodal.objectives import (
+    captioning,
+    detection,
+    episodic_captioning,
+    episodic_vqa,
+    made_up_words,
+    masked_tokens,
+    object_aware_vqa,
+    question_generation,
+    screenshot_to_markup,
+    span_corruption,
+    split_captioning,
+    split_ocr,
+    video_captioning,
+    vqa,
+)
+from kitlib.multimodal.prompts import PREFIXES, SENTINEL, units, without_prefix
+from kitlib.synthetic import episodes, scenes
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+FOUR = np.stack([IMAGE, IMAGE[::-1], IMAGE[:, ::-1], IMAGE[::-1, ::-1]])
+BOXES = np.array([[0.0, 0.0, 0.5, 1.0], [0.25, 0.5, 1.0, 0.75], [0.5, 0.25, 0.75, 0.5]])
+NAMES = ["dog", "red apple", "dog"]
+CODEBOOK = np.stack([np.full((32, 32, 3), value, np.uint8) for value in (0, 100, 200)])
+SQUARES = np.kron(np.array([[0, 100], [190, 90]], np.uint8)[..., None], np.ones((32, 32, 3), np.uint8))
+MASK = np.array([[True, False], [True, True]])
+SCENE = scenes.Scene(IMAGE, BOXES, np.array([0, 2, 0]))
+FIRST = SENTINEL.format(0)
+
+
+class First:
+    """A generator that always chooses the first item, so that prompts can be written down in the tests."""
+
+    def choice(self, items):
+        return items[0]
+
+    def permutation(self, count):
+        return np.arange(count)
+
+
+def interleave(prompt, answer):
+    """The prompt with each sentinel replaced by the words that follow the same sentinel in the answer."""
+    _, *parts = re.split(r"(<extra_id_\d+>) ", answer)
+    for sentinel, words in zip(parts[::2], parts[1::2], strict=True):
+        assert prompt.count(sentinel) == 1
+        prompt = prompt.replace(sentinel, words.rstrip(" "))
+    return prompt
+
+
+def content(example):
+    """The prompt without its prefix, which is cut off by its number of characters."""
+    prefix = PREFIXES[example.task]
+    language, position = re.search(r"in ([a-z]+)", example.prompt), re.search(r"at (\d+):", example.prompt)
+    filled = prefix.format(language=language and language[1], position=position and position[1])
+    assert example.prompt.startswith(filled)
+    return example.prompt[len(filled) :]
+
+
+# --- prompts ---
+
+EXAMPLES = {
+    "split_captioning": (
+        split_captioning(IMAGE, "big red apple", "en", 2),
+        "Generate the alt-text in en at 2: big red <extra_id_0>",
+        "apple",
+    ),
+    "captioning": (
+        captioning(IMAGE, "roter Apfel", "de"),
+        "Generate the alt-text in de at 0: <extra_id_0>",
+        "roter Apfel",
+    ),
+    "split_ocr": (
+        split_ocr(IMAGE, ["EXIT", "no 7", "au"], "fr", 1),
+        "Generate the ocr_text in fr at 1: EXIT <extra_id_0>",
+        "no 7 au",
+    ),
+    "vqa": (vqa(IMAGE, "is it red?", "yes", "en"), "Answer in en: is it red?", "yes"),
+    "question_generation": (
+        question_generation(IMAGE, "is it red?", "yes", "en"),
+        "Generate a question in en: yes",
+        "is it red?",
+    ),
+    "object_aware_vqa": (
+        object_aware_vqa(SCENE, ["dog", "cat", "red apple"], First()),
+        "Answer in en: which are there?",
+        "dog ; red apple",
+    ),
+    "episodic_captioning": (
+        episodic_captioning(FOUR[:3], ["dog", "red apple", "cat"], "en"),
+        (
+            "Generate the alt-text in en at 0: dog",
+            "Generate the alt-text in en at 0: red apple",
+            "Generate the alt-text in en at 0: <extra_id_0>",
+        ),
+        "cat",
+    ),
+    "episodic_vqa": (
+        episodic_vqa(FOUR[:2], ["is it red?", "what is it?"], ["no", "a dog"], "en"),
+        ("Answer in en: is it red? no", "Answer in en: what is it?"),
+        "a dog",
+    ),
+    "screenshot_to_markup": (screenshot_to_markup(IMAGE, "<h>hi</h>"), "Generate the markup", "<h>hi</h>"),
+    "video_captioning": (
+        video_captioning(FOUR, "dog moves left", "en"),
+        "Generate the alt-text in en at 0: <extra_id_0>",
+        "dog moves left",
+    ),
+    "detection": (
+        detection(IMAGE, BOXES, NAMES, ["red apple", "cat", "dog"], First()),
+        "detect red apple ; cat ; dog",
+        "0 0 500 999 dog ; 250 500 999 749 red apple ; 500 250 749 500 dog",
+    ),
+    "masked_tokens": (
+        masked_tokens(SQUARES, MASK, CODEBOOK),
+        "Generate the image tokens",
+        "0 2 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("task", EXAMPLES)
+def test_prompts_and_targets_are_exact(task):
+    example, prompt, answer = EXAMPLES[task]
+    assert example.task == task and example.prompt == prompt and example.answer == answer
+    assert example.images.dtype == np.uint8 and example.images.shape[1:] == (64, 64, 3)
+    assert len(example.images) == (len(prompt) if isinstance(prompt, tuple) else 4 if task == "video_captioning" else 1)
+    assert all(weight is True for _, weight in example.target)
+
+
+def test_there_are_thirteen_objectives_each_with_its_function():
+    assert len(PREFIXES) == 13 and set(EXAMPLES) | {"span_corruption"} == set(PREFIXES)
+    assert all(callable(getattr(objectives, task)) for task in PREFIXES)
+
+
+# --- texts ---
+
+
+@pytest.mark.parametrize("language", captioned.LANGUAGES)
+def test_every_split_of_every_caption_is_lossless(language):
+    several = 0
+    for caption in captioned.emoji("test").names[language][:60]:
+        parts = units(caption, language)
+        several += len(parts) > 1
+        for position in range(len(parts)):
+            example = split_captioning(IMAGE, caption, language, position)
+            given = content(example)
+            assert given.endswith(FIRST) and given.replace(FIRST, example.answer) == caption
+            assert f" at {position}: " in example.prompt
+            before = given.removesuffix(FIRST)
+            letters = [c for c in before if not unicodedata.category(c).startswith("M")]
+            assert len(letters if language in ("zh", "ja", "th") else before.split(" ")[:-1]) == position
+        whole = captioning(IMAGE, caption, language)
+        assert whole.answer == caption and whole.prompt == split_captioning(IMAGE, caption, language, 0).prompt
+    assert several > 5
+
+
+def test_every_split_of_ocr_is_lossless():
+    texts = ["STOP", "in 7 m", "ÉTÉ", "夏"]
+    for language in ("en", "ja"):
+        for position in range(4):
+            example = split_ocr(IMAGE, texts, language, position)
+            assert content(example).replace(FIRST, example.answer) == " ".join(texts)
+            assert example.answer == " ".join(texts[position:])
+
+
+def test_interleaving_prompt_and_answer_restores_the_text():
+    tokenizer = Tokenizer.load()
+    for i, text in enumerate(data.glosses("test")[:300]):
+        example = span_corruption(text, keyed_rng(0, i))
+        assert interleave(example.prompt, example.answer) == text
+        words = text.split(" ")
+        noise, spans = denoise.noise_counts(len(words), 0.15, 3)
+        marks = [SENTINEL.format(k) for k in range(spans)]
+        assert (
+            re.findall("<extra_id_[0-9]+>", example.prompt) == re.findall("<extra_id_[0-9]+>", example.answer) == marks
+        )
+        assert len(example.answer.split(" ")) == noise + spans
+        assert len(example.prompt.split(" ")) == len(words) - noise + spans
+        ids = tokenizer.encode(example.prompt)
+        assert [i for i in ids if i in tokenizer.sentinel_ids] == tokenizer.sentinel_ids[:spans].tolist()
+        assert example.images.shape == (0, 64, 64, 3) and example.task == "span_corruption"
+
+
+def test_the_words_of_span_corruption_are_chosen_by_denoise():
+    text = " ".join(map(str, range(100)))
+    example = span_corruption(text, keyed_rng(5), density=0.5, mean_span=2)
+    mask = denoise.random_spans_mask(100, 0.5, 2, keyed_rng(5))
+    assert [w for w in example.prompt.split() if w.isdigit()] == [str(i) for i in np.flatnonzero(~mask)]
+    assert [w for w in example.answer.split() if w.isdigit()] == [str(i) for i in np.flatnonzero(mask)]
+
+
+def test_more_spans_than_sentinels_raise():
+    words = ["a"] * (4 * SENTINELS)
+    example = span_corruption(" ".join(words[: 2 * SENTINELS]), keyed_rng(0), density=0.5, mean_span=1)
+    assert example.answer.count("<extra_id_") == SENTINELS
+    with pytest.raises(ValueError, match="256 words have 128 spans of noise, but there are 64 sentinels"):
+        span_corruption(" ".join(words), keyed_rng(0), density=0.5, mean_span=1)
+    with pytest.raises(ValueError, match="130 words have 65 spans"):
+        span_corruption(" ".join(words[: 2 * SENTINELS + 2]), keyed_rng(0), density=0.5, mean_span=1)
+
+
+def test_ocr_text_is_appended_as_it_is():
+    prompt = vqa(IMAGE, "what is {ocr}?", "one", "en", ocr="{question}").prompt
+    assert prompt.endswith("what is {ocr}? OCR: {question}")
+
+
+def test_questions_may_be_about_the_frames_of_a_video():
+    example = vqa(FOUR, "does it move: dog?", "yes", "en", max_images=4)
+    assert example.images.shape == (4, 64, 64, 3) and example.prompt == "Answer in en: does it move: dog?"
+
+
+# --- objects ---
+
+
+def test_questions_about_objects_are_true():
+    cutouts, names = scenes.objects("test")
+    kinds = Counter()
+    for i in range(60):
+        rng = keyed_rng(0, i)
+        scene = scenes.compose(cutouts, scenes.contents(len(names), rng, 4)[0], (8, 12), rng)
+        example = object_aware_vqa(scene, names, rng)
+        here = {names[k] for k in scene.indices}
+        question = without_prefix(example).prompt
+        kind, _, rest = question.rstrip("?").partition(": ")
+        kinds[kind] += 1
+        if kind == "which are there":
+            assert set(example.answer.split(" ; ")) == here
+        elif kind == "is there":
+            assert example.answer == ("yes" if rest in here else "no")
+        else:
+            assert kind == "which is there" and set(rest.split(" or ")) & here == {example.answer}
+    assert len(kinds) == 3 and min(kinds.values()) > 8
+
+
+def test_boxes_can_be_read_back_and_only_noise_carries_no_loss():
+    rng = np.random.default_rng(0)
+    orders = set()
+    for _ in range(40):
+        example = detection(IMAGE, BOXES, NAMES, ["dog", "cat"], rng, total=5)
+        found, names, dropped = boxes.from_text(example.answer)
+        assert dropped == 0 and names == ["dog", "dog", *["noise"] * 3]  # the apple is not in the prompt
+        wanted = boxes.dequantize(boxes.quantize(BOXES[[0, 2]]))
+        assert sorted(found[:2].tolist()) == sorted(wanted.tolist())
+        orders.add(tuple(found[:2, 0]))
+        without_loss = [piece for piece, weight in example.target if not weight]
+        assert without_loss == [f" {' '.join(map(str, row))}" for row in boxes.quantize(found[2:]).tolist()]
+        assert all(weight for piece, weight in example.target if not re.fullmatch(r" ?(\d+ ){3}\d+", piece))
+    assert len(orders) == 2
+
+
+def test_detection_takes_names_of_any_language():
+    names = captioned.emoji("train").names
+    row = {name: i for i, name in enumerate(names["en"])}
+    for language in captioned.LANGUAGES:
+        local = [names[language][row[name]] for name in ("dog", "red apple", "dog", "cat")]
+        example = detection(IMAGE, BOXES, local[:3], [local[3], local[1]], keyed_rng(0))
+        assert example.prompt == f"detect {local[3]} ; {local[1]}"
+        assert example.answer == f"250 500 999 749 {local[1]}"
+
+
+def test_an_image_without_objects_has_boxes_of_noise():
+    example = detection(IMAGE, [], [], ["dog"], keyed_rng(0), total=2)
+    assert example.answer.count("noise") == 2
+    with pytest.raises(
+        ValueError, match=r"None of \['cat'\] is in the image, so there is nothing to write but noise: give a total"
+    ):
+        detection(IMAGE, BOXES, NAMES, ["cat"], keyed_rng(0))
+
+
+def test_codes_of_hidden_cells_are_written_row_by_row():
+    images = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
+    codebook = visual_tokens.cut(images, 8).reshape(-1, 8, 8, 3)  # every patch is its own entry: 0, 1, 2, ...
+    for i, image in enumerate(images):
+        hidden = visual_tokens.mask((8, 8), 0.3, keyed_rng(0, i))
+        example = masked_tokens(image, hidden, codebook)
+        codes = [int(word) for word in example.answer.split(" ")]
+        assert codes == [64 * i + 8 * y + x for y in range(8) for x in range(8) if hidden[y, x]]
+        cells = visual_tokens.cut(example.images, 8)[0]
+        assert (cells[hidden] == 128).all()
+        np.testing.assert_array_equal(cells[~hidden], visual_tokens.cut(image[None], 8)[0][~hidden])
+
+
+# --- several images ---
+
+
+def test_the_answer_to_a_made_up_word_is_among_the_exemplars():
+    cutouts, _ = scenes.objects("test")
+    for i in range(20):
+        episode = episodes.episode(cutouts, 3, 5, keyed_rng(0, i))
+        example = made_up_words(episode, max_images=6)
+        assert example.task == "episodic_vqa" and example.images.shape == (6, 64, 64, 3)
+        np.testing.assert_array_equal(example.images, [*episode.images, episode.query])
+        *exemplars, query = example.prompt
+        assert query == "Answer in en: what is this?" and example.answer == episode.answer
+        assert exemplars == [f"{query} {word}" for word in episode.words]
+        assert f"{query} {example.answer}" in exemplars
+
+
+def test_images_may_be_given_as_a_list():
+    example = episodic_captioning([*FOUR], ["a", "b", "c", "d"], "en")
+    np.testing.assert_array_equal(example.images, FOUR)
+
+
+def test_the_tokenizer_keeps_all_prompts_and_pieces():
+    tokenizer = Tokenizer.load()
+    for example, prompt, answer in EXAMPLES.values():
+        for text in [prompt] if isinstance(prompt, str) else prompt:
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.decode([i for piece, _ in example.target for i in tokenizer.encode(piece)]) == answer
+
+
+# --- errors ---
+
+RNG = keyed_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: captioning(None, "cat", "en"), "There is no image, but this objective needs at least one"),
+        (lambda: captioning(FOUR[:0], "cat", "en"), "There is no image"),
+        (lambda: captioning(IMAGE / 255, "cat", "en"), r"Expected images uint8\[n, H, W, 3\], 0 to 255, got float64"),
+        (lambda: captioning(IMAGE[..., 0], "cat", "en"), r"got uint8\[64, 64\]"),
+        (lambda: captioning(FOUR, "cat", "en"), "Got 4 images or frames; this example may have at most 1"),
+        (
+            lambda: video_captioning(FOUR, "cat", "en", max_images=3),
+            "Got 4 images or frames; this example may have at most 3",
+        ),
+        (lambda: vqa(FOUR, "q?", "a", "en", max_images=2), "at most 2"),
+        (lambda: episodic_captioning(FOUR, "abcd", "en", max_images=3), "at most 3"),
+        (lambda: episodic_vqa(FOUR, "abcd", "abcd", "en", max_images=3), "at most 3"),
+        (lambda: episodic_captioning([IMAGE, IMAGE[:32]], ["a", "b"], "en"), "must be of one size"),
+        (lambda: captioning(IMAGE, "", "en"), "captions and other texts need a visible character, got ''"),
+        (lambda: captioning(IMAGE, None, "en"), "need a visible character, got None"),
+        (lambda: vqa(IMAGE, " ", "yes", "en"), "Questions, answers.* need a visible character, got ' '"),
+        (lambda: vqa(IMAGE, "is it?", "", "en"), "need a visible character"),
+        (lambda: vqa(IMAGE, "is it?", "yes", "en", ocr=" "), "need a visible character"),
+        (lambda: question_generation(IMAGE, "", "yes", "en"), "need a visible character"),
+        (lambda: question_generation(IMAGE, "is it?", "", "en"), "need a visible character"),
+        (lambda: screenshot_to_markup(IMAGE, ""), "need a visible character"),
+        (lambda: episodic_captioning(FOUR[:2], ["", "b"], "en"), "need a visible character"),
+        (lambda: episodic_vqa(FOUR[:2], ["", "b"], ["c", "d"], "en"), "need a visible character"),
+        (lambda: split_ocr(IMAGE, ["a", ""], "en", 0), "need a visible character"),
+        (lambda: span_corruption("", RNG), "need a visible character"),
+        (
+            lambda: captioning(IMAGE, "a <extra_id_0>", "en"),
+            "A sentinel stands for words that are left out.*'a <extra_id_0>'",
+        ),
+        (lambda: span_corruption("a <extra_id_7> b", RNG), "A sentinel"),
+        (lambda: captioning(IMAGE, "cat", "german"), "'german'.* did you mean 'de'"),
+        (lambda: vqa(IMAGE, "is it?", "yes", "eng"), "'eng'.* did you mean 'en'"),
+        (lambda: split_ocr(IMAGE, ["a"], "xx", 0), "language 'xx'"),
+        (lambda: captioning(IMAGE, "a  cat", "en"), "White space must be single spaces between words.*'a  cat'"),
+        (lambda: captioning(IMAGE, "a\ncat", "en"), "White space"),
+        (lambda: split_ocr(IMAGE, [" a"], "en", 0), "White space"),
+        (
+            lambda: split_captioning(IMAGE, "a cat", "en", 2),
+            "The text has 2 parts, 2 are given: at least one must be left to write",
+        ),
+        (lambda: split_captioning(IMAGE, "a cat", "en", -1), "-1 are given"),
+        (lambda: split_ocr(IMAGE, [], "en", 0), "The text has 0 parts"),
+        (lambda: span_corruption("word", RNG), "A sequence of 1 tokens is too short"),
+        (
+            lambda: episodic_captioning(FOUR[:1], ["a"], "en"),
+            "Expected at least 2 images and as many texts, got 1 images",
+        ),
+        (lambda: episodic_captioning(FOUR, ["a"], "en"), "got 4 images, 1 texts"),
+        (lambda: episodic_vqa(FOUR[:2], ["a", "b"], ["c"], "en"), "got 2 images, 2 and 1 texts"),
+        (
+            lambda: detection(IMAGE, BOXES, NAMES, [], RNG),
+            r"The prompt needs one name or several different ones, got \[\]",
+        ),
+        (lambda: detection(IMAGE, BOXES, NAMES, ["dog", "dog"], RNG), "several different ones"),
+        (lambda: detection(IMAGE, BOXES, NAMES, ["dog ; cat"], RNG), "so that it can be read back, got 'dog ; cat'"),
+        (lambda: detection(IMAGE, BOXES, NAMES[:2], ["dog"], RNG), "Every box needs one name, got 2 names for 3 boxes"),
+        (
+            lambda: detection(IMAGE, BOXES, NAMES, ["dog"], RNG, total=1),
+            "There are 2 objects, more than the total of 1",
+        ),
+        (lambda: detection(IMAGE, BOXES * 64, NAMES, ["dog"], RNG), "are these pixels"),
+        (lambda: detection(IMAGE, BOXES - 0.01, NAMES, ["dog"], RNG), "Boxes must be in .0, 1., shares"),
+        (lambda: detection(IMAGE, BOXES[:, [2, 3, 0, 1]], NAMES, ["dog"], RNG), "y0 <= y1 and x0 <= x1.*is the order"),
+        (lambda: detection(IMAGE, BOXES[:, [0, 1, 0, 3]], NAMES, ["dog"], RNG), "Boxes must have an area"),
+        (lambda: detection(IMAGE, BOXES * np.nan, NAMES, ["dog"], RNG), "Boxes must be finite"),
+        (
+            lambda: detection(IMAGE, BOXES + np.array([[0], [0.6], [0]]), NAMES, ["dog"], RNG),
+            "Boxes must be in .0, 1., shares",
+        ),
+        (lambda: detection(IMAGE, BOXES, ["noise", *NAMES[1:]], NAMES[1:], RNG), "'noise' is the class of boxes"),
+        (lambda: detection(IMAGE, BOXES, NAMES, ["noise"], RNG), "'noise' is the class of boxes"),
+        (
+            lambda: masked_tokens(IMAGE, MASK[:1], CODEBOOK),
+            r"must be bool\[2, 2\] with at least one hidden cell, got bool\[1, 2\]",
+        ),
+        (lambda: masked_tokens(IMAGE, MASK & False, CODEBOOK), "at least one hidden cell"),
+        (lambda: masked_tokens(IMAGE, MASK * 1, CODEBOOK), r"got int64\[2, 2\]"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)

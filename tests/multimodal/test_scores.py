@@ -1,0 +1,38 @@
+"""kitlib.multimodal.scores: exact match, letters and average precision, computed by hand."""
+
+import numpy as np
+
+from kitlib.multimodal.prompts import Example
+from kitlib.multimodal.scores import ap50, exact_matches, letter_similarity
+
+IMAGE = np.zeros((1, 64, 64, 3), np.uint8)
+THREE = [Example(IMAGE, f"which {i}?", ((f"answer {i}", True),), "vqa") for i in range(3)]
+
+
+def boxed(*objects) -> Example:
+    """A detection example whose target is these objects, each given as text."""
+    return Example(IMAGE, "detect", ((" ; ".join(objects), True),), "detection")
+
+
+def test_exact_match_and_letters():
+    """One of eight letters is wrong; four are missing, for which ANLS would give 0."""
+    predictions = ["answer 0", "answer 9", "answ"]
+    assert exact_matches(predictions, THREE).tolist() == [1, 0, 0]
+    np.testing.assert_allclose(letter_similarity(predictions, THREE), [1, 1 - 1 / 8, 1 - 4 / 8])
+    assert letter_similarity([""] * 3, THREE).tolist() == [0, 0, 0]
+
+
+def test_ap50_by_hand():
+    """The one dog is found, and one of two cats. AP of dog: 1. Cat: precision is 1 up to recall 1/2 and 0 after it, so
+    51 of the 101 recall points (0, .01, ... .50) count: 51 / 101. The result is the mean of both."""
+    truth = [boxed("0 0 500 500 dog", "500 500 999 999 cat"), boxed("0 0 500 500 cat", "9 9 99 99 noise")]
+    predictions = ["0 0 500 500 dog ; 500 500 999 999 cat", "600 600 900 900 bird"]
+    np.testing.assert_allclose(ap50(predictions, truth), (1 + 51 / 101) / 2)
+    assert ap50(["", "nonsense"], truth) == 0 and ap50([e.answer for e in truth], truth) == 1
+
+
+def test_a_wrong_box_before_the_correct_one_reduces_precision():
+    """Boxes are ranked by their position in the text. Wrong, then correct: precision is 1/2 at every recall."""
+    truth = [boxed("0 0 500 500 dog")]
+    np.testing.assert_allclose(ap50(["600 600 900 900 dog ; 0 0 500 500 dog"], truth), 0.5)
+    np.testing.assert_allclose(ap50(["0 0 500 500 dog ; 600 600 900 900 dog"], truth), 1.0)

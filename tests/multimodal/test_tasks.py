@@ -1,0 +1,79 @@
+"""kitlib.multimodal.tasks: the controls, the intervals, and the scorecard of a model."""
+
+import numpy as np
+import pytest
+
+from kitlib import configs
+from kitlib.data import tokenizer
+from kitlib.models import palix
+from kitlib.multimodal.prompts import Example
+from kitlib.multimodal.scores import ap50, exact_matches
+from kitlib.multimodal.tasks import Task, scorecard, with_control
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+THREE = [
+    Example(np.full((1, 64, 64, 3), colour, np.uint8), f"which {i}?", ((f"answer {i}", True),), "vqa")
+    for i, colour in enumerate(COLOURS)
+]
+
+
+def boxed(*objects) -> Example:
+    """A detection example whose target is these objects, each given as text."""
+    return Example(THREE[0].images, "detect", ((" ; ".join(objects), True),), "detection")
+
+
+def test_blind_images_are_grey_and_shuffled_images_are_the_next_ones():
+    assert [e.images[0, 0, 0].tolist() for e in with_control(THREE, None)] == [list(colour) for colour in COLOURS]
+    assert all((e.images == 128).all() for e in with_control(THREE, "blind"))
+    shuffled = with_control(THREE, "shuffled")
+    assert [tuple(e.images[0, 0, 0].tolist()) for e in shuffled] == [*COLOURS[1:], COLOURS[0]]
+    for name in (None, "blind", "shuffled"):
+        assert [(e.prompt, e.answer) for e in with_control(THREE, name)] == [(e.prompt, e.answer) for e in THREE]
+    with pytest.raises(ValueError, match=r"Unknown control 'deaf'.*Known: blind, shuffled"):
+        with_control(THREE, "deaf")
+    with pytest.raises(ValueError, match="A single example cannot be shuffled"):
+        with_control(THREE[:1], "shuffled")
+
+
+def test_intervals_of_means_and_of_whole_sets():
+    score, low, high = Task("", None, exact_matches).interval(["answer 0", "answer 1", ""], THREE)
+    np.testing.assert_allclose((score, low, high), (2 / 3, 0, 1))
+    truth = [boxed("0 0 500 500 dog")] * 4
+    predictions = ["0 0 500 500 dog"] * 2 + [""] * 2
+    score, low, high = Task("", None, ap50).interval(predictions, truth)
+    assert 0 <= low < score < high <= 1
+
+
+def test_drawn_examples_have_a_generator_each():
+    task = Task("numbers", lambda rng: rng.integers(10**9))
+    five = task.examples(5, 3)
+    assert task.examples(3, 3) == five[:3] and len(set(five)) == 5 and task.examples(5, 4) != five
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = configs.palix(
+        "XS", tower={"image_size": (64, 64)}, text={"vocab_size": tokenizer.multilingual().vocab_size}
+    )
+    return palix.PaLIX(config), palix.init_params(palix.PaLIX(config))
+
+
+def colours(count: int, seed: int) -> list[Example]:
+    return THREE[:count]
+
+
+def test_a_scorecard(model):
+    tasks = [
+        Task("colours", None, exact_matches, choose=colours),
+        Task("boxes", lambda rng: boxed("0 0 500 500 dog"), ap50, "AP50"),
+    ]
+    table = scorecard(*model, tasks, count=3)
+    assert list(table.columns) == ["task", "unit", "n", "score", "low", "high", "blind", "shuffled"]
+    assert table["task"].tolist() == ["colours", "boxes"] and table["n"].tolist() == [3, 3]
+    assert table["unit"].tolist() == ["exact match", "AP50"]
+    assert ((table["low"] <= table["score"]) & (table["score"] <= table["high"])).all()
+
+
+def test_a_scorecard_without_examples_raises(model):
+    with pytest.raises(ValueError, match="There are no examples"):
+        scorecard(*model, [Task("colours", None, exact_matches, choose=colours)], count=0)

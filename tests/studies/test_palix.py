@@ -1,0 +1,41 @@
+"""kitlib.studies.palix: every study can run as it is written."""
+
+import pytest
+
+from kitlib.data import tokenizer
+from kitlib.multimodal import mixture_batches
+from kitlib.multimodal.mixture import Mixture
+from kitlib.studies import runner
+from kitlib.studies.palix import questions
+from kitlib.studies.palix_tasks import study_tasks
+
+WORDS = tokenizer.multilingual()
+PHASES = {phase for _, arms in questions().values() for arm in arms.values() for phase in arm.phases}
+
+
+def test_there_are_twelve_studies_of_different_arms():
+    studies = runner.studies_of("palix")
+    assert set(studies) == set(questions()) and len(studies) == 12
+    assert all(study.seeds >= 5 for study in studies.values())
+    for study in studies.values():
+        files = {runner.run_file("palix", study, arm, 0) for arm in study.arms}
+        assert len(files) == len(study.arms)  # no two arms are the same run
+
+
+def test_the_arms_of_a_study_have_the_same_tests():
+    """Or some of them, where each arm learns another task."""
+    for name, (_, arms) in questions().items():
+        columns = [{column for column, _ in arm.tests} for arm in arms.values()]
+        assert all(columns) and (name in ("multitask", "counting") or all(columns[0] == other for other in columns))
+        assert set.union(*columns) == columns[0] | (columns[-1] if name == "counting" else set())
+
+
+@pytest.mark.parametrize("phase", sorted(PHASES, key=str), ids=lambda phase: f"{phase.tasks[0][0]}-{phase.num_images}")
+def test_every_phase_makes_batches(phase):
+    mixture = Mixture({name: study_tasks()[name] for name, _ in phase.tasks}, dict(phase.tasks), 0)
+    group = mixture_batches.Group(
+        mixture, 4, phase.num_images, phase.prompt_length, phase.target_length, phase.image_size
+    )
+    batch = mixture_batches.group_batch(group, WORDS, 0)
+    assert batch["images"].shape == (4, phase.num_images, phase.image_size, phase.image_size, 3)
+    assert (batch["weights"].sum(axis=1) > 0).all()

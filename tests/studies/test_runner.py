@@ -1,0 +1,107 @@
+"""kitlib.studies.runner: runs are stored and shared, a stopped study continues, and a finished one becomes a table."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kitlib.studies import runner, tables
+from kitlib.studies.study import Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """An arm whose loss falls linearly with the steps."""
+
+    slope: float
+
+
+def prepare(seed, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"parent-{seed}").touch()
+
+
+@pytest.fixture
+def line_study(tmp_path, monkeypatch):
+    """(folder, studies, runs): two studies with an arm in common, and the list of their runs so far."""
+    runs = []
+
+    def run_arm(arm, seed, folder):
+        assert (folder / f"parent-{seed}").is_file()
+        runs.append((arm.slope, seed))
+        return [{"extra_steps": t, "loss": 10 + seed - arm.slope * t} for t in (0, 10, 20)]
+
+    def studies(paper):
+        both = {"dense": Line(0.1)}
+        return {
+            "one": Study("Is it steep?", "lines", both | {"steep": Line(0.3)}, prepare, run_arm, seeds=3),
+            "two": Study("Is it flat?", "lines", both | {"flat": Line(0.0)}, prepare, run_arm, seeds=3),
+        }
+
+    monkeypatch.setattr(runner, "studies_of", studies)
+    monkeypatch.setattr(runner, "WORK", tmp_path / "work")
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(runner, "in_processes", lambda units, jobs, label: [runner.run_unit(*unit) for unit in units])
+    return tmp_path, studies, runs
+
+
+def test_a_table_has_every_arm_seed_and_evaluation(line_study):
+    folder, _, _ = line_study
+    runner.main("lines", ("one",))
+    text = (folder / "results" / "lines_one.csv").read_text()
+    assert text.startswith("# Is it steep?\n# lines\n# kit claims lines one: 3 seeds, ")
+    assert "CPU cores" in text.splitlines()[3]
+    table = tables.read_table("lines", "one", folder / "results")
+    assert list(table.columns) == ["arm", "seed", "extra_steps", "loss"]
+    assert len(table) == 2 * 3 * 3
+    last = tables.final(table, "loss")
+    assert list(last.columns) == ["dense", "steep"]  # in the order of the study, not of the alphabet
+    np.testing.assert_allclose(last["steep"], [4.0, 5.0, 6.0])  # 10 + seed - 0.3 * 20
+    between = tables.values_at(table, "loss", "extra_steps", 15)
+    np.testing.assert_allclose(between["dense"], [8.5, 9.5, 10.5])
+    assert tables.values_at(table, "loss", "extra_steps", 21).isna().all(axis=None)
+
+
+def test_runs_are_kept_and_shared(line_study):
+    _, _, runs = line_study
+    runner.main("lines", ("one",))
+    assert len(runs) == 6
+    runner.main("lines", ("one",))
+    assert len(runs) == 6  # all of them are stored
+    runner.main("lines")
+    assert sorted(runs[6:]) == [(0.0, 0), (0.0, 1), (0.0, 2)]  # the dense arm has the runs of the other study
+
+
+def test_a_stopped_study_goes_on(line_study, monkeypatch):
+    folder, _, runs = line_study
+    work = runner.run_unit
+
+    def interrupted(*unit):
+        if len(runs) == 4:
+            raise KeyboardInterrupt
+        work(*unit)
+
+    monkeypatch.setattr(runner, "run_unit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner.main("lines", ("one",))
+    assert not (folder / "results").exists()
+    monkeypatch.setattr(runner, "run_unit", work)
+    runner.main("lines", ("one",))
+    assert len(runs) == 6
+    assert len(set(runs)) == 6
+
+
+def test_a_changed_arm_runs_again(line_study):
+    _, studies, _ = line_study
+    study = studies("lines")["one"]
+    other = dataclasses.replace(study, setting="steeper lines")
+    files = {runner.run_file("lines", s, arm, 0) for s in (study, other) for arm in study.arms}
+    assert len(files) == 4
+
+
+def test_unknown_names(line_study, monkeypatch):
+    with pytest.raises(SystemExit, match=r"Unknown study of lines 'three'.*Known: one, two"):
+        runner.main("lines", ("three",))
+    monkeypatch.undo()
+    with pytest.raises(SystemExit, match=r"Unknown paper with studies 'pali'; did you mean 'palix'"):
+        runner.main("pali")

@@ -1,0 +1,56 @@
+"""kitlib.studies.tables: stored tables are read, and curves are interpolated; all tables of the kit are complete."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib.studies import runner, tables
+
+
+def line_table() -> pd.DataFrame:
+    """Losses of 10 + seed - slope * steps, for two arms and three seeds."""
+    slopes = {"dense": 0.1, "a steep one": 0.3}
+    return pd.DataFrame(
+        {"arm": arm, "seed": seed, "extra_steps": steps, "loss": 10 + seed - slope * steps}
+        for arm, slope in slopes.items()
+        for seed in range(3)
+        for steps in (0, 10, 20)
+    )
+
+
+def test_the_last_evaluation_of_every_run():
+    last = tables.final(line_table(), "loss")
+    assert list(last.columns) == ["dense", "a steep one"]  # in the order of the study, not of the alphabet
+    np.testing.assert_allclose(last["a steep one"], [4.0, 5.0, 6.0])  # 10 + seed - 0.3 * 20
+
+
+def test_values_between_evaluations_are_interpolated():
+    between = tables.values_at(line_table(), "loss", "extra_steps", 15)
+    np.testing.assert_allclose(between["dense"], [8.5, 9.5, 10.5])
+    assert tables.values_at(line_table(), "loss", "extra_steps", 21).isna().all(axis=None)
+
+
+def test_a_missing_table_names_its_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="kit claims upcycling vision_nothing"):
+        tables.read_table("upcycling", "vision_nothing", tmp_path)
+
+
+def test_stored_tables_are_whole():
+    """Every table of a study in data/results has all arms and seeds, finite numbers, and the lines that say how it was
+    made."""
+    stored = sorted(path for path in runner.RESULTS.glob("*.csv") if path.stem.startswith(runner.PAPERS))
+    expected = {f"upcycling_vision_{name}" for name in ("curves", "experts", "init")}
+    expected |= {f"palix_{name}" for name in runner.studies_of("palix")}
+    assert expected <= {path.stem for path in stored}
+    for path in stored:
+        paper, name = path.stem.split("_", 1)
+        study, table = runner.studies_of(paper)[name], tables.read_table(paper, name)
+        assert list(table["arm"].unique()) == list(study.arms), name
+        assert table.groupby("arm")["seed"].nunique().eq(study.seeds).all(), name
+        for arm, rows in table.groupby("arm"):
+            tests = [f": {column}" for column, _ in study.arms[arm].tests] if paper == "palix" else [""]
+            measured = [f"{metric}{test}" for test in tests for metric in ("accuracy", "loss")]
+            assert np.isfinite(rows[measured]).all(axis=None), (name, arm)
+        head = path.read_text().splitlines()[:4]
+        assert head[0] == f"# {study.question}" and head[1] == f"# {study.setting}"
+        assert head[2].startswith(f"# kit claims {paper} {name}: {study.seeds} seeds")

@@ -1,0 +1,290 @@
+"""kitlib.synthetic.rendered_text: words, ink, boxes and order, each against a slow or separate computation."""
+
+import itertools
+import unicodedata
+
+import numpy as np
+import pytest
+
+from kitlib.data import keyed_rng
+from kitlib.synthetic import rendered_text
+from kitlib.synthetic.rendered_text import line, reading_order, scattered, spelled, words
+
+SPLITS = ("train", "valid", "test")
+LANGUAGES = {"en", "fr", "de", "es", "it", "pt", "el", "ru"}
+
+
+def some(known, count: int, rng) -> list[str]:
+    return [known[i] for i in rng.choice(len(known), count, replace=False)]
+
+
+def paper_of(image):
+    """The colour of most pixels."""
+    colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
+    return colours[counts.argmax()]
+
+
+def contrast(a, b) -> np.ndarray:
+    """WCAG 2's contrast ratio of colours uint8[..., 3]: (light + 0.05) / (dark + 0.05) of their luminance, 1 to 21."""
+    shares = np.asarray(a) / 255, np.asarray(b) / 255
+    linear = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in shares]
+    light = [c @ (0.2126, 0.7152, 0.0722) + 0.05 for c in linear]
+    return np.maximum(*light) / np.minimum(*light)
+
+
+def pixel_boxes(boxes, side: int):
+    """The boxes as int[n, 4]; they must be whole pixels inside the picture, at least one pixel from its border."""
+    whole = np.rint(boxes * side).astype(int)
+    np.testing.assert_allclose(whole, boxes * side, atol=1e-9)
+    assert whole.min() >= 1 and whole.max() <= side - 1 and (whole[:, 2:] > whole[:, :2]).all()
+    return whole
+
+
+# --- words ---
+
+
+def plain(word: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if unicodedata.category(c) != "Mn")
+
+
+def test_no_word_is_in_two_splits_whatever_its_language_case_or_accents(vocabularies):
+    keys = [{plain(word) for listed in vocabularies[split].values() for word in listed} for split in SPLITS]
+    assert all(not a & b for a, b in itertools.combinations(keys, 2))
+    shares = np.array([len(key) for key in keys]) / sum(map(len, keys))
+    np.testing.assert_allclose(shares, (0.8, 0.1, 0.1), atol=0.015)
+
+
+def test_words_are_in_their_script_sorted_and_in_both_cases(vocabularies):
+    scripts = dict.fromkeys(LANGUAGES, "LATIN") | {"el": "GREEK", "ru": "CYRILLIC"}
+    for vocabulary in vocabularies.values():
+        assert set(vocabulary) == LANGUAGES | {"digits"}
+        for language, script in scripts.items():
+            listed = vocabulary[language]
+            assert len(listed) > 150 and list(listed) == sorted(set(listed))
+            assert all(2 <= len(w) <= 9 and (w == w.lower() or w == w.upper()) for w in listed)
+            assert all(unicodedata.name(c).startswith(script) for w in listed for c in w)
+            assert 0.4 < np.mean([w.islower() for w in listed]) < 0.6
+    assert "dog" in vocabularies["train"]["en"] and "DOG" in vocabularies["train"]["en"]
+    numbers = [n for vocabulary in vocabularies.values() for n in vocabulary["digits"]]
+    assert sorted(numbers, key=int) == [str(i) for i in range(1000)]
+
+
+def test_no_greek_or_russian_word_looks_latin(vocabularies):
+    latin = str.maketrans("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧνουАВЕКМНОРСТУХасеорух", "ABEZHIKMNOPTYXvouABEKMHOPCTYXaceopyx")
+    for language, vocabulary in itertools.product(("el", "ru"), vocabularies.values()):
+        assert not [w for w in vocabulary[language] if w.translate(latin).isascii()]
+    greek = [w for vocabulary in vocabularies.values() for w in vocabulary["el"]]
+    accented = ["\N{COMBINING ACUTE ACCENT}" in unicodedata.normalize("NFD", w) for w in greek]
+    assert any(accented) and not any(a for a, w in zip(accented, greek, strict=True) if w.isupper())
+
+
+def test_every_font_can_draw_every_word_and_one_fits_at_side_64(vocabularies):
+    listed = {word for vocabulary in vocabularies.values() for part in vocabulary.values() for word in part}
+    for font in rendered_text.FONTS:
+        assert set("".join(listed)) <= rendered_text._glyphs(font)
+    narrow = rendered_text.font_of_size("DejaVuSansMono", rendered_text.SMALLEST)
+    assert max(map(narrow.getlength, listed)) <= 60
+
+
+# --- colours ---
+
+
+def test_contrast_of_known_colours():
+    white, black, grey = (255, 255, 255), (0, 0, 0), (119, 119, 119)
+    assert contrast(white, black) == contrast(black, white) == pytest.approx(21)
+    assert contrast(grey, grey) == 1 and contrast(white, grey) == pytest.approx(4.48, abs=0.005)  # WebAIM says 4.48
+    assert contrast((255, 0, 0), white) == pytest.approx(3.998, abs=0.005)
+    np.testing.assert_allclose(contrast(np.array([black, white]), white), [21, 1])
+
+
+def test_ink_is_dark_on_light_paper_with_the_contrast_that_small_print_needs(known):
+    """The smallest contrast is between the darkest paper and the lightest ink; WCAG 2 requires 4.5.
+
+    The strongest ink of a word is nearly its full colour: thin strokes cover a pixel only in part.
+    """
+    assert contrast([rendered_text.PAPER[0]] * 3, [rendered_text.INK[1] - 1] * 3) >= 4.5
+    for seed in range(100):
+        rng = keyed_rng(1, seed)
+        image, _ = line(some(known, 1, rng)[0], rng, size=14)
+        assert (paper_of(image) >= rendered_text.PAPER[0]).all()
+        assert contrast(image.reshape(-1, 3), paper_of(image)).max() >= 0.7 * 4.5
+
+
+# --- words at positions ---
+
+
+@pytest.mark.parametrize("side", [64, 96, 128])
+def test_the_box_of_a_line_holds_exactly_the_pixels_that_differ_from_the_paper(side, known):
+    for seed in range(40):
+        rng = keyed_rng(2, seed)
+        image, box = line(some(known, 1, rng)[0], rng, side)
+        assert image.dtype == np.uint8 and image.shape == (side, side, 3) and box.dtype == np.float64
+        ys, xs = np.nonzero((image != paper_of(image)).any(-1))
+        expected = [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1]
+        assert pixel_boxes(box[None], side).tolist() == [expected]
+
+
+@pytest.mark.parametrize(("side", "count"), [(64, 1), (64, 2), (64, 4), (96, 8), (128, 10)])
+def test_scattered_words_are_apart_and_their_boxes_hold_all_ink_and_nothing_else(side, count, known):
+    for seed in range(15):
+        rng = keyed_rng(3, side, count, seed)
+        texts = some(known, count, rng)
+        image, read, boxes = scattered(texts, rng, side)
+        assert sorted(read) == sorted(texts)
+        ink = (image != paper_of(image)).any(-1)
+        for i, (y0, x0, y1, x1) in enumerate(whole := pixel_boxes(boxes, side)):
+            inside = ink[y0:y1, x0:x1]
+            assert inside.any(0)[[0, -1]].all() and inside.any(1)[[0, -1]].all()  # tight
+            ink[y0:y1, x0:x1] = False
+            for other in whole[:i]:
+                apart = np.maximum(other[:2] - (y1, x1), (y0, x0) - other[2:])
+                assert apart.max() >= rendered_text.GAP
+        assert not ink.any()
+        assert slow_order(boxes) == list(range(count))
+
+
+def test_four_long_words_fit_at_64_and_six_at_96(known):
+    long = [word for word in known if len(word) == 9 and word.isupper()]
+    for seed in range(30):
+        rng = keyed_rng(4, seed)
+        assert len(scattered(some(long, 4, rng), rng, 64)[1]) == 4
+        assert len(scattered(some(long, 6, rng), rng, 96)[1]) == 6
+
+
+def test_each_box_is_at_its_own_word():
+    """A wide word and a narrow one: the boxes' widths tell which is which."""
+    for seed in range(30):
+        _, texts, boxes = scattered(["WWWW", "ll"], keyed_rng(5, seed), size=10)
+        width = dict(zip(texts, boxes[:, 3] - boxes[:, 1], strict=True))
+        assert width["WWWW"] > 2 * width["ll"]
+
+
+def test_size_is_the_height_of_letters_and_long_texts_become_smaller():
+    def high(text, size, seed):
+        box = line(text, keyed_rng(6, seed), 64, size)[1]
+        return 64 * (box[2] - box[0])
+
+    for seed in range(10):
+        assert 7 <= high("HI", 12, seed) <= 12 < high("HI", 20, seed) <= 20
+        assert high("HIHIHIHIHI", 40, seed) <= 12  # ten letters in 62 pixels
+
+
+def test_no_texts_are_an_empty_picture():
+    image, texts, boxes = scattered([], keyed_rng(7))
+    assert (image == image[0, 0]).all() and texts == () and boxes.shape == (0, 4)
+
+
+def test_spelled_gives_the_same_picture_and_the_letters_boxes_divide_the_box_of_their_word(known):
+    """Letters are side by side, and their boxes extend beyond the word's ink by at most 3 pixels."""
+    for seed in range(30):
+        texts = some(known, 3, keyed_rng(8, seed))
+        image, letters, boxes = spelled(texts, keyed_rng(9, seed))
+        same, read, words = scattered(texts, keyed_rng(9, seed))
+        np.testing.assert_array_equal(image, same)
+        assert letters == "".join(texts) and boxes.shape == (len(letters), 4) and boxes.dtype == np.float64
+        first = np.cumsum([0, *map(len, texts)])
+        for text, i, j in zip(texts, first, first[1:], strict=False):
+            word, own = words[read.index(text)], boxes[i:j]
+            assert (own[:, [0, 2]] == word[[0, 2]]).all() and (own[1:, 1] == own[:-1, 3]).all()
+            assert (np.diff(own[:, 1]) > 0).all() and np.abs(own[[0, -1], [1, 3]] - word[[1, 3]]).max() <= 3 / 64
+
+
+def test_each_letter_is_where_it_is_drawn(monkeypatch):
+    """In a font of fixed width each letter takes a quarter of ".W.W", and W has ink in more columns than a dot."""
+    monkeypatch.setattr(rendered_text, "FONTS", ("DejaVuSansMono",))
+    image, letters, boxes = spelled([".W.W"], keyed_rng(10))
+    np.testing.assert_allclose(np.diff(boxes[:, 1]), boxes[0, 3] - boxes[0, 1])
+    ink = (image != paper_of(image)).any(-1)
+    columns = [ink[:, round(64 * x0) : round(64 * x1)].any(0).sum() for _, x0, _, x1 in boxes]
+    assert letters == ".W.W" and min(columns[1::2]) > max(columns[::2])
+    assert spelled([], keyed_rng(7))[1:][0] == "" and spelled([], keyed_rng(7))[2].shape == (0, 4)
+
+
+# --- reading order ---
+
+
+def slow_order(boxes) -> list[int]:
+    """The same rule, box by box: choose the box that is read next."""
+    order, rest, here = [], set(range(len(boxes))), []
+    while rest:
+        if not here:
+            a0, _, a1, _ = boxes[min(rest, key=lambda i: (boxes[i][0], boxes[i][1]))]
+            heights = {i: (min(boxes[i][2], a1) - max(boxes[i][0], a0), boxes[i][2] - boxes[i][0]) for i in rest}
+            here = [i for i, (shared, own) in heights.items() if 2 * shared >= min(own, a1 - a0)]
+        order.append(min(here, key=lambda i: (boxes[i][1], boxes[i][0])))
+        rest.remove(order[-1])
+        here.remove(order[-1])
+    return order
+
+
+def test_reading_order_by_hand():
+    boxes = [[0.5, 0.1, 0.6, 0.3], [0.1, 0.6, 0.2, 0.9], [0.12, 0.1, 0.2, 0.5], [0.53, 0.4, 0.64, 0.6]]
+    assert reading_order(boxes).tolist() == [2, 1, 0, 3]
+    # Sharing half of the rows of the less tall box is enough, a little less is not.
+    assert reading_order([[0, 0.5, 0.4, 1], [0.3, 0, 0.5, 0.3]]).tolist() == [1, 0]
+    assert reading_order([[0, 0.5, 0.4, 1], [0.31, 0, 0.5, 0.3]]).tolist() == [0, 1]
+    assert reading_order([]).shape == (0,) and reading_order([]).dtype == np.int64
+
+
+def test_reading_order_follows_its_rule_and_does_not_depend_on_the_order_given():
+    for seed in range(200):
+        rng = keyed_rng(8, seed)
+        corner, size = rng.random((7, 2)), rng.uniform(0.05, 0.4, (7, 2))
+        boxes = np.hstack([corner, corner + size])
+        order = reading_order(boxes)
+        assert order.tolist() == slow_order(boxes.tolist())
+        mixed = rng.permutation(7)
+        assert mixed[reading_order(boxes[mixed])].tolist() == order.tolist()
+
+
+# --- draws ---
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: line("cat", rng),
+        lambda rng: scattered(["cat", "DOG", "ёлка"], rng),
+    ],
+)
+def test_the_same_generator_draws_the_same_and_another_something_else(draw):
+    first, again, other = (draw(keyed_rng(15, seed)) for seed in (0, 0, 1))
+    assert len(first) == len(again)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (first[0] != other[0]).any()
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "nothing to draw in a blank text"),
+        (" ", "nothing to draw"),
+        ("漢字", "No font has glyphs for all of '漢字'"),
+        ("cat 🐈", "No font has glyphs"),
+        ("a\nb", "No font has glyphs"),
+        ("שלום", "No font has glyphs"),  # DejaVu has them, but they run to the left
+        ("قطة", "No font has glyphs"),
+        ("e\u0301", "No font has glyphs"),  # a loose accent
+        ("a\u200bb", "No font has glyphs"),  # invisible
+        ("an endless line of many words", "'an endless line of many words' is too long for 64 pixels, even at size 8"),
+    ],
+)
+def test_texts_that_cannot_be_drawn(text, message):
+    with pytest.raises(ValueError, match=message):
+        line(text, keyed_rng(16))
+    with pytest.raises(ValueError, match=message):
+        scattered(["cat", text], keyed_rng(16))
+
+
+def test_other_errors():
+    rng = keyed_rng(17)
+    with pytest.raises(ValueError, match=r"Unknown split of the words 'dev'.*Known: train, valid, test\."):
+        words("dev")
+    with pytest.raises(ValueError, match="The size is 7; expected at least 8 pixels"):
+        line("cat", rng, size=7)
+    with pytest.raises(ValueError, match="30 texts do not fit into 64 pixels, even at size 8"):
+        scattered(["cat"] * 30, rng)

@@ -1,0 +1,104 @@
+"""Every line of `kit doctor` can be OK and can be FAIL."""
+
+import hashlib
+import subprocess
+import sys
+
+from kitlib.data import files
+from kitlib.tools import doctor
+
+
+def lines(part) -> list[str]:
+    return [str(line) for line in part]
+
+
+def test_this_environment_is_complete(capsys):
+    assert doctor.main() == 0
+    out = capsys.readouterr().out
+    assert "[FAIL]" not in out
+    assert out.endswith("kit doctor: all is well\n")
+    assert "[OK] python 3." in out and "[OK] jax " in out and "CPU cores" in out
+
+
+def test_the_exit_status_is_1_if_anything_fails(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "packages", lambda: iter([doctor.Line("FAIL", "jax: not installed")]))
+    assert doctor.main() == 1
+    assert capsys.readouterr().out.endswith("1 to repair, see FAIL above\n")
+
+
+def test_python():
+    assert lines(doctor.python(">=3.11"))[0].startswith("[OK] python 3.")
+    assert "expected <3; make the environment anew" in lines(doctor.python("<3"))[0]
+
+
+def test_packages():
+    found = lines(
+        doctor.packages(
+            ["numpy>=1", "jax>=999", "no-such-package>=2", "no-such-lab>=1; extra == 'lab'", "jax<1; extra == 'x'"]
+        )
+    )
+    jax_in_extra, jax_too_old, lab, absent, numpy = found
+    assert jax_in_extra.startswith("[OK] jax ")
+    assert jax_too_old.startswith("[FAIL] jax: got 0.") and jax_too_old.endswith(
+        ", expected >=999; run: pip install 'jax>=999'"
+    )
+    assert lab == "[--] no-such-lab is not installed (extra: lab)"
+    assert absent == "[FAIL] no-such-package: not installed, expected >=2; run: pip install 'no-such-package>=2'"
+    assert numpy.startswith("[OK] numpy ")
+
+
+def test_the_lock_is_the_kits_own():
+    assert doctor.ROOT == files.ROOT
+
+
+def test_the_lock_is_informational(tmp_path):
+    path = tmp_path / "requirements.lock"
+    assert lines(doctor.lock(path)) == []  # not a checkout
+    version = doctor.installed_version("numpy")
+    path.write_text(f"numpy=={version} \\\n    --hash=sha256:00\nother==1 ; sys_platform == 'no-such'\n")
+    assert lines(doctor.lock(path)) == ["[OK] the installed set is the tested one (requirements.lock)"]
+    path.write_text("numpy==0.1 \\\n    --hash=sha256:00\nno-such-package==3\n")
+    assert lines(doctor.lock(path)) == [
+        "[--] 2 packages differ from the tested set in requirements.lock: "
+        f"numpy {version} (tested: ==0.1), no-such-package absent (tested: ==3)"
+    ]
+
+
+def test_data_files(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"a")
+    (tmp_path / "checksums.txt").write_text(f"{hashlib.sha256(b'a').hexdigest()}  a.bin\n")
+    assert lines(doctor.data_files(tmp_path)) == ["[OK] data: 1 files, all with the right checksum"]
+    (tmp_path / "a.bin").write_bytes(b"b")
+    assert lines(doctor.data_files(tmp_path))[0].startswith("[FAIL] data a.bin: got ")
+    (tmp_path / "a.bin").unlink()
+    assert lines(doctor.data_files(tmp_path))[0].startswith("[FAIL] data a.bin: got no readable file")
+    assert lines(doctor.data_files(tmp_path / "none"))[0].startswith("[FAIL] data: ")
+
+
+def test_cache_folder(tmp_path, monkeypatch):
+    assert lines(doctor.cache_folder(tmp_path / "not" / "yet")) == [
+        f"[OK] cache folder {tmp_path}/not/yet can be written"
+    ]
+    assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
+    (tmp_path / "file").write_text("")
+    assert lines(doctor.cache_folder(tmp_path / "file" / "x"))[0].startswith("[FAIL] cache folder ")
+
+
+def test_devices(monkeypatch):
+    import jax
+
+    assert lines(doctor.devices())[0].startswith("[OK] JAX computes on ")
+
+    def broken():
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(jax, "devices", broken)
+    assert lines(doctor.devices())[0].startswith("[FAIL] JAX: RuntimeError: no driver")
+
+
+def test_a_missing_numpy_is_reported_and_does_not_end_the_doctor():
+    code = "import sys; sys.modules['numpy'] = None; from kitlib.tools import doctor; sys.exit(doctor.main())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "[OK] python 3." in ended.stdout and "[FAIL] data: " in ended.stdout and "[FAIL] JAX: " in ended.stdout
+    assert ended.stdout.endswith("2 to repair, see FAIL above\n")

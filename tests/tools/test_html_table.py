@@ -1,0 +1,61 @@
+"""Every text is in its cell, whatever its characters; the images in the table look like the originals."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kitlib.data import captioned
+from kitlib.tools import html_table
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+
+
+def test_one_row_per_language_and_one_column_per_image():
+    text = html_table.table(IMAGES, {"en": ["a <b", "c & d"], "ar": ["تفاحة", "قط"]})._repr_html_()
+    rows = re.findall("<tr>(.*?)</tr>", text)
+    assert [len(re.findall("<td", row)) for row in rows] == [2, 2, 2]
+    assert "a &lt;b" in rows[1] and "c &amp; d" in rows[1]  # a model's text is not markup
+    assert "<th>Arabic</th>" in rows[2] and 'lang="ar" dir="auto">تفاحة<' in rows[2]
+
+
+def test_images_in_the_table_look_like_the_originals():
+    flat = np.stack([np.full((8, 8, 3), colour, np.uint8) for colour in ((250, 10, 30), (20, 90, 200))])
+    found = re.findall('base64,(.*?)"', html_table.table(flat, {}).text)
+    back = [np.array(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
+    np.testing.assert_allclose(back, flat, atol=4)  # JPEG rounds
+
+
+def test_right_answers_are_bold_and_the_text_form_is_short():
+    shown = html_table.table(IMAGES, {"en": ["cat", "dog"]}, right={"en": [False, True]})
+    assert re.findall("<b>(.*?)</b>", shown.text) == ["dog"]
+    assert repr(shown) == "Html(...)"
+
+
+def test_only_characters_without_a_glyph_are_replaced():
+    assert html_table.drawable("Äpfel, μήλο, яблоко, تفاحة, quả táo") == "Äpfel, μήλο, яблоко, تفاحة, quả táo"
+    assert html_table.drawable("a蘋b 사") == "a□b □"  # one square per character
+    assert html_table.drawable("\ufffd") == "\ufffd"  # a broken character: the font has a glyph for it
+
+
+def test_scripts_that_figures_can_show_are_those_that_the_module_names():
+    """All characters of every name in eleven languages; in the other five, of hardly any name."""
+    for language, names in captioned.emoji("test").names.items():
+        whole = np.mean([html_table.drawable(name) == name for name in names])
+        assert whole == 1.0 if language not in ("hi", "th", "ja", "ko", "zh") else whole < 0.05
+
+
+@pytest.mark.parametrize(
+    ("texts", "right", "message"),
+    [
+        ({"en": ["cat"]}, None, "en has 1 texts and 1 marks for 2 pictures"),
+        ({"en": ["cat", "dog"]}, {"en": [True]}, "en has 2 texts and 1 marks for 2 pictures"),
+        ({"xx": ["cat", "dog"]}, None, "There is no language 'xx'; there are: en, de"),
+    ],
+)
+def test_impossible_tables_are_refused(texts, right, message):
+    with pytest.raises(ValueError, match=message):
+        html_table.table(IMAGES, texts, right=right)

@@ -1,0 +1,272 @@
+"""Execution and comparison of notebooks, on small temporary ones; and that strict nbval notices one changed digit in
+each real notebook, on which the promise "every number is checked" rests."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import sys
+import xml.etree.ElementTree
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from kitlib.data import files
+from kitlib.tools import notebooks
+
+NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
+
+
+def make_root(folder):
+    """An empty project with the kit's own settings of nbval."""
+    (folder / "notebooks").mkdir()
+    shutil.copy(files.ROOT / "conftest.py", folder)
+    shutil.copy(files.ROOT / "notebooks" / "nbval_sanitize.cfg", folder / "notebooks")
+    shutil.copy(files.ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A project of a user whose own "python3" kernel is another, broken Python."""
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["no-such-python"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    return make_root(tmp_path)
+
+
+def write(root, name: str, *sources: str, skip: str = "") -> None:
+    cells = [new_markdown_cell("# 01 A <title>\n\nWhat it *says*.\n\nMore.")]
+    cells += [new_code_cell(skip, metadata={"tags": [notebooks.SKIP]})] if skip else []
+    cells += [new_code_cell(source, metadata={"collapsed": True}) for source in sources]
+    nb = new_notebook(cells=cells)
+    nb.metadata = nbformat.from_dict({"kernelspec": {"name": "authors-own", "display_name": "x"}, "colab": {}})
+    nbformat.write(nb, root / "notebooks" / f"{name}.ipynb")
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def run(root, *names: str, refresh: bool = False, scale: str = "cpu") -> int:
+    return notebooks.execute_all(names, refresh=refresh, jobs=2, scale=scale, root=root)
+
+
+GOOD = (
+    "import os, sys\nprint('[ok] a < b: 1.25 (±0.1)')\nprint(os.environ['KIT_SCALE'], os.environ['JAX_PLATFORMS'])",
+    "print('took 1.5 s'); print(object()); print('0.75', end=''); sys.stdout.flush(); print(' and', 2)\n6 * 7",
+    "assert os.environ['MPLBACKEND'] != 'agg' and os.path.basename(os.getcwd()) == 'notebooks'",
+)
+
+
+def test_run_writes_a_page_and_does_not_change_the_sources(root, capsys, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    write(root, "01_good", *GOOD, f"assert sys.executable == {sys.executable!r}", skip="raise SystemExit('Colab only')")
+    before = (root / "notebooks" / "01_good.ipynb").read_bytes()
+    assert run(root) == 0
+    assert (root / "notebooks" / "01_good.ipynb").read_bytes() == before
+    assert re.search(r"\[ 1/1\] ok     01_good +\d+\.\d s    1 checks", capsys.readouterr().out)
+    page = (root / "build" / "index.html").read_text()
+    assert '<a href="01_good.html">01 A &lt;title&gt;</a><p>What it *says*.</p>' in page
+    assert "<td>ok</td><td>a &lt; b: 1.25 (±0.1)</td>" in page
+    assert sorted(path.name for path in (root / "build").iterdir()) == ["01_good.html", "01_good.ipynb", "index.html"]
+    executed = read(root / "build" / "01_good.ipynb")
+    assert [cell.execution_count for cell in executed.cells if cell.cell_type == "code"] == [None, 1, 2, 3, 4]
+    html = (root / "build" / "01_good.html").read_text()
+    assert "What it <em>says</em>" in html
+    external = re.findall(r'(?:src|href)="(http[^"]*)', html)
+    assert all("mathjax" in address for address in external)  # the page needs a network for formulas only
+
+
+def test_a_failing_notebook_is_shown_and_fails_the_run_but_not_the_others(root, capsys):
+    write(root, "01_good", "print(1)")
+    write(root, "02_bad", "x = 1", "print('before')\nx / 0", "print('never')")
+    (root / "notebooks" / "03_foreign.ipynb").write_text("no json")
+    (root / "build").mkdir()
+    nbformat.write(new_notebook(metadata={"kit": {"seconds": 1, "error": ""}}), root / "build" / "03_foreign.ipynb")
+    assert run(root, refresh=True) == 1
+    out = capsys.readouterr().out
+    assert "ok     01_good" in out and "FAILED 02_bad" in out and "FAILED 03_foreign" in out
+    assert "x / 0" in out and "ZeroDivisionError: division by zero" in out and "never" not in out
+    assert "Failed: 02_bad, 03_foreign" in out
+    page = (root / "build" / "index.html").read_text()
+    assert "ZeroDivisionError" in page
+    assert "03_foreign" not in page  # an earlier result does not stand for a run that failed
+    assert not read(root / "notebooks" / "02_bad.ipynb").cells[2].outputs  # no refresh from a failed run
+    assert read(root / "notebooks" / "01_good.ipynb").cells[1].outputs[0].text == "1\n"
+
+
+def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
+    write(root, "01_good", *GOOD, skip="raise SystemExit('Colab only')")
+    path = root / "notebooks" / "01_good.ipynb"
+    ids = [cell.id for cell in read(path).cells]
+    assert run(root, refresh=True) == 0
+    nb = read(path)
+    assert [cell.id for cell in nb.cells] == ids
+    assert [cell.metadata for cell in nb.cells] == [{}, {"tags": [notebooks.SKIP]}, {}, {}, {}]
+    assert nb.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    stream = nb.cells[3].outputs[0].text  # one, however it was flushed
+    assert re.fullmatch(r"took 1.5 s\n<object object at 0x\w+>\n0.75 and 2\n", stream)
+
+    first = path.read_text()
+    assert run(root, refresh=True) == 0
+    address = re.compile(r"0x[0-9a-f]+")  # the only difference, and a notebook of the series prints none
+    assert address.sub("", path.read_text()) == address.sub("", first)
+
+    # Only differences in addresses and after "took" are allowed.
+    path.write_text(address.sub("0x7f0000000000", first).replace("took 1.5 s\\n", "took 9.5 s\\n"))
+    assert strict_failures(root, monkeypatch) == []
+    path.write_text(first.replace('"0.75 and 2', '"0.76 and 2'))
+    assert strict_failures(root, monkeypatch) == [("01_good", "Cell 2")]
+
+
+def strict_failures(root, monkeypatch) -> list[tuple[str, str]]:
+    """What `kit check` finds: (notebook, code cell), from its report and not from its text."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--junitxml=report.xml")
+    status = notebooks.check((), root=root)
+    cases = list(xml.etree.ElementTree.parse(root / "report.xml").iter("testcase"))
+    failed = [case for case in cases if case.find("failure") is not None]
+    assert cases and bool(status) == bool(failed)
+    return sorted((case.get("classname").split(".")[1], case.get("name")) for case in failed)
+
+
+def test_find(root):
+    for name in ("01_vit", "07_sparse_upcycling", "A1_nnx"):
+        write(root, name, "1")
+    assert [path.stem for path in notebooks.find((), root)] == ["01_vit", "07_sparse_upcycling", "A1_nnx"]
+    for name in ("07", "07_sparse", "notebooks/07_sparse_upcycling.ipynb"):
+        assert [path.stem for path in notebooks.find((name,), root)] == ["07_sparse_upcycling"]
+    assert [path.stem for path in notebooks.find(("a1", "01"), root)] == ["01_vit", "A1_nnx"]
+    known = r"Known: 01_vit, 07_sparse_upcycling, A1_nnx\."
+    with pytest.raises(
+        SystemExit, match=rf"Unknown notebook '07_sprase'; did you mean '07_sparse_upcycling'\? {known}"
+    ):
+        notebooks.find(("07_sprase",), root)
+    with pytest.raises(SystemExit, match=rf"Unknown notebook 'vitt'; did you mean '01_vit'\? {known}"):
+        notebooks.find(("vitt",), root)
+    with pytest.raises(SystemExit, match="No notebooks/ folder"):
+        notebooks.find((), root / "notebooks")
+
+
+def test_no_notebooks_is_reported_and_is_not_a_failure(root, capsys):
+    assert run(root) == 0
+    assert notebooks.check((), root=root) == 0
+    assert capsys.readouterr().out.count("There are no notebooks yet") == 2
+
+
+def test_outputs_are_refreshed_on_the_cpu_scale_only(root):
+    with pytest.raises(SystemExit, match="got SCALE=gpu; stored outputs are defined on the CPU"):
+        run(root, refresh=True, scale="gpu")
+
+
+def test_environment_of_kernels(monkeypatch):
+    for name in ("JAX_ENABLE_X64", "XLA_FLAGS", "MPLBACKEND", "PYTHONPATH"):
+        monkeypatch.setenv(name, "user's")
+    with notebooks.environment("cpu") as env:
+        cache = env["JAX_COMPILATION_CACHE_DIR"]
+        assert not {"JAX_ENABLE_X64", "XLA_FLAGS", "MPLBACKEND", "PYTHONPATH"} & set(env)
+        assert (env["JAX_PLATFORMS"], env["KIT_SCALE"], env["PYTHONNOUSERSITE"]) == ("cpu", "cpu", "1")
+        parent = os.path.dirname(cache)
+        assert os.path.isdir(parent)
+    assert not os.path.exists(parent)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with notebooks.environment("gpu") as env:
+        assert (env["JAX_PLATFORMS"], env["XLA_FLAGS"], env["KIT_SCALE"]) == ("cuda", "user's", "gpu")
+
+
+def test_setup_cell():
+    assert "pip install --no-deps -e ." in notebooks.setup_cell("")
+    set_up = notebooks.setup_cell("https://github.com/someone/kit")
+    assert '%pip install -q --no-deps grain "kitlib @ git+https://github.com/someone/kit@v' in set_up
+
+
+def test_the_address_is_written_in_pyproject_only(root):
+    project = root / "pyproject.toml"
+    project.write_text('[project]\nname = "kitlib"\n')
+    assert notebooks.repository(root) == ""
+    project.write_text('[project]\nname = "kitlib"\n[project.urls]\nRepository = "https://github.com/someone/kit/"\n')
+    assert notebooks.repository(root) == "https://github.com/someone/kit"
+
+
+# The promise: a changed digit is noticed in every notebook
+
+
+def with_one_changed_digit(nb):
+    """The notebook up to its first cell that printed a number, with one digit of it changed; None if no cell did."""
+    for i, cell in enumerate(nb.cells):
+        uncompared = {notebooks.SKIP, "nbval-ignore-output"} & set(cell.metadata.get("tags", []))
+        for output in [] if uncompared else cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stdout":
+                numbers = re.compile(r"(took \d+(?:\.\d+)?|0x[0-9a-f]+)|(\d)")  # group 1 is sanitised, so not compared
+                for found in numbers.finditer(output.text):
+                    if found[2]:
+                        at = found.start()
+                        digit = str((int(found[2]) + 1) % 10)
+                        output.text = output.text[:at] + digit + output.text[at + 1 :]
+                        return new_notebook(cells=nb.cells[: i + 1], metadata=nb.metadata)
+    return None
+
+
+def test_the_changed_digit_is_the_first_compared_one():
+    outputs = [new_output("stream", name="stdout", text="took 12 s at 0x12345678: 0.79\n")]
+    ignored = new_code_cell("a", outputs=[new_output("stream", name="stdout", text="1")])
+    ignored.metadata.tags = ["nbval-ignore-output"]
+    nb = new_notebook(cells=[ignored, new_code_cell("b", outputs=outputs), new_code_cell("c")])
+    changed = with_one_changed_digit(nb)
+    assert [cell.source for cell in changed.cells] == ["a", "b"]
+    assert changed.cells[1].outputs[0].text == "took 12 s at 0x12345678: 1.79\n"
+    assert with_one_changed_digit(new_notebook(cells=[ignored])) is None
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
+def test_one_changed_digit_fails_in_every_notebook(root, monkeypatch):
+    expected = []
+    for path in NOTEBOOKS:
+        changed = with_one_changed_digit(read(path))
+        assert changed is not None, f"{path.name} prints no number that is compared"
+        nbformat.write(changed, root / "notebooks" / path.name)
+        last = sum(cell.cell_type == "code" for cell in changed.cells) - 1
+        expected.append((path.stem, f"Cell {last}"))
+    assert strict_failures(root, monkeypatch) == expected
+
+
+# --- figures ---
+
+
+def in_base64(pixels) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_figures_are_stored_in_256_colours():
+    """Grey noise with a red square has 17 colours: nothing is lost. Of 4,096 random colours the nearest are kept."""
+    rng = np.random.default_rng(0)
+    few = np.repeat(rng.integers(0, 16, (64, 64, 1)) * 16, 3, axis=-1).astype(np.uint8)
+    few[:9, :9] = 255, 0, 0
+    many = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    outputs = [new_output("display_data", data={"image/png": in_base64(pixels)}) for pixels in (few, many)]
+    nb = new_notebook(cells=[new_code_cell("plt.show()", outputs=outputs), new_markdown_cell("text")])
+    before = [output.data["image/png"] for output in outputs]
+    notebooks.normalise(nb)
+    after = [output.data["image/png"] for output in nb.cells[0].outputs]
+    back = [np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")).astype(int) for png in after]
+    np.testing.assert_array_equal(back[0], few)
+    assert np.abs(back[1] - many).mean() < 256 / 256 ** (1 / 3)  # a cell of the cube of colours, divided into 256
+    assert len(after[0]) < len(before[0])
+    assert len(after[1]) < 0.6 * len(before[1])
+    notebooks.normalise(nb)
+    assert [output.data["image/png"] for output in nb.cells[0].outputs] == after  # once and for all
+
+
+def test_a_figure_that_would_grow_is_kept():
+    png = in_base64(np.zeros((1, 1, 3), np.uint8))
+    assert notebooks.fewer_colours(png) == png

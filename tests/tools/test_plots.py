@@ -1,0 +1,119 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib import metrics
+from kitlib.tools import plots
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_image_grid_shows_every_image_and_blanks_the_rest():
+    axes = plots.image_grid(np.zeros((13, 4, 4, 1)), titles=[str(i) for i in range(13)], columns=5)
+    assert axes.shape == (3, 5)
+    assert [len(ax.images) for ax in axes.flat] == [1] * 13 + [0] * 2
+    assert axes[2, 2].get_title() == "12"
+
+
+def test_attention_maps_cover_their_images():
+    images, maps = np.zeros((3, 28, 28, 1)), np.arange(3 * 16).reshape(3, 4, 4)
+    images[:, 7:21, 7:21] = 1.0
+    axes = plots.attention_maps(images, maps)
+    (picture,), (overlay,) = axes[0, 2].images, axes[1, 2].images
+    assert picture.get_extent() == overlay.get_extent() == [-0.5, 27.5, 27.5, -0.5]
+    np.testing.assert_array_equal(overlay.get_array(), maps[2])
+    outline = axes[1, 2].collections[0].get_paths()[0].vertices
+    assert outline.min() == 6.5  # half-way between the last pixel outside and the first inside
+    assert outline.max() == 20.5
+
+
+def test_curves_draw_the_mean_and_the_interval():
+    values = np.array([[1.0, 2.0], [3.0, 6.0]])  # two seeds, two points
+    _, ax = plt.subplots()
+    plots.curves(ax, [10, 20], {"a": values, "b": values + 1}, xlabel="steps", ylabel="loss")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2, 4])
+    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()  # distinguishable without colour
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == 1.0
+    assert band[:, 1].max() == 6.0
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_study_curves_have_one_line_per_arm_each_at_its_own_positions():
+    rows = [("a", s, c, 1.0 + s) for s in (0, 1) for c in (0.0, 0.5)] + [
+        ("b", s, c, s) for s in (0, 1) for c in (0, 1, 2)
+    ]
+    _, ax = plt.subplots()
+    plots.study_curves(
+        ax, pd.DataFrame(rows, columns=["arm", "seed", "cost", "loss"]), "cost", "loss", xlabel="cost", ylabel="loss"
+    )
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.0, 0.5])
+    np.testing.assert_array_equal(ax.lines[1].get_xdata(), [0, 1, 2])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.5, 1.5])
+
+
+def test_differences_are_paired():
+    # Seeds differ by 10, arms by 1 and -2: only the pairs show it.
+    base = np.array([10.0, 20.0, 30.0])
+    _, ax = plt.subplots()
+    plots.differences(ax, pd.DataFrame({"dense": base, "up": base + 1, "down": base - 2}), "dense", xlabel="gain")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["up", "down"]
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 1, 1])
+    means = [container.lines[0].get_xdata()[0] for container in ax.containers]
+    assert means == [1, -2]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+
+
+def test_study_differences_have_one_panel_per_study():
+    rows = [
+        (arm, seed, loss) for arm, start in (("dense", 3.0), ("up", 2.5)) for seed in (0, 1, 2) for loss in (9, start)
+    ]
+    table = pd.DataFrame(rows, columns=["arm", "seed", "loss"])
+    axes = plots.study_differences({"one": table, "two": table}, "dense", xlabel="loss minus dense")
+    assert [ax.get_title() for ax in axes] == ["one", "two"]
+    np.testing.assert_array_equal(axes[1].lines[0].get_xdata(), [-0.5] * 3)  # the last evaluations, not the first
+
+
+def test_study_points_join_what_no_cheaper_arm_beats():
+    rows = [("b", 0, 2, 4.0), ("b", 1, 2, 6.0), ("a", 0, 1, 7.0), ("a", 1, 1, 7.0), ("c", 0, 3, 6.0), ("c", 1, 3, 6.0)]
+    rows += [("d", 0, 3, 1.0), ("d", 1, 3, 1.0)]
+    _, ax = plt.subplots()
+    table = pd.DataFrame(rows, columns=["arm", "seed", "cost", "loss"])
+    plots.study_points(ax, table, "cost", "loss", xlabel="cost", ylabel="loss")
+    assert ax.get_legend_handles_labels()[1] == ["b", "a", "c", "d"]
+    first = ax.containers[0]
+    assert (first[0].get_xdata()[0], first[0].get_ydata()[0]) == (2, 5.0)  # the mean of 4 and 6 ...
+    np.testing.assert_array_equal(first[2][0].get_segments()[0][:, 1], [4.0, 6.0])  # ... and its interval
+    frontier = ax.lines[-1]
+    np.testing.assert_array_equal(frontier.get_xdata(), [1, 2, 3])  # a, b, d: c costs more than b and is worse
+    np.testing.assert_array_equal(frontier.get_ydata(), [7, 5, 1])
+
+
+def test_every_verdict_has_a_mark():
+    rows = [("a", 0.5, 0.4, 0.7, "seen"), ("b", 0.0, -0.1, 0.1, "not seen"), ("c", -0.3, -0.4, -0.2, "reversed")]
+    _, ax = plt.subplots()
+    table = pd.DataFrame(rows, columns=["claim", "saved", "low", "high", "verdict"])
+    plots.verdicts(ax, table, xlabel="loss saved")
+    points = [container.lines[0] for container in ax.containers]
+    assert [point.get_xdata()[0] for point in points] == [0.5, 0.0, -0.3]
+    assert [point.get_marker() for point in points] == ["o", "s", "X"]
+    bars = [container.lines[2][0].get_segments()[0][:, 0] for container in ax.containers]
+    np.testing.assert_allclose(bars, [[0.4, 0.7], [-0.1, 0.1], [-0.4, -0.2]])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_reliability_diagram_bars_are_the_accuracy():
+    # Bins (0.4, 0.6] and (0.6, 0.8] and (0.8, 1]: right with 0.6, wrong with 0.8 (overconfident), right with 0.9.
+    probs, labels = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 1, 0])
+    _, ax = plt.subplots()
+    plots.reliability_diagram(ax, metrics.reliability(probs, labels, bins=5), "title")
+    bars, over, under = (ax.patches[3 * i : 3 * i + 3] for i in range(3))
+    np.testing.assert_allclose([bar.get_height() for bar in bars], [1, 0, 1])
+    np.testing.assert_allclose([bar.get_height() for bar in over], [0, 0.8, 0], atol=1e-12)
+    np.testing.assert_allclose([bar.get_height() for bar in under], [-0.4, 0, -0.1], atol=1e-12)

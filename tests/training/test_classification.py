@@ -1,0 +1,187 @@
+"""The image classifier's loss, training recipe and predictions: of single models, and of ensembles in one model, whose
+logits are [M, B, V]."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from trees import random_params
+
+from kitlib import configs, data, metrics
+from kitlib.ensembles import uncertainty
+from kitlib.models.vit import ViT
+from kitlib.training import classification
+
+# ---------------------------------------------------------------------------------------------- the loss
+
+
+class Echo:
+    """A 'model' whose logits are its images, so that the loss can be computed by hand."""
+
+    def apply(self, variables, images, train, rngs):
+        return images, None
+
+
+def loss_of(logits, labels, key=0, **fields):
+    loss_fn = classification.classification_loss(Echo(), **fields)
+    loss, measured = loss_fn({}, {"image": jnp.asarray(logits), "label": jnp.asarray(labels)}, jax.random.key(key))
+    return float(loss), float(measured["accuracy"])
+
+
+def test_losses_by_hand():
+    # Logits ln 3 and 0: probabilities 3/4, 1/4. Sigmoids: 3/4 for class 0 and 1/2 for class 1.
+    logits = np.array([[np.log(3), 0.0], [np.log(3), 0.0]])
+    loss, accuracy = loss_of(logits, [0, 1])
+    assert loss == pytest.approx(-(np.log(3 / 4) + np.log(1 / 4)) / 2)
+    assert accuracy == 0.5
+    loss, _ = loss_of(logits, [0, 1], sigmoid=True)
+    right, wrong = np.log(3 / 4) + np.log(1 / 2), np.log(1 / 4) + np.log(1 / 2)
+    assert loss == pytest.approx(-(right + wrong) / 2)
+
+
+def test_mixup_mixes_images_and_targets_alike():
+    # One-hot "images" as logits and labels of the same classes: with weight w >= 1/2, example i has logits w at its own
+    # class and 1 - w at its neighbour's, and the same numbers as targets. The loss determines w; every key gives
+    # another w.
+    w = np.linspace(0.5, 1, 100_001)[:, None]
+    logits = np.concatenate([w, 1 - w, 0 * w, 0 * w], axis=1)
+    losses = -(logits * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1)
+    got = [loss_of(jnp.eye(4), jnp.arange(4), key, mixup=1.0)[0] for key in range(5)]
+    assert len(set(got)) == 5
+    for loss in got:
+        assert np.abs(losses - loss).min() < 1e-4
+
+
+# ---------------------------------------------------------------------------------------------- the loss of ensembles
+
+# Two members, two examples, two classes. The members' probabilities of class 0 are 0.1 and 0.2 for the first example,
+# 0.3 and 0.4 for the second: the means are 0.15 and 0.35.
+P = np.array([[0.1, 0.3], [0.2, 0.4]])
+LOG_P = np.log(np.stack([P, 1 - P], axis=-1)).astype(np.float32)  # [M, B, V]
+
+
+def test_the_loss_of_members_is_the_mean_of_their_own_losses():
+    loss, accuracy = loss_of(LOG_P, [0, 1])
+    assert loss == pytest.approx(-np.log([0.1, 0.2, 0.7, 0.6]).mean(), rel=1e-5)
+    assert accuracy == 0.5  # both wrong on the first, both right on the second
+
+
+def test_the_loss_of_the_mean_probability():
+    loss, accuracy = loss_of(LOG_P, [0, 1], of_mean=True)
+    assert loss == pytest.approx(-np.log([0.15, 0.65]).mean(), rel=1e-5)
+    assert accuracy == 0.5
+
+
+def test_the_sigmoid_loss_of_members_is_the_mean_of_their_own_losses():
+    # Independent probabilities: 0.1 ... 0.4 of class 0, and 1/2 of class 1 (logit 0).
+    logits = np.stack([np.log(P / (1 - P)), np.zeros((2, 2))], axis=-1)
+    right, wrong = np.log([0.1, 0.2]) + np.log(1 / 2), np.log([0.7, 0.6]) + np.log(1 / 2)
+    loss, _ = loss_of(logits.astype(np.float32), [0, 1], sigmoid=True)
+    assert loss == pytest.approx(-np.concatenate([right, wrong]).mean(), rel=1e-5)
+
+
+def test_members_may_have_different_labels():
+    # Member 0 has the labels 0 and 0, member 1 has 1 and 0: their probabilities are 0.1, 0.3 and 0.8, 0.4. Each member
+    # predicts class 1 twice, so one of four predictions is right.
+    loss, accuracy = loss_of(LOG_P, [[0, 0], [1, 0]])
+    assert loss == pytest.approx(-np.log([0.1, 0.3, 0.8, 0.4]).mean(), rel=1e-5)
+    assert accuracy == 0.25
+
+
+def test_the_loss_of_the_mean_never_exceeds_the_mean_loss():
+    """Jensen's inequality, for any logits; they are equal if members agree. The loss of the mean is the one of
+    `metrics`."""
+    rng = np.random.default_rng(1)
+    for scale in (0.1, 1.0, 10.0):
+        logits, labels = rng.normal(scale=scale, size=(3, 5, 4)).astype(np.float32), rng.integers(4, size=5)
+        each, mean = (loss_of(logits, labels, of_mean=of_mean)[0] for of_mean in (False, True))
+        assert mean <= each
+        combined = uncertainty.combine(metrics.softmax(logits))
+        assert mean == pytest.approx(-np.log(combined[np.arange(5), labels]).mean(), rel=1e-4)
+        same = np.broadcast_to(logits[:1], logits.shape)
+        assert loss_of(same, labels, of_mean=True)[0] == pytest.approx(loss_of(same, labels)[0], rel=1e-5)
+        assert loss_of(same, labels)[0] == pytest.approx(loss_of(logits[0], labels)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "fields"),
+    [(LOG_P[0], [0, 1], {}), (LOG_P, [[0, 0], [1, 0]], {}), (LOG_P, [0, 1], {"sigmoid": True})],
+    ids=["one model", "different labels", "sigmoid"],
+)
+def test_the_loss_of_the_mean_is_for_members_with_the_same_labels_and_the_softmax(logits, labels, fields):
+    with pytest.raises(ValueError, match="of_mean is for the softmax of an ensemble"):
+        loss_of(logits, labels, of_mean=True, **fields)
+
+
+def test_mixup_of_members_with_different_labels_is_refused():
+    with pytest.raises(ValueError, match=r"mixup is for one label per image, labels \[B\]; got \(2, 2\)"):
+        loss_of(LOG_P, [[0, 0], [1, 0]], mixup=0.2)
+
+
+def test_mixup_mixes_the_targets_of_every_member_over_the_batch():
+    """The loss of members that are copies of one model is the loss of that model."""
+
+    class Twice:
+        def apply(self, variables, images, train, rngs):
+            return jnp.stack([images, images]), None
+
+    @jax.jit
+    def losses(batch, key):
+        return [classification.classification_loss(model, mixup=1.0)({}, batch, key)[0] for model in (Twice(), Echo())]
+
+    twice, once = losses({"image": jnp.eye(4), "label": jnp.arange(4)}, jax.random.key(0))
+    assert float(twice) == pytest.approx(float(once), rel=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def test_training_is_determined_by_its_seed():
+    source = data.load("fashion_mnist")[:32]
+    model = ViT(configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=10, dropout=0.1))
+
+    def run(seed):
+        return classification.train_classifier(model, source, seed=seed, num_steps=4, batch_size=16, warmup=1)
+
+    (params, history), (again, history_again), (_, other) = run(0), run(0), run(1)
+    jax.tree.map(np.testing.assert_array_equal, (params, history), (again, history_again))
+    assert history["loss"][0] == other["loss"][0]  # the zero head
+    assert history["loss"][-1] != other["loss"][-1]
+
+
+# ---------------------------------------------------------------------------------------------- predictions
+
+SIZES = {"width": 8, "depth": 1, "mlp_dim": 12, "num_heads": 2, "image_size": (8, 8), "channels": 1, "num_classes": 3}
+TINY = configs.vit("tiny/4", **SIZES)
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
+
+
+def test_batches_are_padded_and_their_results_joined_along_the_axis():
+    # Five images in batches of two: three calls, the last with one image of padding, whose result is left out.
+    calls = []
+
+    def apply(batch, start):
+        calls.append((batch.tolist(), start))
+        return 10 * batch[None]
+
+    got = classification.in_batches(apply, np.array([[1], [2], [3], [4], [5]]), 2, axis=1)
+    assert calls == [([[1], [2]], 0), ([[3], [4]], 2), ([[5], [0]], 4)]
+    np.testing.assert_array_equal(got, [[[10], [20], [30], [40], [50]]])
+
+
+def test_predict_pads_the_last_batch():
+    model, params = ViT(TINY), random_params(TINY)
+    whole = classification.predict(model, params, IMAGES)
+    np.testing.assert_allclose(classification.predict(model, params, IMAGES, batch_size=4), whole, atol=1e-4)
+    assert classification.predict(model, params, IMAGES[:1]).shape == (1, 3)
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_predict_finds_the_batch_axis_if_a_model_has_logits_for_every_token(members):
+    """Logits [B, N, V], or [M, B, N, V]: the padding of the last batch is removed along the right axis."""
+    config = TINY.replace(pool="none", batch_ensemble=members and configs.BatchEnsembleConfig((0,), members))
+    model, params = ViT(config), random_params(config)
+    assert classification.has_members(model) == bool(members)
+    want = classification.predict(model, params, IMAGES, batch_size=6)
+    assert want.shape == ((2, 6, 4, 3) if members else (6, 4, 3))
+    np.testing.assert_allclose(classification.predict(model, params, IMAGES, batch_size=4), want, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,193 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kitlib import configs
+from kitlib.models.checkpoint import expected_shapes
+from kitlib.training import optim
+
+PARAMS = {
+    "embedding": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.ones(2)},
+    "Transformer": {"norm": {"scale": jnp.ones(2)}},
+    "head": {"kernel": jnp.full((2, 3), 4.0), "bias": jnp.ones(3)},
+}
+ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
+ONES = jax.tree.map(jnp.ones_like, PARAMS)
+
+
+def updates(tx, grads=ZEROS):
+    return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
+
+
+# ---------------------------------------------------------------------------------------------- schedules
+
+
+def values(schedule, steps):
+    return [float(schedule(step)) for step in steps]
+
+
+def test_cosine_by_hand():
+    # Up in 10 steps, then half a cosine over 20 steps: half-way at step 20, (1 + cos(pi/4)) / 2 at step 15.
+    schedule = optim.cosine(2.0, total_steps=30, warmup=10)
+    quarter = 2 * (1 + np.cos(np.pi / 4)) / 2
+    np.testing.assert_allclose(values(schedule, [0, 5, 10, 15, 20, 30]), [0, 1, 2, quarter, 1, 0], atol=1e-6)
+    assert float(optim.cosine(2.0, 30)(0)) == 2.0
+
+
+def test_linear_by_hand():
+    schedule = optim.linear(2.0, total_steps=30, warmup=10, end=1.0)
+    np.testing.assert_allclose(values(schedule, [0, 5, 10, 20, 30, 99]), [0, 1, 2, 1.5, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(values(optim.linear(2.0, 10), [0, 5, 10]), [2, 1, 0], atol=1e-6)
+
+
+def test_rsqrt_by_hand():
+    # Timescale 100 after a warm-up of 10: half the peak when 100 + t - 10 = 400, t = 310.
+    schedule = optim.rsqrt(2.0, total_steps=1000, warmup=10, cooldown=100, timescale=100)
+    np.testing.assert_allclose(values(schedule, [0, 5, 10, 310]), [0, 1, 2, 1], atol=1e-6)
+    at_950 = 2 * np.sqrt(100 / 1040)
+    np.testing.assert_allclose(values(schedule, [950, 1000]), [at_950 / 2, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [optim.cosine, optim.linear, optim.rsqrt])
+def test_schedules_refuse_a_warmup_without_end(schedule):
+    with pytest.raises(ValueError, match="must be fewer than the 10 in all"):
+        schedule(1.0, total_steps=10, warmup=10)
+
+
+# ---------------------------------------------------------------------------------------------- assembly
+
+
+def test_weight_decay_by_hand():
+    # No gradient: the update is -rate * decay * parameter, on kernels only: -0.5 * 0.1 * 2 and -0.5 * 3 * 4.
+    tx = optim.assemble(optax.identity(), 0.5, weight_decay=0.1, head_weight_decay=3.0)
+    got = updates(tx)
+    np.testing.assert_allclose(got["embedding"]["kernel"], -0.1)
+    np.testing.assert_allclose(got["head"]["kernel"], -6.0)
+    for leaf in (got["embedding"]["bias"], got["head"]["bias"], got["Transformer"]["norm"]["scale"]):
+        np.testing.assert_array_equal(leaf, 0.0)
+    # Without a value of its own, the head decays like the body: -0.5 * 0.1 * 4.
+    np.testing.assert_allclose(updates(optim.assemble(optax.identity(), 0.5, weight_decay=0.1))["head"]["kernel"], -0.2)
+
+
+def test_clipping_by_hand():
+    # The gradient is 4 + 2 + 2 + 6 + 3 = 17 ones: its global norm is sqrt(17), clipped to 1.
+    got = updates(optim.assemble(optax.identity(), 1.0, clip_norm=1.0), ONES)
+    np.testing.assert_allclose(got["head"]["bias"], -1 / np.sqrt(17), rtol=1e-6)
+
+
+def test_frozen_parameters_are_left_out_of_everything():
+    tx = optim.assemble(optax.scale_by_adam(), 0.5, weight_decay=0.1, freeze=("embedding", "Transformer/.*"))
+    state = tx.init(PARAMS)
+    got, _ = tx.update(ONES, state, PARAMS)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves((got["embedding"], got["Transformer"])))
+    assert np.all(got["head"]["kernel"] != 0)
+    arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert sum(leaf.size for leaf in arrays) == 2 * (6 + 3)  # two Adam moments of the head alone
+    # The clipping norm counts the head only: sqrt(9).
+    got = updates(optim.assemble(optax.identity(), 1.0, clip_norm=1.0, freeze=("embedding", "Transformer")), ONES)
+    np.testing.assert_allclose(got["head"]["bias"], -1 / 3, rtol=1e-6)
+
+
+def test_a_freeze_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match="'encoder' matches no parameter"):
+        optim.assemble(optax.identity(), 1.0, freeze=("encoder",)).init(PARAMS)
+
+
+def test_adamw_is_optax_adamw():
+    tx = optim.assemble(optax.scale_by_adam(), 1e-2, weight_decay=0.3)
+    reference = optax.adamw(1e-2, weight_decay=0.3, mask=jax.tree.map(lambda p: p.ndim == 2, PARAMS))
+    state, ref_state = tx.init(PARAMS), reference.init(PARAMS)
+    for scale in (1.0, -0.3, 2.0):
+        grads = jax.tree.map(
+            lambda p, s=scale: s * jnp.cos(jnp.arange(p.size, dtype=jnp.float32)).reshape(p.shape), PARAMS
+        )
+        got, state = tx.update(grads, state, PARAMS)
+        want, ref_state = reference.update(grads, ref_state, PARAMS)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+
+
+# ---------------------------------------------------------------------------------------------- Adafactor
+
+
+def test_adafactor_factors_only_large_matrices():
+    params = {"large": jnp.ones((128, 256)), "small": jnp.ones((32, 64)), "bias": jnp.ones(256)}
+
+    def second_moments(core):
+        state = next(s for s in core.init(params) if hasattr(s, "v_row"))
+        return {name: (state.v_row[name].size, state.v_col[name].size, state.v[name].size) for name in params}
+
+    # Factored: a row and a column; otherwise one number per parameter (an unused moment is stored as one zero).
+    assert second_moments(optim.scale_by_adafactor()) == {
+        "large": (128, 256, 1), "small": (1, 1, 32 * 64), "bias": (1, 1, 256),
+    }  # fmt: skip
+    assert second_moments(optim.scale_by_big_vision_adafactor()) == {
+        "large": (128, 256, 1), "small": (32, 64, 1), "bias": (1, 1, 256),
+    }  # fmt: skip
+
+
+def test_adafactor_stores_only_rows_and_columns():
+    """Bytes for a matrix of 1,024 x 4,096: Adam stores two float32 matrices; Adafactor 1,024 + 4,096 numbers, that is
+    (R + C) / (R C) of one matrix; big_vision's Adafactor also a momentum in bfloat16. Counters have 4 bytes each."""
+    r, c = 1024, 4096
+    params = {"kernel": jax.ShapeDtypeStruct((r, c), jnp.float32)}
+
+    def size(core):
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(core.init, params)))
+
+    adam = size(optax.scale_by_adam())
+    assert adam == 2 * 4 * r * c + 4
+    factored = size(optim.scale_by_adafactor())
+    assert 4 * (r + c) <= factored <= 4 * (r + c) + 16
+    assert factored / (adam / 2) == pytest.approx((r + c) / (r * c), rel=1e-3)  # 0.12 %
+    assert 4 * (r + c) + 2 * r * c <= size(optim.scale_by_big_vision_adafactor()) <= 4 * (r + c) + 2 * r * c + 16
+
+
+def test_adafactor_first_step_by_hand():
+    # Step 1: the decay 1 - 1^-0.8 is 0, so v = g^2 and the update g / |g| has size 1; root-mean-square 1 is not
+    # clipped. It is multiplied by the root-mean-square of the parameter, 2.
+    core = optim.scale_by_adafactor()
+    params = {"b": jnp.full(4, 2.0)}
+    got, state = core.update({"b": jnp.array([3.0, -3, 1, -1])}, core.init(params), params)
+    np.testing.assert_allclose(got["b"], [2, -2, 2, -2], rtol=1e-5)
+    # Step 2: the decay is 1 - 2^-0.8 = 0.4257, and the gradient a hundred times larger: the update 100 / sqrt(0.4257 +
+    # 0.5743 * 100^2) = 1.32 is clipped to root-mean-square 1.
+    got, _ = core.update({"b": 100 * jnp.array([3.0, -3, 1, -1])}, state, params)
+    np.testing.assert_allclose(got["b"], [2, -2, 2, -2], rtol=1e-5)
+
+
+def test_big_vision_adafactor_by_hand():
+    # Step 1: size 1 as above, no scaling by the parameter; the moment starts at zero and is not debiased: 0.1.
+    core = optim.scale_by_big_vision_adafactor()
+    params = {"b": jnp.full(4, 2.0)}
+    got, state = core.update({"b": jnp.array([3.0, -3, 1, -1])}, core.init(params), params)
+    np.testing.assert_allclose(got["b"], [0.1, -0.1, 0.1, -0.1], rtol=1e-2)
+    # Step 2: 1.32 (above) is not clipped: 0.9 * 0.1 + 0.1 * 1.3195.
+    got, state = core.update({"b": 100 * jnp.array([3.0, -3, 1, -1])}, state, params)
+    second = 100 / np.sqrt(1 - 2**-0.8 + 2**-0.8 * 100**2)
+    np.testing.assert_allclose(got["b"][0], 0.09 + 0.1 * second, rtol=1e-2)
+    assert any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(state))
+
+
+def test_big_vision_adafactor_caps_the_decay():
+    # 1 - t^-0.8 exceeds 0.999 from t = 1000^1.25 = 5,624 on. From a state at step 9,999 with v = 0, v becomes exactly
+    # 0.001 g^2, so the scaled gradient is 1 / sqrt(0.001); the uncapped decay would give 1 / sqrt(10,000^-0.8).
+    core = optim.scale_by_big_vision_adafactor()
+    params = {"b": jnp.ones(1)}
+    state = core.init(params)
+    state = (state[0]._replace(count=jnp.array(9_999, jnp.int32)), *state[1:])
+    got, _ = core.update({"b": jnp.ones(1)}, state, params)
+    np.testing.assert_allclose(got["b"], 0.1 / np.sqrt(0.001), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "core", [optax.scale_by_adam(), optax.trace(0.9), optim.scale_by_adafactor(), optim.scale_by_big_vision_adafactor()]
+)
+def test_every_core_descends_for_a_vit(core):
+    shapes = expected_shapes(configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10))
+    params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    tx = optim.assemble(core, 1e-3, weight_decay=0.1, clip_norm=1.0, freeze=("cls",))
+    got, _ = tx.update(params, tx.init(params), params)  # the gradient of |p|^2 / 2
+    slope = sum(jnp.vdot(u, p) for u, p in zip(jax.tree.leaves(got), jax.tree.leaves(params), strict=True))
+    assert slope < 0

@@ -1,0 +1,62 @@
+"""Settings of processes: the environment variables, and their effect in a process that is started with them."""
+
+import os
+import sys
+
+import pytest
+
+from kitlib.training import process
+
+
+@pytest.fixture
+def linux(monkeypatch):
+    """A Linux process whose memory allocator has its usual settings."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+
+
+def test_the_allocator_keeps_its_memory_in_huge_pages(linux):
+    assert process.allocator() == {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+        ":glibc.malloc.mmap_threshold=4000000000:glibc.malloc.trim_threshold=4000000000"
+    }
+
+
+def test_settings_of_the_user_are_kept(linux, monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=3")
+    assert process.allocator() == {"GLIBC_TUNABLES": "glibc.malloc.arena_max=3"}
+
+
+def test_other_systems_have_no_such_allocator(linux, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert process.allocator() == {}
+    assert process.run_with_allocator("raise SystemExit(3)") is None
+
+
+def test_a_line_runs_in_a_process_with_the_settings(linux):
+    line = "import os, sys; sys.exit(7 if 'hugetlb=1' in os.environ['GLIBC_TUNABLES'] else 1)"
+    assert process.run_with_allocator(line) == 7
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
+def test_no_process_is_started_if_the_settings_are_made_already(linux, monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    assert process.run_with_allocator("raise SystemExit(3)") is None
+
+
+def test_the_cache_of_a_job_is_shared_and_removed_at_its_end(linux):
+    with process.job_cache() as first, process.job_cache() as second:
+        folders = [os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"]) for env in (first, second)]
+        assert folders[0] != folders[1] and all(map(os.path.isdir, folders))
+        # All compiled programs are stored, also small ones and those that compile quickly.
+        assert first["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
+        assert first["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] == "0"
+        assert first["GLIBC_TUNABLES"] == process.allocator()["GLIBC_TUNABLES"]
+    assert not any(map(os.path.exists, folders))
+
+
+def test_the_cache_of_a_job_is_removed_after_an_error():
+    with pytest.raises(KeyboardInterrupt), process.job_cache() as env:
+        folder = os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"])
+        raise KeyboardInterrupt
+    assert not os.path.exists(folder)
