@@ -39,7 +39,7 @@ def ensemble(fields=None, **changes):
 
 
 def draw(shapes, seed=0):
-    """Parameters away from their special initial values: experts and the logits of routers differ, the head is not 0."""
+    """Parameters away from their special initial values: experts and router logits differ, the head is not 0."""
     rng = np.random.default_rng(seed)
 
     def leaf(path, s):
@@ -282,7 +282,7 @@ def test_one_member_is_bitwise_the_v_moe(k, factor):
 
 
 def test_one_member_has_the_same_noise_as_the_v_moe():
-    """In the released code this holds only without noise, because it splits the key; here all members share one draw."""
+    """In the released code this holds only without noise, because it splits the key; here members share one draw."""
     plain = vmoe(depth=1, num_selected=2)
     params = random_params(plain)
     batch, key = {"image": IMAGES, "label": jnp.arange(B)}, jax.random.key(5)
