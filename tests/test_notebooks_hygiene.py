@@ -7,6 +7,7 @@ show, hidden state, outputs that nothing compares, lessons that download, librar
 import ast
 import base64
 import copy
+import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,7 @@ def heading(nb, word: str) -> int:
     return found[-1] if found else -1
 
 
+@functools.cache
 def kitlib_names() -> set[str]:
     """What the modules of kitlib define publicly."""
     trees = [ast.parse(path.read_text()) for path in (files.ROOT / "kitlib").rglob("*.py")]

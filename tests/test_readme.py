@@ -81,17 +81,17 @@ def make_lab(folder, monkeypatch):
 
 
 def kit_run():
-    proven_by("tools/test_notebooks.py", "test_run_writes_a_page_and_leaves_the_sources_alone", "test_find")
+    proven_by("tools/test_notebooks.py", "test_run_writes_a_page_and_does_not_change_the_sources", "test_find")
     assert "refresh" in real(str(BIN / "kit"), "run", "--help")
 
 
 def kit_refresh():
-    proven_by("tools/test_notebooks.py", "test_refresh_is_idempotent_and_check_sees_one_digit")
+    proven_by("tools/test_notebooks.py", "test_refresh_is_idempotent_and_check_notices_one_digit")
 
 
 def kit_test(monkeypatch):
     """The command with one test file in place of all; test_notebooks proves the notebooks' half."""
-    proven_by("tools/test_notebooks.py", "test_refresh_is_idempotent_and_check_sees_one_digit")
+    proven_by("tools/test_notebooks.py", "test_refresh_is_idempotent_and_check_notices_one_digit")
     ran, run = [], subprocess.run
 
     def one_file(command, env, **options):

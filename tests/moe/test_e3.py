@@ -282,7 +282,7 @@ def test_one_member_is_bitwise_the_v_moe(k, factor):
 
 
 def test_one_member_has_the_same_noise_as_the_v_moe():
-    """In the released code this holds only without noise, because it splits the key; here members share one draw."""
+    """In the released code only without noise, because it splits the key; here all members share one draw."""
     plain = vmoe(depth=1, num_selected=2)
     params = random_params(plain)
     batch, key = {"image": IMAGES, "label": jnp.arange(B)}, jax.random.key(5)
