@@ -244,6 +244,7 @@ def defined_twice(notebooks: dict[str, nbformat.NotebookNode]) -> list[str]:
 # The notebooks under the rules
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -374,6 +375,7 @@ def test_a_good_notebook_passes(rule):
     assert list(rule(good(), PATH)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "change"), BAD, ids=[f"{rule.__name__}{i}" for i, (rule, _) in enumerate(BAD)])
 def test_each_rule_finds_what_it_is_for(rule, change):
     nb = good()

@@ -3,7 +3,7 @@
 import dataclasses
 
 from kitlib.configs.language import T5Config, t5
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.configs.parts import Config
 from kitlib.configs.vision import VIT22B_BLOCK, ViTConfig, vit
 

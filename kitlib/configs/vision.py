@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.configs.parts import BatchEnsembleConfig, Config, E3Config, MoEConfig
 
 

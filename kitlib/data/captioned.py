@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import data_folder, read_checked
 
 LANGUAGES = {

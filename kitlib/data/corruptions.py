@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import keyed_rng
 
 # Each function takes (picture float64[H, W, C] in [0, 1], strength, rng) and returns a changed picture of the same

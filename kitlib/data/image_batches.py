@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from PIL import Image
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import keyed_rng
 from kitlib.data.images import Source
 

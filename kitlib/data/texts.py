@@ -9,7 +9,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import data_folder, read_checked
 
 

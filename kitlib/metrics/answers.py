@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from kitlib.metrics.text import check_texts, tokenise
+from kitlib.metrics.tokens import check_texts, tokenise
 
 # B examples.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from kitlib.metrics.text import check_texts, text_lists, tokenise
+from kitlib.metrics.tokens import check_texts, text_lists, tokenise
 
 # B images; an n-gram is a tuple of n tokens, 1 <= n <= 4.
 ORDERS = (1, 2, 3, 4)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kitlib.configs import PaLIXConfig
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.layers.initialize import init_params as initialize
 from kitlib.models.t5 import PAD, T5, check_tokens, shift_right, token_loss
 from kitlib.models.vit import ViT

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data import keyed_rng
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.tasks import Task

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data import keyed_rng
 from kitlib.metrics import detection
 from kitlib.metrics.answers import anls, vqa_accuracy

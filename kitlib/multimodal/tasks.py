@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data import keyed_rng
 from kitlib.metrics import bootstrap
 from kitlib.multimodal.generation import generated_texts

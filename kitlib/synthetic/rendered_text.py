@@ -25,7 +25,7 @@ from matplotlib import get_data_path
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data import captioned
 
 SMALLEST, LARGEST = 8, 16  # pixels per em

@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from kitlib import __version__
-from kitlib.configs.names import one_of
+from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import ROOT, write_text
 from kitlib.tools.page import check_lines, page, title_and_paragraph
 from kitlib.training.process import job_cache

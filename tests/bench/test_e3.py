@@ -7,6 +7,8 @@ import pytest
 from kitlib.bench import e3 as bench_e3
 from kitlib.bench import timing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("table", "words"), [("step_table", "E3 K=1 M=4, lazy"), ("together_table", "one program")])
 def test_tables_print(table, words, monkeypatch, capsys):

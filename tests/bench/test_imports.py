@@ -2,7 +2,11 @@
 
 import functools
 
+import pytest
+
 from kitlib.bench import imports, timing
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_table_prints(monkeypatch, capsys):

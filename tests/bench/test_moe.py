@@ -10,6 +10,8 @@ from kitlib.bench import moe as bench_moe
 from kitlib.bench import timing
 from kitlib.bench import vit as bench_vit
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_variant_returns_its_output_and_all_gradients():
     """The layers of one row are the same function; outputs and all gradients are part of the timing."""

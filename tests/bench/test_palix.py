@@ -4,11 +4,15 @@ import dataclasses
 import functools
 import re
 
+import pytest
+
 from kitlib import configs
 from kitlib.bench import palix as bench_palix
 from kitlib.bench import timing
 from kitlib.data import tokenizer
 from kitlib.multimodal import stages
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_table_prints_and_adds_up(monkeypatch, capsys):

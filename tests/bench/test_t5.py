@@ -2,9 +2,13 @@
 
 import functools
 
+import pytest
+
 from kitlib import configs
 from kitlib.bench import t5 as bench_t5
 from kitlib.bench import timing
+
+pytestmark = pytest.mark.slow
 
 
 class NotInstalled:

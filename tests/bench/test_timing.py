@@ -21,6 +21,7 @@ def test_a_stepper_keeps_the_state():
     assert [call(), call(), call()] == [10, 15, 20]
 
 
+@pytest.mark.slow
 def test_calls_run_in_a_process_of_their_own():
     """Functions of the standard library: they can be sent to another process."""
     with timing.OtherProcess(functools.partial(dict, collect=gc.collect)) as peer:
@@ -32,6 +33,7 @@ def test_calls_run_in_a_process_of_their_own():
     assert not peer.process.is_alive()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_other_process_is_raised_here():
     with pytest.raises(ValueError, match="invalid literal"):
         timing.OtherProcess(functools.partial(int, "x"))

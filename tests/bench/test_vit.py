@@ -4,11 +4,14 @@ import functools
 import re
 
 import jax
+import pytest
 
 from kitlib.bench import timing
 from kitlib.bench import vit as bench_vit
 from kitlib.models.vit import ViT
 from kitlib.training import classification
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_peer_has_the_same_size_and_the_table_prints(monkeypatch, capsys):

@@ -55,6 +55,7 @@ def trained_together():
     return jax.device_get(train_deep_ensemble(EVERYTHING, SOURCE, SEEDS, **RECIPE))
 
 
+@pytest.mark.slow
 def test_members_trained_as_one_program_are_those_trained_one_by_one():
     """The same initial parameters, images, dropout and router noise; sums have another order, so bits may differ."""
     params, history = trained_together()
@@ -94,6 +95,7 @@ def test_predictions_are_of_every_member_in_order():
     assert predict_members(model, [first], IMAGES, batch_size=6).shape == (1, 6, 3)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_ensembles_has_all_members_on_one_axis():
     """M = 2 training runs of M' = 2 members: the members of the first, then those of the second."""
     config = TINY.replace(batch_ensemble=configs.BatchEnsembleConfig((0,), 2))

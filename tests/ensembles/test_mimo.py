@@ -57,6 +57,7 @@ def test_mimo_has_the_parameters_of_a_vit_with_wider_ends():
     assert more == 4 * 4 * 8 + 8 * 3 + 3
 
 
+@pytest.mark.slow
 def test_in_testing_all_members_read_the_same_images():
     params = mimo_params()
     logits, _ = mimo_apply(PAIR)(params, IMAGES)
@@ -174,6 +175,7 @@ def test_members_read_the_same_image_at_the_given_share_of_positions(same, repet
         assert shared <= (numbers[a] == numbers[b]).sum() < shared + 15
 
 
+@pytest.mark.slow
 def test_members_are_independent_where_they_are_not_the_same():
     # Fixed points of a random order of 4: mean 1, variance 1. Over 500 keys, within 4 standard errors; at every
     # position with probability 1/4.
@@ -204,6 +206,7 @@ def test_no_repetition_is_refused():
         mimo_batch(numbered(4), jax.random.key(0), 2, repetitions=0)
 
 
+@pytest.mark.slow
 def test_the_loss_of_one_member_is_that_of_its_vit():
     # Every image occurs twice and in another order, but the loss is a mean.
     params = random_params(TINY)
@@ -222,6 +225,7 @@ def test_the_loss_of_members_that_read_the_same_images_is_their_mean_loss():
     assert float(measured["accuracy"]) == pytest.approx(loss_of(logits, BATCH["label"])[1])
 
 
+@pytest.mark.slow
 def test_mimo_memorises_a_batch():
     """In training, half of a member's images are its own; in testing, all members know the images they all read."""
     tx = optim.assemble(optax.scale_by_adam(), 1e-2, clip_norm=1.0)

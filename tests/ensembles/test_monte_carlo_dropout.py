@@ -93,6 +93,7 @@ def test_dropout_samples_have_the_distribution_worked_out_by_hand():
         assert abs((a == b).mean() - agree) < 4 * np.sqrt(agree * (1 - agree) / len(a))
 
 
+@pytest.mark.slow
 def test_router_noise_and_stochastic_depth_are_off():
     """Experts with dropout at a rate so low that no unit is dropped: only noise could make a difference."""
     moe = MOE.replace(num_experts=2, expert_dropout=1e-9, noise_std=100.0)

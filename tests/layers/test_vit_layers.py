@@ -132,12 +132,14 @@ def test_attention_by_hand():
     np.testing.assert_allclose(out[0, 0, 0], [3, 2, 0, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "heads"), [(5, 5, 2), (1, 7, 3), (4, 1, 1)])
 def test_attention_against_jax(n, m, heads):
     q, k, v = normal(0, 2, n, heads, 8), normal(1, 2, m, heads, 8), normal(2, 2, m, heads, 8)
     assert_same_with_gradients(lambda *x: vit_layers.attention(*x)[0], jax.nn.dot_product_attention, q, k, v)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_module_against_flax(qk_norm, bias):
@@ -170,6 +172,7 @@ def test_qk_norm_bounds_the_scores():
 # ---------------------------------------------------------------------------------------------- blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [False, True])
 def test_block_is_its_equation(parallel):
     x = normal(0, 2, 5, 8)
@@ -237,6 +240,7 @@ def test_drop_path_drops_whole_examples_and_keeps_the_mean():
     np.testing.assert_array_equal(vit_layers.drop_path(x, 0.0, jax.random.key(0)), x)
 
 
+@pytest.mark.slow
 def test_map_head_ignores_the_order_of_tokens():
     x = normal(0, 2, 6, 8)
     head = vit_layers.MAPHead(mlp_dim=16, num_heads=2)

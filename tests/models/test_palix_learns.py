@@ -16,6 +16,8 @@ from kitlib.multimodal import batching, objectives, scores
 from kitlib.synthetic import scenes
 from kitlib.training import loop, optim
 
+pytestmark = pytest.mark.slow
+
 # --- mode tokens ---
 
 LENGTH, STEPS, SENTINEL = 16, 300, 63

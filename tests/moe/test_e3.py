@@ -330,6 +330,7 @@ def cut_out(params, m, size):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_member_is_a_v_moe_of_its_own_experts(name):
     m, size, config = case(name)
@@ -362,6 +363,7 @@ def test_the_auxiliary_loss_is_the_mean_over_members_of_the_v_moes(name):
     np.testing.assert_allclose(run(config, params)[1]["auxiliary_loss"], np.mean(each), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fewer_members_at_test_time_are_the_chosen_ones():
     m, size, config = case("K=1, tight")
     params = random_params(config)
@@ -466,6 +468,7 @@ def scalar(config):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.slow
 def test_lazy_tiling_is_block_tiling():
     lazy = ensemble(depth=1, num_selected=2, **TIGHT)
     params = random_params(lazy)
@@ -650,6 +653,7 @@ def test_every_router_starts_like_the_router_of_a_v_moe():
     assert np.abs(np.corrcoef(np.asarray(kernel).swapaxes(0, 1).reshape(4, -1)) - np.eye(4)).max() < 4 / math.sqrt(512)
 
 
+@pytest.mark.slow
 def test_perfectly_balanced_choices_have_the_published_balance_loss():
     """K evenly distributed choices give K (`routing.balance_loss`), for members with own experts as in a V-MoE."""
     c = mixture(num_experts=8, num_selected=2, **dict.fromkeys(LOSSES, 0.0) | {"balance_weight": 1.0})
@@ -663,6 +667,7 @@ def test_perfectly_balanced_choices_have_the_published_balance_loss():
     np.testing.assert_allclose(out["auxiliary_loss"], 2.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_load_loss_is_the_mean_over_members_and_groups():
     c = mixture(num_experts=8, importance_weight=0.0, load_weight=1.0, num_selected=2, group_size=8)
     x = tokens(2)
@@ -692,6 +697,7 @@ def test_the_load_loss_is_the_mean_over_members_and_groups():
 # ---------------------------------------------------------------------------------------------- ablations
 
 
+@pytest.mark.slow
 def test_tiling_only_makes_identical_members():
     """Copies of a token, one router for all, no noise: nothing distinguishes the members."""
     config = ensemble({"num_members": 3, "routers": "shared"})
@@ -739,6 +745,7 @@ def test_partition_only_is_the_mean_over_members_experts(fields, batch, dispatch
         assert abs(out["metrics"]["dropped"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_partition_only_drops_what_the_members_drop():
     """There are as many slots as in the V-MoE of each member, filled in the same order."""
     x = tokens(1)
@@ -789,6 +796,7 @@ def test_ranked_members_divide_the_choices_of_one_router():
     assert not ((weights[0] > 0) & (weights[1] > 0)).any()
 
 
+@pytest.mark.slow
 def test_ranked_members_in_the_model():
     config = ensemble({"routers": "ranked"})
     params = random_params(config)

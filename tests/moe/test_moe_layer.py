@@ -292,6 +292,7 @@ def test_a_v_moe_with_identical_experts_is_a_dense_vit():
     assert "moe" not in out["block00"]
 
 
+@pytest.mark.slow
 def test_training_adds_the_auxiliary_loss_and_reports_the_routers():
     c = tiny(config(num_selected=2, importance_weight=1.0))
     model = ViT(c)

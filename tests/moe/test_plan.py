@@ -42,6 +42,7 @@ def by_definition(weights, x, params):
     return sum(weights[..., e, None] * row for e, row in enumerate(rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("valid", [None, VALID], ids=["all", "masked"])
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_a_plan_dispatches_and_combines_by_its_weights(name, valid):

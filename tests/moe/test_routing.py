@@ -163,6 +163,7 @@ def test_assign_equals_the_definition(shape, masked, batch_priority):
         np.testing.assert_array_equal(got.weight, weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_batch_priority_keeps_the_largest_gates(seed):
     rng = np.random.default_rng(seed)
@@ -371,6 +372,7 @@ def test_z_loss_is_log_e_squared_at_zero_logits():
 # ---------------------------------------------------------------------------------------------- padding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("e", [1, 4])
 def test_padding_changes_nothing(e):
     """Six tokens with two of padding after them have the same routing, losses and metrics as the six alone."""

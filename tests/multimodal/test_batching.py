@@ -11,6 +11,8 @@ from kitlib.multimodal import objectives
 from kitlib.multimodal.batching import pack, prompt_tokens, rows_to_arrays, target_tokens, to_arrays, tokenise
 from kitlib.multimodal.prompts import Example
 
+pytestmark = pytest.mark.slow
+
 WORDS = tokenizer.multilingual()
 RED = np.full((1, 64, 64, 3), (255, 0, 0), np.uint8)
 QUESTION = Example(RED, "what is it?", (("a dog", True),), "vqa")

@@ -15,6 +15,8 @@ from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import SENTINEL, without_prefix
 from kitlib.synthetic import rendered_pages, rendered_text, scenes, video
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "test")
 COUNT = 20  # examples per task
 FIRST = SENTINEL.format(0)

@@ -26,6 +26,7 @@ def model():
     return palix.PaLIX(config), palix.init_params(palix.PaLIX(config))
 
 
+@pytest.mark.slow
 def test_texts_do_not_depend_on_the_batch_size(model):
     """Three examples in batches of four and of two: in both cases the last batch is filled up."""
     one, other = (generated_texts(*model, THREE, batch_size=size) for size in (4, 2))
@@ -53,6 +54,7 @@ def test_a_text_may_be_longer_than_all_targets(model, monkeypatch):
     assert len(generated_texts(*model, THREE)) == 3 and given["length"] == 12
 
 
+@pytest.mark.slow
 def test_texts_do_not_depend_on_the_padding(model):
     """A longer prompt is padding. A longer target lets the model continue: the old texts begin the new ones."""
     shape = generation.batch_shape(model[0], THREE)

@@ -9,6 +9,7 @@ from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.synthetic import scenes
 
 
+@pytest.mark.slow
 def test_objects_have_a_name_of_one_word_or_are_in_scenes():
     for split, count in (("train", 417), ("test", 83)):
         names = captioned.emoji(split).names["en"]

@@ -61,6 +61,7 @@ def test_every_task_has_a_usual_length():
         assert longest_prompt <= 96 and longest_target <= 128, name
 
 
+@pytest.mark.slow
 def test_caption_examples_are_of_their_language_and_differ_between_seeds():
     names = captioned.emoji("train").names["el"]
     one, other = caption_examples("el")(12, 0), caption_examples("el")(12, 1)
@@ -72,6 +73,7 @@ def test_caption_examples_are_of_their_language_and_differ_between_seeds():
         caption_examples("german")(3, 0)
 
 
+@pytest.mark.slow
 def test_words_to_read_are_of_the_test_split():
     known = {word for words in rendered_text.words("test").values() for word in words}
     examples = reading_examples()(18, 0)

@@ -148,6 +148,7 @@ def test_there_are_thirteen_objectives_each_with_its_function():
 # --- texts ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", captioned.LANGUAGES)
 def test_every_split_of_every_caption_is_lossless(language):
     several = 0

@@ -23,6 +23,8 @@ from kitlib.multimodal.ocr_pretraining import (
 from kitlib.synthetic import rendered_text, scenes
 from kitlib.training import classification, loop, optim
 
+pytestmark = pytest.mark.slow
+
 LETTERS = ocr_pretraining.letters()
 
 

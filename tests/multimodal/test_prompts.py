@@ -66,6 +66,7 @@ def test_units_by_hand():
     assert units("カ\u3099", "ja") == ["カ\u3099"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", captioned.LANGUAGES)
 def test_units_joined_again_are_the_caption(language):
     several = 0

@@ -23,6 +23,8 @@ from kitlib.multimodal import (
 from kitlib.multimodal.mixture import Mixture
 from kitlib.multimodal.stages import OBJECTIVES, SHAPES, STAGES, Stage, at_resolution, groups, train_stage
 
+pytestmark = pytest.mark.slow
+
 WORDS = tokenizer.multilingual()
 # One block each: the tests do not depend on depth, and every block costs seconds of compilation.
 CONFIG = configs.palix(

@@ -62,6 +62,7 @@ def colours(count: int, seed: int) -> list[Example]:
     return THREE[:count]
 
 
+@pytest.mark.slow
 def test_a_scorecard(model):
     tasks = [
         Task("colours", None, exact_matches, choose=colours),

@@ -7,6 +7,8 @@ from kitlib import data
 from kitlib.data import corruptions
 from kitlib.studies import ensemble_measures
 
+pytestmark = pytest.mark.slow
+
 
 def test_outputs_are_measured(few_questions):
     """Outputs of two members, made by hand: the first is certain and correct, the second gives equal probabilities."""

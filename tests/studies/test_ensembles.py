@@ -8,6 +8,8 @@ import pytest
 from kitlib import data
 from kitlib.studies import ensembles
 
+pytestmark = pytest.mark.slow
+
 STUDIES = ensembles.questions()
 METHODS = STUDIES["methods"][1]
 

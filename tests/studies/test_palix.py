@@ -30,6 +30,7 @@ def test_the_arms_of_a_study_have_the_same_tests():
         assert set.union(*columns) == columns[0] | (columns[-1] if name == "counting" else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", sorted(PHASES, key=str), ids=lambda phase: f"{phase.tasks[0][0]}-{phase.num_images}")
 def test_every_phase_makes_batches(phase):
     mixture = Mixture({name: study_tasks()[name] for name, _ in phase.tasks}, dict(phase.tasks), 0)

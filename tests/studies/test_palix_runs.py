@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from kitlib.data import tokenizer
 from kitlib.models import palix
@@ -9,6 +10,8 @@ from kitlib.multimodal import batching
 from kitlib.studies import palix_runs
 from kitlib.studies.palix_runs import MlpConnector, PaLIXArm, Phase, config, loss_of, pretrained_tower, run_arm
 from kitlib.studies.palix_tasks import study_tasks, tasks_of_tests
+
+pytestmark = pytest.mark.slow
 
 WORDS = tokenizer.multilingual()
 

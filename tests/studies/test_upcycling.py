@@ -8,6 +8,8 @@ import pytest
 from kitlib.studies import upcycling, upcycling_setups
 from kitlib.upcycling import surgery
 
+pytestmark = pytest.mark.slow
+
 
 def short(task):
     """The same setup with a parent of four steps."""

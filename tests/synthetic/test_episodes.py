@@ -36,6 +36,7 @@ def kind_of(image):
 # --- within an episode ---
 
 
+@pytest.mark.slow
 def test_words_and_kinds_are_bound_one_to_one(many):
     for ways, shots, e in many:
         assert e.images.shape == (shots, 64, 64, 3) and e.images.dtype == np.uint8 and e.query.shape == (64, 64, 3)

@@ -130,6 +130,7 @@ def measured(video, name):
     return tuple(shift(found[0], found[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", video_module.QUESTION_KINDS)
 def test_answers_agree_with_the_pixels_and_are_balanced(task):
     answers, others, pairs = Counter(), Counter(), 0
@@ -193,6 +194,7 @@ def test_the_first_frames_do_not_depend_on_the_number_of_frames(objects):
             np.testing.assert_array_equal(short.frames, long.frames[:n])
 
 
+@pytest.mark.slow
 def test_sixteen_frames_show_the_speed_and_fewer_show_it_less_well():
     """A straight line fitted to the first n positions, compared with the formula at the top of the module."""
     total, jitter = 500, 4

@@ -18,6 +18,8 @@ from PIL import Image
 from kitlib.data import files
 from kitlib.tools import notebooks
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 
 
