@@ -215,6 +215,7 @@ def test_impossible_sampling_is_refused(options, message):
 # ---------------------------------------------------------------------------------------------- beam search
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "num_beams", "length_penalty"),
     [
@@ -251,6 +252,7 @@ def test_one_beam_is_greedy(seed):
     np.testing.assert_allclose(scores[:, 0], log_probs.sum(axis=1), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_with_beams_for_all_texts_the_search_is_exhaustive(seed, length_penalty):
@@ -287,6 +289,7 @@ def slow_beam_search(table, row_input, length, num_beams, length_penalty):
     return finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_beams", "length_penalty"), [(2, 0.0), (2, 1.0), (3, 2.0), (3, -1.0)])
 def test_beam_search_by_definition(num_beams, length_penalty):
     inputs = np.array([[0.0], [1.0], [-1.0], [3.0]], np.float32)
@@ -346,6 +349,7 @@ def test_scores_of_given_answers_by_definition(seed):
     assert np.exp(np.asarray(got)).sum(axis=1).max() < 1  # they are part of a distribution
 
 
+@pytest.mark.slow
 def test_the_score_of_a_generated_text_is_the_sum_of_its_log_probabilities():
     model, params = reference_model("gelu")
     inputs = TENSORS["gelu/inputs"]

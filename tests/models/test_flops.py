@@ -85,6 +85,7 @@ def counted(config, parts) -> int:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "overrides", "parts", "published"), PUBLISHED)
 def test_published_parameter_counts(name, overrides, parts, published):
     config = configs.vit(name, scan=name.startswith("22B"), **overrides)
@@ -92,6 +93,7 @@ def test_published_parameter_counts(name, overrides, parts, published):
     assert sum(flops.vit_parameters(config)[part] for part in parts) == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "overrides", "parts", "published", "digits"), PUBLISHED_ROUNDED)
 def test_published_parameter_counts_in_millions(name, overrides, parts, published, digits):
     config = configs.vit(name, **overrides)
@@ -104,6 +106,7 @@ def test_every_published_size_is_counted():
     assert tested == set(configs.VIT_SIZES) - {"tiny"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "representation", "last", "upstream", "finetuned", "every_2"), VMOE)
 def test_published_mixture_counts(name, representation, last, upstream, finetuned, every_2):
     jft = {"num_classes": 18291, "representation_size": representation}
@@ -117,6 +120,7 @@ def test_published_mixture_counts(name, representation, last, upstream, finetune
         assert sum(flops.vit_parameters(config).values()) == counted(config, WHOLE)
 
 
+@pytest.mark.slow
 def test_the_15b_model():
     # 24 of 48 blocks with 32 experts, patch 14 at 224 px, 29,593 classes, no pre_logits: published as 14,705.1 M.
     config = configs.vmoe("VMoE-15B/14", "every-2", num_classes=29593)
@@ -125,6 +129,7 @@ def test_the_15b_model():
     assert sum(flops.vit_parameters(config).values()) == counted(config, WHOLE)
 
 
+@pytest.mark.slow
 def test_upcycled_counts():
     # The upcycled models of Sparse Upcycling: 32 experts in the last half of the blocks; with JFT head and average
     # pooling, or with class token and 1,000 classes.
@@ -223,6 +228,7 @@ def test_published_flops():
     assert gflops("22B/14", pool="none", num_classes=0) == pytest.approx(11_200, rel=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{"pool": "tok"}, {"pool": "map"}, {"pool": "none", "parallel": True}])
 def test_flops_against_xla(overrides):
     """XLA counts every operation: a few per cent more than the matrix products alone, at real widths."""
@@ -236,6 +242,7 @@ def test_flops_against_xla(overrides):
     assert 1.0 <= xla / ours < 1.06
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moe",
     [
@@ -310,6 +317,7 @@ def test_the_saving_of_e3_depends_on_where_its_tokens_are_copied(name, where):
             assert flops.vit_parameters(config) == flops.vit_parameters(vmoe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "where"), [row[:2] for row in E3_COSTS])
 def test_e3_saving_against_xla(name, where, monkeypatch):
     """The saving by XLA's count of all operations, before optimisation, is within 1.5 points of the closed form.
@@ -360,6 +368,7 @@ T5_PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dense", "sparse", "one", "two"), T5_PUBLISHED)
 def test_published_t5_counts_and_flops(name, dense, sparse, one, two):
     parent, child = configs.t5(name), configs.sparse_t5(name)
@@ -428,6 +437,7 @@ def test_closed_form_t5_parts_equal_the_tree(config):
     assert flops.t5_parameters(config) == sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparse", [False, True])
 def test_t5_flops_against_xla(sparse, monkeypatch):
     """As for the mixtures above: XLA counts every operation, and the experts are batched."""

@@ -44,6 +44,7 @@ def run(params, images, prompts=PROMPTS, written=WRITTEN, model=None, **fields):
 # ---------------------------------------------------------------------------------------------- images to tokens
 
 
+@pytest.mark.slow
 def test_visual_tokens_are_the_projected_patches_of_the_tower(params):
     logits, out = run(params, IMAGES)
     assert logits.shape == (2, 3, 512)
@@ -55,18 +56,21 @@ def test_visual_tokens_are_the_projected_patches_of_the_tower(params):
             np.testing.assert_allclose(out["visual"][b, i * K : (i + 1) * K], projected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_image_without_an_image_axis_is_one_frame(params):
     alone, _ = run(params, IMAGES[:, 0])
     frame, _ = run(params, IMAGES[:, :1])
     np.testing.assert_array_equal(alone, frame)
 
 
+@pytest.mark.slow
 def test_folding_frames_into_the_batch_is_exact(params):
     _, out = run(params, IMAGES)
     _, apart = run(params, IMAGES.reshape(6, 1, 32, 32, 3), jnp.ones((6, 1), int), jnp.zeros((6, 1), int))
     np.testing.assert_allclose(out["visual"].reshape(6, K, 64), apart["visual"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_visual_tokens_follow_the_order_of_the_frames(params):
     order = np.array([2, 0, 1])
     _, out = run(params, IMAGES)
@@ -76,6 +80,7 @@ def test_visual_tokens_follow_the_order_of_the_frames(params):
     )
 
 
+@pytest.mark.slow
 def test_padding_images_change_nothing(params):
     """The content of a padding image does not matter. (Its positions do: they are relative, and the text follows.)"""
     valid = jnp.asarray([[True, True, False]] * 2)
@@ -88,12 +93,14 @@ def test_padding_images_change_nothing(params):
     np.testing.assert_array_equal(out["segments"][1], [1] * 2 * K + [0] * K + [1, 1, 0, 0])
 
 
+@pytest.mark.slow
 def test_without_images_it_is_the_text_model(params):
     logits, _ = run(params, None)
     text, _ = T5(XS.text).apply({"params": params["text"]}, PROMPTS, WRITTEN)
     np.testing.assert_allclose(logits, text, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_image_changes_the_logits(params):
     logits, _ = run(params, IMAGES)
     other, _ = run(params, IMAGES[::-1])
@@ -127,12 +134,14 @@ def test_order_of_a_video_and_its_text_by_hand():
     np.testing.assert_array_equal(position, np.arange(7))
 
 
+@pytest.mark.slow
 def test_a_few_shot_prompt_of_one_image_is_a_prompt(params):
     logits, _ = run(params, IMAGES[:, :1])
     few, _ = run(params, IMAGES[:, :1], PROMPTS[:, None])
     np.testing.assert_array_equal(few, logits)
 
 
+@pytest.mark.slow
 def test_it_matters_which_text_belongs_to_which_image(params):
     """If two texts are exchanged, the query sees the same tokens, only their distances to the images differ."""
     prompts = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2)
@@ -142,6 +151,7 @@ def test_it_matters_which_text_belongs_to_which_image(params):
     assert np.abs(out["encoded"][:, query] - exchanged["encoded"][:, query]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_padding_after_few_shot_texts_changes_nothing(params):
     """It must not move the next image: prompts may be padded to other lengths in training than at test time."""
     prompts = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2)
@@ -150,6 +160,7 @@ def test_padding_after_few_shot_texts_changes_nothing(params):
     np.testing.assert_allclose(padded, alone, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_first_exemplars_may_be_missing(params):
     """Three images, the first of them padding without a text, give the same logits as the other two alone."""
     prompts = jnp.asarray([[[0, 0], [7, 8], [3, 2]]] * 2)
@@ -159,6 +170,7 @@ def test_the_first_exemplars_may_be_missing(params):
     np.testing.assert_allclose(padded, alone, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["prefix", "causal"])
 def test_without_positions_a_prefix_has_no_order(params, kind):
     """Then only visibility distinguishes exemplars: with "prefix", all tokens see all and the order does not matter."""
@@ -172,6 +184,7 @@ def test_without_positions_a_prefix_has_no_order(params, kind):
     assert moved < 1e-4 if kind == "prefix" else moved > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["block-causal", "causal"])
 def test_later_exemplars_do_not_reach_earlier_ones(params, kind):
     model = PaLIX(XS, visible=kind)
@@ -200,6 +213,7 @@ def gradient(params, model, **more):
     return jax.jit(jax.grad(lambda p: loss(p, batch() | more, jax.random.key(0))[0]))(params)
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_gets_no_gradient_and_everything_else_the_same(params):
     free, frozen = gradient(params, PaLIX(XS)), gradient(params, PaLIX(XS, frozen_tower=True))
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(frozen["tower"])) == 0.0
@@ -211,6 +225,7 @@ def test_a_frozen_tower_gets_no_gradient_and_everything_else_the_same(params):
     )
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_target_tokens_by_hand(params):
     logits, _ = run(params, IMAGES, written=jnp.asarray([[0, 8, 4], [0, 3, 1]]))
     log_probs = np.asarray(jax.nn.log_softmax(logits))
@@ -243,6 +258,7 @@ def ended(tokens):
     return np.cumsum(np.asarray(tokens) == 1, axis=-1) - (np.asarray(tokens) == 1) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", DECODE_INPUTS.values(), ids=DECODE_INPUTS)
 def test_cached_decoding_agrees_with_teacher_forcing(params, inputs):
     tokens, log_probs = decode.greedy(PaLIX(XS), params, inputs, max_length=5)
@@ -252,6 +268,7 @@ def test_cached_decoding_agrees_with_teacher_forcing(params, inputs):
     np.testing.assert_allclose(np.where(ended(tokens), 0.0, chosen), log_probs, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", DECODE_INPUTS.values(), ids=DECODE_INPUTS)
 def test_one_beam_is_greedy(params, inputs):
     tokens, _ = decode.greedy(PaLIX(XS), params, inputs, max_length=5)
@@ -259,6 +276,7 @@ def test_one_beam_is_greedy(params, inputs):
     np.testing.assert_array_equal(beams[:, 0], tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", DECODE_INPUTS.values(), ids=DECODE_INPUTS)
 def test_several_beams_have_the_scores_of_their_texts(params, inputs):
     beams, scores = decode.beam_search(PaLIX(XS), params, inputs, max_length=5, num_beams=3, length_penalty=0.0)
@@ -270,6 +288,7 @@ def test_several_beams_have_the_scores_of_their_texts(params, inputs):
         np.testing.assert_allclose(np.where(ended(tokens), 0.0, chosen).sum(axis=-1), scores[:, i], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", DECODE_INPUTS.values(), ids=DECODE_INPUTS)
 def test_scores_of_given_answers_agree_with_teacher_forcing(params, inputs):
     answers = np.array([[7, 3, 1], [9, 1, 0], [1, 0, 0]])
@@ -281,6 +300,7 @@ def test_scores_of_given_answers_agree_with_teacher_forcing(params, inputs):
         np.testing.assert_allclose(scores[:, i], want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_experts_in_the_tower_and_in_both_stacks(params):
     """With copies of the dense MLPs, weights that sum to 1 and capacity for all tokens, it is the dense model; its loss
     has the auxiliary losses of three layers of experts."""
@@ -358,6 +378,7 @@ print("sharded ok")
 """
 
 
+@pytest.mark.slow
 def test_on_eight_devices_it_is_the_same_model():
     """The batch in four parts, every kernel in two: logits and gradients are those of one device (to 1e-5)."""
     env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
@@ -369,6 +390,7 @@ def test_on_eight_devices_it_is_the_same_model():
 # ---------------------------------------------------------------------------------------------- sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tower", "text", "total"),
     [
@@ -406,6 +428,7 @@ def test_the_tower_of_the_55b_is_published_to_the_digit():
     assert 12 * c.width**2 * c.depth == 21_743_271_936  # the matrices of its blocks, "21,743 M" in the paper's table
 
 
+@pytest.mark.slow
 def test_shapes_first_and_parameters_later():
     """`jax.eval_shape` of the initialiser, as for loading weights, leaves no tracer in its cache."""
     model = PaLIX(configs.palix("XS", text={"vocab_size": 320}))  # no other test uses this configuration

@@ -118,6 +118,7 @@ def test_sparse_layers_have_experts_instead_of_the_mlp():
     assert sparse == dense
 
 
+@pytest.mark.slow
 def test_initial_values():
     params = t5.init_params(t5.T5(configs.t5("tiny", width=128, head_dim=64)))
     block = params["encoder"]["layers_0"]
@@ -161,6 +162,7 @@ def test_every_intermediate_has_its_name_and_shape():
     assert (shapes["encoded"], shapes["decoded"], shapes["logits"]) == ((3, 7, 16), (3, 5, 16), (3, 5, 30))
 
 
+@pytest.mark.slow
 def test_shapes_first_and_parameters_later():
     """`jax.eval_shape` of the initialiser, as for loading weights, leaves no tracer in its cache."""
     model = t5.T5(configs.t5("tiny", vocab_size=320))  # no other test uses this configuration
@@ -171,6 +173,7 @@ def test_shapes_first_and_parameters_later():
 # ---------------------------------------------------------------------------------------------- the function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_reference(case):
     """Within 1e-5 of the largest number, the results of the reference in float64 with the same file."""
@@ -190,6 +193,7 @@ def test_reference(case):
     assert float(loss) == pytest.approx(float(TENSORS[f"{case}/loss"]), rel=1e-5)
 
 
+@pytest.mark.slow
 @BOTH
 def test_packed_examples_have_the_same_logits_as_alone(config):
     lengths = np.array([4, 3])[:, None], np.array([2, 3])[:, None]
@@ -205,6 +209,7 @@ def test_packed_examples_have_the_same_logits_as_alone(config):
     assert np.abs(logits_of(config, inputs, targets, one)[0, :2] - alone[0, :2]).max() > 0.01
 
 
+@pytest.mark.slow
 @BOTH
 def test_padding_does_not_matter(config):
     short = logits_of(config, INPUTS[:, :5], TARGETS)
@@ -212,6 +217,7 @@ def test_padding_does_not_matter(config):
     np.testing.assert_allclose(padded, short, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_padding_takes_no_slot():
     # Expert choice with C slots: each expert takes its 1.0 * 9 / 4 -> 2 most probable tokens. The tokens in segment 0
     # must not change this choice.
@@ -239,6 +245,7 @@ def test_the_decoder_is_causal_and_the_encoder_is_not(config):
     assert np.abs(logits_of(config, inputs, TARGETS)[:, 0] - reference[:, 0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_positions_matter():
     order = np.random.default_rng(2).permutation(7)
     reference = logits_of(DENSE, INPUTS, TARGETS)
@@ -250,6 +257,7 @@ def test_positions_matter():
     np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_single_text(config):
     np.testing.assert_allclose(
@@ -263,6 +271,7 @@ def test_a_text_without_tokens_is_finite():
     assert np.isfinite(logits_of(DENSE, inputs, TARGETS)).all()
 
 
+@pytest.mark.slow
 @BOTH
 def test_token_by_token_agrees_with_teacher_forcing(config):
     """The cache: decode_step at positions 0, 1, ... gives the logits of `decode`; the inputs have padding."""
@@ -281,6 +290,7 @@ def test_token_by_token_agrees_with_teacher_forcing(config):
     np.testing.assert_allclose(np.stack(got, axis=1), logits_of(config, inputs, decoder_inputs), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only():
     config = DENSE.replace(dropout=0.3)
     params = wide_params(config)
@@ -294,6 +304,7 @@ def test_dropout_acts_in_training_only():
     jax.eval_shape(jitted(config), params, INPUTS, TARGETS)  # draws nothing: there is no rng
 
 
+@pytest.mark.slow
 def test_bfloat16_activations_keep_float32_logits():
     config = SPARSE.replace(dtype="bfloat16")
     logits, out = jax.eval_shape(jitted(config), wide_params(config), INPUTS, TARGETS)
@@ -332,6 +343,7 @@ def with_logits(config, bias):
     }
 
 
+@pytest.mark.slow
 def test_loss_by_hand():
     # The logit of token 7 is a with e^a = 3, all others are 0: its probability is 3 / 32, all others are 1 / 32.
     params = with_logits(DENSE, jnp.zeros(30).at[7].set(np.log(3.0)))
@@ -342,6 +354,7 @@ def test_loss_by_hand():
     assert {name: float(x) for name, x in metrics.items()} == {"accuracy": pytest.approx(2 / 5)}
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_packed_batch_is_the_loss_of_its_examples():
     loss_fn = jax.jit(t5.seq2seq_loss(t5.T5(DENSE)))
     params, key = wide_params(DENSE), jax.random.key(0)
@@ -355,6 +368,7 @@ def test_the_loss_of_a_packed_batch_is_the_loss_of_its_examples():
     assert float(one_metrics["accuracy"]) == pytest.approx(float(other_metrics["accuracy"]))
 
 
+@pytest.mark.slow
 @BOTH
 def test_gradients_reach_every_parameter_and_are_finite(config):
     batch = {"inputs": jnp.asarray(INPUTS).at[0, 3:].set(0), "targets": jnp.asarray(TARGETS).at[1, 2:].set(0)}
@@ -365,6 +379,7 @@ def test_gradients_reach_every_parameter_and_are_finite(config):
         assert np.any(grad != 0), name
 
 
+@pytest.mark.slow
 def test_a_sparse_model_trains_and_reports_its_routers():
     tx = optax.adam(1e-2)
     step = loop.make_step(t5.seq2seq_loss(t5.T5(SPARSE)), tx)

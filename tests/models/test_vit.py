@@ -29,12 +29,14 @@ def test_every_intermediate_has_its_name_and_shape():
     assert logits.shape == (3, 10)
 
 
+@pytest.mark.slow
 def test_the_first_prediction_is_uniform():
     model = ViT(TINY)
     params = model.init(jax.random.key(0), IMAGES)
     assert np.all(model.apply(params, IMAGES)[0] == 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "shape"), [("tok", (3, 64)), ("gap", (3, 64)), ("map", (3, 64)), ("none", (3, 16, 64))]
 )

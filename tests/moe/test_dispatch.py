@@ -72,6 +72,7 @@ def assert_same(got, want, tol=2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tol, atol=tol), got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "case", "gated"), CASES)
 def test_all_methods_equal_the_loop_over_experts(shape, case, gated):
     g, s, e, k = shape
@@ -131,6 +132,7 @@ def test_buffers_hold_one_group_after_the_other():
         assert dispatch.combine(jnp.array([[[3.0], [5.0]]]), a, 1, method).tolist() == [[[3.0]], [[5.0]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [None, 1, 3, 16])
 def test_blocks_hold_every_choice_once(block):
     choice, _ = chosen(1, 33, 8, 3)
@@ -151,6 +153,7 @@ def test_blocks_hold_every_choice_once(block):
     assert (weight[token == 33] == 0).all()
 
 
+@pytest.mark.slow
 def test_blocks_suffice_when_one_expert_takes_all():
     choice = routing.Choice(jnp.full((1, 10, 1), 2), jnp.ones((1, 10, 1)))
     (token, _), expert = dispatch.sort_into_blocks(choice, 4, block=4)
@@ -158,6 +161,7 @@ def test_blocks_suffice_when_one_expert_takes_all():
     assert sorted(token[0][expert == 2].reshape(-1).tolist())[:10] == list(range(10))
 
 
+@pytest.mark.slow
 def test_tokens_may_be_dispatched_in_bfloat16():
     """The sum over experts is float32: only tokens and outputs are rounded, and in the same way by both methods."""
     choice, _ = chosen(1, 12, 4, 2)
@@ -250,6 +254,7 @@ print("sharded ok")
 """
 
 
+@pytest.mark.slow
 def test_the_expert_axis_can_be_sharded():
     """On four simulated devices, with one rule, experts stay on their devices and the result is that of one device."""
     run = subprocess.run(

@@ -133,6 +133,7 @@ def test_a_batch_that_does_not_divide_among_members_is_refused(fn):
         fn(jnp.zeros(()), 2)
 
 
+@pytest.mark.slow
 def test_every_intermediate_has_the_members_from_the_tiling_on():
     for tiling, attended in (("lazy", B), ("block", 2 * B)):
         config = ensemble({"tiling": tiling}, depth=4)
@@ -166,6 +167,7 @@ def test_members_are_the_first_axis_for_every_head(changes, shape):
     assert logits.shape == shape and logits.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_every_kind_of_randomness_fits_the_shapes_of_the_members():
     """Dropout, stochastic depth, dropout in the experts and router noise."""
     for dispatch in ({}, {"dispatch": "dropless", "capacity_factor": None}):
@@ -180,6 +182,7 @@ def test_every_kind_of_randomness_fits_the_shapes_of_the_members():
             assert logits.shape == ((B, V) if tiling == "none" else (2, B, V))
 
 
+@pytest.mark.slow
 def test_an_image_alone_gets_the_same_predictions_as_in_a_batch():
     """With capacity for all. If images and members were confused, the predictions would differ. A batch of one image
     works with any group size."""
@@ -264,6 +267,7 @@ def without_entropy(out):
     return jax.tree_util.tree_map_with_path(lambda path, x: None if path[-1].key == "entropy" else x, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.5, 0.5])
 @pytest.mark.parametrize("k", [1, 2])
 def test_one_member_is_bitwise_the_v_moe(k, factor):
@@ -281,6 +285,7 @@ def test_one_member_is_bitwise_the_v_moe(k, factor):
         np.testing.assert_allclose(out["block00"]["moe"]["metrics"]["entropy"], entropy, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_member_has_the_same_noise_as_the_v_moe():
     """In the released code only without noise, because it splits the key; here all members share one draw."""
     plain = vmoe(depth=1, num_selected=2)
@@ -353,6 +358,7 @@ def test_a_member_is_a_v_moe_of_its_own_experts(name):
     assert min(np.abs(logits[i] - logits[j]).max() for i in range(m) for j in range(i)) > 0.1  # members differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_the_auxiliary_loss_is_the_mean_over_members_of_the_v_moes(name):
     """Its weight is not multiplied by M. Without noise, the load loss, which has a weight in two of the cases, is 0."""
@@ -480,6 +486,7 @@ def test_lazy_tiling_is_block_tiling():
         assert np.isfinite(grad).all() and (grad != 0).any(), path
 
 
+@pytest.mark.slow
 def test_a_parallel_block_needs_tiling_before_it():
     parallel = ensemble({"tiling": "block"}, depth=1).replace(parallel=True, qk_norm=True)
     with pytest.raises(ValueError, match="nothing between attention and MLP; use tiling='block'"):
@@ -580,6 +587,7 @@ def check_layer(name, params, x, y, out):
     assert abs(out["metrics"]["dropped"]) < 1e-6 and out["metrics"]["unprocessed"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "padded groups"])
 def test_the_layer_by_definition(name):
     fields, changes = LAYERS[name]
@@ -588,6 +596,7 @@ def test_the_layer_by_definition(name):
     check_layer(name, params, x, *compiled(layer)(params, x))
 
 
+@pytest.mark.slow
 def test_all_kinds_of_dispatch_are_the_same_layer_and_have_the_same_gradients():
     name = "padded groups"
     fields, changes = LAYERS[name]
@@ -781,6 +790,7 @@ def test_partition_only_is_one_model():
     jax.tree.map(np.testing.assert_array_equal, own, tiled)
 
 
+@pytest.mark.slow
 def test_ranked_members_divide_the_choices_of_one_router():
     """K=1, M=2: member 0 takes the first choice, member 1 the second; their sum is the V-MoE with K=2."""
     c = mixture(num_experts=8)
@@ -991,6 +1001,7 @@ def test_confident_mistakes_of_all_members_stay_finite():
     assert loss_of(logits, [0], of_mean=True)[0] == pytest.approx(1000 + math.log(2), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_mixup_mixes_images_and_not_members():
     """Two images with labels 0 and 1 and a weight w: targets (w, 1-w) and (1-w, w), the same for every member."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 2)), jnp.float32)
@@ -1001,6 +1012,7 @@ def test_mixup_mixes_images_and_not_members():
     assert all(0.5 <= w < 0.999 for w in weights) and len(np.unique(np.round(weights, 3))) > 1
 
 
+@pytest.mark.slow
 def test_predict_gives_the_logits_of_every_member_for_every_image():
     config = ensemble()
     params = random_params(config)
@@ -1014,6 +1026,7 @@ def test_predict_gives_the_logits_of_every_member_for_every_image():
     np.testing.assert_allclose(combined.sum(axis=-1), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_few_steps_memorise_a_batch():
     config = ensemble(depth=1, split_init=False, capacity_factor=1.5)
     model = ViT(config)

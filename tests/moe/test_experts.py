@@ -22,6 +22,7 @@ def test_one_expert_by_hand():
     np.testing.assert_allclose(y[0], vit_layers.gelu(jnp.array([2.0, -2.0])), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gated_experts_have_the_configured_activation():
     # One expert with wi_0 = wi_1 = wo = 1 (F = D = 1) on x = 2: act(2) * 2, where silu(2) = 2 / (1 + e^-2).
     c = configs.MoEConfig(num_experts=1, capacity_factor=1.0)
@@ -36,6 +37,7 @@ def test_gated_experts_have_the_configured_activation():
     assert experts._expert(True, 0.0, "silu") is experts._expert(True, 0.0, "silu")  # one object per kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [False, True])
 def test_experts_start_as_copies_or_different(split):
     c = configs.MoEConfig(num_experts=4, split_init=split)
@@ -46,6 +48,7 @@ def test_experts_start_as_copies_or_different(split):
     assert np.abs(kernel).max() > 0.9 * np.sqrt(6 / (D + F))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["loop", "batched", "ragged"])
 def test_expert_dropout(how):
     """Rate 1/2: about half of the hidden units are kept and doubled, and rows differ, in every form."""
@@ -63,6 +66,7 @@ def test_expert_dropout(how):
     assert not np.array_equal(y[0], y[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["loop", "batched", "ragged"])
 def test_blocks_are_processed_by_their_owner(how):
     """Three blocks of two experts. The definition is one expert call per block; outputs and gradients agree."""

@@ -65,6 +65,7 @@ def test_layer_is_the_weighted_sum_of_experts(name, gated):
         np.testing.assert_allclose(w, np.where(w > 0, out["probabilities"], 0.0), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("router", [{"num_selected": 2}, {"router": "expert_choice"}])
 def test_all_kinds_of_dispatch_are_the_same_layer(router):
     c = config(**router, capacity_factor=8.0)
@@ -112,6 +113,7 @@ def test_dropped_tokens_are_zero_and_counted():
     np.testing.assert_allclose(out["metrics"]["load"], [1, 0, 0, 0])
 
 
+@pytest.mark.slow
 def test_k_and_capacity_may_change_at_test_time():
     c = config()
     params = random_params(moe.MoEMlp(c, F))
@@ -134,6 +136,7 @@ def test_groups_fit_any_batch_and_length(batch, tokens, size):
         assert valid.sum() == batch * tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["top-2, tight", "expert choice"])
 def test_a_single_image_runs_with_the_group_size_of_training(name):
     c = config(**ROUTERS[name]).replace(group_size=B * N)
@@ -142,6 +145,7 @@ def test_a_single_image_runs_with_the_group_size_of_training(name):
     np.testing.assert_allclose(y, by_definition(params, X[:1], out["combine_weights"]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_dropless_ignores_groups_and_their_padding():
     # 30 tokens in groups of at most 7 are 5 groups of 6; of at most 8, 4 groups of 8 with 2 of padding.
     c = config(num_selected=2, dispatch="dropless", capacity_factor=None)
@@ -166,6 +170,7 @@ def test_gradients_are_finite_where_padding_is_zero():
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ROUTERS))
 def test_padding_changes_nothing(name):
     """Sequences have the same outputs with padding after them as without, and the outputs of padding are zero."""
@@ -195,6 +200,7 @@ def test_an_empty_batch_is_refused():
 # ---------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_noise_only_in_training_and_from_its_own_key():
     c = config()
     layer = moe.MoEMlp(c, F)
@@ -210,6 +216,7 @@ def test_noise_only_in_training_and_from_its_own_key():
     layer.apply({"params": params}, X)  # needs no key
 
 
+@pytest.mark.slow
 def test_auxiliary_losses_are_weighted_and_summed():
     weights = {"importance_weight": 0.1, "load_weight": 0.0, "balance_weight": 0.01, "z_weight": 0.001}
     c = config(num_selected=2, **weights)
@@ -253,6 +260,7 @@ def test_gradients_reach_every_part():
         assert np.isfinite(grad).all() and (grad != 0).any(), path
 
 
+@pytest.mark.slow
 def test_expert_choice_is_not_causal_and_top_k_with_enough_slots_is():
     """If the last of ten tokens changes, do the outputs of the nine before it change?"""
     later = X.at[:, -1].set(-3.0 * X[:, -1])
@@ -277,6 +285,7 @@ def tiny(c, **overrides):
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (4, 28, 28, 1)), jnp.float32)
 
 
+@pytest.mark.slow
 def test_a_v_moe_with_identical_experts_is_a_dense_vit():
     c = tiny(config(num_selected=4, capacity_factor=4.0, split_init=False))
     params = random_tree(checkpoint.expected_shapes(c), spread=0.1)

@@ -68,6 +68,7 @@ def test_a_plan_dispatches_and_combines_by_its_weights(name, valid):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_plan_passes_through_jit():
     """It is a pytree: it may be made in one compiled function and used in another."""
     c = configs.MoEConfig(num_experts=E, num_selected=K, dispatch="dropless", capacity_factor=None)
@@ -75,6 +76,7 @@ def test_a_plan_passes_through_jit():
     np.testing.assert_allclose(jax.jit(forward)(plan, X, PARAMS), forward(plan_of(c, None), X, PARAMS), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropless_is_ample_capacity():
     ample = configs.MoEConfig(num_experts=E, num_selected=K, capacity_factor=E / K)
     dropless = ample.replace(dispatch="dropless", capacity_factor=None)

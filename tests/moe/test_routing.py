@@ -149,6 +149,7 @@ def test_first_choices_come_before_second_choices():
     np.testing.assert_allclose(both.weight, [[[0.7, 0.4], [0.6, 0.3]]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_priority", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)

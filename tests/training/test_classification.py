@@ -39,6 +39,7 @@ def test_losses_by_hand():
     assert loss == pytest.approx(-(right + wrong) / 2)
 
 
+@pytest.mark.slow
 def test_mixup_mixes_images_and_targets_alike():
     # One-hot "images" as logits and labels of the same classes: with weight w >= 1/2, example i has logits w at its own
     # class and 1 - w at its neighbour's, and the same numbers as targets. The loss determines w; every key gives
@@ -88,6 +89,7 @@ def test_members_may_have_different_labels():
     assert accuracy == 0.25
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_mean_never_exceeds_the_mean_loss():
     """Jensen's inequality, for any logits; they are equal if members agree. The loss of the mean is the one of
     `metrics`."""
@@ -118,6 +120,7 @@ def test_mixup_of_members_with_different_labels_is_refused():
         loss_of(LOG_P, [[0, 0], [1, 0]], mixup=0.2)
 
 
+@pytest.mark.slow
 def test_mixup_mixes_the_targets_of_every_member_over_the_batch():
     """The loss of members that are copies of one model is the loss of that model."""
 
@@ -136,6 +139,7 @@ def test_mixup_mixes_the_targets_of_every_member_over_the_batch():
 # ---------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_training_is_determined_by_its_seed():
     source = data.load("fashion_mnist")[:32]
     model = ViT(configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=10, dropout=0.1))
@@ -176,6 +180,7 @@ def test_predict_pads_the_last_batch():
     assert classification.predict(model, params, IMAGES[:1]).shape == (1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [None, 2])
 def test_predict_finds_the_batch_axis_if_a_model_has_logits_for_every_token(members):
     """Logits [B, N, V], or [M, B, N, V]: the padding of the last batch is removed along the right axis."""

@@ -76,6 +76,7 @@ def momentum_update(accumulate):
     return step(loop.init_state(params, tx), BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
 def test_accumulation_is_the_whole_batch(accumulate):
     whole, m1 = momentum_update(1)
@@ -93,6 +94,7 @@ def test_accumulation_needs_equal_parts():
         step(loop.init_state(params, tx), BATCH)
 
 
+@pytest.mark.slow
 def test_the_state_is_donated_but_the_callers_parameters_are_not():
     _, params = fresh()
     tx, step = adam_step()
@@ -102,6 +104,7 @@ def test_the_state_is_donated_but_the_callers_parameters_are_not():
     assert not params["cls"].is_deleted()
 
 
+@pytest.mark.slow
 def test_one_compilation_for_all_steps():
     model, params = fresh()
     tx = optim.assemble(optax.scale_by_adam(), optim.cosine(0.1, 10))
@@ -111,6 +114,7 @@ def test_one_compilation_for_all_steps():
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_every_step_draws_different_numbers_which_the_seed_determines():
     config = TINY.replace(dropout=0.5)
     model, params = fresh(config)
@@ -129,6 +133,7 @@ def test_every_step_draws_different_numbers_which_the_seed_determines():
     assert losses(0) == losses(0) != losses(1)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stay_bitwise_the_same():
     model, params = fresh()
     tx = optim.assemble(optax.scale_by_adam(), 0.1, weight_decay=0.1, freeze=("embedding", "Transformer"))
@@ -222,6 +227,7 @@ def uninterrupted():
     return small_run(None)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_bitwise_the_same(tmp_path):
     state, history = uninterrupted()
     small_run(tmp_path / "run", num_steps=7)
@@ -255,6 +261,7 @@ def start(folder):
     return process, errors
 
 
+@pytest.mark.slow
 def test_killed_at_several_moments_is_bitwise_the_same(tmp_path):
     """kill -9 while it compiles, in the middle of a save (as soon as a temporary folder appears), and between saves."""
     state, history = uninterrupted()
@@ -290,6 +297,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
         small_run(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     small_run(tmp_path / "run", num_steps=3)
     model, params = fresh(TINY.replace(depth=3))

@@ -181,6 +181,7 @@ def test_big_vision_adafactor_caps_the_decay():
     np.testing.assert_allclose(got["b"], 0.1 / np.sqrt(0.001), rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "core", [optax.scale_by_adam(), optax.trace(0.9), optim.scale_by_adafactor(), optim.scale_by_big_vision_adafactor()]
 )

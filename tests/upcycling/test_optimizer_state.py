@@ -47,6 +47,7 @@ def by_name(tree):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_resume_has_the_structure_of_a_new_state(name):
     tx = OPTIMISERS[name]
@@ -58,6 +59,7 @@ def test_resume_has_the_structure_of_a_new_state(name):
     jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(f"{a} {b}"), resumed, fresh)
 
 
+@pytest.mark.slow
 def test_moments_of_adam():
     tx = OPTIMISERS["AdamW"]
     state = trained(tx)
@@ -76,6 +78,7 @@ def test_moments_of_adam():
                 np.testing.assert_array_equal(sparse[leaf], np.stack([dense[origin.source]] * E))
 
 
+@pytest.mark.slow
 def test_moments_of_fine_grained_experts_are_cut_like_their_kernels():
     tx, config = OPTIMISERS["AdamW"], surgery.vision_recipe(DENSE, num_experts=4, granularity=2)
     state = trained(tx)
@@ -87,6 +90,7 @@ def test_moments_of_fine_grained_experts_are_cut_like_their_kernels():
         np.testing.assert_array_equal(experts[e], dense[:32] if e % 2 == 0 else dense[32:])
 
 
+@pytest.mark.slow
 def test_factored_moments_of_adafactor():
     tx = OPTIMISERS["Adafactor"]
     state = trained(tx)
@@ -103,6 +107,7 @@ def test_factored_moments_of_adafactor():
         np.testing.assert_array_equal(experts, np.stack([dense] * E))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["resume", "restart"])
 def test_the_learning_rate_does_not_jump(how):
     """The first sparse step uses the rate after the last dense step: SCHEDULE(8) after 8 steps, not SCHEDULE(0)."""
@@ -126,6 +131,7 @@ def test_a_schedule_started_again_would_be_ten_times_too_high():
     assert float(rate(0) / rate(10**6)) == pytest.approx(np.sqrt(101), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_restart_keeps_the_schedule_and_nothing_else():
     tx = OPTIMISERS["AdamW"]
     state = trained(tx)
@@ -136,6 +142,7 @@ def test_restart_keeps_the_schedule_and_nothing_else():
     jax.tree.map(np.testing.assert_array_equal, restarted[1], fresh[1])
 
 
+@pytest.mark.slow
 def test_training_continues_and_is_reproducible():
     """Surgery in the middle of a run, twice from the same state: bitwise the same parameters five steps later."""
     tx = OPTIMISERS["AdamW"]
@@ -158,6 +165,7 @@ def test_training_continues_and_is_reproducible():
     jax.tree.map(np.testing.assert_array_equal, continued().params, continued().params)
 
 
+@pytest.mark.slow
 def test_depth_tiling_copies_the_state_too():
     tx, order = OPTIMISERS["AdamW"], (0, 1, 1)
     state = trained(tx)
@@ -171,6 +179,7 @@ def test_depth_tiling_copies_the_state_too():
         )
 
 
+@pytest.mark.slow
 def test_another_optimiser_is_refused():
     state = trained(OPTIMISERS["momentum"])
     plan = surgery.plan(state.params, SPARSE)
@@ -181,6 +190,7 @@ def test_another_optimiser_is_refused():
         optimizer_state.restart(optax.adam(1e-3).init(state.params), OPTIMISERS["AdamW"], params)
 
 
+@pytest.mark.slow
 def test_a_state_of_another_size_is_refused():
     tx, other = OPTIMISERS["AdamW"], DENSE.replace(width=64)
     params = classification.init_params(ViT(other), (1, 14, 14, 1))
@@ -189,6 +199,7 @@ def test_a_state_of_another_size_is_refused():
         optimizer_state.resume(plan, tx.init(params), tx)
 
 
+@pytest.mark.slow
 def test_adafactor_that_would_factor_experts_differently_is_refused():
     """With E >= 32, biases [E, 64] are factored, but the dense biases [64] were not."""
     tx, config = OPTIMISERS["Adafactor"], surgery.vision_recipe(DENSE, num_experts=64, capacity_factor=16.0)

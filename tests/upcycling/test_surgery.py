@@ -110,6 +110,7 @@ def test_deterministic_in_the_key_and_lazy():
     assert [next(made)[0] for _ in range(len(plan.origins) - 1)] == list(plan.origins)[:-1]
 
 
+@pytest.mark.slow
 def test_the_router_has_logits_of_unit_variance_on_normalised_tokens():
     dense = DENSE.replace(width=256)
     config = surgery.vision_recipe(dense, num_experts=8)
@@ -142,6 +143,7 @@ print(grown * 1024 / sum(leaf.nbytes for leaf in jax.tree.leaves(result)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit there")
 def test_peak_memory_of_a_real_size():
     """ViT-B/16 to E=32: the result has 3.9 GB, and the peak is little more."""
@@ -165,6 +167,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", EXACT)
 def test_step_zero_is_the_dense_function(name, seed):
@@ -182,6 +185,7 @@ def layer(config, seed=0):
     return module, sparse["Transformer"][block]["Moe"], params["Transformer"][block]["MlpBlock_0"], x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 def test_processed_tokens_get_the_mlp_and_the_others_zero(factor):
     module, params, mlp, x = layer(recipe(capacity_factor=factor))
@@ -193,6 +197,7 @@ def test_processed_tokens_get_the_mlp_and_the_others_zero(factor):
     np.testing.assert_array_equal(np.asarray(y)[~processed], 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_without_renormalisation_the_branch_shrinks(factor):
     """The control: with raw weights, a token gets only the share sum_e r_e of its MLP; the error is 1 minus this."""
@@ -212,6 +217,7 @@ def gradients(config, seed=0):
     return sparse, dense
 
 
+@pytest.mark.slow
 def test_the_router_has_no_gradient_at_step_zero():
     """sum_e w_e f(x) = f(x) for all logits, so their gradient is 0. With raw weights it is not 0, even at step 0."""
     renormalised, dense = gradients(recipe(capacity_factor=2.0))
@@ -221,6 +227,7 @@ def test_the_router_has_no_gradient_at_step_zero():
     assert np.linalg.norm(raw["Router"]["dense"]["kernel"]) > 1e-3 * unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["expert choice, C=E", "top-2"])
 def test_the_experts_share_the_dense_gradient(name):
     """d/d theta of sum_e w_e f(x; theta_e) at theta_e = theta: the experts' gradients add up to the MLP's."""
@@ -232,6 +239,7 @@ def test_the_experts_share_the_dense_gradient(name):
     )
 
 
+@pytest.mark.slow
 def test_coverage_of_a_new_router():
     """D=768, E=32, router logits of unit variance, 4,096 normalised tokens: with C=2, 3.2 % of the tokens are chosen by
     no expert, and raw weights sum to 0.275; with C=1, 24.9 % and 0.173 (from an independent simulation)."""
@@ -258,6 +266,7 @@ def expert_leaves(how, part="Dense_0/kernel", config=None, seed=0):
     return flat[f"{block}/Moe/Mlp/{part}"], flatten_dict(params, sep="/")[f"{block}/MlpBlock_0/{part}"]
 
 
+@pytest.mark.slow
 def test_noise_is_independent_and_relative():
     experts, dense = expert_leaves(ExpertInit(noise=0.5), config=recipe(num_experts=16))
     noise = (np.asarray(experts) - np.asarray(dense)).reshape(16, -1)
@@ -266,6 +275,7 @@ def test_noise_is_independent_and_relative():
     assert np.abs(correlation).max() < 0.15  # 2,048 numbers: standard error 0.022
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
 def test_redrawn_units_are_the_same_in_all_leaves(share):
     """Drop-Upcycling: of 64 hidden units, share * 64 are new in each expert: columns of the first kernel, entries of
@@ -286,6 +296,7 @@ def test_redrawn_units_are_the_same_in_all_leaves(share):
     np.testing.assert_array_equal(experts, jnp.broadcast_to(dense, experts.shape))
 
 
+@pytest.mark.slow
 def test_redrawn_weights_keep_mean_and_standard_deviation():
     dense = jnp.asarray(np.random.default_rng(0).normal(3.0, 2.0, size=(200, 400)), jnp.float32)
     experts = surgery._experts(
@@ -296,6 +307,7 @@ def test_redrawn_weights_keep_mean_and_standard_deviation():
     assert float(jnp.abs(experts[0] - dense).mean()) > 1.0
 
 
+@pytest.mark.slow
 def test_fresh_experts():
     experts, dense = expert_leaves(ExpertInit(fresh=3))
     np.testing.assert_array_equal(experts[0], dense)
@@ -306,6 +318,7 @@ def test_fresh_experts():
         expert_leaves(ExpertInit(fresh=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("g", [2, 4])
 @pytest.mark.parametrize(
     "fields",
@@ -325,6 +338,7 @@ def test_fine_grained_experts_start_as_the_mlp(g, fields):
     np.testing.assert_allclose(logits(config, sparse), logits(DENSE, params), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -343,6 +357,7 @@ def test_weight_scaling_is_exact_for_a_uniform_router(fields):
 # ---------------------------------------------------------------------------------------------- depth tiling
 
 
+@pytest.mark.slow
 def test_depth_tiling_copies_whole_blocks():
     params, order = random_params(), (0, 0, 1, 2, 2, 3)
     deeper = flatten_dict(surgery.apply(surgery.deepen(params, order), params, jax.random.key(0)), sep="/")

@@ -49,6 +49,7 @@ def logits(config, params):
     return np.asarray(forward(config)(params))[BATCH["targets"] != 0]
 
 
+@pytest.mark.slow
 def test_published_size_of_t5_base():
     # 32 experts in 6 of 12 layers of both stacks. Each of these layers adds 31 MLPs of 3 * 768 * 2048 parameters and a
     # router of 768 * 32: 247,577,856 + 12 * (31 * 4,718,592 + 24,576) = 2,003,188,992.
@@ -61,6 +62,7 @@ def test_published_size_of_t5_base():
     assert new == {f"{s}/layers_{i}/moe/Router/dense/kernel" for s in ("encoder", "decoder") for i in config.moe_layers}
 
 
+@pytest.mark.slow
 def test_every_dense_leaf_is_used_once_and_copied_bitwise():
     params = random_params()
     plan = surgery.plan(params, recipe())
@@ -88,6 +90,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", EXACT)
 def test_step_zero_is_the_dense_function(name, seed):
@@ -95,11 +98,13 @@ def test_step_zero_is_the_dense_function(name, seed):
     np.testing.assert_allclose(logits(config, upcycled(config, params, seed)), logits(DENSE, params), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_the_paper_is_not_the_dense_function():
     params = random_params()
     assert np.abs(logits(recipe(), upcycled(recipe(), params)) - logits(DENSE, params)).max() > 0.05
 
 
+@pytest.mark.slow
 def test_it_generates_the_same_text_as_the_dense_model():
     """Token by token, with the cache: each token is routed alone."""
     params, config = random_params(), recipe(CAPACITY, CAPACITY | SUM_ONE)
@@ -111,6 +116,7 @@ def test_it_generates_the_same_text_as_the_dense_model():
     np.testing.assert_allclose(sparse[1], dense[1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_prompt_of_one_token():
     """Fewer tokens than experts: each expert still has a slot, and takes that token."""
     params, config = random_params(), recipe({"renormalize": True}, CAPACITY | SUM_ONE)
@@ -122,6 +128,7 @@ def test_a_prompt_of_one_token():
     np.testing.assert_allclose(sparse, dense, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_routers_have_a_gradient_at_step_zero_only_without_renormalisation():
     params = random_params()
 
@@ -138,6 +145,7 @@ def test_routers_have_a_gradient_at_step_zero_only_without_renormalisation():
     assert min(raw) > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["resume", "restart"])
 def test_training_continues_and_is_reproducible(how):
     tx, config = optim.assemble(optim.scale_by_adafactor(), optim.rsqrt(0.05, 10_000, warmup=3, timescale=10)), recipe()

@@ -58,6 +58,7 @@ def is_fast(name: str) -> bool:
     return "fast_weight_" in name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blocks", "m", "attention"), [((1,), 3, False), ((1, 0), 2, True), ((0,), 1, True)])
 def test_with_spread_0_every_member_is_the_vit_it_came_from(blocks, m, attention):
     dense = random_params(TINY)
