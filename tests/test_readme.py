@@ -210,6 +210,7 @@ EXERCISED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, tmp_path, monkeypatch):

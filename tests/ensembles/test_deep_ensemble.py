@@ -72,6 +72,7 @@ def test_members_trained_as_one_program_are_those_trained_one_by_one():
         np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_history_of_an_ensemble_has_a_row_for_each_member():
     params, history = trained_together()
     assert {name: values.shape for name, values in history.items()} == {

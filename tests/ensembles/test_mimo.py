@@ -84,6 +84,7 @@ def test_image_i_of_one_member_changes_prediction_i_of_all_members_only():
         assert np.all(difference[:, [0, 1, 3, 4, 5]] < 1e-5)
 
 
+@pytest.mark.slow
 def test_images_lie_side_by_side_in_the_channels_and_classes_in_the_head():
     # Two channels per image: channels 0-1 of the wide image are member 0's, 2-3 member 1's. With zero weights for 2-3,
     # member 1's image has no effect. The head is member 0's classes, then member 1's.
@@ -151,6 +152,7 @@ def dealt(size, m, seed=0, **fields):
     return numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repetitions", [1, 3])
 @pytest.mark.parametrize("same", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("m", [1, 3])
@@ -164,6 +166,7 @@ def test_every_member_reads_every_image_equally_often(m, same, repetitions):
         assert equal == 5 * repetitions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repetitions", [1, 2])
 @pytest.mark.parametrize("same", [0.0, 0.25, 0.9])
 def test_members_read_the_same_image_at_the_given_share_of_positions(same, repetitions):
@@ -190,6 +193,7 @@ def test_members_are_independent_where_they_are_not_the_same():
         assert np.all(np.abs(share - 1 / 4) < 4 * np.sqrt(3 / 16 / 500))
 
 
+@pytest.mark.slow
 def test_the_key_decides_the_batch():
     np.testing.assert_array_equal(dealt(50, 2, seed=0, same=0.5), dealt(50, 2, seed=0, same=0.5))
     assert not np.array_equal(dealt(50, 2, seed=0, same=0.5), dealt(50, 2, seed=1, same=0.5))
@@ -216,6 +220,7 @@ def test_the_loss_of_one_member_is_that_of_its_vit():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
 
 
+@pytest.mark.slow
 def test_the_loss_of_members_that_read_the_same_images_is_their_mean_loss():
     params = mimo_params()
     logits, _ = mimo_apply(PAIR)(params, IMAGES)

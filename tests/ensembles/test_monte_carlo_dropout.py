@@ -26,6 +26,7 @@ def test_an_ensemble_without_a_pass_is_refused():
         mc(DROPOUT, random_params(DROPOUT), num_samples=0)
 
 
+@pytest.mark.slow
 def test_dropout_samples_differ_and_the_seed_decides():
     params = random_params(DROPOUT)
     samples = mc(DROPOUT, params)
@@ -45,6 +46,7 @@ def test_every_image_has_its_own_mask():
             assert np.abs(samples[i] - samples[j]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_padding_of_the_last_batch_changes_nothing():
     params = random_params(DROPOUT)
     whole = mc(DROPOUT, params, np.concatenate([IMAGES, IMAGES]))
@@ -72,6 +74,7 @@ def coin_params():
     return params
 
 
+@pytest.mark.slow
 def test_dropout_samples_have_the_distribution_worked_out_by_hand():
     samples = mc(COIN, coin_params(), num_samples=100).reshape(600, 3)
     heads = np.abs(samples - [3, 2, -1]).max(axis=-1) < 1e-4
@@ -105,6 +108,7 @@ def test_router_noise_and_stochastic_depth_are_off():
     )
 
 
+@pytest.mark.slow
 def test_the_dropout_of_experts_is_sampled_alike_with_and_without_router_noise():
     noisy = TINY.replace(moe=MOE.replace(num_experts=2, expert_dropout=0.5), moe_blocks=(0,))
     quiet = noisy.replace(moe=noisy.moe.replace(noise_std=0.0, load_weight=0.0))
@@ -133,6 +137,7 @@ def test_mc_dropout_is_for_a_vit():
         mc_dropout(Mimo(TINY.replace(dropout=0.1), 2), {}, IMAGES, 2)
 
 
+@pytest.mark.slow
 def test_each_sample_of_an_e3_has_all_its_members():
     """Samples are the outer axis, members the inner one. Member 0's experts push one channel down, member 1's up."""
     config = TINY.replace(moe=MOE.replace(expert_dropout=0.5), moe_blocks=(0,), e3=configs.E3Config(2))

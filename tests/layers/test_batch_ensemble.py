@@ -80,6 +80,7 @@ def by_definition(params, x, axis):
     return jnp.concatenate(answers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_a_layer_is_one_plain_product_per_member(name):
     layer, params, x = layer_and_params(name)
@@ -145,6 +146,7 @@ def test_parameters_have_the_names_and_shapes_of_the_public_code(name):
     assert "bias" not in layer_and_params(name, use_bias=False)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -162,6 +164,7 @@ def test_the_kernel_is_drawn_as_that_of_a_dense_layer(name, fields):
     assert np.all(ours["bias"] == 0.0)
 
 
+@pytest.mark.slow
 def test_a_members_outputs_depend_on_its_own_examples_and_fast_weights_only():
     """Members are the outer axis: rows 0-1 are member 0's, 2-3 member 1's, 4-5 member 2's."""
     layer, params, x = layer_and_params("tokens")
@@ -181,6 +184,7 @@ def test_examples_that_do_not_divide_among_the_members_are_refused():
         batch_ensemble.Dense(ensemble(num_members=3), 7).init(jax.random.key(0), jnp.ones((4, 5)))
 
 
+@pytest.mark.slow
 def test_bfloat16_activations_keep_float32_parameters():
     layer, params, x = layer_and_params("tokens", dtype=jnp.bfloat16)  # parameters as `init` makes them
     assert {p.dtype for p in params.values()} == {jnp.dtype("float32")}
@@ -213,6 +217,7 @@ def test_signs_are_plus_one_with_the_probability_given(p):
     assert abs((draws > 0).mean() - p) <= 4 * np.sqrt(p * (1 - p) / n)  # exact at 0 and 1
 
 
+@pytest.mark.slow
 def test_members_and_both_sides_draw_their_own_fast_weights():
     layer = batch_ensemble.Dense(ensemble(), 64, kernel_init=nn.initializers.zeros)
     params = layer.init(jax.random.key(0), jnp.ones((2, 64)))["params"]
@@ -247,6 +252,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_member_is_the_vit_with_its_kernels(name):
     config = TINY.replace(**MODELS[name])
@@ -261,6 +267,7 @@ def test_every_member_is_the_vit_with_its_kernels(name):
         assert np.abs(wants[i] - wants[0]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_tokens_are_copied_before_the_first_block_and_members_are_the_outer_axis():
     config = TINY.replace(depth=3, batch_ensemble=ensemble((2, 1), 3))
     assert (config.num_members, config.tiled_block, config.tiled_after_attention) == (3, 1, False)
@@ -301,6 +308,7 @@ def test_only_the_given_blocks_and_the_head_have_fast_weights(attention):
     assert sum(s.size for s in names.values()) - sum(s.size for s in plain.values()) == more
 
 
+@pytest.mark.slow
 def test_a_fresh_head_is_zero_and_the_first_prediction_of_every_member_uniform():
     config = TINY.replace(**MODELS["MLP of the last block"])
     params = random_params(config)
@@ -327,6 +335,7 @@ def gradients():
     return params, jax.device_get(loss_and_gradients()(params)[1])
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_fast_weight_and_bias():
     _, grads = gradients()
     for name, grad in flatten_dict(grads, sep="/").items():
@@ -358,6 +367,7 @@ def trained(spread):
     return np.abs(logits[1] - logits[0]).max(), losses
 
 
+@pytest.mark.slow
 def test_members_that_start_equal_stay_equal():
     """Their gradients are the same, so they never differ: only the spread makes an ensemble of them."""
     difference, losses = trained(0.0)
@@ -371,6 +381,7 @@ def test_members_that_start_different_learn_and_stay_different():
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_predict_pads_the_last_batch_of_every_member():
     config = TINY.replace(**MODELS["MLP of the last block"])
     params = random_params(config)
@@ -379,6 +390,7 @@ def test_predict_pads_the_last_batch_of_every_member():
     np.testing.assert_allclose(got, logits_of(config, params), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_blocks_with_experts_and_blocks_with_fast_weights_go_together():
     """Experts in block 1 get all members' tokens; with enough capacity and fast weights of 1, members agree."""
     moe = configs.MoEConfig(num_experts=2, num_selected=2, capacity_factor=2.0)

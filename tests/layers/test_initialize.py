@@ -8,6 +8,7 @@ MODEL = nn.Dense(3)
 INPUTS = np.ones((2, 5), np.float32)
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_the_modules_own_init():
     want = MODEL.init(jax.random.key(7), INPUTS)["params"]
     jax.tree.map(

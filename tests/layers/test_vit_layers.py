@@ -47,6 +47,7 @@ def test_patchify_keeps_the_channels_of_a_pixel_together():
     np.testing.assert_array_equal(vit_layers.patchify(image, 2)[0, 0], np.arange(12))
 
 
+@pytest.mark.slow
 def test_patch_embedding_is_a_strided_convolution():
     images = normal(0, 2, 8, 12, 3)
     module = vit_layers.PatchEmbedding(width=5, patch_size=4)
@@ -155,6 +156,7 @@ def test_module_against_flax(qk_norm, bias):
     )
 
 
+@pytest.mark.slow
 def test_qk_norm_bounds_the_scores():
     # After LayerNorm with scale 1 a vector of d channels has norm sqrt(d), so |q.k| / sqrt(d) <= sqrt(d): no score can
     # leave [-sqrt(d), sqrt(d)], however large the input; the weights are at least exp(-2 sqrt(d)) / N.
@@ -205,6 +207,7 @@ def test_block_is_its_equation(parallel):
     np.testing.assert_array_equal(out["+mlp"], got)
 
 
+@pytest.mark.slow
 def test_vit22b_block_is_two_matmuls():
     """Its input goes through one wide matrix (queries, keys, values, hidden layer), its output through one tall one."""
     d, f, heads, x = 8, 16, 2, normal(0, 2, 5, 8)
@@ -251,6 +254,7 @@ def test_map_head_ignores_the_order_of_tokens():
     assert np.abs(head.apply(params, x[::-1]) - pooled).max() > 1e-3  # but not the images
 
 
+@pytest.mark.slow
 def test_gelu_stores_only_its_input():
     """Values and gradients are those of the formula x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); only x is stored."""
     x = jnp.linspace(-4.0, 4.0, 101)

@@ -112,6 +112,7 @@ def test_all_methods_equal_the_loop_over_experts(shape, case, gated):
         assert_same(got_grads, want_grads)
 
 
+@pytest.mark.slow
 def test_dispatch_by_hand():
     # Slots of expert 0: tokens 1 and 0; of expert 1: token 1 and an empty slot (S = 2).
     a = routing.Assignment(jnp.array([[[1, 0], [1, 2]]]), jnp.array([[[0.5, 1.0], [0.25, 0.0]]]))
@@ -123,6 +124,7 @@ def test_dispatch_by_hand():
         np.testing.assert_allclose(dispatch.combine(buffers, a, 2, method), [[[1.0, 2.0], [2.25, 3.0]]])
 
 
+@pytest.mark.slow
 def test_buffers_hold_one_group_after_the_other():
     # Two groups of one token, one expert: the buffer holds group 0's slot, then group 1's.
     a = routing.Assignment(jnp.zeros((2, 1, 1), jnp.int32), jnp.ones((2, 1, 1)))
@@ -179,6 +181,7 @@ def test_tokens_may_be_dispatched_in_bfloat16():
     assert 0 < np.abs(outputs[0] - exact).max() < 2**-8 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 def test_nothing_of_size_tokens_by_experts_by_capacity():
     """The compiled layer with gather has no array of G * S * E * C elements; with einsum it has one."""
     g, s, e, k, capacity = 1, 256, 16, 1, 20

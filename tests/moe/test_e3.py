@@ -383,6 +383,7 @@ def test_fewer_members_at_test_time_are_the_chosen_ones():
     jax.tree.map(np.testing.assert_array_equal, everyone, params)
 
 
+@pytest.mark.slow
 def test_taking_members_out_does_not_change_the_ensemble():
     config = ensemble({"tiling": "block"})
     params = random_params(config)
@@ -417,6 +418,7 @@ def test_members_that_cannot_be_taken_out(fields, which, message):
 # ---------------------------------------------------------------------------------------------- gates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name != "K=2, tight"])
 def test_gates_are_block_diagonal(name):
     m, size, config = case(name)
@@ -450,6 +452,7 @@ def test_a_member_does_not_depend_on_the_experts_and_routers_of_others():
         assert np.abs(after[1 - m] - before[1 - m]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_split_routers_have_larger_gates():
     """exp(l_e) / sum over own experts = p_e / (sum of own p): V-MoE's probabilities, renormalised within the block."""
     plain = vmoe()
@@ -616,6 +619,7 @@ def test_all_kinds_of_dispatch_are_the_same_layer_and_have_the_same_gradients():
         assert np.isfinite(grad).all() and (grad != 0).any(), path
 
 
+@pytest.mark.slow
 def test_members_do_not_compete_for_slots():
     """One slot per expert: the first token of the *member* gets it, for any choices of the members before it."""
     c = mixture(capacity=1, capacity_factor=None)
@@ -634,6 +638,7 @@ def test_members_do_not_compete_for_slots():
 # ---------------------------------------------------------------------------------------------- noise, losses
 
 
+@pytest.mark.slow
 def test_every_member_has_noise_of_its_own_m_times_as_large_as_in_the_v_moe():
     # E = 8 and M = 2: standard deviation 1 / (E/M) = 2 / 8 where a V-MoE of 8 experts has 1 / 8.
     m, width, s = 2, 4, 5000
@@ -652,6 +657,7 @@ def test_every_member_has_noise_of_its_own_m_times_as_large_as_in_the_v_moe():
     np.testing.assert_array_equal(same, clean)
 
 
+@pytest.mark.slow
 def test_every_router_starts_like_the_router_of_a_v_moe():
     # lecun_normal: variance 1 / D for every M; the routers are drawn one by one.
     router = e3.MemberDense(4, 8)
@@ -718,6 +724,7 @@ def test_tiling_only_makes_identical_members():
     np.testing.assert_allclose(logits[0], run(vmoe(), params)[0], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_makes_members_with_one_router_differ():
     x = e3.tile(tokens(1), 2)
     layer, params = the_layer(mixture(num_experts=8), {"routers": "shared"}, x)
@@ -727,6 +734,7 @@ def test_noise_makes_members_with_one_router_differ():
     assert np.abs(first - second).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "batch", "dispatch"),
     [
@@ -769,6 +777,7 @@ def test_partition_only_drops_what_the_members_drop():
     assert out["metrics"]["dropped"] > 0.1
 
 
+@pytest.mark.slow
 def test_partition_only_may_have_more_choices_than_experts():
     """Two members that have all 4 experts each and choose 3: 6 choices among 4 experts, and slots for all."""
     x = tokens(1)
@@ -853,6 +862,7 @@ def test_an_e3_has_the_parameters_of_its_v_moe(m, tiling):
             assert leaf == plain[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "where", "width", "millions"), [("VMoE-S/32", "last-2", 512, 166.7), ("H/14", "last-5", 1280, 2_688.6)]
 )

@@ -12,6 +12,7 @@ D, F = 8, 16
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 10, D)), jnp.float32)
 
 
+@pytest.mark.slow
 def test_one_expert_by_hand():
     # x = (1, -1), kernel [[2, 0], [0, 3]], bias (0, 1): (2, -2) before the GELU; the identity after it.
     params = {

@@ -50,6 +50,7 @@ def by_definition(params, x, weights, gated=False):
 # ---------------------------------------------------------------------------------------------- the layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("name", [name for name in ROUTERS if name != "soft"])
 def test_layer_is_the_weighted_sum_of_experts(name, gated):
@@ -80,6 +81,7 @@ def test_all_kinds_of_dispatch_are_the_same_layer(router):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_expert_is_the_mlp():
     c = configs.MoEConfig(num_experts=1, capacity_factor=1.0)
     params = random_params(moe.MoEMlp(c, F))
@@ -90,6 +92,7 @@ def test_one_expert_is_the_mlp():
     assert out["metrics"]["dropped"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"num_selected": 4}, {"num_selected": 2, "renormalize": True}])
 def test_identical_experts_with_weights_that_sum_to_one_are_the_mlp(changes):
     # K = E without renormalisation, or any K with it, and nothing dropped (2212.05055, section 2 and B.7).
@@ -100,6 +103,7 @@ def test_identical_experts_with_weights_that_sum_to_one_are_the_mlp(changes):
     np.testing.assert_allclose(run(c, params)[0], want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_dropped_tokens_are_zero_and_counted():
     # 30 tokens, all of which choose expert 0, since the router has only one column that is not zero; with two slots, 28
     # tokens are dropped.
@@ -157,6 +161,7 @@ def test_dropless_ignores_groups_and_their_padding():
         assert out["metrics"]["experts_per_token"] == 2.0
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_where_padding_is_zero():
     c = config(router="soft", capacity=2, capacity_factor=None)
     layer = moe.MoEMlp(c, F)
@@ -233,6 +238,7 @@ def test_auxiliary_losses_are_weighted_and_summed():
     np.testing.assert_allclose(out["auxiliary_loss"], want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_load_loss_is_added_only_with_noise():
     c = config(importance_weight=0.0, load_weight=1.0)
     layer = moe.MoEMlp(c, F)
@@ -247,6 +253,7 @@ def test_expert_choice_has_no_balancing_loss():
     assert run(c, random_params(moe.MoEMlp(c, F)))[1]["auxiliary_loss"] == 0.0
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_part():
     c = config(num_selected=2)
     layer = moe.MoEMlp(c, F)
@@ -367,6 +374,7 @@ def test_bad_v_moe_configurations(changes, message):
         configs.vmoe("B/16", "first-2")
 
 
+@pytest.mark.slow
 def test_non_finite_logits_stop_the_training():
     """If logits are NaN, the auxiliary loss is NaN, so that `fit` stops and names the step."""
     c = config()

@@ -85,6 +85,7 @@ def test_dropless_is_ample_capacity():
     assert got.owner is not None and want.owner is None
 
 
+@pytest.mark.slow
 def test_slots_may_be_given():
     c = configs.MoEConfig(num_experts=E, num_selected=K, capacity_factor=4.0)
     choice = routing.top_k(PROBABILITIES, K)

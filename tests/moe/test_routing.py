@@ -180,12 +180,14 @@ def test_batch_priority_keeps_the_largest_gates(seed):
     assert (kept[True].token < s).sum() == (kept[False].token < s).sum()
 
 
+@pytest.mark.slow
 def test_a_capacity_factor_of_e_over_k_drops_nothing():
     choice = top_k(probabilities(1, 30, 6, scale=10.0), 2)
     capacity = routing.capacity_of_choices(30, 6, 2, 6 / 2)
     assert (assign(choice, 6, capacity).token < 30).sum() == 60
 
 
+@pytest.mark.slow
 def test_assign_is_differentiable_in_the_gates_only():
     choice = top_k(probabilities(1, 10, 4), 2)
 
@@ -198,6 +200,7 @@ def test_assign_is_differentiable_in_the_gates_only():
     assert grad.sum() == (assign(choice, 4, 3).token < 10).sum()
 
 
+@pytest.mark.slow
 def test_assign_refuses_impossible_sizes():
     choice = top_k(probabilities(1, 4, 2), 1)
     with pytest.raises(ValueError, match="at least one slot, got capacity 0"):
@@ -218,6 +221,7 @@ def test_every_expert_takes_its_largest_probabilities():
     np.testing.assert_allclose(got.weight, [[[0.9, 0.6], [0.8, 0.4]]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_expert_choice_invariants(seed):
     rng = np.random.default_rng(seed)
@@ -234,6 +238,7 @@ def test_expert_choice_invariants(seed):
     np.testing.assert_array_equal(permuted.weight, got.weight)
 
 
+@pytest.mark.slow
 def test_all_experts_take_all_tokens_at_factor_e():
     p = probabilities(2, 6, 4)
     got = expert_choice(p, routing.capacity_of_tokens(6, 4, 4.0))
@@ -241,6 +246,7 @@ def test_all_experts_take_all_tokens_at_factor_e():
     np.testing.assert_allclose(by_token(got, got.weight, 6).sum(-1), np.ones((2, 6)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_expert_choice_depends_on_later_tokens_and_token_choice_does_not():
     first = jnp.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1])
     p = jnp.stack([first, 1 - first], axis=-1)[None]
@@ -269,6 +275,7 @@ def test_expert_choice_needs_a_possible_capacity(capacity):
 # ---------------------------------------------------------------------------------------------- renormalisation
 
 
+@pytest.mark.slow
 def test_renormalisation_of_the_paper():
     # 2212.05055, B.7: 0.3, 0.2, 0.1 -> 0.5, 0.333, 0.167; a single expert -> 1; no expert (token 2) -> 0.
     token = jnp.array([[[0, 1], [0, 3], [0, 3]]])  # S = 3: 3 marks an empty slot
@@ -279,6 +286,7 @@ def test_renormalisation_of_the_paper():
     np.testing.assert_allclose(by_token(got, got.weight, 3).sum(-1), [[1.0, 1.0, 0.0]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_single_expert_gives_the_router_no_gradient():
     # w / w is 1 for every w (2212.05055, B.7, a disadvantage that the authors note).
     def loss(logits):
@@ -293,6 +301,7 @@ def test_a_single_expert_gives_the_router_no_gradient():
 # ---------------------------------------------------------------------------------------------- losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("e", [1, 2, 8])
 def test_importance_and_load_vanish_at_balance_and_peak_at_collapse(e):
     uniform = jnp.full((2, 5, e), 1 / e)
@@ -310,6 +319,7 @@ def test_importance_of_a_hand_worked_case():
     np.testing.assert_allclose(routing.importance_loss(jnp.array([[[0.9, 0.1], [0.7, 0.3]]])), 0.36, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_at_perfect_balance():
     # sqrt has an infinite derivative at 0: (std / mean)^2 gives NaN here (google-research/vmoe issue 218).
     def naive(logits):
@@ -331,6 +341,7 @@ def test_gradients_are_finite_at_perfect_balance():
     assert np.isfinite(jax.jit(jax.grad(losses))(zero)).all()
 
 
+@pytest.mark.slow
 def test_load_equals_monte_carlo():
     # p_e is the probability that expert e would be among the K if only its own noise were drawn again.
     g, s, e, k, std, draws = 1, 3, 4, 2, 1.0, 100_000
@@ -407,6 +418,7 @@ def test_padding_changes_nothing(e):
     np.testing.assert_allclose(losses(padded, valid), losses(logits), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_expert_choice_with_more_slots_than_tokens():
     # Three slots, two real tokens: the third slot stays empty.
     got = expert_choice(probabilities(1, 4, 2), 3, jnp.array([[True, False, True, False]]))

@@ -33,6 +33,7 @@ def test_weights_by_hand():
     np.testing.assert_allclose(dispatch_weights.ravel(), [1.0, 0.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_slot_and_identity_experts_give_the_weighted_mean_of_the_tokens():
     mu = jnp.zeros((D, 1, 1))  # all logits are 0: plain means
     y, out = soft_moe(X, mu, jnp.ones(()), lambda buffers: buffers)
@@ -40,6 +41,7 @@ def test_one_slot_and_identity_experts_give_the_weighted_mean_of_the_tokens():
     np.testing.assert_allclose(out["combine_weights"], 1.0)
 
 
+@pytest.mark.slow
 def test_soft_moe_by_definition():
     params = random_params(moe.MoEMlp(C, F))
     y, out = run(C, params)
@@ -60,6 +62,7 @@ def test_soft_moe_by_definition():
     np.testing.assert_allclose(out["combine_weights"].sum(axis=-1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_soft_moe_keeps_images_apart_and_follows_permutations():
     params = random_params(moe.MoEMlp(C, F))
     y, _ = run(C, params)

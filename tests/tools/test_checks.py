@@ -92,6 +92,7 @@ def test_same_finds_a_wrong_gradient_of_any_input():
     checks.same(wrong, right, *inputs, grad=False)
 
 
+@pytest.mark.slow
 def test_same_weights_outputs_so_that_constant_sums_do_not_hide_a_gradient():
     # Every softmax sums to 1: with uniform weights all its gradients are 0, and this mistake would pass.
     def wrong(x):
