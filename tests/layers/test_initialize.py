@@ -1,6 +1,7 @@
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from kitlib.layers.initialize import init_params
 

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from trees import random_tree
 
 from kitlib import configs, moe
