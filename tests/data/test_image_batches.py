@@ -285,6 +285,7 @@ def test_many_reader_threads_keep_the_order_and_resume():
     assert [next(resumed)["label"].tolist() for _ in range(13)] == expected[7:]
 
 
+@pytest.mark.slow
 def test_tfds_records_and_committed_arrays_give_the_same_batches(tmp_path):
     made = tfds_builders.KitAnimalMnist(data_dir=tmp_path)
     made.download_and_prepare(file_format="array_record")

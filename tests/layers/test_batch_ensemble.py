@@ -345,6 +345,7 @@ def test_gradients_reach_every_fast_weight_and_bias():
             assert np.all(np.abs(grad).max(axis=-1) > 0), name
 
 
+@pytest.mark.slow
 def test_weight_decay_leaves_fast_weights_alone():
     # Without gradients, only the decay of the kernels remains.
     params, grads = gradients()
@@ -375,6 +376,7 @@ def test_members_that_start_equal_stay_equal():
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_members_that_start_different_learn_and_stay_different():
     difference, losses = trained(0.5)
     assert difference > 1e-2

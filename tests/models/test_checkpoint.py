@@ -158,6 +158,7 @@ def logits(config, params, images=IMAGES):
 # ---------------------------------------------------------------------------------------------- loading
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre_logits", [False, True])
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_google_file_gives_its_logits(tmp_path, pre_logits, scan):
@@ -167,6 +168,7 @@ def test_a_google_file_gives_its_logits(tmp_path, pre_logits, scan):
     np.testing.assert_allclose(logits(config, params), np_google(IMAGES, leaves), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_big_vision_file_gives_its_logits(tmp_path, scan):
     leaves = big_vision_file()

@@ -96,6 +96,7 @@ def test_greedy_reference(case):
     assert tokens.dtype == jnp.int32 and log_probs.shape == tokens.shape
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_those_of_teacher_forcing():
     model, params = reference_model("gelu")
     inputs = jnp.asarray(TENSORS["gelu/inputs"])
@@ -129,6 +130,7 @@ def test_a_single_text_is_generated_as_in_a_batch():
     np.testing.assert_array_equal(tokens, TENSORS["gelu/greedy"][1:2])
 
 
+@pytest.mark.slow
 def test_decoding_a_sparse_model_agrees_with_teacher_forcing():
     moe = {"num_experts": 4, "noise_std": 0.0}
     config = configs.sparse_t5(
@@ -183,6 +185,7 @@ def test_samples_have_the_frequencies_of_the_model():
     np.testing.assert_allclose(log_probs[:20].sum(axis=1), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sampling_is_deterministic_in_its_key_and_greedy_in_the_limit():
     table, inputs = jnp.asarray(table_of(6, 1)), jnp.array([[0.0], [2.0], [0.0]])
     one, two, other = (

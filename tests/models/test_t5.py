@@ -232,6 +232,7 @@ def test_padding_takes_no_slot():
     np.testing.assert_array_equal((weights > 0).sum(axis=0), 2)
 
 
+@pytest.mark.slow
 @BOTH
 def test_the_decoder_is_causal_and_the_encoder_is_not(config):
     reference = logits_of(config, INPUTS, TARGETS)

@@ -49,6 +49,7 @@ def test_pooling_without_a_head(pool, shape):
         np.testing.assert_allclose(logits, tokens[pool], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_positions_the_order_of_patches_does_not_matter():
     """Average pooling over tokens without positions: permuting the patches does not change the logits."""
     config = TINY.replace(pool="gap")
@@ -65,6 +66,7 @@ def test_without_positions_the_order_of_patches_does_not_matter():
     assert np.abs(logits(shuffled, params) - logits(IMAGES, params)).max() > 1e-2  # the control: with positions it does
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [{}, VIT22B, {"pool": "map", "representation_size": 8}])
 def test_scanned_and_unrolled_are_the_same_function(extra):
     unrolled, scanned = TINY.replace(**extra), TINY.replace(scan=True, **extra)
@@ -98,6 +100,7 @@ def test_vit22b_block_parameters():
     }
 
 
+@pytest.mark.slow
 def test_dropout_and_stochastic_depth_act_in_training_only():
     config = TINY.replace(dropout=0.3, drop_path=0.5)
     model, params = ViT(config), {"params": random_params(config, spread=0.1)}
@@ -111,6 +114,7 @@ def test_dropout_and_stochastic_depth_act_in_training_only():
     assert np.abs(run(0, True) - run(1, True)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_stochastic_depth_is_the_whole_block_or_nothing():
     # Rate 1/2 in the second (last) block, 0 in the first: an example's last block adds 0 or twice its branch.
     config = TINY.replace(drop_path=0.5, parallel=True)
@@ -124,6 +128,7 @@ def test_stochastic_depth_is_the_whole_block_or_nothing():
     np.testing.assert_allclose(added[kept], 2 * branch[kept], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_activations_keep_float32_parameters_and_logits():
     config = TINY.replace(dtype="bfloat16")
     params = random_params(config, spread=0.1)
@@ -135,6 +140,7 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits():
     np.testing.assert_allclose(logits, reference, atol=0.05 * float(np.abs(reference).max()))
 
 
+@pytest.mark.slow
 def test_one_image():
     params = {"params": random_params(TINY, spread=0.1)}
     one = ViT(TINY).apply(params, IMAGES[:1])[0]

@@ -436,6 +436,7 @@ def test_gates_are_block_diagonal(name):
             assert ((w > 0).sum(axis=-1) <= config.moe.num_selected).all()
 
 
+@pytest.mark.slow
 def test_a_member_does_not_depend_on_the_experts_and_routers_of_others():
     config = ensemble()
     params, other = random_params(config), random_params(config, seed=1)

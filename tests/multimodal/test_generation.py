@@ -11,6 +11,8 @@ from kitlib.multimodal.generation import generated_texts
 from kitlib.multimodal.prompts import Example
 from kitlib.synthetic import scenes
 
+pytestmark = pytest.mark.slow
+
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 THREE = [
     Example(np.full((1, 64, 64, 3), colour, np.uint8), f"which {i}?", ((f"answer {i}", True),), "vqa")
@@ -26,7 +28,6 @@ def model():
     return palix.PaLIX(config), palix.init_params(palix.PaLIX(config))
 
 
-@pytest.mark.slow
 def test_texts_do_not_depend_on_the_batch_size(model):
     """Three examples in batches of four and of two: in both cases the last batch is filled up."""
     one, other = (generated_texts(*model, THREE, batch_size=size) for size in (4, 2))
@@ -54,7 +55,6 @@ def test_a_text_may_be_longer_than_all_targets(model, monkeypatch):
     assert len(generated_texts(*model, THREE)) == 3 and given["length"] == 12
 
 
-@pytest.mark.slow
 def test_texts_do_not_depend_on_the_padding(model):
     """A longer prompt is padding. A longer target lets the model continue: the old texts begin the new ones."""
     shape = generation.batch_shape(model[0], THREE)

@@ -19,6 +19,7 @@ def test_objects_have_a_name_of_one_word_or_are_in_scenes():
         assert not {name for name in set(names) - set(objects) if " " not in name}
 
 
+@pytest.mark.slow
 def test_the_fields_belong_together():
     for split in ("train", "test"):
         data = kit_data(split)

@@ -81,6 +81,7 @@ def test_words_to_read_are_of_the_test_split():
     assert all(e.answer in known for e in examples) and len({e.prompt for e in examples}) == 8
 
 
+@pytest.mark.slow
 def test_all_tasks_of_the_scorecard_have_examples_and_a_perfect_score_for_their_answers():
     assert len({task.name for task in TASKS}) == len(TASKS)
     for task in TASKS:

@@ -10,6 +10,8 @@ from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.scores import ap50, exact_matches
 from kitlib.multimodal.tasks import Task, scorecard, with_control
 
+pytestmark = pytest.mark.slow
+
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 THREE = [
     Example(np.full((1, 64, 64, 3), colour, np.uint8), f"which {i}?", ((f"answer {i}", True),), "vqa")
@@ -62,7 +64,6 @@ def colours(count: int, seed: int) -> list[Example]:
     return THREE[:count]
 
 
-@pytest.mark.slow
 def test_a_scorecard(model):
     tasks = [
         Task("colours", None, exact_matches, choose=colours),

@@ -19,6 +19,7 @@ def draw(name: str, seed: int, i: int = 0):
     return study_tasks()[name].draw(keyed_rng(seed, i))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TESTS))
 def test_the_targets_of_every_test_have_a_perfect_score(name):
     task = tasks_of_tests()[name]

@@ -37,6 +37,7 @@ def test_the_sparse_model_has_experts_and_costs_what_is_counted(setup):
         assert one.forward_flops(one.dense) == sum(flops.vit_forward_flops(one.dense).values())
 
 
+@pytest.mark.slow
 def test_the_evaluation_of_a_uniform_classifier():
     """A zero head gives every class the same probability: loss ln 10, and accuracy as if class 0 were always said."""
     one = upcycling_setups.vision()

@@ -86,6 +86,7 @@ def test_accumulation_is_the_whole_batch(accumulate):
         assert float(m1[name]) == pytest.approx(float(m2[name]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_needs_equal_parts():
     model, params = fresh()
     tx = optim.assemble(optax.identity(), 0.1)
@@ -146,6 +147,7 @@ def test_frozen_parameters_stay_bitwise_the_same():
 # ---------------------------------------------------------------------------------------------- the loop
 
 
+@pytest.mark.slow
 def test_a_vit_memorises_a_batch():
     model, params = fresh()
     tx, step = adam_step()
@@ -288,6 +290,7 @@ def test_killed_at_several_moments_is_bitwise_the_same(tmp_path):
     assert_trees_equal((state.params, state.opt_state), (resumed.params, resumed.opt_state))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     small_run(tmp_path / "run", num_steps=3)
     for file in (tmp_path / "run" / "3" / "state").rglob("*"):

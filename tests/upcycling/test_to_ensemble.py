@@ -68,6 +68,7 @@ def test_with_spread_0_every_member_is_the_vit_it_came_from(blocks, m, attention
     np.testing.assert_allclose(logits, np.broadcast_to(logits_of(TINY, dense), (m, 4, 3)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"spread": 0.5}, {"sign_probability": 0.5}])
 def test_from_dense_shares_kernels_repeats_biases_and_draws_fast_weights(fields):
     dense = random_params(TINY)
