@@ -2,11 +2,11 @@
 
 import io
 import itertools
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from resuming import check_exact_resume, same
 
 from kitlib import data
 from kitlib.data import datasets, image_batches, tfds_builders
@@ -31,10 +31,6 @@ def ids(batch):
 
 def flat(lists):
     return list(itertools.chain.from_iterable(lists))
-
-
-def same(a, b):
-    return all(np.array_equal(a[key], b[key]) for key in ("image", "label"))
 
 
 # --- contents and order ---
@@ -104,17 +100,7 @@ def test_resume_continues_with_the_very_next_batch(augment, stop):
     def make():
         return batches(source, 4, seed=3, augment=augment)
 
-    whole = make()
-    expected = [next(whole) for _ in range(stop + 6)][stop:]
-    stopped = make()
-    for _ in range(stop):
-        next(stopped)
-    state = json.loads(json.dumps(stopped.get_state()))
-    resumed = make()
-    resumed.set_state(state)
-    assert all(same(next(resumed), batch) for batch in expected)
-    stopped.set_state(state)  # and back on the same iterator
-    assert same(next(stopped), expected[0])
+    check_exact_resume(make, stop)
 
 
 def test_a_resumed_evaluation_ends_where_it_should():

@@ -1,10 +1,10 @@
 """kitlib.data.text_batches: the stream, contents and order of batches, exact resume, evaluation set, bad input."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
+from resuming import check_exact_resume, same
 
 from kitlib import data
 from kitlib.data.denoise import SPAN_CORRUPTION, UL2, Denoiser, restore
@@ -23,10 +23,6 @@ def restored(batch, modes=("[NLU]", "[NLG]", "[S2S]")):
         mode = prefixes.get(int(inputs[0]))
         start = 1 if mode else 0
         yield restore(inputs[start:], targets, KIT.sentinel_ids, KIT.eos_id).tolist(), mode
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
 
 
 # --- the stream ---
@@ -159,17 +155,7 @@ def test_resume_continues_with_the_very_next_batch(denoisers, stop):
     def make():
         return batches(STREAM, KIT, 4, denoisers=denoisers, seed=3)
 
-    whole = make()
-    expected = [next(whole) for _ in range(stop + 6)][stop:]
-    stopped = make()
-    for _ in range(stop):
-        next(stopped)
-    state = json.loads(json.dumps(stopped.get_state()))
-    resumed = make()
-    resumed.set_state(state)
-    assert all(same(next(resumed), batch) for batch in expected)
-    stopped.set_state(state)  # and back on the same iterator
-    assert same(next(stopped), expected[0])
+    check_exact_resume(make, stop)
 
 
 def test_a_resumed_run_ends_where_it_should():

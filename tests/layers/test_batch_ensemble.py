@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from small_batch_ensemble import IMAGES, TINY, ensemble, is_fast, logits_of
 from trees import random_params
 
 from kitlib import configs
@@ -18,27 +19,7 @@ from kitlib.moe import e3
 from kitlib.training import classification, optim
 from kitlib.upcycling import to_ensemble
 
-SIZES = {"width": 8, "depth": 2, "mlp_dim": 12, "num_heads": 2, "image_size": (8, 8), "channels": 1, "num_classes": 3}
-TINY = configs.vit("tiny/4", **SIZES)
-RNG = np.random.default_rng(0)
-IMAGES = RNG.uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
 BATCH = {"image": IMAGES, "label": np.array([0, 1, 2, 1])}
-
-
-def ensemble(blocks=(1,), num_members=2, **fields):
-    return configs.BatchEnsembleConfig(blocks, num_members, **fields)
-
-
-def logits_of(config, params):
-    """Configurations that differ only in how fast weights are drawn are compiled once: here they are given."""
-    if config.batch_ensemble:
-        drawn = dataclasses.replace(config.batch_ensemble, spread=0.5, sign_probability=None)
-        config = config.replace(batch_ensemble=drawn)
-    return classification.predict(ViT(config), params, IMAGES, batch_size=4)
-
-
-def is_fast(name: str) -> bool:
-    return "fast_weight_" in name
 
 
 # ---------------------------------------------------------------------------------------------- the layer

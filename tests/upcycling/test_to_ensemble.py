@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import jax
@@ -6,18 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from small_batch_ensemble import TINY, ensemble, is_fast, logits_of
 from trees import random_params
 
 from kitlib import configs
 from kitlib.models import checkpoint
-from kitlib.models.vit import ViT
-from kitlib.training import classification
 from kitlib.upcycling.to_ensemble import batch_ensemble_from_dense, split_routers
-
-SIZES = {"width": 8, "depth": 2, "mlp_dim": 12, "num_heads": 2, "image_size": (8, 8), "channels": 1, "num_classes": 3}
-TINY = configs.vit("tiny/4", **SIZES)
-IMAGES = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
-
 
 # ---------------------------------------------------------------------------------------------- an E3
 
@@ -40,22 +33,6 @@ def test_split_routers():
 
 
 # ---------------------------------------------------------------------------------------------- a BatchEnsemble
-
-
-def ensemble(blocks=(1,), num_members=2, **fields):
-    return configs.BatchEnsembleConfig(blocks, num_members, **fields)
-
-
-def logits_of(config, params):
-    """Configurations that differ only in how fast weights are drawn are compiled once: here fast weights are given."""
-    if config.batch_ensemble:
-        drawn = dataclasses.replace(config.batch_ensemble, spread=0.5, sign_probability=None)
-        config = config.replace(batch_ensemble=drawn)
-    return classification.predict(ViT(config), params, IMAGES, batch_size=4)
-
-
-def is_fast(name: str) -> bool:
-    return "fast_weight_" in name
 
 
 @pytest.mark.slow
