@@ -6,6 +6,9 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KIT_SCALE"] = "cpu"
 os.environ["MPLBACKEND"] = "agg"
+# Tests spend more time on compiling than on computing, so XLA optimises little, here and in the processes that tests
+# start, as in JAX's own tests. `kit check` runs every notebook fully optimised.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 import pytest

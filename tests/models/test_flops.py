@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -69,6 +71,9 @@ VMOE = [
 ]
 
 
+shapes_of = functools.cache(expected_shapes)  # tracing a large model takes seconds
+
+
 def part_of(name: str) -> str:
     """The part in flops.vit_parameters that counts this leaf of the tree of parameters."""
     top = name.split("/")[0]
@@ -79,7 +84,7 @@ def part_of(name: str) -> str:
 
 def counted(config, parts) -> int:
     """Number of parameters of the real model in these parts, from shapes only."""
-    leaves = jax.tree_util.tree_leaves_with_path(expected_shapes(config))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes_of(config))
     return sum(
         leaf.size for path, leaf in leaves if part_of(jax.tree_util.keystr(path, simple=True, separator="/")) in parts
     )
@@ -96,7 +101,7 @@ def test_published_parameter_counts(name, overrides, parts, published):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "overrides", "parts", "published", "digits"), PUBLISHED_ROUNDED)
 def test_published_parameter_counts_in_millions(name, overrides, parts, published, digits):
-    config = configs.vit(name, **overrides)
+    config = configs.vit(name, scan=True, **overrides)
     assert round(counted(config, parts) / 1e6, digits) == published
     assert sum(flops.vit_parameters(config)[part] for part in parts) == counted(config, parts)
 
@@ -149,7 +154,7 @@ def test_upcycled_counts():
 def test_vit_22b_matrices_are_the_published_21743_million():
     # 48 blocks of 12 * 6144^2: 4 D^2 of attention, 8 D^2 of an MLP with F = 4 D.
     config = configs.vit("22B/14", pool="none", num_classes=0, scan=True)
-    shapes = jax.tree_util.tree_leaves_with_path(expected_shapes(config)["Transformer"]["encoderblock"])
+    shapes = jax.tree_util.tree_leaves_with_path(shapes_of(config)["Transformer"]["encoderblock"])
     matrices = sum(leaf.size for path, leaf in shapes if path[-1].key == "kernel")
     assert matrices == 12 * 6144**2 * 48 == 21_743_271_936
 
@@ -266,7 +271,7 @@ def test_mixture_flops_against_xla(moe, monkeypatch):
 
 def size_of(config) -> int:
     """Number of parameters of the real model, from shapes only."""
-    return sum(leaf.size for leaf in jax.tree.leaves(expected_shapes(config)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes_of(config)))
 
 
 # ---------------------------------------------------------------------------------------------- ensembles

@@ -72,7 +72,8 @@ def test_expert_dropout(how):
 def test_blocks_are_processed_by_their_owner(how):
     """Three blocks of two experts. The definition is one expert call per block; outputs and gradients agree."""
     rng = np.random.default_rng(1)
-    params = {name: {"kernel": jnp.asarray(rng.normal(size=(2, D, D)), jnp.float32)} for name in ("Dense_0", "Dense_1")}
+    kernels = rng.normal(size=(2, 2, D, D)) / np.sqrt(D)  # so that activations stay near one, and sums exact to 1e-6
+    params = {f"Dense_{i}": {"kernel": jnp.asarray(kernel, jnp.float32)} for i, kernel in enumerate(kernels)}
     x, owner = jnp.asarray(rng.normal(size=(3, 4, D)), jnp.float32), jnp.array([0, 1, 1])
     weights = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
 

@@ -10,10 +10,13 @@ from kitlib.upcycling import surgery
 
 pytestmark = pytest.mark.slow
 
+LAYERS = ("depth", "num_encoder_layers", "num_decoder_layers")
+
 
 def short(task):
-    """The same setup with a parent of four steps."""
-    return dataclasses.replace(task, parent_steps=4, name=f"short {task.name}")
+    """The same setup with a parent of four steps and two layers per stack."""
+    layers = {name: 2 for name in LAYERS if hasattr(task.dense, name)}
+    return dataclasses.replace(task, parent_steps=4, dense=task.dense.replace(**layers), name=f"short {task.name}")
 
 
 @pytest.mark.parametrize("task", [upcycling_setups.vision, upcycling_setups.language], ids=["vision", "language"])
