@@ -148,8 +148,9 @@ print(grown * 1024 / sum(leaf.nbytes for leaf in jax.tree.leaves(result)))
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit there")
 def test_peak_memory_of_a_real_size():
     """ViT-B/16 to E=32: the result has 3.9 GB, and the peak is little more."""
-    optimised = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # the users' program: less is fused without
-    out = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, env=optimised)
+    # Without the allocator of `kit test`, which keeps freed memory: its peak depends on when XLA frees, 1.3 to 1.7.
+    env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    out = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, env=env)
     assert float(out.stdout) <= 1.3
 
 
