@@ -1,5 +1,6 @@
 """PaLI-X: visibility and positions, one path for images, frames and exemplars, loss, decoding, sizes."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -35,10 +36,13 @@ def params():
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)  # one program per model and shapes, for all tests
+def apply(model, params, arguments, fields):
+    return model.apply({"params": params}, *arguments, **fields)
+
+
 def run(params, images, prompts=PROMPTS, written=WRITTEN, model=None, **fields):
-    return jax.jit(lambda p, *args: (model or PaLIX(XS)).apply({"params": p}, *args, **fields))(
-        params, images, prompts, written
-    )
+    return apply(model or PaLIX(XS), params, (images, prompts, written), fields)
 
 
 # ---------------------------------------------------------------------------------------------- images to tokens
@@ -51,7 +55,7 @@ def test_visual_tokens_are_the_projected_patches_of_the_tower(params):
     assert out["visual"].shape == (2, 3 * K, 64)
     for b in range(2):
         for i in range(3):
-            patches, _ = ViT(XS.tower).apply({"params": params["tower"]}, IMAGES[b, i][None])
+            patches, _ = apply(ViT(XS.tower), params["tower"], (IMAGES[b, i][None],), {})
             projected = patches[0] @ params["projection"]["kernel"] + params["projection"]["bias"][None]
             np.testing.assert_allclose(out["visual"][b, i * K : (i + 1) * K], projected, atol=1e-5)
 
@@ -96,7 +100,7 @@ def test_padding_images_change_nothing(params):
 @pytest.mark.slow
 def test_without_images_it_is_the_text_model(params):
     logits, _ = run(params, None)
-    text, _ = T5(XS.text).apply({"params": params["text"]}, PROMPTS, WRITTEN)
+    text, _ = apply(T5(XS.text), params["text"], (PROMPTS, WRITTEN), {})
     np.testing.assert_allclose(logits, text, atol=1e-5, rtol=1e-5)
 
 
@@ -231,10 +235,11 @@ def test_the_loss_is_the_mean_over_target_tokens_by_hand(params):
     log_probs = np.asarray(jax.nn.log_softmax(logits))
     # Five targets: 8 4 1 and 3 1; the sixth is padding.
     five = [log_probs[0, 0, 8], log_probs[0, 1, 4], log_probs[0, 2, 1], log_probs[1, 0, 3], log_probs[1, 1, 1]]
-    loss, _ = palix.answer_loss(PaLIX(XS))(params, batch(), jax.random.key(0))
+    loss_fn = jax.jit(palix.answer_loss(PaLIX(XS)))
+    loss, _ = loss_fn(params, batch(), jax.random.key(0))
     assert float(loss) == pytest.approx(-np.mean(five), abs=1e-5)
     weights = jnp.asarray([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    loss, _ = palix.answer_loss(PaLIX(XS))(params, batch() | {"weights": weights}, jax.random.key(0))
+    loss, _ = loss_fn(params, batch() | {"weights": weights}, jax.random.key(0))
     assert float(loss) == pytest.approx(-(five[0] + five[2]) / 2, abs=1e-5)
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +35,13 @@ def random_params(layer):
     return random_tree(jax.eval_shape(layer.init, jax.random.key(0), X)["params"])
 
 
+@functools.partial(jax.jit, static_argnums=0)  # one program per layer and shapes, for all tests
+def apply(layer, params, *arguments):
+    return layer.apply({"params": params}, *arguments)
+
+
 def run(c, params, x=X, valid=None, **kwargs):
-    layer = moe.MoEMlp(c, F, **kwargs)
-    return jax.jit(lambda p, x: layer.apply({"params": p}, x, valid))(params, x)
+    return apply(moe.MoEMlp(c, F, **kwargs), params, x, valid)
 
 
 def by_definition(params, x, weights, gated=False):
@@ -86,7 +92,7 @@ def test_one_expert_is_the_mlp():
     c = configs.MoEConfig(num_experts=1, capacity_factor=1.0)
     params = random_params(moe.MoEMlp(c, F))
     one = jax.tree.map(lambda p: p[0], params["Mlp"])
-    want = vit_layers.MlpBlock(F).apply({"params": one}, X)
+    want = apply(vit_layers.MlpBlock(F), one, X)
     y, out = run(c, params)
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
     assert out["metrics"]["dropped"] == 0.0
@@ -99,7 +105,7 @@ def test_identical_experts_with_weights_that_sum_to_one_are_the_mlp(changes):
     c = config(**changes, split_init=False, capacity_factor=4.0)
     params = random_params(moe.MoEMlp(c, F))
     params["Mlp"] = jax.tree.map(lambda p: jnp.broadcast_to(p[:1], p.shape), params["Mlp"])
-    want = vit_layers.MlpBlock(F).apply({"params": jax.tree.map(lambda p: p[0], params["Mlp"])}, X)
+    want = apply(vit_layers.MlpBlock(F), jax.tree.map(lambda p: p[0], params["Mlp"]), X)
     np.testing.assert_allclose(run(c, params)[0], want, rtol=1e-4, atol=1e-4)
 
 

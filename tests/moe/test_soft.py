@@ -19,8 +19,7 @@ def random_params(layer):
 
 
 def run(c, params, x=X):
-    layer = moe.MoEMlp(c, F)
-    return jax.jit(lambda p, x: layer.apply({"params": p}, x))(params, x)
+    return jax.jit(moe.MoEMlp(c, F).apply)({"params": params}, x)
 
 
 def test_weights_by_hand():

@@ -1,3 +1,4 @@
+import functools
 import math
 import os
 import subprocess
@@ -35,8 +36,9 @@ def random_params(config=DENSE):
     return random_tree(checkpoint.expected_shapes(config), spread=0.2)
 
 
+@functools.partial(jax.jit, static_argnums=0)  # one program per configuration, for all tests
 def logits(config, params):
-    return jax.jit(lambda p: ViT(config).apply({"params": p}, IMAGES)[0])(params)
+    return ViT(config).apply({"params": params}, IMAGES)[0]
 
 
 def upcycled(config, params, seed=0, how=surgery.COPIES):
@@ -192,7 +194,7 @@ def layer(config, seed=0):
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 def test_processed_tokens_get_the_mlp_and_the_others_zero(factor):
     module, params, mlp, x = layer(recipe(capacity_factor=factor))
-    y, out = module.apply({"params": params}, x)
+    y, out = jax.jit(module.apply)({"params": params}, x)
     processed = np.asarray(out["combine_weights"].sum(axis=-1) > 0)
     want = np.asarray(moe.mlp_expert(linear_layer, mlp, x))
     assert 0 < processed.sum() <= processed.size and (factor > 0.5 or not processed.all())
@@ -205,7 +207,7 @@ def test_processed_tokens_get_the_mlp_and_the_others_zero(factor):
 def test_without_renormalisation_the_branch_shrinks(factor):
     """The control: with raw weights, a token gets only the share sum_e r_e of its MLP; the error is 1 minus this."""
     module, params, mlp, x = layer(recipe(num_experts=32, renormalize=False, capacity_factor=factor))
-    y, out = module.apply({"params": params}, x)
+    y, out = jax.jit(module.apply)({"params": params}, x)
     want = moe.mlp_expert(linear_layer, mlp, x)
     error = np.linalg.norm(y - want, axis=-1) / np.linalg.norm(want, axis=-1)
     np.testing.assert_allclose(error, 1.0 - out["combine_weights"].sum(axis=-1), rtol=1e-4, atol=1e-5)
@@ -215,7 +217,7 @@ def test_without_renormalisation_the_branch_shrinks(factor):
 def gradients(config, seed=0):
     module, params, mlp, x = layer(config, seed)
     weights = jnp.asarray(np.random.default_rng(9).normal(size=x.shape), jnp.float32)
-    sparse = jax.grad(lambda p: jnp.vdot(module.apply({"params": p}, x)[0], weights))(params)
+    sparse = jax.jit(jax.grad(lambda p: jnp.vdot(module.apply({"params": p}, x)[0], weights)))(params)
     dense = jax.grad(lambda p: jnp.vdot(moe.mlp_expert(linear_layer, p, x), weights))(mlp)
     return sparse, dense
 
