@@ -7,7 +7,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KIT_SCALE"] = "cpu"
 os.environ["MPLBACKEND"] = "agg"
 # Tests spend more time on compiling than on computing, so XLA optimises little, here and in the processes that tests
-# start, as in JAX's own tests. `kit check` runs every notebook fully optimised.
+# start, as in JAX's own tests. `kit check` runs every notebook fully optimised, and so do tests with `optimised`.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
@@ -31,6 +31,15 @@ def pytest_configure(config):
     """Warnings are errors; later lines win, so the exceptions come after."""
     for line in ("error", *FOREIGN_WARNINGS):
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture
+def optimised(monkeypatch):
+    """Compiles as users do, here and in the processes that the test starts: for what XLA makes of a program."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

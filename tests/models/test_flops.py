@@ -235,6 +235,7 @@ def test_published_flops():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{"pool": "tok"}, {"pool": "map"}, {"pool": "none", "parallel": True}])
+@pytest.mark.usefixtures("optimised")
 def test_flops_against_xla(overrides):
     """XLA counts every operation: a few per cent more than the matrix products alone, at real widths."""
     config = configs.vit("Ti/16", image_size=(112, 112), num_classes=1000, **overrides)
@@ -256,6 +257,7 @@ def test_flops_against_xla(overrides):
         configs.MoEConfig(num_experts=4, router="soft", capacity_factor=1.0),
     ],
 )
+@pytest.mark.usefixtures("optimised")
 def test_mixture_flops_against_xla(moe, monkeypatch):
     """As above. The experts are batched, because XLA counts only one iteration of a loop."""
     monkeypatch.setattr(experts, "single_cpu", lambda: False)
@@ -444,6 +446,7 @@ def test_closed_form_t5_parts_equal_the_tree(config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.usefixtures("optimised")
 def test_t5_flops_against_xla(sparse, monkeypatch):
     """As for the mixtures above: XLA counts every operation, and the experts are batched."""
     monkeypatch.setattr(experts, "single_cpu", lambda: False)

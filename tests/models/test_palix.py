@@ -384,6 +384,7 @@ print("sharded ok")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_on_eight_devices_it_is_the_same_model():
     """The batch in four parts, every kernel in two: logits and gradients are those of one device (to 1e-5)."""
     env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}

@@ -182,6 +182,7 @@ def test_tokens_may_be_dispatched_in_bfloat16():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_nothing_of_size_tokens_by_experts_by_capacity():
     """The compiled layer with gather has no array of G * S * E * C elements; with einsum it has one."""
     g, s, e, k, capacity = 1, 256, 16, 1, 20
@@ -202,6 +203,7 @@ def test_nothing_of_size_tokens_by_experts_by_capacity():
 
 
 @pytest.mark.parametrize("s", [64, 256, 1024])
+@pytest.mark.usefixtures("optimised")
 def test_einsum_dispatch_costs_s_over_f_of_the_experts(s):
     """In one group: 2 * 2 * S * (E * C) * D for dispatch and combine, 2 * 2 * (E * C) * D * F in the experts; the ratio
     is S / F.
@@ -258,6 +260,7 @@ print("sharded ok")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_the_expert_axis_can_be_sharded():
     """On four simulated devices, with one rule, experts stay on their devices and the result is that of one device."""
     run = subprocess.run(

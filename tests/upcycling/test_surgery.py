@@ -148,6 +148,7 @@ print(grown * 1024 / sum(leaf.nbytes for leaf in jax.tree.leaves(result)))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit there")
+@pytest.mark.usefixtures("optimised")
 def test_peak_memory_of_a_real_size():
     """ViT-B/16 to E=32: the result has 3.9 GB, and the peak is little more."""
     # Without the allocator of `kit test`, which keeps freed memory: its peak depends on when XLA frees, 1.3 to 1.7.
