@@ -1,5 +1,6 @@
 """What README.md promises: every command, every Python block with its output, every link, every row of its table."""
 
+import functools
 import os
 import re
 import shutil
@@ -11,10 +12,12 @@ import nbformat
 import pandas as pd
 import pytest
 
+from kitlib.bench import runner
 from kitlib.data.captioned import LANGUAGES
 from kitlib.data.files import ROOT
 from kitlib.multimodal import stages
 from kitlib.tools import cli, notebooks, page
+from kitlib.training import process
 
 README = (ROOT / "README.md").read_text()
 TESTS = Path(__file__).parent
@@ -115,29 +118,24 @@ def kit_doctor():
     assert real(str(BIN / "kit"), "doctor").endswith("all is well\n")
 
 
-def kit_bench():
-    """The whole command on a small batch of a model of one block, one round each."""
-    small = """if True:
-        import functools, os, sys
-        from kitlib import configs
-        from kitlib.bench import e3, moe, t5, timing, vit
-        from kitlib.multimodal import stages
-        from kitlib.tools import cli
-        os.environ.setdefault("GLIBC_TUNABLES", "")  # measured in this process, where everything is small
-        vit.VIT_ROWS = [("small", vit.VIT_ROWS[0][1].replace(depth=1), 8)]
-        moe.SHAPES, moe.GROUPS = ((32, 8, 16, 4, 2),) * 2, (2,)
-        moe.STEP = vit.VIT_ROWS[0][1].replace(depth=2)
-        e3.STEP, e3.BATCH, e3.SMALL_BATCH = e3.SMALL, 4, 4
-        t5.CONFIG, t5.WRITTEN, t5.LONGER = configs.t5("tiny"), 4, 8
-        stages.STAGES, stages.OCR["batch_size"] = {}, 2
-        stages.released_config = functools.partial(configs.palix, "XS", tower={"image_size": (64, 64), "depth": 1})
-        timing.interleaved = functools.partial(timing.interleaved, rounds=1)
-        sys.argv = ["kit", "bench"]
-        sys.exit(cli.main())"""
-    out = real(sys.executable, "-c", small)
-    for variant in ("kitlib", "scanned", "stock"):
-        assert re.search(rf"^small +{variant}( +\d+\.?\d*){{6}}$", out, re.MULTILINE), out
-    assert re.search(r"^flax.linen \+ optax +\d+\.\d\d +1\.00$", out, re.MULTILINE), out
+def kit_bench(monkeypatch):
+    """The command prints all tables, here or in a process with the memory settings. Each table has its own test."""
+    printed = []
+    tables = ("vit", "moe", "e3", "t5", "palix", "imports")
+    for name in tables:
+        monkeypatch.setattr(getattr(runner, name), "main", functools.partial(printed.append, name))
+    for ran_elsewhere in (lambda line: None, lambda line: exec(line) or 0):
+        monkeypatch.setattr(process, "run_with_allocator", ran_elsewhere)
+        assert cli.bench() == 0
+        assert tuple(printed) == tables
+        printed.clear()
+    proven_by("training/test_process.py", "test_a_line_runs_in_a_process_with_the_settings")
+    proven_by("bench/test_vit.py", "test_the_peer_has_the_same_size_and_the_table_prints")
+    proven_by("bench/test_moe.py", "test_tables_print")
+    proven_by("bench/test_e3.py", "test_tables_print")
+    proven_by("bench/test_t5.py", "test_tables_print_without_the_peer")
+    proven_by("bench/test_palix.py", "test_the_table_prints_and_adds_up")
+    proven_by("bench/test_imports.py", "test_the_table_prints")
 
 
 def kit_claims():
@@ -201,7 +199,7 @@ EXERCISED = {
     "kit run --refresh": lambda *_: kit_refresh(),
     "kit test": lambda _, monkeypatch: kit_test(monkeypatch),
     "kit doctor": lambda *_: kit_doctor(),
-    "kit bench": lambda *_: kit_bench(),
+    "kit bench": lambda _, monkeypatch: kit_bench(monkeypatch),
     "kit claims upcycling": lambda *_: kit_claims(),
     "kit claims ensembles": lambda *_: kit_claims(),
     "kit claims palix": lambda *_: kit_claims(),
@@ -260,7 +258,14 @@ def test_links_and_files_exist():
         assert (ROOT / name).exists(), name
     assert "http" not in README  # a link outside cannot be checked here
     bare = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
-    assert bare - {name.rstrip("/") for name in named} <= {"README.md", "LICENSE", "conftest.py", "build", "dist"}
+    assert bare - {name.rstrip("/") for name in named} <= {
+        "README.md",
+        "LICENSE",
+        "conftest.py",
+        "build",
+        "dist",
+        "__pycache__",
+    }
 
 
 def test_the_table_is_the_series():

@@ -194,7 +194,10 @@ class _Saver:
                 f"optimiser: {error}"
             ) from error
         batches.set_state(got.data)
-        state = got.state.replace(key=jax.random.wrap_key_data(got.state.key))
+        # Orbax commits arrays to their device. For committed arguments, XLA compiles another program, which may round
+        # differently: arrays that are free in a new run must be free again.
+        state = jax.tree.map(lambda new, x: x if new.committed else jnp.array(np.asarray(x)), like, got.state)
+        state = state.replace(key=jax.random.wrap_key_data(state.key))
         return state, {name: np.asarray(values) for name, values in got.history.items()}
 
     def close(self) -> None:

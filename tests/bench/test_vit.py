@@ -27,3 +27,5 @@ def test_the_peer_has_the_same_size_and_the_table_prints(monkeypatch, capsys):
     bench_vit.main()
     text = capsys.readouterr().out
     assert [re.split(r"\s+", line)[1] for line in text.splitlines()[2:]] == ["matmul", "kitlib", "scanned", "stock"]
+    for variant in ("kitlib", "scanned", "stock"):
+        assert re.search(rf"^small +{variant}( +\d+\.?\d*){{6}}$", text, re.MULTILINE), text

@@ -241,6 +241,22 @@ def test_stopped_and_resumed_is_bitwise_the_same(tmp_path):
     assert_trees_equal(state.params, again.params)
 
 
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_with_the_same_program(tmp_path):
+    """Committed to their device, unlike new ones, restored arrays would give another program, with other rounding."""
+    _, params = fresh()
+    tx, step = adam_step()
+
+    def run(num_steps):
+        state = loop.init_state(params, tx)
+        return loop.fit(step, state, some_batches(), num_steps, checkpoint_dir=tmp_path / "run")[0]
+
+    run(1)
+    restored, new = run(1), loop.init_state(params, tx)  # the second run only reads the checkpoint
+    programs = [step.lower(state, next(some_batches())).as_text() for state in (restored, new)]
+    assert programs[0] == programs[1]
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
