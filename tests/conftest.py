@@ -1,5 +1,6 @@
 """The unit tests run under strict settings, so that silent mistakes become errors."""
 
+import gc
 import os
 from importlib import metadata
 
@@ -36,6 +37,13 @@ def pytest_configure(config):
     """Warnings are errors; later lines win, so the exceptions come after."""
     for line in ("error", *FOREIGN_WARNINGS):
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_finish():
+    """Tracing makes millions of small objects: Python need not search all modules for garbage again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 @pytest.fixture

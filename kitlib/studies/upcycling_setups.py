@@ -53,9 +53,13 @@ def schedule(peak: float) -> optax.Schedule:
 
 
 @functools.cache
-def vision() -> Setup:
-    """A ViT of 4 blocks and width 64 on the kit's 10,000 images, which random crops make too many to memorise."""
-    source, (images, labels) = data.load("fashion_mnist", "train"), data.load("fashion_mnist", "test").arrays()
+def vision(num_test: int = 5000) -> Setup:
+    """A ViT of 4 blocks and width 64 on the kit's 10,000 images, which random crops make too many to memorise.
+
+    num_test: the number of test images, of 5,000.
+    """
+    source, test_source = data.load("fashion_mnist", "train"), data.load("fashion_mnist", "test")[:num_test]
+    images, labels = test_source.arrays()
     images = image_batches.to_float(images)
 
     def evaluate(model, params):
@@ -83,14 +87,15 @@ def vision() -> Setup:
 
 
 @functools.cache
-def language() -> Setup:
+def language(num_test: int = 896) -> Setup:
     """A T5 of 3 + 3 layers and width 64: span corruption of 64 tokens of the training glosses; Adafactor, as in T5.
 
     Batches are small, since a model of this size learns more from more steps than from more tokens.
+    num_test: the number of test texts of 64 tokens.
     """
     words = tokenizer.Tokenizer.load()
     stream = text_batches.token_stream(data.glosses("train"), words)
-    held_out = text_batches.evaluation_set(text_batches.token_stream(data.glosses("test"), words), words, 896)
+    held_out = text_batches.evaluation_set(text_batches.token_stream(data.glosses("test"), words), words, num_test)
 
     def evaluate(model, params):
         sums = np.sum([_scores(model)(params, *part) for part in _parts(held_out, 64)], axis=0)

@@ -254,6 +254,7 @@ def check(names: tuple[str, ...], root: Path = ROOT) -> int:
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env"]
     command += ["--nbval-sanitize-with", "notebooks/nbval_sanitize.cfg", "--nbval-cell-timeout", str(CELL_TIMEOUT)]
     # loadscope keeps the cells of a notebook in one worker, in order. Two workers: four can run out of memory.
-    command += ["-n", "2" if len(paths) > 1 else "0", "--dist", "loadscope", "-p", "no:cacheprovider", "--rootdir", "."]
+    command += ["-n", "2" if len(paths) > 1 else "0", "--dist", "loadscope", "--no-loadscope-reorder"]
+    command += ["-p", "no:cacheprovider", "--rootdir", "."]
     with environment("cpu") as env:
         return subprocess.run([*command, *[f"notebooks/{path.name}" for path in paths]], cwd=root, env=env).returncode

@@ -20,6 +20,7 @@ OBJECTS = (("1 2 3 4", True), (" dog", True), (" ;", True), (" 5 6 7 8", False),
 BOXES = Example(RED, "detect dog", OBJECTS, "detection")
 HIDDEN = (("<extra_id_0> cat", True),)
 TEXT = Example(np.zeros((0, 64, 64, 3), np.uint8), "the <extra_id_0> sat", HIDDEN, "span_corruption")
+ONE_LAYER = {"vocab_size": 4096, "num_encoder_layers": 1, "num_decoder_layers": 1}
 SHAPE = {"num_images": 1, "prompt_length": 16, "target_length": 24}
 
 
@@ -175,7 +176,7 @@ def test_a_packed_row_by_hand():
 
 def test_packing_does_not_change_the_loss():
     """Loss and gradients of a packed row are the same as with one text per row: the texts do not see each other."""
-    model = palix.PaLIX(configs.palix("XS", text={"vocab_size": 4096}))
+    model = palix.PaLIX(configs.palix("XS", tower={"depth": 1}, text=ONE_LAYER))
     params, several = palix.init_params(model), texts(4)
     loss = jax.jit(jax.value_and_grad(lambda p, batch: palix.answer_loss(model)(p, batch, jax.random.key(0))[0]))
     together = loss(params, packed([several], 128, 64))
@@ -197,8 +198,8 @@ def test_packed_rows_that_are_too_long_or_have_images_raise():
 
 
 def test_the_loss_of_groups_is_their_weighted_mean():
-    model = palix.PaLIX(configs.palix("XS", tower={"image_size": (64, 64)}, text={"vocab_size": 4096}))
-    params, loss = palix.init_params(model), palix.answer_loss(model)
+    model = palix.PaLIX(configs.palix("XS", tower={"image_size": (64, 64), "depth": 1}, text=ONE_LAYER))
+    params, loss = palix.init_params(model), jax.jit(palix.answer_loss(model))
     groups = {"one": to_arrays([QUESTION], WORDS, **SHAPE), "text": packed([texts(2)], 64, 40)}
     shares, key = {"one": 3.0, "text": 1.0}, jax.random.key(0)
     got, metrics = palix.loss_of_groups(loss, shares)(params, groups, key)
@@ -212,8 +213,7 @@ def test_the_loss_of_groups_is_their_weighted_mean():
 
 
 def test_examples_with_images_cannot_have_segments():
-    model = palix.PaLIX(configs.palix("XS"))
-    params, tokens = palix.init_params(model), np.ones((1, 4), np.int32)
+    model, tokens = palix.PaLIX(configs.palix("XS")), np.ones((1, 4), np.int32)
     images = np.zeros((1, 1, 32, 32, 3), np.float32)
     with pytest.raises(ValueError, match="Examples with pictures are not packed"):
-        model.apply({"params": params}, images, tokens, tokens, segments=tokens)
+        model.init(jax.random.key(0), images, tokens, tokens, segments=tokens)

@@ -14,7 +14,8 @@ LAYERS = ("depth", "num_encoder_layers", "num_decoder_layers")
 
 
 def short(task):
-    """The same setup with a parent of four steps and two layers per stack."""
+    """The same setup with a parent of four steps and two layers per stack, evaluated on 128 examples."""
+    task = task(num_test=128)
     layers = {name: 2 for name in LAYERS if hasattr(task.dense, name)}
     return dataclasses.replace(task, parent_steps=4, dense=task.dense.replace(**layers), name=f"short {task.name}")
 
@@ -22,7 +23,7 @@ def short(task):
 @pytest.mark.parametrize("task", [upcycling_setups.vision, upcycling_setups.language], ids=["vision", "language"])
 def test_arms_start_at_the_parent(task, tmp_path):
     """One step each from a parent of four steps: at step 0 dense and upcycled agree, as no token is dropped (C = E)."""
-    quick = short(task())
+    quick = short(task)
     sparse = quick.sparse(quick.dense, num_experts=2, capacity_factor=2.0, renormalize=True)
     upcycling.prepare_parent(lambda: quick, 0, tmp_path)
     arms = {

@@ -30,8 +30,11 @@ def recipe(encoder=None, decoder=None):
     )
 
 
+SHAPES = checkpoint.expected_shapes(DENSE)
+
+
 def random_params():
-    return random_tree(checkpoint.expected_shapes(DENSE), spread=0.3)
+    return random_tree(SHAPES, spread=0.3)
 
 
 def upcycled(config, params, seed=0):
@@ -122,7 +125,7 @@ def test_a_prompt_of_one_token():
     params, config = random_params(), recipe({"renormalize": True}, CAPACITY | SUM_ONE)
     prompt, start = np.array([[7]], np.int32), np.array([[0]], np.int32)
     dense, sparse = (
-        t5.T5(c).apply({"params": p}, prompt, start)[0]
+        jax.jit(t5.T5(c).apply)({"params": p}, prompt, start)[0]
         for c, p in ((DENSE, params), (config, upcycled(config, params)))
     )
     np.testing.assert_allclose(sparse, dense, atol=1e-5)
@@ -145,15 +148,21 @@ def test_routers_have_a_gradient_at_step_zero_only_without_renormalisation():
     assert min(raw) > 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["resume", "restart"])
-def test_training_continues_and_is_reproducible(how):
-    tx, config = optim.assemble(optim.scale_by_adafactor(), optim.rsqrt(0.05, 10_000, warmup=3, timescale=10)), recipe()
-    state = loop.init_state(random_params(), tx)
-    dense_step = loop.make_step(t5.seq2seq_loss(t5.T5(DENSE)), tx)
+@pytest.fixture(scope="module")
+def trained():
+    """(optimiser, state of the dense model after four steps, step of the sparse model)."""
+    tx = optim.assemble(optim.scale_by_adafactor(), optim.rsqrt(0.05, 10_000, warmup=3, timescale=10))
+    state, dense_step = loop.init_state(random_params(), tx), loop.make_step(t5.seq2seq_loss(t5.T5(DENSE)), tx)
     for _ in range(4):
         state, _ = dense_step(state, BATCH)
-    plan, step = surgery.plan(state.params, config), loop.make_step(t5.seq2seq_loss(t5.T5(config)), tx)
+    return tx, state, loop.make_step(t5.seq2seq_loss(t5.T5(recipe())), tx)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["resume", "restart"])
+def test_training_continues_and_is_reproducible(how, trained):
+    tx, state, step = trained
+    plan = surgery.plan(state.params, recipe())
 
     def continued():
         params = surgery.apply(plan, state.params, jax.random.key(7))
