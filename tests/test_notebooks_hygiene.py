@@ -206,6 +206,14 @@ def no_copies_of_the_library(nb, path: Path) -> Iterator[str]:
         yield f"{name} is defined here and in kitlib: import it, or prove same({name}, ...) where it is built"
 
 
+def versions_are_not_compared(nb, path: Path) -> Iterator[str]:
+    """nbval runs on every supported Python and JAX."""
+    for cell in code_cells(nb):
+        printed = "".join(output.get("text", "") for output in cell.outputs)
+        if re.search(r"\b(python|jax) \d+\.\d+", printed) and "nbval-ignore-output" not in tags(cell):
+            yield f"versions are printed and compared: tag the cell nbval-ignore-output: {cell.source[-60:]!r}"
+
+
 def only_known_tags(nb, path: Path) -> Iterator[str]:
     for cell in nb.cells:
         if unknown := tags(cell) - TAGS:
@@ -228,6 +236,7 @@ RULES: tuple[Callable, ...] = (
     order_of_the_story,
     ends_with_summary,
     no_copies_of_the_library,
+    versions_are_not_compared,
     only_known_tags,
 )
 
@@ -366,6 +375,7 @@ BAD = [
     (ends_with_summary, replace("summary()", "1")),
     (ends_with_summary, swap("summary()", "plt.show()")),
     (no_copies_of_the_library, replace("def my_answer(x)", "def accuracy(x)")),
+    (versions_are_not_compared, output("summary()", new_output("stream", name="stdout", text="jax 0.10"))),
     (only_known_tags, lambda nb: nb.cells[0].metadata.update(tags=["solution"])),
 ]
 
