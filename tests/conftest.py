@@ -11,8 +11,8 @@ os.environ["MPLBACKEND"] = "agg"
 # Tests spend more time on compiling than on computing, so XLA optimises little, here and in the processes that tests
 # start, as in JAX's own tests. `kit check` runs every notebook fully optimised, and so do tests with `optimised`.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-# Most of what is left is MLIR's pipeline for fused element-wise operations; XLA's older emitter compiles them in a
-# third of the time. JAX 0.12 has only the new one, and XLA ends the process if a flag is unknown.
+# Most of what is left is MLIR's pipeline for fused element-wise operations; XLA's older emitter needs a third
+# less for whole test files. JAX 0.12 has only the new one, and XLA ends the process if a flag is unknown.
 if metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 

@@ -79,8 +79,7 @@ def test_eight_images_are_memorised():
     ]
     assert len({example.prompt for example in examples}) == 1
     batch = batching.to_arrays(examples, words, num_images=1, prompt_length=16, target_length=24)
-    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1}
-    text = {"vocab_size": words.vocab_size} | layers
+    text = {"vocab_size": words.vocab_size, "num_encoder_layers": 1, "num_decoder_layers": 1}
     model = palix.PaLIX(configs.palix("XS", tower={"image_size": (64, 64), "depth": 1}, text=text))
     tx = optim.assemble(optax.scale_by_adam(), optim.cosine(3e-3, 200, warmup=20), clip_norm=1.0)
     step, state = loop.make_step(palix.answer_loss(model), tx), loop.init_state(palix.init_params(model), tx)

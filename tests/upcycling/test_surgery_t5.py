@@ -30,11 +30,11 @@ def recipe(encoder=None, decoder=None):
     )
 
 
-SHAPES = checkpoint.expected_shapes(DENSE)
+shapes_of = functools.cache(checkpoint.expected_shapes)  # traced once
 
 
 def random_params():
-    return random_tree(SHAPES, spread=0.3)
+    return random_tree(shapes_of(DENSE), spread=0.3)
 
 
 def upcycled(config, params, seed=0):
