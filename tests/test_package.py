@@ -13,7 +13,7 @@ from kitlib.data.files import ROOT
 LIBRARY = ROOT / "kitlib"
 # From the ground up. A package imports from packages on lower floors and from itself, never from its own floor.
 FLOORS = (
-    ("configs", "metrics"),
+    ("configs", "metrics", "parallel"),
     ("data", "layers"),
     ("moe", "synthetic"),
     ("models", "training"),

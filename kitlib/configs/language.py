@@ -3,7 +3,7 @@
 import dataclasses
 
 from kitlib.configs.nearest_name import one_of
-from kitlib.configs.parts import Config, MoEConfig
+from kitlib.configs.parts import REMAT, Config, MoEConfig
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -26,6 +26,8 @@ class T5Config(Config):
     moe_layers: tuple[int, ...] = ()  # layer numbers, from 0
     decoder_moe: MoEConfig | None = None
     decoder_moe_layers: tuple[int, ...] = ()
+    scan: bool = False  # equal layers are stacked and scanned: compiles in constant time, see `models.stacking`
+    remat: str = "none"  # the backward pass computes layers again: "full", or all but matrix products: "dots"
     dtype: str = "float32"  # of activations; parameters are always float32
 
     def __post_init__(self):
@@ -38,6 +40,7 @@ class T5Config(Config):
         if self.rel_max_distance <= self.rel_buckets // 2:
             raise ValueError(f"rel_max_distance must be over rel_buckets / 2, got {self.rel_max_distance}.")
         one_of("activation", self.activation, ("gelu", "silu"))
+        one_of("remat", self.remat, REMAT)
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"T5Config.dropout is {self.dropout}; it must be in [0, 1).")

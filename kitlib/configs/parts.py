@@ -5,6 +5,8 @@ from typing import Self
 
 from kitlib.configs.nearest_name import one_of
 
+REMAT = ("none", "dots", "full")  # what the backward pass computes again: see `models.stacking`
+
 
 class Config:
     """The base of all configurations. They are frozen dataclasses: compared by value, and usable as dictionary keys."""
@@ -34,7 +36,7 @@ class MoEConfig(Config):
     capacity_factor: float | None = 1.05  # per choice (top_k) or per token (the others): see `moe.routing`; or ...
     capacity: int | None = None  # ... C itself: slots per expert and group. Set one of the two, neither if dropless
     capacity_multiple_of: int = 4  # token choice: C from the factor is rounded up to a multiple, as in V-MoE
-    group_size: int | None = None  # largest number of tokens that share capacity; None: the whole batch
+    group_size: int | None = None  # largest number of tokens that share capacity; None: all tokens of the batch; on a mesh, of a device
     batch_priority: bool = False  # Batch Priority Routing: full buffers drop the least confident tokens, not the last
     renormalize: bool = False  # Sparse Upcycling: the combine weights of a token sum to 1
     noise_std: float = 1.0  # of the noise on router logits in training, divided by E
@@ -44,6 +46,9 @@ class MoEConfig(Config):
     z_weight: float = 0.0  # ST-MoE: 0.001
     dispatch: str = "gather"  # "einsum", "gather" or "dropless": the same function, see `moe.dispatch`
     transport: str = "float32"  # dtype of tokens in dispatch and combine; "bfloat16" halves the bytes
+    # On a mesh with several devices: "constraints" (XLA inserts the all-to-alls) or "shard_map" (they are written out);
+    # the same function, see `moe.expert_parallel`.
+    expert_parallel: str = "constraints"
     expert_dropout: float = 0.0  # on the hidden layer of the experts
     split_init: bool = False  # experts start from different parameters; V-MoE's start as copies
 
@@ -51,6 +56,7 @@ class MoEConfig(Config):
         one_of("router", self.router, ("top_k", "expert_choice", "soft"))
         one_of("dispatch", self.dispatch, ("einsum", "gather", "dropless"))
         one_of("transport", self.transport, ("float32", "bfloat16"))
+        one_of("expert_parallel", self.expert_parallel, ("constraints", "shard_map"))
         if self.num_experts < 1:
             raise ValueError(f"MoEConfig.num_experts is {self.num_experts}; it must be at least 1.")
         if self.router == "top_k" and not 1 <= self.num_selected <= self.num_experts:

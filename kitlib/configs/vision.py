@@ -3,7 +3,7 @@
 import dataclasses
 
 from kitlib.configs.nearest_name import one_of
-from kitlib.configs.parts import BatchEnsembleConfig, Config, E3Config, MoEConfig
+from kitlib.configs.parts import REMAT, BatchEnsembleConfig, Config, E3Config, MoEConfig
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -27,7 +27,8 @@ class ViTConfig(Config):
     qk_norm: bool = False  # ViT-22B: LayerNorm on queries and keys, per head
     qkv_bias: bool = True  # ViT-22B: no
     norm_bias: bool = True  # ViT-22B: no
-    scan: bool = False  # blocks stacked on a leading L axis, scanned and rematerialised: compiles in constant time
+    scan: bool = False  # equal blocks are stacked and scanned: compiles in constant time, see `models.stacking`
+    remat: str = "none"  # the backward pass computes blocks again: "full", or all but matrix products: "dots"
     moe: MoEConfig | None = None  # V-MoE: the MLPs of `moe_blocks` are mixtures of experts
     moe_blocks: tuple[int, ...] = ()  # block numbers, 0 ... L-1
     e3: E3Config | None = None  # the experts are divided among M members: logits float32[M, B, V]
@@ -48,6 +49,7 @@ class ViTConfig(Config):
             raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {p}; {nearest} is.")
         one_of("pool", self.pool, ("tok", "gap", "map", "none"))
         one_of("posemb", self.posemb, ("learn", "sincos2d"))
+        one_of("remat", self.remat, REMAT)
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
         for name in ("dropout", "drop_path"):
             if not 0.0 <= getattr(self, name) < 1.0:
@@ -58,8 +60,6 @@ class ViTConfig(Config):
             raise ValueError(f"moe_blocks {self.moe_blocks} are not all among the {self.depth} blocks, 0 to L-1.")
         if self.moe and self.mlp_dim % self.moe.granularity:
             raise ValueError(f"mlp_dim {self.mlp_dim} is not divisible by granularity {self.moe.granularity}.")
-        if self.moe and self.scan:
-            raise ValueError("Blocks with and without experts cannot be scanned as one; set scan=False.")
         if self.e3:
             if not self.moe:
                 raise ValueError("E3 divides experts among its members; it needs moe and moe_blocks.")
@@ -67,8 +67,8 @@ class ViTConfig(Config):
             if self.parallel and self.e3.tiling == "lazy":
                 raise ValueError("A parallel block has nothing between attention and MLP; use tiling='block'.")
         if self.batch_ensemble:
-            if self.e3 or self.scan:
-                raise ValueError("A BatchEnsemble is neither an E3 nor scanned; set e3=None and scan=False.")
+            if self.e3:
+                raise ValueError("A BatchEnsemble is not an E3; set e3=None.")
             if any(not 0 <= i < self.depth or i in self.moe_blocks for i in self.batch_ensemble.blocks):
                 blocks, free = self.batch_ensemble.blocks, self.depth - len(self.moe_blocks)
                 raise ValueError(f"batch_ensemble.blocks {blocks} are not all among the {free} blocks without experts.")

@@ -6,7 +6,7 @@
 Member m's kernel is W * (alpha_m gamma_m^T), elementwise, but this kernel is never computed: scaling the inputs by
 alpha_m and the outputs by gamma_m gives the same result, with one matrix product by W for all members. This adds
 M * (C + D) parameters to a kernel of C * D; each member has its own biases. Tokens are copied before the first block of
-this kind, in the layout of `moe.e3`; the head is such a layer too. Parameter names are those of the public code.
+this kind, in the layout of `members`; the head is such a layer too. Parameter names are those of the public code.
 
 Built in notebooks/09_ensembles_and_uncertainty.ipynb.
 """
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from kitlib.configs import BatchEnsembleConfig
+from kitlib.layers import members
 
 
 def rank_one_dense(x: jax.Array, kernel: jax.Array, alpha: jax.Array, gamma: jax.Array) -> jax.Array:
@@ -57,8 +58,7 @@ class Dense(nn.Module):
         inputs = x.shape[kept:]
         outputs = (self.features,) if isinstance(self.features, int) else tuple(self.features)
         c, d = math.prod(inputs), math.prod(outputs)
-        if x.shape[0] % m:
-            raise ValueError(f"The first axis of {x.shape} does not hold {m} members of equally many examples.")
+        x = members.split(x, m)  # [M, B, ..., *inputs]
 
         def kernel_init(key, shape):  # drawn as a matrix, as in nn.DenseGeneral
             return self.kernel_init(key, (c, d)).reshape(shape)
@@ -71,4 +71,4 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (m, *outputs)).reshape(m, 1, d)
             y += bias.astype(self.dtype)
-        return y.reshape(*x.shape[:kept], *outputs)
+        return members.merge(y.reshape(*x.shape[: kept + 1], *outputs))

@@ -199,10 +199,12 @@ class Layer(nn.Module):
             self.mlp = GatedMlp(c)
         self.drop = nn.Dropout(c.dropout)
 
-    def __call__(self, x, bias, mask, cross=None, cross_mask=None, *, valid=None, past=None, position=0, train=False):
-        """past: (keys, values) float[B, H, T, d] of earlier tokens, for a decoder that gets its tokens one by one; the
-        keys and values of x are written into them at `position`. cross: (keys, values) of the encoder's output.
-        out["keys_values"]: the (keys, values) used in self-attention."""
+    def __call__(
+        self, x, bias, mask, valid=None, encoded=None, cross_mask=None, cross=None, past=None, position=0, train=False
+    ):
+        """encoded float[B, N, D]: the encoder's output, or cross: its (keys, values). past: (keys, values) float[B, H,
+        T, d] of earlier tokens, for a decoder that gets its tokens one by one; the keys and values of x are written
+        into them at `position`. out["keys_values"]: the (keys, values) used in self-attention."""
         out = {}
 
         def residual(name, branch):
@@ -222,6 +224,7 @@ class Layer(nn.Module):
         x = residual("sa", branch)
         if self.decoder:
             normed = self.pre_cross_attention_layer_norm(x)
+            cross = self.encoder_decoder_attention.keys_values(encoded) if cross is None else cross
             branch, out["cross_attention"] = self.encoder_decoder_attention(normed, cross, None, cross_mask, train)
             x = residual("ca", branch)
         normed = self.pre_mlp_layer_norm(x)

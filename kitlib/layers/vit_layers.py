@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kitlib.layers import members
+
 # ---------------------------------------------------------------------------------------------- pure functions
 
 
@@ -182,7 +184,7 @@ class EncoderBlock(nn.Module):
     norm_bias: bool = True
     dtype: jnp.dtype = jnp.float32
     moe: Callable | None = None  # makes the layer that replaces the MLP: `moe_layer.MoEMlp` -> (y, its intermediates)
-    members: int = 1  # copies of each token after the attention, stacked by member on the batch axis (`e3.tile`)
+    members: int = 1  # copies of each token after the attention, stacked by member on the batch axis (`members.tile`)
     mlp_dense: Callable = nn.Dense  # see MlpBlock.dense
     attention_dense: Callable = nn.DenseGeneral  # see MultiHeadDotProductAttention.dense
 
@@ -219,7 +221,7 @@ class EncoderBlock(nn.Module):
             out["mlp"] = mlp(normed)
             x = out["+mlp"] = x + residual(out["sa"] + out["mlp"])
         else:
-            x = out["+sa"] = jnp.tile(x + residual(out["sa"]), (self.members, 1, 1))
+            x = out["+sa"] = members.tile(x + residual(out["sa"]), self.members)
             out["mlp"] = mlp(norm("LayerNorm_1")(x))
             x = out["+mlp"] = x + residual(out["mlp"])
         return x, out

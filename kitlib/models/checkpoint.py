@@ -4,8 +4,8 @@
     params = checkpoint.load_t5("model.safetensors", configs.t5("1.1-base"))
 
 A public file is a flat list of named arrays. Loading takes four pure steps on that list: read; rename to the kit's
-names; reshape to the kit's layout (resize positions, stack blocks for `scan`); compare with the names and shapes of the
-configuration. Nothing is ever unpickled. A file that does not fit is refused, with the names of the leaves that are
+names; resize positions; compare with the names and shapes of the configuration. (Blocks are stacked last, if the model
+is scanned.) Nothing is ever unpickled. A file that does not fit is refused, with the names of the leaves that are
 missing, extra or misshapen.
 
 Built in notebooks/01_vit_from_pixels_to_logits.ipynb, T5 in notebooks/08_t5_and_upcycling.ipynb.
@@ -25,7 +25,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import T5Config, ViTConfig
 from kitlib.layers.vit_layers import resize_positions
-from kitlib.models.checkpoint_names import CheckpointError, kit_names, stack_blocks, t5_names, unstack_blocks
+from kitlib.models import stacking
+from kitlib.models.checkpoint_names import CheckpointError, kit_names, t5_names, unstack_blocks
 from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
 
@@ -111,15 +112,13 @@ def load_vit(path, config: ViTConfig, *, new_head: bool = False) -> dict:
         flat = unstack_blocks(flat)
     if "pos_embedding" in flat and config.posemb == "learn":
         flat["pos_embedding"] = fit_positions(flat["pos_embedding"], config)
-    if config.scan and "Transformer/encoderblock_0/LayerNorm_0/scale" in flat:
-        flat = stack_blocks(flat, config.depth)
-
-    expected = flatten_dict(expected_shapes(config), sep="/")
+    unrolled = flatten_dict(expected_shapes(config.replace(scan=False)), sep="/")
     if new_head:
         flat = {name: leaf for name, leaf in flat.items() if not name.startswith("head/")}
-        flat |= {name: np.zeros(s.shape, s.dtype) for name, s in expected.items() if name.startswith("head/")}
-    compare(flat, expected, path)
-    return unflatten_dict({name: jnp.asarray(flat[name], expected[name].dtype) for name in expected}, sep="/")
+        flat |= {name: np.zeros(s.shape, s.dtype) for name, s in unrolled.items() if name.startswith("head/")}
+    compare(flat, unrolled, path)
+    params = unflatten_dict({name: jnp.asarray(flat[name], unrolled[name].dtype) for name in unrolled}, sep="/")
+    return stacking.stack(params, config)
 
 
 def load_t5(path, config: T5Config) -> dict:
@@ -128,9 +127,10 @@ def load_t5(path, config: T5Config) -> dict:
     Raises CheckpointError naming every leaf that is missing, extra or misshapen.
     """
     read = read_safetensors if pathlib.Path(path).suffix == ".safetensors" else read_npz
-    flat, expected = t5_names(read(path)), flatten_dict(expected_shapes(config), sep="/")
-    compare(flat, expected, path)
-    return unflatten_dict({name: jnp.asarray(flat[name], expected[name].dtype) for name in expected}, sep="/")
+    flat, unrolled = t5_names(read(path)), flatten_dict(expected_shapes(config.replace(scan=False)), sep="/")
+    compare(flat, unrolled, path)
+    params = unflatten_dict({name: jnp.asarray(flat[name], unrolled[name].dtype) for name in unrolled}, sep="/")
+    return stacking.stack(params, config)
 
 
 @functools.cache

@@ -42,19 +42,8 @@ def kit_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
-def stack_blocks(flat: dict[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:
-    """Transformer/encoderblock_0/x ... encoderblock_{L-1}/x -> Transformer/encoderblock/x with a leading L axis."""
-    first = "Transformer/encoderblock_0/"
-    stacked = {name: leaf for name, leaf in flat.items() if "/encoderblock_" not in name}
-    for name in flat:
-        if name.startswith(first):
-            blocks = [flat[f"Transformer/encoderblock_{i}/{name.removeprefix(first)}"] for i in range(depth)]
-            stacked[f"Transformer/encoderblock/{name.removeprefix(first)}"] = np.stack(blocks)
-    return stacked
-
-
 def unstack_blocks(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `stack_blocks`."""
+    """big_vision's scanned blocks, Transformer/encoderblock/x with a leading L axis, by number: .../encoderblock_0/x."""
     prefix = "Transformer/encoderblock/"
     unstacked = {name: leaf for name, leaf in flat.items() if not name.startswith(prefix)}
     for name, leaf in flat.items():

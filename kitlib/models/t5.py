@@ -11,7 +11,6 @@ of t5x's checkpoints, so that they are loaded without renaming. `decode` generat
 Built in notebooks/08_t5_and_upcycling.ipynb.
 """
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -19,85 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kitlib.configs import MoEConfig, T5Config
+from kitlib.configs import T5Config
 from kitlib.layers.initialize import init_params as initialize
-from kitlib.layers.t5_layers import FAN_IN_TRUNCATED, Layer, RelativeBias, RMSNorm, flat, segment_mask
-from kitlib.moe import MoEMlp, routing
+from kitlib.layers.t5_layers import flat, segment_mask
+from kitlib.models.t5_stacks import Decoder, Encoder
+from kitlib.moe import routing
+from kitlib.parallel import mesh
 
 PAD = 0  # also the token the decoder starts with
-
-# ---------------------------------------------------------------------------------------------- the stacks
-
-
-def _moe_layer(c: T5Config, moe: MoEConfig) -> Callable[[], MoEMlp]:
-    """A function that makes the layer of gated experts that replaces an MLP."""
-    return functools.partial(MoEMlp, moe, c.mlp_dim, gated=True, dtype=jnp.dtype(c.dtype), activation=c.activation)
-
-
-class Encoder(nn.Module):
-    """Embeddings float[B, N, D], segments int32[B, N] -> (float[B, N, D], {"block00": {...}, ...})."""
-
-    config: T5Config
-
-    def setup(self):
-        c = self.config
-        self.relpos_bias = RelativeBias(c, bidirectional=True)
-        self.layers = [
-            Layer(c, decoder=False, make_moe=_moe_layer(c, c.moe) if i in c.moe_layers else None)
-            for i in range(c.num_encoder_layers)
-        ]
-        self.encoder_norm = RMSNorm()
-        self.drop = nn.Dropout(c.dropout)
-
-    def __call__(self, x, segments, visible=None, position=None, train: bool = False):
-        """visible bool[B or 1, 1, N, N]: the keys that a query may attend to within its segment; None: all of them.
-        position int32[N]: the positions of the tokens, for the relative positions; None: 0, 1, 2, ..."""
-        out, position = {}, jnp.arange(x.shape[1]) if position is None else position
-        bias = self.relpos_bias(position[None] - position[:, None])  # [1, H, N, N]
-        mask = segment_mask(segments, segments)  # [B, 1, N, N]
-        mask = mask if visible is None else mask & visible
-        x = self.drop(x, deterministic=not train)
-        for i, layer in enumerate(self.layers):
-            x, out[f"block{i:02d}"] = layer(x, bias, mask, valid=segments != 0, train=train)  # [B, N, D]
-        return self.drop(self.encoder_norm(x), deterministic=not train), out
-
-
-class Decoder(nn.Module):
-    """The stack that generates text. From the encoder it needs only `cross`, keys and values for every layer."""
-
-    config: T5Config
-
-    def setup(self):
-        c = self.config
-        self.relpos_bias = RelativeBias(c, bidirectional=False)
-        self.layers = [
-            Layer(c, decoder=True, make_moe=_moe_layer(c, c.decoder_moe) if i in c.decoder_moe_layers else None)
-            for i in range(c.num_decoder_layers)
-        ]
-        self.decoder_norm = RMSNorm()
-        self.drop = nn.Dropout(c.dropout)
-        if not c.tied:
-            self.logits_dense = nn.Dense(c.vocab_size, use_bias=False, kernel_init=FAN_IN_TRUNCATED)
-
-    def cross(self, encoded):
-        """((keys, values) float[B, H, N, d], ...), one pair per layer, from encoded float[B, N, D]."""
-        return tuple(layer.encoder_decoder_attention.keys_values(encoded) for layer in self.layers)
-
-    def __call__(self, x, relative, mask, cross, cross_mask, valid, *, past=None, position=0, train=False):
-        """x float[B, M, D] -> (float[B, M, D], {"block_decoder00": {...}, ...}).
-
-        relative int[M, M]: positions of keys minus positions of queries; cross: see `cross`; past and position: see
-        `t5_layers.Layer`; valid bool[B, M]: tokens that experts process.
-        """
-        out, bias = {}, self.relpos_bias(relative)  # bias [1, H, M, M]
-        x = self.drop(x, deterministic=not train)
-        for i, layer in enumerate(self.layers):
-            cache = None if past is None else past[i]
-            x, out[f"block_decoder{i:02d}"] = layer(
-                x, bias, mask, cross[i], cross_mask, valid=valid, past=cache, position=position, train=train
-            )  # [B, M, D]
-        return self.drop(self.decoder_norm(x), deterministic=not train), out
-
 
 # ---------------------------------------------------------------------------------------------- the model
 
@@ -164,8 +92,8 @@ class T5(nn.Module):
         else:
             valid, mask = decoder_segments != 0, mask & segment_mask(decoder_segments, decoder_segments)
             cross_mask = segment_mask(decoder_segments, encoder_segments)  # [B, 1, M, N]
-        x, cross = self.token_embedder(tokens), self.decoder.cross(encoded)  # x [B, M, D]
-        decoded, out = self.decoder(x, relative, mask, cross, cross_mask, valid, train=train)  # [B, M, D]
+        x = self.token_embedder(tokens)  # [B, M, D]
+        decoded, out = self.decoder(x, relative, mask, encoded, cross_mask, valid, train=train)  # [B, M, D]
         logits = self.logits(decoded)  # [B, M, V]
         return logits, {**out, "decoded": decoded, "logits": logits, **_auxiliary_loss(out)}
 
@@ -174,8 +102,10 @@ class T5(nn.Module):
         x = decoded.astype(jnp.float32)
         if self.config.tied:
             # The entries of the table are N(0, 1): without scaling, logits would start with standard deviation sqrt(D).
-            return flat(lambda x: x @ self.token_embedder.embedding.T, x * self.config.width**-0.5)
-        return flat(self.decoder.logits_dense, x)
+            logits = flat(lambda x: x @ self.token_embedder.embedding.T, x * self.config.width**-0.5)
+        else:
+            logits = flat(self.decoder.logits_dense, x)
+        return mesh.constrain(logits, "logits") if logits.ndim == 3 else logits
 
     # ------------------------------------------------------------------------------------------ one token at a time
 
@@ -202,8 +132,8 @@ class T5(nn.Module):
         x, cross_mask = self.token_embedder(tokens[:, None]), cache["valid"][:, None, None]  # [B, 1, D], [B, 1, 1, N]
         valid = _written(tokens[:, None], position)
         decoded, out = self.decoder(
-            x, key_position - position, (key_position <= position)[None, None], cache["cross"], cross_mask, valid,
-            past=cache["self"], position=position,
+            x, key_position - position, (key_position <= position)[None, None], None, cross_mask, valid,
+            cache=(cache["self"], cache["cross"], position),
         )  # fmt: skip
         past = tuple(out[f"block_decoder{i:02d}"]["keys_values"] for i in range(self.config.num_decoder_layers))
         return self.logits(decoded[:, 0]), cache | {"self": past}
@@ -251,10 +181,14 @@ def token_loss(logits, targets, weights, *, z_loss: float = 0.0) -> tuple[jax.Ar
     """
     weights = weights / jnp.maximum(weights.sum(), 1e-9)
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    losses = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # A sum over the vocabulary with one term, not an index: on a mesh, each device has a slice of the vocabulary, and
+    # only one number per token is added up between devices.
+    is_target = jnp.arange(logits.shape[-1])[None, None] == targets[..., None]
+    target = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)  # the logits of the targets, [B, M]
+    losses = log_z - target
     if z_loss:
         losses += z_loss * jnp.square(log_z)
-    return jnp.sum(weights * losses), {"accuracy": jnp.sum(weights * (logits.argmax(axis=-1) == targets))}
+    return jnp.sum(weights * losses), {"accuracy": jnp.sum(weights * (target >= logits.max(axis=-1)))}
 
 
 def seq2seq_loss(model: T5, *, z_loss: float = 0.0) -> Callable:

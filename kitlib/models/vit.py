@@ -17,68 +17,90 @@ import jax.numpy as jnp
 from kitlib.configs import ViTConfig
 from kitlib.layers import batch_ensemble
 from kitlib.layers.vit_layers import EncoderBlock, MAPHead, PatchEmbedding, sincos_positions
+from kitlib.models import stacking
 from kitlib.moe import MoEMlp, e3
 from kitlib.moe.e3 import E3Mlp
+from kitlib.parallel import mesh
 
 
 class Encoder(nn.Module):
     """`depth` blocks and a final LayerNorm: float[B, N, D] -> (float[B, N, D], {"block00": {...}, ...}).
 
     If the model is an ensemble, tokens are copied in the first block with members: the output is float[M * B, N, D].
+    With `scan`, equal blocks are one loop (see `stacking`).
     """
 
     config: ViTConfig
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        c = self.config
-        block = {
-            "mlp_dim": c.mlp_dim,
-            "num_heads": c.num_heads,
-            "dropout": c.dropout,
-            "stochastic_depth": c.drop_path > 0,
-            "parallel": c.parallel,
-            "qk_norm": c.qk_norm,
-            "qkv_bias": c.qkv_bias,
-            "norm_bias": c.norm_bias,
-            "dtype": jnp.dtype(c.dtype),
-        }
-        drop_rates = jnp.linspace(0.0, c.drop_path, c.depth) if c.depth > 1 else jnp.full((1,), c.drop_path)
-        if c.scan:
-            # One block is traced and compiled; the stacked parameters have a leading L axis. The blocks are
-            # rematerialised: the backward pass recomputes a block from its input, so that memory holds the L inputs
-            # but not all intermediates of L blocks.
-            Block = nn.scan(
-                nn.remat(EncoderBlock, prevent_cse=False, static_argnums=(3,)),
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True, "drop_path": True},
-                in_axes=(0, nn.broadcast),
-                length=c.depth,
-            )
-            x, stacked = Block(**block, name="encoderblock")(x, drop_rates, train)
-            out = {f"block{i:02d}": jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(c.depth)}
-        else:
-            out = {}
-            for i in range(c.depth):
-                if i == c.tiled_block and not c.tiled_after_attention:
-                    x = e3.tile(x, c.num_members)  # [M * B, N, D]
-                layer = EncoderBlock(**block, **self.special(i), name=f"encoderblock_{i}")
-                x, out[f"block{i:02d}"] = layer(x, drop_rates[i], train)
+        c, blocks = self.config, []
+        rates = jnp.linspace(0.0, c.drop_path, c.depth) if c.depth > 1 else jnp.full((1,), c.drop_path)
+        for segment in stacking.vit_segments(c):
+            first, period, repeats = segment
+            if repeats == 1:
+                for i in range(first, first + period):
+                    x, out = apply_block(c, i, x, rates[i], train)
+                    blocks.append(out)
+            else:
+                loop = stacking.scanned(Period, segment, num_scanned=1, num_broadcast=1)
+                loop = loop(c, first, period, name=f"encoderblock_{first}_to_{segment.last}")
+                x, stacked = loop(x, rates[first : segment.last + 1].reshape(repeats, period), train)
+                blocks += stacking.by_block(segment, stacked)
+        out = {f"block{i:02d}": block for i, block in enumerate(blocks)}
         return nn.LayerNorm(use_bias=c.norm_bias, dtype=jnp.dtype(c.dtype), name="encoder_norm")(x), out
 
-    def special(self, i: int) -> dict:
-        """The arguments of block i that a plain block does not have: experts and members."""
-        c, dtype, fields = self.config, jnp.dtype(self.config.dtype), {}
-        if i == c.tiled_block and c.tiled_after_attention:
-            fields["members"] = c.num_members
-        if i in c.moe_blocks:
-            layer = functools.partial(E3Mlp, c.moe, c.e3) if c.e3 else functools.partial(MoEMlp, c.moe)
-            fields["moe"] = functools.partial(layer, mlp_dim=c.mlp_dim, dtype=dtype)
-        if c.batch_ensemble and i in c.batch_ensemble.blocks:
-            fields["mlp_dense"] = functools.partial(batch_ensemble.Dense, c.batch_ensemble)
-            if c.batch_ensemble.attention:
-                fields["attention_dense"] = fields["mlp_dense"]
-        return fields
+
+class Period(nn.Module):
+    """The body of a loop, blocks first ... first + period - 1: (float[B, N, D], drop rates [period]) -> (x, outs)."""
+
+    config: ViTConfig
+    first: int
+    period: int
+
+    @nn.compact
+    def __call__(self, x, drop_rates, train: bool):
+        outs = []
+        for i in range(self.period):
+            x, out = apply_block(self.config, self.first + i, x, drop_rates[i], train)
+            outs.append(out)
+        return x, tuple(outs)
+
+
+def apply_block(c: ViTConfig, i: int, x, drop_rate, train: bool):
+    """Block i inside a compact module: x float[B, N, D] -> (x, its intermediates)."""
+    x = mesh.constrain(x, "tokens")
+    if i == c.tiled_block and not c.tiled_after_attention:
+        x = e3.tile(x, c.num_members)  # [M * B, N, D]
+    block = stacking.rematerialised(EncoderBlock, c.remat, train_argument=3, scan=c.scan)
+    x, out = block(**block_fields(c, i), name=f"encoderblock_{i}")(x, drop_rate, train)
+    return mesh.constrain(x, "tokens"), out
+
+
+def block_fields(c: ViTConfig, i: int) -> dict:
+    """The fields of `EncoderBlock` for block i; experts and members only where it has them."""
+    dtype = jnp.dtype(c.dtype)
+    fields = {
+        "mlp_dim": c.mlp_dim,
+        "num_heads": c.num_heads,
+        "dropout": c.dropout,
+        "stochastic_depth": c.drop_path > 0,
+        "parallel": c.parallel,
+        "qk_norm": c.qk_norm,
+        "qkv_bias": c.qkv_bias,
+        "norm_bias": c.norm_bias,
+        "dtype": dtype,
+    }
+    if i == c.tiled_block and c.tiled_after_attention:
+        fields["members"] = c.num_members
+    if i in c.moe_blocks:
+        layer = functools.partial(E3Mlp, c.moe, c.e3) if c.e3 else functools.partial(MoEMlp, c.moe)
+        fields["moe"] = functools.partial(layer, mlp_dim=c.mlp_dim, dtype=dtype)
+    if c.batch_ensemble and i in c.batch_ensemble.blocks:
+        fields["mlp_dense"] = functools.partial(batch_ensemble.Dense, c.batch_ensemble)
+        if c.batch_ensemble.attention:
+            fields["attention_dense"] = fields["mlp_dense"]
+    return fields
 
 
 class ViT(nn.Module):

@@ -14,25 +14,31 @@ Built in notebooks/04_dispatch_and_capacity.ipynb.
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from kitlib.moe.routing import Assignment, Choice
+from kitlib.parallel import mesh
+
+EXCHANGED = "exchanged"  # what has travelled between devices: rematerialisation saves it rather than send it twice
 
 
 def dispatch(x: jax.Array, assignment: Assignment, method: str = "gather") -> jax.Array:
     """Copies tokens x float[G, S, D] into the slots: float[E, G * C, D]; empty slots are zero.
 
-    method: "gather" or "einsum".
+    method: "gather" or "einsum". On a mesh, the buffers end on the devices of their experts: see `to_experts`.
     """
     g, s, d = x.shape
     _, e, c = assignment.token.shape
     if method == "einsum":
-        buffers = jnp.einsum("gsec,gsd->egcd", _one_hot(assignment, s).astype(x.dtype), x)
+        buffers = jnp.einsum("gsec,gsd->gecd", _one_hot(assignment, s).astype(x.dtype), x)
     else:
-        buffers = x.reshape(g * s, d).at[_rows(assignment, s)].get(mode="fill", fill_value=0)
-    return on_experts(buffers.reshape(e, g * c, d))
+        # Index operations are mapped over groups: as one operation on the tokens of all groups, XLA would gather the
+        # tokens of the whole batch on every device of a mesh.
+        rows = jax.vmap(lambda x, token: x.at[token].get(mode="fill", fill_value=0))
+        buffers = rows(x, assignment.token.reshape(g, e * c)).reshape(g, e, c, d)
+    return to_experts(buffers)
 
 
 def combine(outputs: jax.Array, assignment: Assignment, num_tokens: int, method: str = "gather") -> jax.Array:
@@ -41,35 +47,51 @@ def combine(outputs: jax.Array, assignment: Assignment, num_tokens: int, method:
     The sum is computed in float32, also for outputs in bfloat16. method: "gather" or "einsum".
     """
     g, e, c = assignment.token.shape
-    outputs = on_experts(outputs).reshape(e, g, c, -1)  # [E, G, C, D]
+    outputs = to_tokens(outputs, g)  # [G, E, C, D]
     if method == "einsum":
         weights = _one_hot(assignment, num_tokens) * assignment.weight[:, None]  # [G, S, E, C]
-        return jnp.einsum("gsec,egcd->gsd", weights, outputs.astype(jnp.float32))
+        return jnp.einsum("gsec,gecd->gsd", weights, outputs.astype(jnp.float32))
     # Rows are flat: for three axes, XLA on a CPU takes 30 times as long for the gradient of the weights, a sum over D.
-    weighted = assignment.weight.swapaxes(0, 1).reshape(-1, 1) * outputs.reshape(e * g * c, -1)  # [E * G * C, D]
-    y = jnp.zeros((g * num_tokens, outputs.shape[-1]), jnp.float32)
-    return y.at[_rows(assignment, num_tokens)].add(weighted, mode="drop").reshape(g, num_tokens, -1)
+    weighted = assignment.weight.reshape(-1, 1) * outputs.reshape(g * e * c, -1)  # float32[G * E * C, D]
+    empty = jnp.zeros((num_tokens, weighted.shape[-1]), jnp.float32)
+    add = jax.vmap(lambda rows, token: empty.at[token].add(rows, mode="drop"))
+    return add(weighted.reshape(g, e * c, -1), assignment.token.reshape(g, e * c))
 
 
-def on_experts(buffers: jax.Array) -> jax.Array:
-    """Puts buffers [E, G * C, D] on the mesh axis that the rule for "expert" names; nothing else in the kit does.
+# ---------------------------------------------------------------------------------------------- between devices
 
-    Without such a rule (`flax.linen.logical_axis_rules`) it has no effect. With one, XLA inserts the all-to-all between
-    the devices that hold groups and those that hold experts.
+
+def to_experts(buffers: jax.Array) -> jax.Array:
+    """Buffers where the tokens are, float[G, E, C, D], to where the experts are, float[E, G * C, D].
+
+    On a mesh, this is one all-to-all between the devices along `expert`: before it, each device has some groups and all
+    experts' slots; after it, all groups of its row of the mesh and the slots of its own experts. Both sides are
+    constrained, as in V-MoE's code: with one constraint alone, XLA gathers more. A single group is left to XLA.
     """
-    return nn.with_logical_constraint(buffers, ("expert", None, None))
+    g, e, c, d = buffers.shape
+    if g > 1:
+        buffers = mesh.constrain(buffers, "groups")
+    buffers = buffers.swapaxes(0, 1)  # [E, G, C, D]
+    if g > 1:
+        buffers = mesh.constrain(buffers, "experts")
+    return checkpoint_name(buffers, EXCHANGED).reshape(e, g * c, d)
+
+
+def to_tokens(outputs: jax.Array, num_groups: int) -> jax.Array:
+    """The way back, float[E, G * C, D] -> float[G, E, C, D]; the other all-to-all."""
+    e, rows, d = outputs.shape
+    outputs = outputs.reshape(e, num_groups, rows // num_groups, d)  # [E, G, C, D]
+    if num_groups > 1:
+        outputs = mesh.constrain(outputs, "experts")
+    outputs = outputs.swapaxes(0, 1)  # [G, E, C, D]
+    if num_groups > 1:
+        outputs = mesh.constrain(outputs, "groups")
+    return checkpoint_name(outputs, EXCHANGED)
 
 
 def _one_hot(assignment: Assignment, num_tokens: int) -> jax.Array:
     """float32[G, S, E, C]: 1 where token s is in slot c of expert e. An empty slot (token S) is all zeros."""
     return jax.nn.one_hot(assignment.token, num_tokens, axis=1)
-
-
-def _rows(assignment: Assignment, num_tokens: int) -> jax.Array:
-    """int32[E * G * C]: the row of each slot's token among the flattened tokens; G * S where the slot is empty."""
-    g = assignment.token.shape[0]
-    rows = assignment.token + num_tokens * jnp.arange(g)[:, None, None]
-    return jnp.where(assignment.token < num_tokens, rows, g * num_tokens).swapaxes(0, 1).reshape(-1)
 
 
 # ---------------------------------------------------------------------------------------------- dropless

@@ -24,23 +24,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import E3Config, MoEConfig, ViTConfig
+from kitlib.layers.members import check_members, merge, split, tile  # noqa: F401  # part of this module's face
 from kitlib.moe import moe_layer, routing
+from kitlib.moe.expert_parallel import dispatch_and_combine
 from kitlib.moe.experts import Experts
 from kitlib.moe.plan import capacity, plan_token_choice
 
 # ---------------------------------------------------------------------------------------------- layout
-
-
-def tile(x: jax.Array, num_members: int) -> jax.Array:
-    """One copy of the batch per member: [B, ...] -> [M * B, ...], members outermost: a b c -> a b c a b c."""
-    return jnp.tile(x, (num_members,) + (1,) * (x.ndim - 1))
-
-
-def split(x: jax.Array, num_members: int) -> jax.Array:
-    """Gives members an axis of their own: [M * B, ...] -> [M, B, ...]."""
-    if not x.shape or x.shape[0] % num_members:
-        raise ValueError(f"The first axis of {x.shape} does not hold {num_members} members of equally many examples.")
-    return x.reshape(num_members, x.shape[0] // num_members, *x.shape[1:])
 
 
 def interleave(x: jax.Array, num_members: int) -> jax.Array:
@@ -50,9 +40,8 @@ def interleave(x: jax.Array, num_members: int) -> jax.Array:
 
 def deinterleave(x: jax.Array, num_members: int) -> jax.Array:
     """The inverse of `interleave`."""
-    if not x.shape or x.shape[0] % num_members:
-        raise ValueError(f"The first axis of {x.shape} does not hold {num_members} members of equally many examples.")
-    return x.reshape(-1, num_members, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+    check_members(x, num_members)
+    return merge(x.reshape(-1, num_members, *x.shape[1:]).swapaxes(0, 1))
 
 
 # ---------------------------------------------------------------------------------------------- each member's experts
@@ -168,7 +157,7 @@ class E3Mlp(nn.Module):
     def __call__(self, x, train: bool = False):
         c, e3, m = self.config, self.e3, self.e3.num_members
         copies = 1 if e3.tiling == "none" else m
-        x = split(x, copies)  # [copies, B, N, D]
+        x = x[None] if copies == 1 else split(x, m)  # [copies, B, N, D]
         _, b, n, _ = x.shape
         to_groups = jax.vmap(lambda x: moe_layer.to_groups(x, None, c.group_size), out_axes=(1, None))
         groups, valid = to_groups(x)  # [G, copies, S, D], bool[G, S] or None
@@ -184,14 +173,14 @@ class E3Mlp(nn.Module):
             expert, gate = (a.reshape(g, m * s, -1) for a in (expert, wanted.gate))  # [G, M * S, K]
         all_valid = None if valid is None else jnp.tile(valid, (1, copies))  # bool[G, copies * S]
         plan = plan_token_choice(c, routing.Choice(expert, gate), all_valid, slots_of(c, e3, s))
-        experts = Experts(c, self.mlp_dim // c.granularity, False, "gelu", name="Mlp")
+        mlps = Experts(c, self.mlp_dim // c.granularity, False, "gelu", name="Mlp")(d, train)
         tokens = groups.reshape(g, copies * s, d).astype(self.dtype)  # [G, copies * S, D]
-        y = moe_layer.dispatch_and_combine(c, experts, tokens, plan, train)  # [G, copies * S, D]
+        y = dispatch_and_combine(c, mlps, tokens, plan)  # [G, copies * S, D]
 
         def ungroup(a):  # [G, copies * S, ...] -> [copies * B, N, ...]
             a = a.reshape(g, copies, s, *a.shape[2:])  # [G, copies, S, ...]
             a = jax.vmap(lambda a: moe_layer.from_groups(a, b, n), in_axes=1)(a)  # [copies, B, N, ...]
-            return a.reshape(copies * b, n, *a.shape[3:])
+            return a[0] if copies == 1 else merge(a)  # [copies * B, N, ...]
 
         probabilities = self.among_all(jax.nn.softmax(logits), copies)  # [G, copies * S, E]
         processed = plan.combine_weights > 0  # bool[G, copies * S, E]

@@ -10,6 +10,7 @@ Built in notebooks/04_dispatch_and_capacity.ipynb.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -70,12 +71,16 @@ def apply_experts(
       owner: int32[R], ascending, the expert of each block; None: row e belongs to expert e.
       keys: one random key per row, for dropout, or None.
       how: "batched" matrix multiplications, for buffers; "ragged" ones (`jax.lax.ragged_dot`), for blocks; or a "loop"
-        over blocks. None: "batched" for buffers; for blocks "ragged", except for "loop" on a single CPU, where ragged
-        multiplications compute every expert on every row.
+        over blocks. None: "batched" for buffers; for blocks "ragged", except for "loop" where the program is compiled
+        for a CPU, whose ragged multiplications compute every expert on every row.
     """
-    if how is None:
-        how = "batched" if owner is None else "loop" if single_cpu() else "ragged"
-    if how == "batched":
+    if how is None and owner is not None:
+
+        def by(how):
+            return lambda *args: apply_experts(expert, *args[:2], owner=args[2], keys=args[3], how=how)
+
+        return jax.lax.platform_dependent(params, x, owner, keys, cpu=by("loop"), default=by("ragged"))
+    if how in (None, "batched"):
         params = params if owner is None else jax.tree.map(lambda p: p[owner], params)
         return jax.vmap(functools.partial(expert, linear_layer))(params, x, keys)
     owner = jnp.arange(len(x)) if owner is None else owner
@@ -92,11 +97,6 @@ def apply_experts(
 
     key = None if keys is None else keys[0]
     return expert(ragged_dense, params, x.reshape(r * c, -1), key).reshape(r, c, -1)
-
-
-def single_cpu() -> bool:
-    """Whether JAX computes on one CPU."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -162,8 +162,16 @@ class ExpertDense(nn.Module):
         return params
 
 
+class Mlps(NamedTuple):
+    """The experts of a layer, ready to be applied: `apply_experts(mlps.expert, mlps.params, x, ...)`."""
+
+    expert: Callable  # see `apply_experts`
+    params: dict  # every leaf with a leading E axis
+    key: jax.Array | None  # for dropout
+
+
 class Experts(nn.Module):
-    """E MLPs, each applied to its own rows: float[R, C, D] -> float[R, C, D]; see `apply_experts`."""
+    """Holds the parameters of E MLPs from D to D; computes nothing. Call: width D -> `Mlps`."""
 
     config: MoEConfig
     mlp_dim: int
@@ -171,8 +179,8 @@ class Experts(nn.Module):
     activation: str
 
     @nn.compact
-    def __call__(self, x, owner=None, train: bool = False):
-        c, width = self.config, x.shape[-1]
+    def __call__(self, width: int, train: bool = False) -> Mlps:
+        c = self.config
         hidden, last = (("wi_0", "wi_1"), "wo") if self.gated else (("Dense_0",), "Dense_1")
 
         def layer(name, inputs, outputs):
@@ -180,10 +188,8 @@ class Experts(nn.Module):
 
         params = {name: layer(name, width, self.mlp_dim) for name in hidden}
         params[last] = layer(last, self.mlp_dim, width)
-        expert = _expert(self.gated, c.expert_dropout, self.activation)
-        use_keys = train and c.expert_dropout
-        keys = jax.random.split(self.make_rng("dropout"), len(x)) if use_keys else None
-        return apply_experts(expert, params, x, owner=owner, keys=keys)
+        key = self.make_rng("dropout") if train and c.expert_dropout else None
+        return Mlps(_expert(self.gated, c.expert_dropout, self.activation), params, key)
 
 
 @functools.cache  # one object per kind: JAX would compile the same function again for another object

@@ -10,15 +10,19 @@ Mlp/Dense_0/kernel [E, D, F], Mlp/Dense_0/bias [E, F], Mlp/Dense_1/kernel [E, F,
 Built in notebooks/04_dispatch_and_capacity.ipynb; Soft MoE in notebooks/06_expert_choice_and_soft_moe.ipynb.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from kitlib.configs import MoEConfig
 from kitlib.moe import routing
+from kitlib.moe.expert_parallel import dispatch_and_combine, on_buffers
 from kitlib.moe.experts import Experts
 from kitlib.moe.plan import Plan, capacity, plan_expert_choice, plan_token_choice
 from kitlib.moe.soft import soft_moe
+from kitlib.parallel import mesh
 
 # ---------------------------------------------------------------------------------------------- groups
 
@@ -27,27 +31,36 @@ def to_groups(x: jax.Array, valid: jax.Array | None, group_size: int | None):
     """Cuts the tokens of a batch into equal groups of at most `group_size`: ([G, S, D], valid bool[G, S] or None).
 
     x float[B, N, D], valid bool[B, N] or None: all tokens are real. Any batch and length fit, even a single image: if
-    the tokens do not divide into equal groups, the last group is padded, and `valid` is False there. Raises ValueError
-    for a batch without tokens.
+    the tokens do not divide into equal groups, the last group is padded, and `valid` is False there. On a mesh, each of
+    the P parts of the batch is cut by itself, so that no group spans two devices; group_size None is one group per
+    part. Raises ValueError for a batch without tokens, or one that does not divide among the parts.
     """
     b, n, d = x.shape
-    total = b * n
-    if not total:
+    parts = mesh.num_shards()  # P
+    if not b * n:
         raise ValueError(f"A mixture of experts needs at least one token, got a batch of shape {x.shape}.")
-    groups = -(-total // min(group_size or total, total))  # G
+    if b % parts:
+        raise ValueError(f"A batch of {b} does not divide among the {parts} parts of the mesh.")
+    total = b * n // parts  # tokens per part
+    groups = -(-total // min(group_size or total, total))  # G / P
     size = -(-total // groups)  # S
     padding = groups * size - total
     if padding and valid is None:
         valid = jnp.ones((b, n), bool)
-    x = jnp.pad(x.reshape(total, d), ((0, padding), (0, 0))).reshape(groups, size, d)  # [G, S, D]
-    if valid is not None:
-        valid = jnp.pad(valid.reshape(total), (0, padding)).reshape(groups, size)  # [G, S]
-    return x, valid
+
+    def cut(a):  # [B, N, ...] -> [G, S, ...]
+        a = a.reshape(parts, total, *a.shape[2:])
+        a = jnp.pad(a, ((0, 0), (0, padding), *((0, 0),) * (a.ndim - 2)))
+        return a.reshape(parts * groups, size, *a.shape[2:])
+
+    return cut(x), None if valid is None else cut(valid)
 
 
 def from_groups(y: jax.Array, batch: int, num_tokens: int) -> jax.Array:
     """The inverse of `to_groups` without the padding: [G, S, ...] -> [B, N, ...]."""
-    return y.reshape(-1, *y.shape[2:])[: batch * num_tokens].reshape(batch, num_tokens, *y.shape[2:])
+    parts = mesh.num_shards()
+    y = y.reshape(parts, -1, *y.shape[2:])[:, : batch * num_tokens // parts]
+    return y.reshape(batch, num_tokens, *y.shape[2:])
 
 
 # ---------------------------------------------------------------------------------------------- routing
@@ -64,17 +77,6 @@ def route(c: MoEConfig, logits: jax.Array, noisy: jax.Array | None, valid: jax.A
         return plan_expert_choice(c, probabilities, valid), loss
     choice = routing.top_k(probabilities, c.num_selected, valid)  # [G, S, K]
     return plan_token_choice(c, choice, valid), auxiliary_loss(c, logits, noisy, choice, valid)
-
-
-def dispatch_and_combine(c: MoEConfig, experts: Experts, x: jax.Array, plan: Plan, train: bool) -> jax.Array:
-    """Sends tokens x float[G, S, D] to their experts and sums the outputs, weighted: float32[G, S, D].
-
-    Dispatch and combine move numbers of the dtype `c.transport` between devices.
-    """
-    transport = jnp.dtype(c.transport)
-    buffers = plan.dispatch(x.astype(transport)).astype(x.dtype)  # float[R, C, D]: R = E buffers, or blocks
-    outputs = experts(buffers, plan.owner, train).astype(transport)  # float[R, C, D]
-    return plan.combine(outputs)  # float32[G, S, D]
 
 
 def auxiliary_loss(c: MoEConfig, logits, noisy, choice: routing.Choice, valid) -> jax.Array:
@@ -130,17 +132,17 @@ class MoEMlp(nn.Module):
     @nn.compact
     def __call__(self, x, valid=None, train: bool = False):
         c, (b, n, d) = self.config, x.shape
-        experts = Experts(c, self.mlp_dim // c.granularity, self.gated, self.activation, name="Mlp")
+        mlps = Experts(c, self.mlp_dim // c.granularity, self.gated, self.activation, name="Mlp")(d, train)
         if c.router == "soft":  # a group is one sequence, so that images do not mix
             mu = self.param("mu", nn.initializers.lecun_normal(), (d, c.num_experts, capacity(c, n)))  # [D, E, C]
             scale = self.param("scale", nn.initializers.ones, ())
-            y, out = soft_moe(x, mu, scale, lambda buffers: experts(buffers, None, train), valid, dtype=self.dtype)
+            y, out = soft_moe(x, mu, scale, functools.partial(on_buffers, mlps), valid, dtype=self.dtype)
             return y.astype(self.dtype), out  # [B, N, D]
 
         groups, valid = to_groups(x, valid, c.group_size)  # [G, S, D], bool[G, S] or None
         logits, noisy = Router(c.num_experts, c.noise_std, name="Router")(groups, train)  # [G, S, E]
         plan, loss = route(c, logits, noisy, valid)
-        y = dispatch_and_combine(c, experts, groups.astype(self.dtype), plan, train)  # [G, S, D]
+        y = dispatch_and_combine(c, mlps, groups.astype(self.dtype), plan)  # [G, S, D]
         probabilities = jax.nn.softmax(logits)  # [G, S, E]
         num_selected = c.num_selected if c.router == "top_k" else None
         processed = plan.combine_weights > 0  # bool[G, S, E]

@@ -120,9 +120,11 @@ def assign(
 
     slot = starts[:, :-1, None] + jnp.arange(capacity)[None, None]  # int32[G, E, C], an index into the sorted keys
     filled = slot < starts[:, 1:, None]
-    winner = keys[jnp.arange(g)[:, None, None], jnp.minimum(slot, k * s - 1)] % (k * s)
-    rank, token = winner // s, order[jnp.arange(g)[:, None, None], winner % s]  # [G, E, C] both
-    weight = gate[jnp.arange(g)[:, None, None], token, rank]  # [G, E, C]
+    # Index operations are mapped over groups, so that no group needs another device's tokens on a mesh.
+    take = jax.vmap(lambda values, index: values[index])
+    winner = take(keys, jnp.minimum(slot, k * s - 1)) % (k * s)
+    rank, token = winner // s, take(order, winner % s)  # [G, E, C] both
+    weight = take(gate.reshape(g, s * k), token * k + rank)  # [G, E, C]
     return Assignment(jnp.where(filled, token, s), jnp.where(filled, weight, 0.0))
 
 
@@ -150,10 +152,9 @@ def expert_choice(probabilities: jax.Array, capacity: int, valid: jax.Array | No
 
 def slots_to_tokens(assignment: Assignment, values: jax.Array, num_tokens: int) -> jax.Array:
     """Values float32[G, E, C] of slots -> float32[G, S, E] of tokens, 0 where expert e does not process token s."""
-    g, e, _ = values.shape
-    groups, experts = jnp.arange(g)[:, None, None], jnp.arange(e)[None, :, None]
-    empty = jnp.zeros((g, num_tokens, e), values.dtype)
-    return empty.at[groups, assignment.token, experts].add(values, mode="drop")
+    experts = jnp.arange(values.shape[1])[:, None]
+    empty = jnp.zeros((num_tokens, values.shape[1]), values.dtype)
+    return jax.vmap(lambda token, v: empty.at[token, experts].add(v, mode="drop"))(assignment.token, values)
 
 
 def renormalize(assignment: Assignment, num_tokens: int) -> Assignment:
@@ -165,7 +166,7 @@ def renormalize(assignment: Assignment, num_tokens: int) -> Assignment:
     total = slots_to_tokens(assignment, assignment.weight, num_tokens).sum(axis=-1)
     total = jnp.where(total > 0, total, 1.0)
     index = jnp.minimum(assignment.token, num_tokens - 1)
-    return assignment._replace(weight=assignment.weight / total[jnp.arange(total.shape[0])[:, None, None], index])
+    return assignment._replace(weight=assignment.weight / jax.vmap(lambda t, i: t[i])(total, index))
 
 
 # ---------------------------------------------------------------------------------------------- auxiliary losses

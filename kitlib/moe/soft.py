@@ -33,17 +33,14 @@ def soft_moe(x: jax.Array, mu: jax.Array, scale: jax.Array, experts: Callable, v
     mu float32[D, E, C], scale float32[]; experts: a function from buffers float[E, G * C, D], which have this dtype, to
     outputs of the same shape; valid bool[G, S]: real tokens; None: all are.
     """
-    g, _, d = x.shape
-    _, e, c = mu.shape
     tokens = x.astype(jnp.float32)  # [G, S, D]
     # Tokens and slots are both normalised (2308.00951, section 2.3): the logits do not grow with the width.
     logits = scale * jnp.einsum("gsd,dec->gsec", _unit(tokens, -1), _unit(mu, 0))  # [G, S, E, C]
     dispatch_weights, combine_weights = soft_weights(logits, valid)  # [G, S, E, C] both
-    buffers = jnp.einsum("gsec,gsd->egcd", dispatch_weights, tokens)  # [E, G, C, D]
-    buffers = buffers.reshape(e, g * c, d).astype(dtype)  # [E, G * C, D]
-    outputs = dispatch.on_experts(experts(dispatch.on_experts(buffers)))  # [E, G * C, D]
-    outputs = outputs.reshape(e, g, c, d).astype(jnp.float32)  # [E, G, C, D]
-    y = jnp.einsum("gsec,egcd->gsd", combine_weights, outputs)  # [G, S, D]
+    buffers = jnp.einsum("gsec,gsd->gecd", dispatch_weights, tokens).astype(dtype)  # [G, E, C, D]
+    outputs = experts(dispatch.to_experts(buffers))  # [E, G * C, D]
+    outputs = dispatch.to_tokens(outputs, len(x)).astype(jnp.float32)  # [G, E, C, D]
+    y = jnp.einsum("gsec,gecd->gsd", combine_weights, outputs)  # [G, S, D]
     out = {
         "auxiliary_loss": jnp.zeros(()),
         "probabilities": dispatch_weights.sum(axis=-1),  # [G, S, E]

@@ -26,7 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import T5_DECODER_MOE, T5_ENCODER_MOE, MoEConfig, T5Config, ViTConfig
 from kitlib.layers.vit_layers import BIAS_INIT
-from kitlib.models import checkpoint, checkpoint_names
+from kitlib.models import checkpoint, stacking
 
 EXPERT = re.compile(r"(.*)/(?:Moe|moe)/Mlp/(.*)")
 ROUTER = re.compile(r".*/(?:Moe|moe)/Router/dense/kernel")
@@ -182,9 +182,7 @@ def flat_shapes(config: ViTConfig | T5Config) -> dict[str, jax.ShapeDtypeStruct]
 
 
 def _flat_dense(tree) -> dict:
-    flat = flatten_dict(tree, sep="/")
-    scanned = any(name.startswith("Transformer/encoderblock/") for name in flat)
-    return checkpoint_names.unstack_blocks(flat) if scanned else flat
+    return flatten_dict(stacking.unstack(tree), sep="/")
 
 
 # ---------------------------------------------------------------------------------------------- parameters

@@ -179,8 +179,11 @@ def test_a_big_vision_file_gives_its_logits(tmp_path, scan):
 
 def test_a_scanned_big_vision_file_is_unstacked(tmp_path):
     leaves = big_vision_file()
-    flat = {name.removeprefix("params/"): leaf for name, leaf in leaves.items()}
-    stacked = {f"params/img/{name}": leaf for name, leaf in checkpoint_names.stack_blocks(flat, L).items()}
+    stacked = {name.replace("params/", "params/img/"): leaf for name, leaf in leaves.items() if "block_" not in name}
+    for name in [name for name in leaves if "/encoderblock_0/" in name]:
+        blocks = [leaves[name.replace("encoderblock_0", f"encoderblock_{i}")] for i in range(L)]
+        scanned = name.replace("encoderblock_0", "encoderblock").replace("params/", "params/img/")
+        stacked[scanned] = np.stack(blocks)
     assert stacked["params/img/Transformer/encoderblock/LayerNorm_0/scale"].shape == (L, D)
     config = CONFIG.replace(pool="map")
     params = checkpoint.load_vit(saved(tmp_path / "bv.npz", stacked), config)

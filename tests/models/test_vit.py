@@ -6,7 +6,7 @@ from flax.traverse_util import flatten_dict
 from trees import random_params
 
 from kitlib import configs
-from kitlib.models import checkpoint, checkpoint_names
+from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
 
 TINY = configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10)
@@ -64,27 +64,6 @@ def test_without_positions_the_order_of_patches_does_not_matter():
     without = params | {"pos_embedding": jnp.zeros_like(params["pos_embedding"])}
     np.testing.assert_allclose(logits(shuffled, without), logits(IMAGES, without), atol=1e-4)
     assert np.abs(logits(shuffled, params) - logits(IMAGES, params)).max() > 1e-2  # the control: with positions it does
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("extra", [{}, VIT22B, {"pool": "map", "representation_size": 8}])
-def test_scanned_and_unrolled_are_the_same_function(extra):
-    unrolled, scanned = TINY.replace(**extra), TINY.replace(scan=True, **extra)
-    params = random_params(unrolled, spread=0.1)
-    flat = checkpoint_names.stack_blocks(flatten_dict(params, sep="/"), TINY.depth)
-    stacked = checkpoint.unflatten_dict({k: jnp.asarray(v) for k, v in flat.items()}, sep="/")
-
-    def loss(config):
-        return lambda params: jnp.sum(jnp.sin(ViT(config).apply({"params": params}, IMAGES)[0]))
-
-    value, grads = jax.value_and_grad(loss(unrolled))(params)
-    value_scan, grads_scan = jax.value_and_grad(loss(scanned))(stacked)
-    assert float(value_scan) == pytest.approx(float(value), rel=1e-5)
-    flat_scan = checkpoint_names.unstack_blocks(flatten_dict(grads_scan, sep="/"))
-    for name, grad in flatten_dict(grads, sep="/").items():
-        np.testing.assert_allclose(flat_scan[name], grad, atol=2e-4, err_msg=name)
-    out, out_scan = (ViT(c).apply({"params": p}, IMAGES)[1] for c, p in ((unrolled, params), (scanned, stacked)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), out, out_scan)
 
 
 def test_vit22b_block_parameters():

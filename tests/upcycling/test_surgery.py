@@ -13,7 +13,7 @@ from trees import random_tree
 
 from kitlib import configs, moe
 from kitlib.configs import MoEConfig
-from kitlib.models import checkpoint, checkpoint_names
+from kitlib.models import checkpoint, stacking
 from kitlib.models.vit import ViT
 from kitlib.moe import routing
 from kitlib.moe.experts import linear_layer
@@ -127,8 +127,7 @@ def test_the_router_has_logits_of_unit_variance_on_normalised_tokens():
 def test_scanned_dense_models():
     scanned = DENSE.replace(scan=True)
     params = random_params(scanned)
-    unstacked = unflatten_dict(checkpoint_names.unstack_blocks(flatten_dict(params, sep="/")), sep="/")
-    jax.tree.map(np.testing.assert_array_equal, upcycled(recipe(), params), upcycled(recipe(), unstacked))
+    jax.tree.map(np.testing.assert_array_equal, upcycled(recipe(), params), upcycled(recipe(), stacking.unstack(params)))
 
 
 PROBE = """

@@ -1,0 +1,67 @@
+"""Dispatch, experts and combine of one layer; on a mesh, with tokens travelling to the devices of their experts.
+
+    y = dispatch_and_combine(config, mlps, x, plan)         # tokens float[G, S, D] -> float32[G, S, D]
+
+With experts divided among devices (expert parallelism), a token has to reach the device of its expert and come back.
+That is two all-to-alls forward, and two backward for the gradients: each moves every slot once, E * G * C * D numbers
+over all devices, and nothing else has to move. Two forms of the same program:
+
+*constraints*: `dispatch.to_experts` says how buffers are divided before and after, and XLA inserts the all-to-alls.
+*shard_map*: below, each line is what one device does with its own part of the arrays, and the all-to-alls are written.
+
+Built in notebooks/16_from_laptop_to_pod.ipynb.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from kitlib.configs import MoEConfig
+from kitlib.moe.experts import Mlps, apply_experts
+from kitlib.moe.plan import Plan
+from kitlib.parallel import mesh
+
+
+def dispatch_and_combine(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
+    """Sends tokens x float[G, S, D] to their experts and sums the outputs, weighted: float32[G, S, D].
+
+    Dispatch and combine move numbers of the dtype `c.transport` between devices.
+    """
+    by_hand = c.expert_parallel == "shard_map" and plan.owner is None and mesh.num_shards() > 1
+    return (_shard_map if by_hand else _constraints)(c, mlps, x, plan)
+
+
+def on_buffers(mlps: Mlps, buffers: jax.Array, owner: jax.Array | None = None) -> jax.Array:
+    """Every expert on its own rows: float[R, C, D] -> float[R, C, D]; owner as for `apply_experts`."""
+    keys = None if mlps.key is None else jax.random.split(mlps.key, len(buffers))
+    return apply_experts(mlps.expert, mlps.params, buffers, owner=owner, keys=keys)
+
+
+def _constraints(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
+    transport = jnp.dtype(c.transport)
+    buffers = plan.dispatch(x.astype(transport)).astype(x.dtype)  # float[R, C, D]: R = E buffers, or blocks
+    outputs = on_buffers(mlps, buffers, plan.owner).astype(transport)  # float[R, C, D]
+    return plan.combine(outputs)  # float32[G, S, D]
+
+
+def _shard_map(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
+    axes = tuple(axis for axis in mesh.free_axes(mesh.current()) if axis in mesh.BATCH_AXES)
+    transport = jnp.dtype(c.transport)
+    exchange = functools.partial(jax.lax.all_to_all, axis_name="expert", tiled=True)
+
+    def on_one_device(params, key, x, plan):
+        # G' groups and E' experts are here, G' * n and E' * n in this row of n devices along "expert".
+        buffers = plan.dispatch(x.astype(transport))  # [E, G' * C, D], the slots of all experts for the tokens here
+        buffers = exchange(buffers, split_axis=0, concat_axis=1)  # [E', n * G' * C, D], of all tokens for experts here
+        if key is not None:  # other rows of the mesh have other tokens, which need other random numbers
+            key = jax.random.fold_in(key, jax.lax.axis_index(axes))
+        outputs = on_buffers(Mlps(mlps.expert, params, key), buffers.astype(x.dtype)).astype(transport)
+        outputs = exchange(outputs, split_axis=1, concat_axis=0)  # [E, G' * C, D]
+        return plan.combine(outputs)  # float32[G', S, D]
+
+    groups = P(axes)  # the first axis of tokens and of all leaves of the plan
+    inputs = (P("expert"), P(), groups, groups)
+    run = jax.shard_map(on_one_device, in_specs=inputs, out_specs=groups, axis_names=set(axes))
+    return run(mlps.params, mlps.key, x, plan)

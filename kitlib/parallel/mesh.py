@@ -1,0 +1,157 @@
+"""A mesh of devices with four named axes, and `constrain`, which divides activations along them.
+
+    mesh = make(data=2, expert=4)                   # 8 devices
+    with jax.set_mesh(mesh):
+        state, metrics = step(state, batch)         # one program for all devices; XLA inserts the communication
+
+    axis      what is divided along it                                        what moves
+    data      the batch                                                       gradients: one all-reduce
+    fsdp      the batch, and every parameter (ZeRO-3)                         parameters: gathered block by block
+    tensor    heads, hidden units, the vocabulary                             activations: all-reduces in every block
+    expert    the batch, and the experts                                      tokens: two all-to-alls per layer
+
+Every mesh has all four axes; an axis of size 1 divides nothing. Eight devices as data=2, expert=4, drawn as matrix:
+
+                  expert 0   1   2   3
+        data 0           0   1   2   3      Each device has an eighth of the batch. Column e has the weights of the
+        data 1           4   5   6   7      experts of slice e, so tokens travel along rows and gradients along columns.
+
+The types of the axes are Auto: XLA decides how every intermediate result is divided, from the parameters' specs
+(`rules`) and a few constraints. (`jax.make_mesh` defaults to Explicit, where every operation has to say it.)
+
+Built in notebooks/16_from_laptop_to_pod.ipynb.
+"""
+
+import math
+import warnings
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor", "expert")
+BATCH_AXES = ("data", "fsdp", "expert")  # every device along these has examples of its own
+
+# How activations are divided. All other axes of an array, and further ones on the right, are whole on each device.
+KINDS = {
+    "tokens": P(BATCH_AXES),  # [B, ...], the edges of blocks
+    "logits": P(BATCH_AXES, None, "tensor"),  # [B, M, V]: each device has a slice of the vocabulary
+    "groups": P(BATCH_AXES),  # [G, E, C, D], buffers where the tokens are
+    "experts": P("expert", ("data", "fsdp")),  # [E, G, C, D], buffers where the experts are
+}
+
+# ---------------------------------------------------------------------------------------------- making a mesh
+
+
+def make(*, data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1, devices=None) -> Mesh:
+    """A mesh over all devices, or over these. Raises ValueError unless the product of the sizes is their number."""
+    sizes = dict(zip(AXES, (data, fsdp, tensor, expert), strict=True))
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"Mesh axis {name} is {size}; it must be at least 1.")
+    devices = jax.devices() if devices is None else list(devices)
+    wanted = math.prod(sizes.values())
+    if wanted != len(devices):
+        product = " x ".join(f"{name}={size}" for name, size in sizes.items() if size > 1) or "1"
+        raise ValueError(
+            f"The mesh {product} has {wanted} devices, but there are {len(devices)}: change an axis, so that the "
+            "product of all axes is the number of devices."
+        )
+    return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def parse(text: str) -> dict[str, int]:
+    """{"data": 2, "expert": 4} from "data=2,expert=4"; "" is {}. Raises ValueError for anything else."""
+    sizes = {}
+    for part in filter(None, text.replace(" ", "").split(",")):
+        name, _, size = part.partition("=")
+        if name not in AXES or not size.isdigit() or int(size) < 1 or name in sizes:
+            raise ValueError(f"A mesh is written like 'data=2,expert=4' with axes of {', '.join(AXES)}; got {text!r}.")
+        sizes[name] = int(size)
+    return sizes
+
+
+# ---------------------------------------------------------------------------------------------- inside a program
+
+
+def current():
+    """The mesh of the surrounding `jax.set_mesh(mesh)` or, deprecated in JAX, `with mesh:`; an empty one if none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        return mesh
+    with warnings.catch_warnings():  # only this deprecated name knows of `with mesh:`
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from jax.interpreters import pxla
+
+        resources = getattr(pxla, "thread_resources", None)
+    return mesh if resources is None else resources.env.physical_mesh
+
+
+def free_axes(mesh) -> dict[str, int]:
+    """{axis: size} of the axes along which XLA divides: all of the mesh but those of a surrounding `jax.shard_map`."""
+    manual = getattr(mesh, "manual_axes", ())
+    return {name: size for name, size in mesh.shape.items() if name not in manual}
+
+
+def num_shards() -> int:
+    """The number of parts into which the batch is divided here; 1 without a mesh."""
+    sizes = free_axes(current())
+    return math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
+
+
+def constrain(x: jax.Array, kind: str) -> jax.Array:
+    """x, divided among devices as `KINDS[kind]` says. The same array; without a mesh, this does nothing.
+
+    XLA derives most divisions from those of the parameters, but not always well: without a constraint between blocks, a
+    ViT-22B with fsdp and tensor axes all-reduces the activations of the whole batch. Raises ValueError for an axis that
+    does not divide: XLA would pad it, or copy the whole array to every device.
+    """
+    sizes = free_axes(current())
+    if all(sizes.get(axis, 1) == 1 for axis in AXES):
+        return x
+    spec = [_free(axes, sizes) for axes in KINDS[kind]]
+    for i, axes in enumerate(spec):
+        parts = math.prod(sizes[axis] for axis in axes)
+        if x.shape[i] % parts:
+            raise ValueError(
+                f"Axis {i} of {kind} {x.shape} has {x.shape[i]} rows, which do not divide among {parts} devices "
+                f"({', '.join(f'{axis}={sizes[axis]}' for axis in axes)}): change the batch size or the mesh."
+            )
+    return jax.lax.with_sharding_constraint(x, P(*(axes or None for axes in spec)))
+
+
+def _free(axes, sizes: dict[str, int]) -> tuple[str, ...]:
+    """The names of an entry of a spec that are axes of the mesh."""
+    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+    return tuple(name for name in names if name in sizes)
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis is divided among all devices along `BATCH_AXES`."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def global_batch(mesh: Mesh, batch):
+    """One array over all devices per leaf, from the rows that this process has read.
+
+    batch: a tree of arrays [B / P, ...] on each of P processes; the result has [B, ...]. Every process passes its own
+    rows. Raises ValueError for a batch that does not divide among the devices.
+    """
+    sharding = batch_sharding(mesh)
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+    def put(x):
+        x = np.asarray(x)
+        rows = x.shape[0] * jax.process_count()
+        if rows % shards:
+            raise ValueError(
+                f"A batch of {rows} does not divide among the {shards} parts of the mesh "
+                f"({', '.join(f'{axis}={mesh.shape[axis]}' for axis in BATCH_AXES)}); use a multiple of {shards}."
+            )
+        return jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:]))
+
+    return jax.tree.map(put, batch)
