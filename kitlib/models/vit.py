@@ -143,7 +143,7 @@ class ViT(nn.Module):
             out["auxiliary_loss"] = sum(blocks[f"block{i:02d}"]["moe"]["auxiliary_loss"] for i in c.moe_blocks)
         out["encoded"] = x
 
-        x = out["pooled"] = self.pooled(x)  # [B, D]; [B, N, D] for pool="none"
+        x = out["pooled"] = mesh.constrain(self.pooled(x), "tokens")  # [B, D]; [B, N, D] for pool="none"
         if c.representation_size:
             x = out["pre_logits"] = jnp.tanh(nn.Dense(c.representation_size, dtype=dtype, name="pre_logits")(x))
         if c.num_classes:

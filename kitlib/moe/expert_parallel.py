@@ -63,5 +63,6 @@ def _shard_map(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
 
     groups = P(axes)  # the first axis of tokens and of all leaves of the plan
     inputs = (P("expert"), P(), groups, groups)
-    run = jax.shard_map(on_one_device, in_specs=inputs, out_specs=groups, axis_names=set(axes))
+    here = mesh.current()
+    run = jax.shard_map(on_one_device, mesh=here, in_specs=inputs, out_specs=groups, axis_names=set(axes))
     return run(mlps.params, mlps.key, x, plan)

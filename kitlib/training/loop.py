@@ -19,7 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
+
+from kitlib.parallel import mesh
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -44,29 +47,17 @@ def init_state(params, tx: optax.GradientTransformation, seed: int = 0) -> Train
 # ---------------------------------------------------------------------------------------------- the step
 
 
-def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate: int = 1) -> Callable:
+def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate: int = 1, shardings=None) -> Callable:
     """(state, batch) -> (state, {"loss", "grad_norm", ...}), jitted, the old state donated (its memory is reused).
 
-    accumulate: the batch is cut into this many equal parts, which are computed one after the other, and their gradients
-    are averaged: for a mean loss, the same update as with the whole batch, in less memory. Raises ValueError if the
-    batch does not divide into equal parts.
+    accumulate: the batch is cut into this many equal parts, which are computed one after the other (see `gradients`).
+    shardings: of the state on a mesh (`sharded.state_shardings`), which the new state keeps.
     """
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def gradients(params, batch, key):
-        if accumulate == 1:
-            return grad_fn(params, batch, key)
-        size = jax.tree.leaves(batch)[0].shape[0]
-        if size % accumulate:
-            raise ValueError(f"A batch of {size} cannot be cut into {accumulate} equal parts; change one of them.")
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, size // accumulate, *x.shape[1:]), batch)
-        keys = jax.random.split(key, accumulate)
-        results = jax.lax.map(lambda part: grad_fn(params, *part), (parts, keys))
-        return jax.tree.map(lambda x: x.mean(axis=0), results)
-
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
     def step(state: TrainState, batch):
-        (loss, metrics), grads = gradients(state.params, batch, jax.random.fold_in(state.key, state.step))
+        key = jax.random.fold_in(state.key, state.step)
+        (loss, metrics), grads = gradients(loss_fn, state.params, batch, key, accumulate)
         norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -74,6 +65,57 @@ def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return step
+
+
+def gradients(loss_fn: Callable, params, batch, key: jax.Array, accumulate: int = 1):
+    """((loss, metrics), gradients) of loss_fn(params, batch, key) for a whole batch, a tree of [B, ...].
+
+    accumulate: the batch is cut into this many equal parts, and their gradients are averaged: for a mean loss, the same
+    gradients as of the whole batch, in the memory of one part and one more set of gradients. On a mesh, each device
+    cuts its own rows, so that no example moves, and devices along `data` average their gradients once, at the end.
+    (Along `fsdp` and `expert`, each part's gradients are added up at once: whole gradients would not fit there.)
+    Raises ValueError if the batch does not divide into equal parts.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    if accumulate == 1:
+        return grad_fn(params, batch, key)
+    here = mesh.current()
+    rows, devices = jax.tree.leaves(batch)[0].shape[0], mesh.num_shards()
+    if rows % (accumulate * devices):
+        on_devices = f" on each of {devices} devices" if devices > 1 else ""
+        raise ValueError(
+            f"A batch of {rows} cannot be cut into {accumulate} equal parts{on_devices}; change one of them."
+        )
+
+    def accumulated(params, batch, key):
+        parts = jax.tree.map(functools.partial(_cut, accumulate=accumulate), batch)
+        keys = jax.random.split(key, accumulate)
+        first = jax.tree.map(lambda x: x[0], (parts, keys))
+        total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, *first))
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, grad_fn(params, *part)), None
+
+        total, _ = jax.lax.scan(add, total, (parts, keys))
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    if mesh.free_axes(here).get("data", 1) == 1:
+        return accumulated(params, batch, key)
+
+    def on_one_row(params, batch, key):  # of the mesh along `data`: nothing is averaged before the end
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        return jax.lax.pmean(accumulated(params, batch, key), "data")
+
+    run = jax.shard_map(
+        on_one_row, mesh=here, in_specs=(P(), P("data"), P()), out_specs=P(), axis_names={"data"}, check_vma=False
+    )
+    return run(params, batch, key)
+
+
+def _cut(x: jax.Array, accumulate: int) -> jax.Array:
+    """[B, ...] -> [parts, B / parts, ...]; on a mesh, every device cuts its own rows."""
+    x = x.reshape(mesh.num_shards(), accumulate, -1, *x.shape[1:]).swapaxes(0, 1)  # [parts, devices, rows, ...]
+    return x.reshape(accumulate, -1, *x.shape[3:])
 
 
 # ---------------------------------------------------------------------------------------------- the loop
