@@ -13,8 +13,9 @@ from kitlib.data.files import ROOT
 LIBRARY = ROOT / "kitlib"
 # From the ground up. A package imports from packages on lower floors and from itself, never from its own floor.
 FLOORS = (
-    ("configs", "metrics", "parallel"),
-    ("data", "layers"),
+    ("configs", "metrics"),
+    ("data", "parallel"),
+    ("layers",),
     ("moe", "synthetic"),
     ("models", "training"),
     ("upcycling", "ensembles", "multimodal"),

@@ -109,7 +109,7 @@ class PaLIX(nn.Module):
             check_few_shot(images, prompt_tokens)
             prompt_tokens = prompt_tokens.reshape(prompt_tokens.shape[0], -1)  # [B, n * L]
         check_tokens(prompt_tokens)
-        x, out = self.text.token_embedder(prompt_tokens), {}  # [B, N, D]
+        x, out = self.text.embed(prompt_tokens), {}  # [B, N, D]
         valid = (prompt_tokens != PAD).astype(jnp.int32) if segments is None else segments  # [B, N]
         visible = position = None
         if images is not None:

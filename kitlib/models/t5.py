@@ -24,6 +24,7 @@ from kitlib.layers.t5_layers import flat, segment_mask
 from kitlib.models.t5_stacks import Decoder, Encoder
 from kitlib.moe import routing
 from kitlib.parallel import mesh
+from kitlib.parallel.embedding import read_rows
 
 PAD = 0  # also the token the decoder starts with
 
@@ -62,11 +63,15 @@ class T5(nn.Module):
         losses = [x.pop("auxiliary_loss") for x in (out, decoder_out) if "auxiliary_loss" in x]
         return logits, {**out, **decoder_out, **({"auxiliary_loss": sum(losses)} if losses else {})}
 
+    def embed(self, tokens):
+        """tokens int32[B, N] -> float[B, N, D]."""
+        return read_rows(self.token_embedder.embedding.astype(self.config.dtype), tokens)
+
     def encode(self, tokens, segments=None, *, train: bool = False):
         """tokens int32[B, N] -> (encoded float[B, N, D], out)."""
         check_tokens(tokens)
         segments = (tokens != PAD).astype(jnp.int32) if segments is None else segments
-        return self.encode_embedded(self.token_embedder(tokens), segments, train=train)
+        return self.encode_embedded(self.embed(tokens), segments, train=train)
 
     def encode_embedded(self, x, segments, visible=None, position=None, *, train: bool = False):
         """`encode` for embeddings x float[B, N, D]: of tokens, or of visual tokens and then tokens (`palix`).
@@ -92,7 +97,7 @@ class T5(nn.Module):
         else:
             valid, mask = decoder_segments != 0, mask & segment_mask(decoder_segments, decoder_segments)
             cross_mask = segment_mask(decoder_segments, encoder_segments)  # [B, 1, M, N]
-        x = self.token_embedder(tokens)  # [B, M, D]
+        x = self.embed(tokens)  # [B, M, D]
         decoded, out = self.decoder(x, relative, mask, encoded, cross_mask, valid, train=train)  # [B, M, D]
         logits = self.logits(decoded)  # [B, M, V]
         return logits, {**out, "decoded": decoded, "logits": logits, **_auxiliary_loss(out)}
@@ -129,7 +134,7 @@ class T5(nn.Module):
         The same function as `decode`, for one token after the other, provided that no expert drops a token in either.
         """
         key_position = jnp.arange(cache["self"][0][0].shape[2])[None]  # [1, T]
-        x, cross_mask = self.token_embedder(tokens[:, None]), cache["valid"][:, None, None]  # [B, 1, D], [B, 1, 1, N]
+        x, cross_mask = self.embed(tokens[:, None]), cache["valid"][:, None, None]  # [B, 1, D], [B, 1, 1, N]
         valid = _written(tokens[:, None], position)
         decoded, out = self.decoder(
             x, key_position - position, (key_position <= position)[None, None], None, cross_mask, valid,

@@ -11,7 +11,6 @@ Built in notebooks/01_vit_from_pixels_to_logits.ipynb, V-MoE in notebooks/05_v_m
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from kitlib.configs import ViTConfig

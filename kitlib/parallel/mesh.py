@@ -30,6 +30,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from kitlib.configs.nearest_name import one_of
+
 AXES = ("data", "fsdp", "tensor", "expert")
 BATCH_AXES = ("data", "fsdp", "expert")  # every device along these has examples of its own
 
@@ -44,21 +46,29 @@ KINDS = {
 # ---------------------------------------------------------------------------------------------- making a mesh
 
 
-def make(*, data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1, devices=None) -> Mesh:
-    """A mesh over all devices, or over these. Raises ValueError unless the product of the sizes is their number."""
-    sizes = dict(zip(AXES, (data, fsdp, tensor, expert), strict=True))
-    for name, size in sizes.items():
+def make(*, devices=None, **axes: int) -> Mesh:
+    """A mesh over all devices, or over these: make(data=2, expert=4); axes not named have size 1.
+
+    Raises ValueError for an unknown axis, and unless the product of the sizes is the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    return jax.make_mesh(sizes_of(axes, len(devices)), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def sizes_of(axes: dict[str, int], num_devices: int) -> tuple[int, ...]:
+    """The sizes of all four axes, in their order; raises ValueError as `make` does."""
+    for name, size in axes.items():
+        one_of("mesh axis", name, AXES)
         if size < 1:
             raise ValueError(f"Mesh axis {name} is {size}; it must be at least 1.")
-    devices = jax.devices() if devices is None else list(devices)
-    wanted = math.prod(sizes.values())
-    if wanted != len(devices):
-        product = " x ".join(f"{name}={size}" for name, size in sizes.items() if size > 1) or "1"
+    wanted = math.prod(axes.values())
+    if wanted != num_devices:
+        product = " x ".join(f"{name}={size}" for name, size in axes.items()) or "data=1"
         raise ValueError(
-            f"The mesh {product} has {wanted} devices, but there are {len(devices)}: change an axis, so that the "
+            f"The mesh {product} has {wanted} devices, but there are {num_devices}: change an axis, so that the "
             "product of all axes is the number of devices."
         )
-    return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    return tuple(axes.get(name, 1) for name in AXES)
 
 
 def parse(text: str) -> dict[str, int]:

@@ -148,9 +148,7 @@ def _name(path) -> str:
 
 def bytes_per_device(tree, tree_of_specs, mesh) -> int:
     """Bytes that a tree of arrays takes on each device, divided as the specs say."""
-    leaves = zip(
-        jax.tree.leaves(tree), jax.tree.leaves(tree_of_specs, is_leaf=lambda x: isinstance(x, P)), strict=True
-    )
+    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(tree_of_specs, is_leaf=lambda x: isinstance(x, P)), strict=True)
     return sum(
         int(np.prod(leaf.shape)) * leaf.dtype.itemsize // math.prod(mesh.shape[axis] for axis in spec if axis)
         for leaf, spec in leaves

@@ -123,6 +123,18 @@ def train(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
     return stages.main(folder, seed) or 0 if done is None else done
 
 
+def pods(title: tyro.conf.Positional[str] = "", /, *, all: Flag = False) -> int:
+    """Compile training steps of published sizes for TPU slices, without a TPU. Needs the extra "pods".
+
+    Args:
+        title: the row of data/results/pods.csv to compile and print. Without it, the rows are listed.
+        all: compile all rows and write the table; about half an hour.
+    """
+    from kitlib.studies import pods
+
+    return pods.main(title, all)
+
+
 def stamp() -> int:
     """Write the repository's address (pyproject.toml, [project.urls]) into badge and set-up cell of all notebooks."""
     import nbformat
@@ -157,7 +169,9 @@ def stamp_notebook(nb, name: str, address: str) -> None:
 
 def main() -> int:
     """Entry point; the result is the exit status."""
-    commands = {command.__name__: command for command in (run, lab, check, test, doctor, bench, claims, train, stamp)}
+    commands = {
+        command.__name__: command for command in (run, lab, check, test, doctor, bench, claims, train, pods, stamp)
+    }
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
     except ModuleNotFoundError as error:

@@ -330,6 +330,7 @@ def test_e3_saving_against_xla(name, where):
     With a batch of 8, capacity is hardly rounded up. The small difference comes from dispatch, norms and softmax, which
     XLA counts too.
     """
+
     def xla(config, params):
         model, images = ViT(config), jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
         lowered = jax.jit(lambda p, x: model.apply({"params": p}, x)[0]).lower(params, images)

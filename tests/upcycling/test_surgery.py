@@ -127,7 +127,9 @@ def test_the_router_has_logits_of_unit_variance_on_normalised_tokens():
 def test_scanned_dense_models():
     scanned = DENSE.replace(scan=True)
     params = random_params(scanned)
-    jax.tree.map(np.testing.assert_array_equal, upcycled(recipe(), params), upcycled(recipe(), stacking.unstack(params)))
+    jax.tree.map(
+        np.testing.assert_array_equal, upcycled(recipe(), params), upcycled(recipe(), stacking.unstack(params))
+    )
 
 
 PROBE = """

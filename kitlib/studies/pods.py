@@ -1,0 +1,258 @@
+"""Every published size, compiled for TPU slices that exist: `kit pods`, without a TPU. The table is data/results/pods.csv.
+
+    kit pods                         # which rows there are
+    kit pods "ViT-22B on v5p:4x8x8"  # compiles one and prints what the compiler says
+    kit pods --all                   # all of them, a process each, and writes the table; about 20 minutes
+
+Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
+compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).
+
+Read in notebooks/16_from_laptop_to_pod.ipynb.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
+from kitlib.configs.nearest_name import one_of
+from kitlib.data import files
+from kitlib.models import flops, palix, t5
+from kitlib.models.vit import ViT
+from kitlib.moe import capacity, e3
+from kitlib.parallel import ahead_of_time, mesh, roofline, rules, topologies
+from kitlib.training import classification, loop, optim, sharded
+
+COLUMNS = (
+    "config", "topology", "chips", "mesh", "batch", "optimizer", "compile_seconds", "host_gib", "peak_gib", "hbm_gib",
+    "fits", "flops", "all_to_all_mib", "all_to_all_minimum_mib", "all_gather_mib", "reduce_mib", "step_seconds",
+    "bound", "mfu", "versions",
+)  # fmt: skip
+OPTIMIZERS = {
+    "adamw": optax.scale_by_adam,
+    "adafactor": optim.scale_by_adafactor,  # T5X
+    "adafactor-momentum": optim.scale_by_big_vision_adafactor,  # Scaling Vision Transformers
+}
+DEEP = {"scan": True, "remat": "full", "dtype": "bfloat16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """One row: a model and its training step on a slice."""
+
+    name: str
+    config: ViTConfig | T5Config | PaLIXConfig
+    topology: str
+    axes: dict[str, int]
+    batch: int
+    optimizer: str
+    lengths: tuple[int, int] = (0, 0)  # tokens of the text input and of the target
+    frozen: tuple[str, ...] = ()  # see `optim.assemble`
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on {self.topology}"
+
+
+# ---------------------------------------------------------------------------------------------- the step of a row
+
+
+def loss_and_shapes(pod: Pod) -> tuple[Callable, dict, dict]:
+    """(loss, shapes of the parameters, shapes of a batch); nothing is computed."""
+    c, b, (n, m) = pod.config, pod.batch, pod.lengths
+    key, tokens = jax.random.key(0), jnp.ones((1, 1), jnp.int32)
+
+    def shape(*axes, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct(axes, dtype)
+
+    def parameters(model, *inputs):
+        return jax.eval_shape(lambda: model.init(key, *inputs)["params"])
+
+    if isinstance(c, ViTConfig):
+        model, picture = ViT(c), (*c.image_size, c.channels)
+        batch = {"image": shape(b, *picture, dtype=jnp.bfloat16), "label": shape(b)}
+        return classification.classification_loss(model), parameters(model, jnp.zeros((1, *picture))), batch
+    if isinstance(c, T5Config):
+        model, batch = t5.T5(c), {"inputs": shape(b, n), "targets": shape(b, m)}
+        return t5.seq2seq_loss(model), parameters(model, tokens, tokens), batch
+    model, picture = palix.PaLIX(c, frozen_tower=bool(pod.frozen)), (1, *c.tower.image_size, c.tower.channels)
+    batch = {"images": shape(b, *picture, dtype=jnp.bfloat16), "prompt_tokens": shape(b, n), "targets": shape(b, m)}
+    return palix.answer_loss(model), parameters(model, jnp.zeros((1, *picture)), tokens, tokens), batch
+
+
+def step_flops(pod: Pod) -> tuple[float, float]:
+    """(FLOPs of a step that the model needs, FLOPs that are executed): a backward pass is two forward passes.
+
+    Rematerialised blocks are computed twice forward. A frozen tower has no backward pass.
+    """
+    c, (n, m) = pod.config, pod.lengths
+    if isinstance(c, PaLIXConfig):
+        tower = sum(flops.vit_forward_flops(c.tower).values())
+        text = sum(flops.t5_forward_flops(c.text, n + c.tower.num_tokens, m).values())
+        text += 2 * c.tower.num_tokens * c.tower.width * c.text.width  # the projection
+        passes = (1, 1) if pod.frozen else (3, 4)
+        return pod.batch * (passes[0] * tower + 3 * text), pod.batch * (passes[1] * tower + 4 * text)
+    forward = flops.vit_forward_flops(c) if isinstance(c, ViTConfig) else flops.t5_forward_flops(c, n, m)
+    return 3.0 * pod.batch * sum(forward.values()), 4.0 * pod.batch * sum(forward.values())
+
+
+def num_parts(pod: Pod) -> int:
+    """The number of parts into which the mesh divides the batch."""
+    return int(np.prod([pod.axes.get(axis, 1) for axis in mesh.BATCH_AXES]))
+
+
+def all_to_all_minimum(pod: Pod) -> float:
+    """Bytes per chip in the all-to-alls of a step, at least: those of the experts and those of embeddings.
+
+    Experts: four per layer, two forward and two backward, of buffers with E * C slots of D numbers of two bytes for
+    every group; each part of the batch is one group. Embeddings: with a table divided along D, one forward and one
+    backward for the D numbers of every token that is read (`parallel.embedding`).
+    """
+    c, rows = pod.config, pod.batch // num_parts(pod)
+    text = c.text if isinstance(c, PaLIXConfig) else c
+    total = 0.0
+    if isinstance(text, T5Config) and pod.axes.get("fsdp", 1) > 1:
+        total += 2 * 2 * rows * sum(pod.lengths) * text.width
+    if pod.axes.get("expert", 1) == 1:
+        return total
+
+    def buffer(c, moe, tokens, members=None):
+        slots = e3.slots_of(moe, members, tokens) if members else capacity(moe, tokens)
+        return 4 * 2 * moe.num_experts * slots * c.width
+
+    if isinstance(c, ViTConfig):
+        return len(c.moe_blocks) * buffer(c, c.moe, rows * c.num_tokens, c.e3)
+    stacks = ((c.moe, c.moe_layers, pod.lengths[0]), (c.decoder_moe, c.decoder_moe_layers, pod.lengths[1]))
+    return total + sum(len(layers) * buffer(c, moe, rows * tokens) for moe, layers, tokens in stacks if moe)
+
+
+def hbm_bytes(state, specs, axes_mesh) -> float:
+    """Bytes that a chip reads and writes in a step, at least: its part of the state twice, and the bfloat16 weights in
+    two forward passes and one backward pass, gathered along `fsdp`."""
+    whole = jax.tree.map(
+        lambda spec: jax.sharding.PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec)),
+        specs.params, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
+    )  # fmt: skip
+    plain = state.replace(key=jax.ShapeDtypeStruct((2,), jnp.uint32))
+    gathered = rules.bytes_per_device(state.params, whole, axes_mesh) / 2  # float32 -> bfloat16
+    return 2.0 * rules.bytes_per_device(plain, specs, axes_mesh) + 3.0 * gathered
+
+
+def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
+    """The row of the table, except for "host_gib"."""
+    topology = topologies.find(pod.topology)
+    device_mesh = topologies.mesh_of(topology, **pod.axes)
+    loss, params, batch = loss_and_shapes(pod)
+    tx = optim.assemble(OPTIMIZERS[pod.optimizer](), 1e-3, clip_norm=1.0, freeze=pod.frozen)
+    state, specs = sharded.state_shapes(params, tx), sharded.state_specs(params, tx, device_mesh)
+    shardings = rules.shardings(specs, device_mesh)
+    step = loop.make_step(loss, tx, shardings=shardings)
+    arguments = ahead_of_time.abstract(state, shardings), ahead_of_time.abstract_batch(batch, device_mesh)
+    model_flops, executed_flops = step_flops(pod)
+    row = {
+        "config": pod.name, "topology": pod.topology, "chips": topology.chips,
+        "mesh": ",".join(f"{axis}={size}" for axis, size in pod.axes.items()),
+        "batch": pod.batch, "optimizer": pod.optimizer, "hbm_gib": topology.chip.hbm_gib, "flops": model_flops,
+        "all_to_all_minimum_mib": round(all_to_all_minimum(pod) / 2**20, 3), "versions": topologies.versions(),
+    }  # fmt: skip
+    try:
+        report = ahead_of_time.compile_step(step, arguments, device_mesh, fast=fast)
+    except ahead_of_time.DoesNotFit as error:
+        print(f"{pod.title}: {error}", file=sys.stderr)
+        return row | {"fits": False}
+    if report.peak_gib > topology.chip.hbm_gib:  # a GPU, whose memory is smaller than that of the chip compiled for
+        return row | {"fits": False}
+    arriving = roofline.arriving_bytes(report.collectives)
+    work = roofline.Work(model_flops, executed_flops, hbm_bytes(state, specs, device_mesh), arriving)
+    bounds = roofline.step_time(work, topology.chip, topology.chips)
+
+    def mib(*kinds):
+        return round(sum(report.collectives[kind].bytes for kind in kinds) / 2**20, 3)
+
+    return row | {
+        "compile_seconds": round(report.compile_seconds, 1), "peak_gib": round(report.peak_gib, 2), "fits": True,
+        "all_to_all_mib": mib("all-to-all"), "all_gather_mib": mib("all-gather"),
+        "reduce_mib": mib("all-reduce", "reduce-scatter"), "step_seconds": round(bounds.seconds, 4),
+        "bound": bounds.bound, "mfu": round(bounds.mfu, 3),
+    }  # fmt: skip
+
+
+def largest_batch(pod: Pod, start: int = 8) -> dict:
+    """The row for the largest batch that fits, a power of two times the number of parts of the batch.
+
+    From two compilations, memory is extrapolated to the batch at which it is full; then the batch is halved until it
+    fits, or doubled until it does not.
+    """
+    parts = num_parts(pod)
+
+    @functools.cache
+    def row(per_part: int) -> dict:
+        return compile_pod(dataclasses.replace(pod, batch=per_part * parts))
+
+    small, large = row(start), row(2 * start)
+    if not large["fits"]:
+        start = 1 if not small["fits"] else start
+    else:
+        per_example = max((large["peak_gib"] - small["peak_gib"]) / start, 1e-6)
+        room = (small["hbm_gib"] - small["peak_gib"]) / per_example + start
+        start = 2 ** int(np.log2(max(room, 1)))
+    while start > 1 and not row(start)["fits"]:
+        start //= 2
+    while row(start)["fits"] and row(2 * start)["fits"]:
+        start *= 2
+    return row(start)
+
+
+# ---------------------------------------------------------------------------------------------- the table
+
+
+def main(title: str = "", run_all: bool = False) -> int:
+    """`kit pods`: lists the rows, compiles the one called `title` and prints it, or all of them and writes the table."""
+    from kitlib.studies import pod_rows
+
+    titles = {pod.title: pod for pod in (*pod_rows.ROWS, *pod_rows.LADDER)}
+    if run_all:
+        return _write_table(list(titles))
+    if not title:
+        print("\n".join(titles))
+        return 0
+    one_of("row of kit pods", title, titles, SystemExit)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles; it must not look for a TPU
+    pod = titles[title]
+    try:
+        row = largest_batch(pod) if pod in pod_rows.LADDER else compile_pod(pod)
+    except ModuleNotFoundError as error:
+        raise SystemExit(str(error)) from None
+    row["host_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    print(json.dumps({name: row.get(name) for name in COLUMNS}))
+    return 0
+
+
+def _write_table(titles: list[str]) -> int:
+    """Compiles every row in a process of its own, and writes data/results/pods.csv; a failure writes nothing."""
+    import pandas as pd
+
+    path, rows = files.data_folder() / "results" / "pods.csv", []
+    for i, title in enumerate(titles):
+        command = [sys.executable, "-c", f"from kitlib.studies import pods; raise SystemExit(pods.main({title!r}))"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            print(done.stderr[-2000:], file=sys.stderr)
+            raise SystemExit(f"{title}: the compilation failed; nothing was written.")
+        rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        shown = ", ".join(f"{name} {rows[-1][name]}" for name in ("compile_seconds", "peak_gib", "bound", "mfu"))
+        print(f"{i + 1}/{len(titles)} {title}: {shown}", flush=True)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    files.write_text(path, table.to_csv(index=False))
+    print(f"wrote {path}")
+    return 0
