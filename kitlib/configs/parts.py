@@ -36,9 +36,7 @@ class MoEConfig(Config):
     capacity_factor: float | None = 1.05  # per choice (top_k) or per token (the others): see `moe.routing`; or ...
     capacity: int | None = None  # ... C itself: slots per expert and group. Set one of the two, neither if dropless
     capacity_multiple_of: int = 4  # token choice: C from the factor is rounded up to a multiple, as in V-MoE
-    group_size: int | None = (
-        None  # largest number of tokens that share capacity; None: all tokens of the batch; on a mesh, of a device
-    )
+    group_size: int | None = None  # largest number of tokens that share capacity; None: the batch, or a device's part
     batch_priority: bool = False  # Batch Priority Routing: full buffers drop the least confident tokens, not the last
     renormalize: bool = False  # Sparse Upcycling: the combine weights of a token sum to 1
     noise_std: float = 1.0  # of the noise on router logits in training, divided by E

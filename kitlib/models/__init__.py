@@ -1,6 +1,6 @@
 """Models: from images or text to logits; and decoding, checkpoints and FLOPs.
 
-Read `vit`, `t5` (with `t5_stacks`), then `palix`, which is made of both. `stacking` makes loops of equal blocks for deep
-models; `decode` generates text; `flops` counts parameters and FLOPs in
-closed form; `checkpoint` (with `checkpoint_names`) reads public weights, `weights` the kit's own.
+Read `vit`, `t5` (with `t5_stacks`), then `palix`, which is made of both. `stacking` makes loops of the equal blocks of
+deep models; `decode` generates text; `flops` counts parameters and FLOPs in closed form; `checkpoint` (with
+`checkpoint_names`) reads public weights, `weights` the kit's own.
 """

@@ -43,7 +43,7 @@ def kit_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def unstack_blocks(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """big_vision's scanned blocks, Transformer/encoderblock/x with a leading L axis, by number: .../encoderblock_0/x."""
+    """big_vision's scanned blocks, .../encoderblock/x with a leading L axis, by number: .../encoderblock_0/x."""
     prefix = "Transformer/encoderblock/"
     unstacked = {name: leaf for name, leaf in flat.items() if not name.startswith(prefix)}
     for name, leaf in flat.items():

@@ -1,9 +1,8 @@
 """Mixture of experts: which expert processes which token, how tokens reach the experts, and the layer made of both.
 
 Read `routing` (top-K, expert choice, losses), `dispatch` (slots, dispatch and combine), `experts`, `plan` (routing and
-dispatch as one object), `expert_parallel` (the way to the experts and back, on one device or many), then `moe_layer`, which puts
-them together. `soft` is Soft MoE; `e3` divides the experts among
-the members of an ensemble.
+dispatch as one object), `expert_parallel` (the way to the experts and back, on one device or many), then `moe_layer`,
+which puts them together. `soft` is Soft MoE; `e3` divides the experts among the members of an ensemble.
 """
 
 from kitlib.moe.expert_parallel import dispatch_and_combine

@@ -35,7 +35,7 @@ def to_groups(x: jax.Array, valid: jax.Array | None, group_size: int | None):
     the P parts of the batch is cut by itself, so that no group spans two devices; group_size None is one group per
     part. Raises ValueError for a batch without tokens, or one that does not divide among the parts.
     """
-    b, n, d = x.shape
+    b, n = x.shape[:2]
     parts = mesh.num_shards()  # P
     if not b * n:
         raise ValueError(f"A mixture of experts needs at least one token, got a batch of shape {x.shape}.")

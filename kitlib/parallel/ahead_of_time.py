@@ -67,9 +67,7 @@ def compile_step(step: Callable, arguments: tuple, mesh: Mesh, *, fast: bool = T
                 raise
             used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
             says = f"it needs {used[1]} of the {used[2]} of a chip" if used else str(error).splitlines()[0]
-            raise DoesNotFit(
-                f"The step does not fit: {says}. Use more chips, another mesh or a smaller batch."
-            ) from None
+            raise DoesNotFit(f"The step does not fit: {says}. Use more chips or a smaller batch.") from None
         seconds = time.perf_counter() - start
     cost = compiled.cost_analysis() or {}
     return Report(

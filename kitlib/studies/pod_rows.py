@@ -38,14 +38,16 @@ VMOE_H14 = configs.vmoe("H/14", "last-5", CHOICE, pool="gap", **JFT)
 E3_H14 = configs.e3("H/14", "last-5", 2, CHOICE, pool="gap", **JFT)
 UPCYCLED_L16 = configs.vit("L/16", moe=UPCYCLED, moe_blocks=tuple(range(12, 24)), pool="gap", **JFT)
 
+STAGE_1 = (512, 512), ("tower/",)  # lengths; the tower is frozen
+
 ROWS = (
     Pod("ViT-22B", VIT_22B, "v5p:4x8x8", {"fsdp": 64, "tensor": 4}, 1_024, "adafactor-momentum"),
     Pod("ViT-22B", VIT_22B, "v4:8x8x16", {"fsdp": 256, "tensor": 4}, 65_536, "adafactor-momentum"),
     Pod("ViT-22B", VIT_22B, "v5p:16x16x16", {"fsdp": 1_024, "tensor": 4}, 16_384, "adafactor-momentum"),
     Pod("PaLI-X 55B", _pali_x(), "v5p:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
     Pod("PaLI-X 55B", _pali_x(), "v4:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
-    Pod("PaLI-X 55B, stage 1", _pali_x(), "v5p:8x8x16", {"fsdp": 256, "tensor": 4}, 2_048, "adafactor", (512, 512), ("tower/",)),
-    Pod("PaLI-X 55B, stage 1", _pali_x(), "v4:8x16x16", {"fsdp": 512, "tensor": 4}, 2_048, "adafactor", (512, 512), ("tower/",)),
+    Pod("PaLI-X 55B, stage 1", _pali_x(), "v5p:8x8x16", {"fsdp": 256, "tensor": 4}, 2_048, "adafactor", *STAGE_1),
+    Pod("PaLI-X 55B, stage 1", _pali_x(), "v4:8x16x16", {"fsdp": 512, "tensor": 4}, 2_048, "adafactor", *STAGE_1),
     Pod("V-MoE 15B", VMOE_15B, "v5e:16x16", {"fsdp": 8, "expert": 32}, 4_096, "adafactor-momentum"),
     Pod("V-MoE 15B", VMOE_15B, "v4:4x8x8", {"fsdp": 8, "expert": 32}, 4_096, "adafactor-momentum"),
     Pod("V-MoE L/16", VMOE_L16, "v5e:8x8", {"data": 2, "expert": 32}, 4_096, "adamw"),

@@ -1,4 +1,4 @@
-"""Every published size, compiled for TPU slices that exist: `kit pods`, without a TPU. The table is data/results/pods.csv.
+"""Every published size, compiled for TPU slices that exist: `kit pods`, without a TPU. Table: data/results/pods.csv.
 
     kit pods                         # which rows there are
     kit pods "ViT-22B on v5p:4x8x8"  # compiles one and prints what the compiler says
@@ -217,7 +217,7 @@ def largest_batch(pod: Pod, start: int = 8) -> dict:
 
 
 def main(title: str = "", run_all: bool = False) -> int:
-    """`kit pods`: lists the rows, compiles the one called `title` and prints it, or all of them and writes the table."""
+    """`kit pods`: lists the rows, compiles the one called `title` and prints it, or compiles all for the table."""
     from kitlib.studies import pod_rows
 
     titles = {pod.title: pod for pod in (*pod_rows.ROWS, *pod_rows.LADDER)}

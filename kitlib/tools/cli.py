@@ -169,9 +169,8 @@ def stamp_notebook(nb, name: str, address: str) -> None:
 
 def main() -> int:
     """Entry point; the result is the exit status."""
-    commands = {
-        command.__name__: command for command in (run, lab, check, test, doctor, bench, claims, train, pods, stamp)
-    }
+    found = (run, lab, check, test, doctor, bench, claims, train, pods, stamp)
+    commands = {command.__name__: command for command in found}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
     except ModuleNotFoundError as error:

@@ -29,7 +29,8 @@ def state_shapes(params, tx: optax.GradientTransformation) -> loop.TrainState:
 def state_specs(params, tx: optax.GradientTransformation, mesh: Mesh) -> loop.TrainState:
     """The PartitionSpecs of a state; raises ValueError as `rules.specs` and `rules.state_specs` do."""
     specs = rules.specs(params, mesh)
-    return loop.TrainState(P(), specs, rules.state_specs(tx, params, specs), P())
+    moments = rules.state_specs(tx, params, specs)
+    return loop.TrainState(P(), specs, moments, P())  # type: ignore[arg-type]  # specs in place of arrays
 
 
 def state_shardings(params, tx: optax.GradientTransformation, mesh: Mesh) -> loop.TrainState:
