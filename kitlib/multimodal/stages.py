@@ -39,6 +39,7 @@ from kitlib.multimodal.mixture import Mixture
 from kitlib.multimodal.mixture_batches import Group
 from kitlib.multimodal.tasks import scorecard
 from kitlib.training import loop, optim
+from kitlib.training.checkpoints import check_recipe
 
 # Weights of the tasks of `kit_tasks`, by group.
 SHORT = {"captioning": 12, "split_captioning": 2, "naming": 4, "easy_vqa": 4, "question_generation": 1}
@@ -147,18 +148,6 @@ def train_stage(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | 
     saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
     state, history = loop.fit(step, state, batches, stage.steps, progress=name, **saves)
     return jax.device_get(state.params), history
-
-
-def check_recipe(folder: Path, recipe: str) -> None:
-    """Writes the recipe of a folder of saves into a text file next to it.
-
-    Raises ValueError if the file has another recipe, as training would continue from the wrong saves.
-    """
-    note = folder.with_suffix(".txt")
-    if note.is_file() and note.read_text(encoding="utf-8").strip() != recipe:
-        raise ValueError(f"{folder} has saves of another recipe, see {note}. To start again, delete both.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(note, recipe)
 
 
 def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, PaLIXConfig]:

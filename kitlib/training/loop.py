@@ -11,7 +11,6 @@ Built in notebooks/02_train_and_measure.ipynb.
 """
 
 import functools
-import pathlib
 from collections.abc import Callable, Iterator
 
 import flax.struct
@@ -23,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from kitlib.parallel import mesh
+from kitlib.training import checkpoints, preemption
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -130,6 +130,9 @@ def fit(
     checkpoint_dir=None,
     save_every: int = 0,
     check_every: int = 50,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+    writer=None,
     progress: str | None = None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Trains until `state.step == num_steps`; returns the state and {"loss": float32[num_steps], ...}.
@@ -137,39 +140,59 @@ def fit(
     With `checkpoint_dir`, the run resumes from the newest checkpoint there, if any, and saves every `save_every` steps
     and at the end; `batches` must then be a Grain iterator (get_state, set_state). Checkpoints are written atomically,
     so a run that is killed at any moment and started again ends with bitwise the same parameters as without the kill.
+    Asked to end by SIGTERM, as before a preemption, it saves first and raises `Preempted`.
 
     Every `check_every` steps, and before each save, the losses are fetched. NonFiniteLoss names the first bad step, and
-    a bad state is never saved. `progress`: the label of a progress bar on stderr; None: no bar. Raises ValueError for
-    data that end too early, and for checkpoints of another model or beyond num_steps.
+    a bad state is never saved. `evaluate(state)` is called every `evaluate_every` steps and at the end. Metrics go to
+    `writer` (see `metric_writers`), evaluations as "eval/name". `progress`: the label of a progress bar on stderr;
+    None: no bar. Raises ValueError for data that end too early, and for checkpoints of another model or beyond
+    num_steps.
     """
     if save_every and not checkpoint_dir:
         raise ValueError("save_every needs a checkpoint_dir to save into.")
-    saver = _Saver(checkpoint_dir) if checkpoint_dir else None
+    saver = checkpoints.Saver(checkpoint_dir) if checkpoint_dir else None
     history = {}
     if saver and saver.latest is not None:
         state, history = saver.restore(state, batches)
     start = int(np.max(state.step))  # a deep ensemble has one step per member
     if start > num_steps:
         raise ValueError(f"{checkpoint_dir} is already at step {start}, beyond the {num_steps} asked for.")
+    if writer:
+        writer.rewind(start)
+
+    def due(done: int, every: int) -> bool:
+        return done == num_steps or bool(every and done % every == 0)
 
     pending = []  # metrics still on the device: fetching one would wait for its step
     bar = tqdm(total=num_steps, initial=start, desc=progress, disable=progress is None, mininterval=1.0)
-    for t in range(start, num_steps):
-        try:
-            batch = next(batches)
-        except StopIteration:
-            raise ValueError(f"The data ended at step {t} of {num_steps}; let it repeat (num_epochs=None).") from None
-        state, metrics = step(state, batch)
-        pending.append(metrics)
-        done = t + 1
-        save = saver and (done == num_steps or (save_every and done % save_every == 0))
-        if save or done == num_steps or done % check_every == 0:
-            history = _extend(history, pending, saver)
-            bar.set_postfix(loss=f"{history['loss'][-1].mean():.3f}", refresh=False)
-            pending = []
-        if save:
-            saver.save(done, state, batches, history)
-        bar.update()
+    with preemption.Watch(check_every) as watch:
+        for t in range(start, num_steps):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                raise ValueError(
+                    f"The data ended at step {t} of {num_steps}; let it repeat (num_epochs=None)."
+                ) from None
+            state, metrics = step(state, batch)
+            pending.append(metrics)
+            done = t + 1
+            ends = watch.asked(done)
+            save = saver and (due(done, save_every) or ends)
+            if save or due(done, check_every) or due(done, evaluate_every) or ends:
+                history = _extend(history, pending, saver)
+                bar.set_postfix(loss=f"{history['loss'][-1].mean():.3f}", refresh=False)
+                if writer:
+                    writer.write(done, {name: float(np.mean(values[-1])) for name, values in history.items()})
+                pending = []
+            if evaluate and due(done, evaluate_every):
+                scores = evaluate(state)
+                if writer:
+                    writer.write(done, {f"eval/{name}": float(value) for name, value in scores.items()})
+            if save:
+                saver.save(done, state, batches, history)
+            if ends:
+                raise preemption.Preempted(done, saved=bool(saver))
+            bar.update()
     bar.close()
     if saver:
         saver.close()
@@ -189,58 +212,3 @@ def _extend(history: dict, pending: list[dict], saver) -> dict:
             "longer or clip the gradients."
         )
     return {name: np.concatenate([history[name], values]) if history else values for name, values in new.items()}
-
-
-class _Saver:
-    """Orbax checkpoints of (state, data iterator, history), which get their name only when they are complete."""
-
-    def __init__(self, directory):
-        import orbax.checkpoint as ocp  # here, because it takes longer to import than a small model to train
-
-        self.ocp = ocp
-        self.directory = pathlib.Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        try:
-            self.manager = ocp.CheckpointManager(self.directory, options=options)
-        except OSError as error:
-            raise OSError(f"Cannot write checkpoints to {self.directory} ({error}); choose another folder.") from error
-
-    @property
-    def latest(self) -> int | None:
-        return self.manager.latest_step()
-
-    def save(self, step: int, state: TrainState, batches, history: dict) -> None:
-        args = self.ocp.args
-        self.manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(state.replace(key=jax.random.key_data(state.key))),
-                data=args.JsonSave(batches.get_state()),
-                history=args.StandardSave(history),
-            ),
-        )
-
-    def restore(self, like: TrainState, batches) -> tuple[TrainState, dict]:
-        args = self.ocp.args
-        like = like.replace(key=jax.random.key_data(like.key))
-        try:
-            got = self.manager.restore(
-                self.latest,
-                args=args.Composite(
-                    state=args.StandardRestore(like), data=args.JsonRestore(), history=args.StandardRestore()
-                ),
-            )
-        except (ValueError, KeyError, OSError) as error:
-            raise ValueError(
-                f"The checkpoint of step {self.latest} in {self.directory} cannot be read or is of another model or "
-                f"optimiser: {error}"
-            ) from error
-        batches.set_state(got.data)
-        # Orbax commits arrays to their device. For committed arguments, XLA compiles another program, which may round
-        # differently: arrays that are free in a new run must be free again.
-        state = jax.tree.map(lambda new, x: x if new.committed else jnp.array(np.asarray(x)), like, got.state)
-        state = state.replace(key=jax.random.wrap_key_data(state.key))
-        return state, {name: np.asarray(values) for name, values in got.history.items()}
-
-    def close(self) -> None:
-        self.manager.close()

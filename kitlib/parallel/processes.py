@@ -1,0 +1,72 @@
+"""Several processes, one program: every process sees all devices and runs the same code on its own part of the data.
+
+    processes.start()                                       # SLURM, Open MPI, Cloud TPU, Kubernetes: found out
+    processes.start("10.0.0.1:1234", count=2, index=0)      # or said: the address of process 0, how many, which one
+
+Call it before anything else touches a device. On CPUs, processes talk through gloo.
+
+Built in notebooks/16_from_laptop_to_pod.ipynb.
+"""
+
+import json
+
+import jax
+import numpy as np
+
+HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead, and the job ends
+
+
+def start(address: str | None = None, *, count: int | None = None, index: int | None = None) -> None:
+    """Connects this process with the others. Raises ValueError unless all three are given, or none and a cluster is
+    found; RuntimeError if the others do not come or have another count."""
+    given = [address is not None, count is not None, index is not None]
+    if any(given) and not all(given):
+        raise ValueError(
+            "Several processes need all three of the address of process 0 (host:port), their count and the index of "
+            f"this one; got address={address}, count={count}, index={index}."
+        )
+    if all(given) and not 0 <= index < count:
+        raise ValueError(f"With {count} processes, the index is 0 to {count - 1}; got {index}.")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            address, count, index, initialization_timeout=120, heartbeat_timeout_seconds=HEARTBEAT
+        )
+    except (ValueError, RuntimeError) as error:
+        if not any(given):
+            raise ValueError(
+                "No cluster was found (SLURM, Open MPI, Cloud TPU, Kubernetes). Give the address of process 0, the "
+                f"number of processes and the index of this one. ({error})"
+            ) from None
+        raise RuntimeError(
+            f"Process {index} of {count} could not join {address}: start all {count} with the same address and count, "
+            f"and an index of their own. ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def gather_json(value) -> list:
+    """The values of all processes, in their order; any JSON value. All processes must call this."""
+    if jax.process_count() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    longest = int(multihost_utils.process_allgather(np.array([len(data)])).max())
+    padded = np.pad(data, (0, longest - len(data)), constant_values=ord(" "))
+    return [json.loads(row.tobytes()) for row in np.asarray(multihost_utils.process_allgather(padded))]
+
+
+def own_rows(batch, count: int | None = None, index: int | None = None):
+    """This process's rows of a batch that every process has read whole: a tree of [B, ...] -> [B / P, ...].
+
+    Raises ValueError for a batch that does not divide among the P processes.
+    """
+    count, index = count or jax.process_count(), jax.process_index() if index is None else index
+
+    def cut(x):
+        if len(x) % count:
+            raise ValueError(f"A batch of {len(x)} does not divide among {count} processes.")
+        rows = len(x) // count
+        return x[index * rows : (index + 1) * rows]
+
+    return jax.tree.map(cut, batch)
