@@ -19,7 +19,7 @@ FLOORS = (
     ("moe", "synthetic"),
     ("models", "training"),
     ("upcycling", "ensembles", "multimodal"),
-    ("studies", "bench"),
+    ("studies", "bench", "runs"),
     ("tools",),
 )
 MAX_LINES = 300

@@ -200,13 +200,13 @@ def init_params(model: PaLIX, seed: int = 0) -> dict:
 # ---------------------------------------------------------------------------------------------- the loss
 
 
-def answer_loss(model: PaLIX, *, z_loss: float = 0.0) -> Callable:
+def answer_loss(model: PaLIX, *, z_loss: float = 0.0, train: bool = True) -> Callable:
     """Mean cross-entropy over the target tokens of a batch from `batching.to_arrays` or `batching.pack`.
 
     "images" float[B, n, height, width, C] and "images_valid" bool[B, n], or neither; "prompt_tokens" int32[B, N], few-
     shot [B, n, L]; "targets" int32[B, M]; "weights" float[B, M], the weights of the target tokens in the mean (0 for
     coordinates of noise boxes), by default 0 for padding and 1 for all else. Packed texts also have "prompt_segments"
-    and "target_segments". Prompts carry no loss. The metric is token "accuracy".
+    and "target_segments". Prompts carry no loss. The metric is token "accuracy". train: as for `t5.seq2seq_loss`.
     """
 
     def loss_fn(params, batch, key):
@@ -220,7 +220,7 @@ def answer_loss(model: PaLIX, *, z_loss: float = 0.0) -> Callable:
             images_valid=batch.get("images_valid"),
             segments=batch.get("prompt_segments"),
             decoder_segments=(targets != PAD).astype(jnp.int32) if segments is None else segments,
-            train=True,
+            train=train,
             rngs=rngs,
         )
         loss, metrics = token_loss(logits, targets, batch.get("weights", targets != PAD), z_loss=z_loss)

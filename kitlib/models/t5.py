@@ -196,12 +196,13 @@ def token_loss(logits, targets, weights, *, z_loss: float = 0.0) -> tuple[jax.Ar
     return jnp.sum(weights * losses), {"accuracy": jnp.sum(weights * (target >= logits.max(axis=-1)))}
 
 
-def seq2seq_loss(model: T5, *, z_loss: float = 0.0) -> Callable:
+def seq2seq_loss(model: T5, *, z_loss: float = 0.0, train: bool = True) -> Callable:
     """Mean cross-entropy over the target tokens of {"inputs": int32[B, N], "targets": int32[B, M]}, padding left out.
 
     Packed batches also have "inputs_segments" and "targets_segments": see `T5`. The metric is token "accuracy"; a
     sparse model's auxiliary loss is added, and its routers are reported (`routing.router_metrics`).
-    z_loss: weight of logsumexp(logits)^2, which keeps the logits small (mT5: 1e-4).
+    z_loss: weight of logsumexp(logits)^2, which keeps the logits small (mT5: 1e-4). train=False: without dropout and
+    router noise, to evaluate.
     """
 
     def loss_fn(params, batch, key):
@@ -214,7 +215,7 @@ def seq2seq_loss(model: T5, *, z_loss: float = 0.0) -> Callable:
             encoder_segments=batch.get("inputs_segments"),
             # Without segments, the position after the last target, which predicts padding, would take an expert's slot.
             decoder_segments=(targets != PAD).astype(jnp.int32) if segments is None else segments,
-            train=True,
+            train=train,
             rngs={"dropout": dropout_key, "router": router_key},
         )
         loss, metrics = token_loss(logits, targets, targets != PAD, z_loss=z_loss)

@@ -222,7 +222,7 @@ def main(title: str = "", run_all: bool = False) -> int:
 
     titles = {pod.title: pod for pod in (*pod_rows.ROWS, *pod_rows.LADDER)}
     if run_all:
-        return _write_table(list(titles))
+        return _write_table(titles)
     if not title:
         print("\n".join(titles))
         return 0
@@ -238,21 +238,28 @@ def main(title: str = "", run_all: bool = False) -> int:
     return 0
 
 
-def _write_table(titles: list[str]) -> int:
-    """Compiles every row in a process of its own, and writes data/results/pods.csv; a failure writes nothing."""
+def _write_table(pods: dict[str, Pod]) -> int:
+    """Compiles every row in a process of its own, and writes data/results/pods.csv.
+
+    Rows are kept in build/pods until the table is written, so that a run that is stopped goes on where it was.
+    """
     import pandas as pd
 
-    path, rows = files.data_folder() / "results" / "pods.csv", []
-    for i, title in enumerate(titles):
-        command = [sys.executable, "-c", f"from kitlib.studies import pods; raise SystemExit(pods.main({title!r}))"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            print(done.stderr[-2000:], file=sys.stderr)
-            raise SystemExit(f"{title}: the compilation failed; nothing was written.")
-        rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    rows, kept = [], files.ROOT / "build" / "pods"
+    kept.mkdir(parents=True, exist_ok=True)
+    for i, (title, pod) in enumerate(pods.items()):
+        done = kept / f"{files.recipe_hash(f'{pod} {topologies.versions()}')}.json"
+        if not done.exists():
+            code = f"from kitlib.studies import pods; raise SystemExit(pods.main({title!r}))"
+            child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            if child.returncode:
+                print(child.stderr[-2000:], file=sys.stderr)
+                raise SystemExit(f"{title}: the compilation failed; no table was written.")
+            files.write_text(done, child.stdout.strip().splitlines()[-1])
+        rows.append(json.loads(done.read_text()))
         shown = ", ".join(f"{name} {rows[-1][name]}" for name in ("compile_seconds", "peak_gib", "bound", "mfu"))
-        print(f"{i + 1}/{len(titles)} {title}: {shown}", flush=True)
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    files.write_text(path, table.to_csv(index=False))
+        print(f"{i + 1}/{len(pods)} {title}: {shown}", flush=True)
+    path = files.data_folder() / "results" / "pods.csv"
+    files.write_text(path, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
     print(f"wrote {path}")
     return 0

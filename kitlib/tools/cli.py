@@ -106,7 +106,14 @@ def claims(paper: str, studies: Names = (), /, *, jobs: int = 0) -> int:
     return runner.main(paper, studies, jobs) or 0
 
 
-def train(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
+def train() -> int:
+    """Train any model of the kit on any data set of the kit: kit train NAME --help."""
+    from kitlib.runs import command
+
+    return command.main(sys.argv[2:])
+
+
+def stages(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
     """Train the kit's PaLI-X of size S in all its stages: an hour on two fast cores, resumable.
 
     Writes data/checkpoints/palix_s.npz, which the notebooks load, and its scores next to it.
@@ -169,7 +176,9 @@ def stamp_notebook(nb, name: str, address: str) -> None:
 
 def main() -> int:
     """Entry point; the result is the exit status."""
-    found = (run, lab, check, test, doctor, bench, claims, train, pods, stamp)
+    if sys.argv[1:2] == ["train"]:  # its options depend on the name that follows
+        return train()
+    found = (run, lab, check, test, doctor, bench, claims, train, stages, pods, stamp)
     commands = {command.__name__: command for command in found}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")

@@ -20,7 +20,9 @@ from kitlib.training import loop
 from kitlib.training.recipe import adamw_cosine_step
 
 
-def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False, of_mean: bool = False) -> Callable:
+def classification_loss(
+    model, *, mixup: float = 0.0, sigmoid: bool = False, of_mean: bool = False, train: bool = True
+) -> Callable:
     """Mean cross-entropy of `model` (images, train) -> (logits, out) on {"image": float[B, ...], "label": int[B]}.
 
     sigmoid: one binary problem per class, summed over classes (JFT pre-training), instead of the softmax.
@@ -29,7 +31,7 @@ def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False, of_
     accuracy are means over the members' own values, so that every member has to be right (2110.03360). of_mean: instead
     the loss of the members' mean probability, by which an ensemble is evaluated; softmax only.
     mixup: alpha of the Beta distribution of 1710.09412, as in big_vision: one weight per batch, and each example is
-    mixed with its neighbour. Zero: no mixup. Raises ValueError for labels that mixup or of_mean cannot take.
+    mixed with its neighbour. Zero: no mixup. train=False: without dropout and router noise, to evaluate. Raises ValueError for labels that mixup or of_mean cannot take.
     """
 
     def loss_fn(params, batch, key):
@@ -42,7 +44,7 @@ def classification_loss(model, *, mixup: float = 0.0, sigmoid: bool = False, of_
             weight = jax.random.beta(mix_key, mixup, mixup)
             weight = jnp.maximum(weight, 1.0 - weight)  # the example itself has the larger weight
             images = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
-        logits, out = model.apply({"params": params}, images, train=True, rngs=rngs)
+        logits, out = model.apply({"params": params}, images, train=train, rngs=rngs)
         if of_mean and (sigmoid or logits.ndim != 3 or labels.ndim != 1):
             raise ValueError(
                 "of_mean is for the softmax of an ensemble, logits [M, B, V] and labels [B]; got logits "

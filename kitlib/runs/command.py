@@ -1,0 +1,156 @@
+"""The command line of `kit train`.
+
+kit train vit                                              # a ViT on Fashion-MNIST, in a minute or two
+kit train vmoe --mesh data=2,expert=4 --steps 400          # on eight devices
+kit train t5 --scale gpu --model.dropout 0.1 --folder runs/t5
+kit train palix --data vqav2 --files questions.json annotations.json train2014
+kit train vit --scale pod --dry-run --mesh fsdp=64         # sizes, memory and the table of specs; computes nothing
+"""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import tyro
+
+SUPERVISED = "KIT_SUPERVISED"  # the environment variable of the process that does the work
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run is done with; none of it changes what is learned.
+
+    Attributes:
+        folder: for checkpoints and metrics.csv; started again with the same folder, the run goes on. Default:
+            build/runs/NAME.
+        mesh: as data=2,expert=4; default: all devices along data.
+        dry_run: print sizes, memory per device and the table of specs, and end.
+        log_every: steps between two rows of metrics.
+        evaluate_every: steps between two evaluations.
+        save_every: steps between two checkpoints.
+        distributed: connect with the other processes of the cluster (SLURM, Open MPI, Cloud TPU, Kubernetes).
+        address: without such a cluster: host:port of process 0; with --processes and --index.
+        processes: how many there are.
+        index: which one this is.
+        tensorboard: also write event files for TensorBoard (needs tensorboardX).
+        wandb: also log to this project of Weights & Biases (needs wandb, and the network).
+    """
+
+    folder: Path | None = None
+    mesh: str = ""
+    dry_run: Flag = False
+    log_every: int = 50
+    evaluate_every: int = 200
+    save_every: int = 200
+    distributed: Flag = False
+    address: str | None = None
+    processes: int | None = None
+    index: int | None = None
+    tensorboard: Flag = False
+    wandb: str | None = None
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `kit train ARGUMENTS`; the result is the exit status."""
+    from kitlib.runs import recipes
+
+    try:
+        name, scale, rest = _name_and_scale(arguments)
+        recipe = recipes.named(name, scale)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+
+    @dataclasses.dataclass(frozen=True)
+    class Command(Options, recipes.Recipe):
+        __doc__ = f"{Options.__doc__}\n{recipes.Recipe.__doc__.partition('Attributes:')[2]}"
+
+    parsed = tyro.cli(
+        Command, default=Command(**_fields(recipe), **_fields(Options())), args=rest, prog=f"kit train {name}",
+        description=f"Train the run {name!r} at scale {scale!r}.", config=(tyro.conf.AvoidSubcommands,),
+    )  # fmt: skip
+    together = parsed.distributed or parsed.address is not None
+    if together and SUPERVISED not in os.environ:
+        return _supervised(arguments, parsed.folder or Path("build/runs", name))
+    try:
+        return _run(name, *(kind(**_fields(parsed, kind)) for kind in (recipes.Recipe, Options)))
+    except (ValueError, ModuleNotFoundError, FileNotFoundError, ConnectionError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def _fields(value, kind=None) -> dict:
+    """The fields of a dataclass by name; kind: only those of this class."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(kind or value)}
+
+
+def _name_and_scale(arguments: list[str]) -> tuple[str, str, list[str]]:
+    """The run's name, the value of --scale, and the other arguments."""
+    from kitlib.runs import recipes
+
+    known = ", ".join(recipes.NAMES)
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"kit train NAME [options]; names: {known}. kit train {recipes.NAMES[0]} --help lists them.")
+    name, *rest = arguments
+    scale = "cpu"
+    for i, argument in enumerate(rest):
+        if argument.startswith("--scale="):
+            scale = rest.pop(i).split("=", 1)[1]
+            break
+        if argument == "--scale" and i + 1 < len(rest):
+            scale = rest[i + 1]
+            del rest[i : i + 2]
+            break
+    return name, scale, rest
+
+
+def _supervised(arguments: list[str], folder: Path) -> int:
+    """Runs the same command in a process of its own, and says what happened if that process dies.
+
+    When one of several processes is gone, JAX ends the others from C++, where no Python can explain it.
+    """
+    line = "import sys; from kitlib.runs import command; sys.exit(command.main(sys.argv[1:]))"
+    child = subprocess.Popen([sys.executable, "-c", line, *arguments], env=os.environ | {SUPERVISED: "1"})
+    signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))  # it saves, then ends
+    status = child.wait()
+    if status >= 0:
+        return status
+    why = {-signal.SIGABRT: "another process is gone or does not answer", -signal.SIGKILL: "killed, or out of memory"}
+    print(
+        f"The run ended with {signal.Signals(-status).name}: {why.get(status, 'see above')}. Start all processes again "
+        f"with the same command: the run goes on from its last checkpoint in {folder}.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _run(name: str, recipe, options: Options) -> int:
+    from kitlib.parallel import mesh, processes
+
+    if options.distributed or options.address:
+        processes.start(options.address, count=options.processes, index=options.index)
+    import jax
+
+    from kitlib.parallel import rules
+    from kitlib.runs import train
+
+    run = train.make(recipe, mesh.parse(options.mesh))
+    first = jax.process_index() == 0
+    if options.dry_run:
+        shown = "  ".join(f"{label} {value:,.3g}" for label, value in train.sizes(run).items())
+        print(f"{shown}\nmesh {dict(run.mesh.shape)}")
+        for row in rules.describe(jax.eval_shape(run.make_params), run.mesh):
+            print(f"{row['leaf']:80}{row['shape']!s:24}{row['spec']!s:32}{row['bytes per device']:>14,}")
+        return 0
+    folder = options.folder or Path("build/runs", name)
+    if first:
+        print(f"{name} on {jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(run.mesh.shape)}")
+    _, history = run.fit(
+        folder, save_every=options.save_every, evaluate_every=options.evaluate_every, check_every=options.log_every,
+        progress=name if first else None, tensorboard=options.tensorboard, wandb=options.wandb,
+    )  # fmt: skip
+    if first:
+        print(f"step {recipe.steps}: loss {history['loss'][-1]:.4f}; metrics in {folder / 'metrics.csv'}")
+    return 0

@@ -1,0 +1,167 @@
+"""The data of a run by name: training batches and batches to evaluate on, this process's rows of each.
+
+    data = load(recipe)
+    batch = next(data.batches)                  # resumable: get_state, set_state
+    data.evaluation                             # a list of batches, or []
+
+Images are for a ViT, texts for a T5, images with texts for a PaLI-X: "kit" is a mixture of the kit's own tasks, the
+others are the public sets of `multimodal.public_sets`, from files that were fetched before (`recipe.files`).
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from kitlib import data
+from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
+from kitlib.configs.nearest_name import one_of
+from kitlib.data import image_batches, text_batches, tokenizer
+from kitlib.data.datasets import FULL
+from kitlib.data.images import COMMITTED
+from kitlib.multimodal import mixture_batches, public_sets
+from kitlib.multimodal.kit_tasks import kit_tasks
+from kitlib.multimodal.mixture import Mixture
+from kitlib.multimodal.mixture_batches import Group
+from kitlib.parallel import processes
+from kitlib.runs.recipes import Recipe
+
+PUBLIC = ("coco_captions", "vqav2", "textvqa", "docvqa", "lvis")
+NAMES = {
+    ViTConfig: tuple(dict.fromkeys((*COMMITTED, *FULL))),
+    T5Config: ("glosses",),
+    PaLIXConfig: ("kit", *PUBLIC),
+}
+EVALUATED = 2_000  # examples at most
+KIT_TASKS = {"captioning": 4, "naming": 2, "easy_vqa": 2, "object_aware_vqa": 1, "question_generation": 1}
+PROMPT, TARGET = 40, 56  # tokens
+INPUTS = 64  # tokens of a text with its spans cut out
+
+
+class Rows:
+    """A resumable iterator of whole batches, of which this process takes its rows."""
+
+    def __init__(self, batches, take: Callable = lambda batch: batch):
+        self.batches, self.take = batches, take
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return processes.own_rows(self.take(next(self.batches)))
+
+
+@dataclass(frozen=True)
+class Data:
+    """batches: an endless, resumable iterator; evaluation: batches of one shape, the same every time."""
+
+    batches: object
+    evaluation: list[dict]
+
+
+def load(recipe: Recipe) -> Data:
+    """The data of a recipe. Raises ValueError for a name that does not go with the model, for a batch that does not
+    divide among the processes, and the errors of the functions that read the data."""
+    for kind, make in ((ViTConfig, _images), (T5Config, _texts), (PaLIXConfig, _both)):
+        if isinstance(recipe.model, kind):
+            one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
+            return make(recipe)
+    raise TypeError(f"A run trains a ViT, a T5 or a PaLI-X, got {type(recipe.model).__name__}.")
+
+
+def _images(recipe: Recipe) -> Data:
+    c, count = recipe.model, jax.process_count()
+    if recipe.batch_size % count:
+        raise ValueError(f"A batch of {recipe.batch_size} does not divide among {count} processes.")
+    test = "validation" if recipe.data == "imagenet2012" else "test"
+    source, held_out = (data.load(recipe.data, split, full=recipe.full) for split in ("train", test))
+    channels, classes = source.image_shape[-1], len(source.class_names)
+    if (channels, classes) != (c.channels, c.num_classes):
+        raise ValueError(
+            f"{recipe.data} has {channels} channels and {classes} classes, the model {c.channels} and {c.num_classes}: "
+            f"add --model.channels {channels} --model.num-classes {classes}."
+        )
+    size = None if source.image_shape[:2] == c.image_size else c.image_size[0]
+    read = functools.partial(
+        image_batches.batches, source, seed=recipe.seed, image_size=size, augment=recipe.augment
+    )  # fmt: skip
+    if source.store.in_memory:  # whole batches cost little, and are the same for any number of processes
+        batches = Rows(read(batch_size=recipe.batch_size))
+    else:
+        batches = read(batch_size=recipe.batch_size // count, shard_index=jax.process_index(), shard_count=count)
+    whole = image_batches.batches(held_out[:EVALUATED], recipe.batch_size, train=False, image_size=size)
+    evaluation = [processes.own_rows(batch) for batch in whole if len(batch["label"]) == recipe.batch_size]
+    return Data(batches, evaluation)
+
+
+def _texts(recipe: Recipe) -> Data:
+    words = tokenizer.Tokenizer.load()
+    _check_vocabulary(recipe.model, words)
+
+    def stream(split):
+        return text_batches.token_stream(data.glosses(split), words)
+
+    batches = text_batches.batches(
+        stream("train"), words, recipe.batch_size, inputs_length=INPUTS, seed=recipe.seed
+    )  # fmt: skip
+    count = min(EVALUATED, 896) // recipe.batch_size * recipe.batch_size  # the test texts have 896 chunks
+    evaluation = []
+    if count:
+        held_out = text_batches.evaluation_set(stream("test"), words, count, inputs_length=INPUTS)
+        rows = {name: held_out[name] for name in ("inputs", "targets")}
+        evaluation = [
+            processes.own_rows({name: x[i : i + recipe.batch_size] for name, x in rows.items()})
+            for i in range(0, count, recipe.batch_size)
+        ]
+    return Data(Rows(batches), evaluation)
+
+
+def _both(recipe: Recipe) -> Data:
+    words = tokenizer.multilingual()
+    _check_vocabulary(recipe.model.text, words)
+    pixels = recipe.model.tower.image_size[0]
+
+    def group(files, split: str, seed: int) -> Group:
+        if recipe.data == "kit":
+            tasks, weights = kit_tasks(split), KIT_TASKS
+        else:
+            tasks, weights = {recipe.data: public_task(recipe.data, files, pixels)}, {recipe.data: 1}
+        return Group(Mixture(tasks, weights, seed), recipe.batch_size, 1, PROMPT, TARGET, pixels)
+
+    batches = mixture_batches.batches({"all": group(recipe.files, "train", recipe.seed)}, words)
+    evaluation = []
+    if recipe.data == "kit" or recipe.eval_files:
+        held_out = group(recipe.eval_files, "test", 77)
+        for i in range(max(1, min(EVALUATED, 512) // recipe.batch_size)):
+            evaluation.append(processes.own_rows(mixture_batches.group_batch(held_out, words, i)))
+    return Data(Rows(batches, lambda batch: batch["all"]), evaluation)
+
+
+def public_task(name: str, files, pixels: int):
+    """The task of a public set from the paths that its function takes. Raises ValueError for another number of them."""
+    wanted = {
+        "coco_captions": "captions_train2017.json train2017",
+        "vqav2": "v2_..._questions.json v2_..._annotations.json train2014",
+        "textvqa": "TextVQA_0.5.1_train.json train_images",
+        "docvqa": "train_v1.0_withQT.json spdocvqa_images",
+        "lvis": "lvis_v1_train.json folder-with-train2017",
+    }[name]
+    if len(files) != len(wanted.split()):
+        raise ValueError(f"{name} needs {len(wanted.split())} paths, as in --files {wanted}; got {len(files)}.")
+    return getattr(public_sets, name)(*files, image_size=pixels).task()
+
+
+def _check_vocabulary(model: T5Config, words) -> None:
+    if model.vocab_size != words.vocab_size:
+        raise ValueError(
+            f"The kit's tokenizer has {words.vocab_size} ids, the model {model.vocab_size}: set its vocab_size."
+        )
+
+
+def shapes_of(batch: dict) -> dict:
+    """The shapes and dtypes of a batch of all processes, from those of one process's rows."""
+    count = jax.process_count()
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(x) * count, *x.shape[1:]), np.asarray(x).dtype), batch)
