@@ -102,7 +102,7 @@ def make(recipe: Recipe, axes: dict[str, int] | None = None) -> Run:
 
     Raises ValueError for a mesh that does not divide the devices, the batch, the experts or the parameters.
     """
-    device_mesh = mesh.make(**({"data": jax.device_count()} if not axes else axes))
+    device_mesh = mesh.make(**(axes or {"data": jax.device_count()}))
     c, parts = recipe.model, int(np.prod([device_mesh.shape[axis] for axis in mesh.BATCH_AXES]))
     if recipe.batch_size % (parts * recipe.accumulate):
         raise ValueError(

@@ -42,7 +42,7 @@ STAGE_1 = (512, 512), ("tower/",)  # lengths; the tower is frozen
 
 ROWS = (
     Pod("ViT-22B", VIT_22B, "v5p:4x8x8", {"fsdp": 64, "tensor": 4}, 1_024, "adafactor-momentum"),
-    Pod("ViT-22B", VIT_22B, "v4:8x8x16", {"fsdp": 256, "tensor": 4}, 65_536, "adafactor-momentum"),
+    Pod("ViT-22B", VIT_22B, "v4:8x8x16", {"fsdp": 1_024}, 65_536, "adafactor-momentum"),
     Pod("ViT-22B", VIT_22B, "v5p:16x16x16", {"fsdp": 1_024, "tensor": 4}, 16_384, "adafactor-momentum"),
     Pod("PaLI-X 55B", _pali_x(), "v5p:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
     Pod("PaLI-X 55B", _pali_x(), "v4:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
@@ -63,7 +63,12 @@ ROWS = (
 )  # fmt: skip
 
 SMALL_VMOE = configs.vmoe(
-    "B/16", "every-2", MoEConfig(num_experts=8, transport="bfloat16"), pool="gap", num_classes=1_000, **DEEP
+    "B/16",
+    "every-2",
+    MoEConfig(num_experts=8, group_size=4_096, transport="bfloat16"),
+    pool="gap",
+    num_classes=1_000,
+    **DEEP,
 )
 STEPS = (  # models of the ladder: name, configuration, optimiser, lengths, mesh on a v5e-8
     ("ViT-L/16", configs.vit("L/16", pool="gap", num_classes=1_000, **DEEP), "adamw", (0, 0), {"fsdp": 8}),

@@ -127,8 +127,10 @@ def all_to_all_minimum(pod: Pod) -> float:
         return total
 
     def buffer(c, moe, tokens, members=None):
-        slots = e3.slots_of(moe, members, tokens) if members else capacity(moe, tokens)
-        return 4 * 2 * moe.num_experts * slots * c.width
+        groups = -(-tokens // (moe.group_size or tokens))
+        size = tokens // groups
+        slots = e3.slots_of(moe, members, size) if members else capacity(moe, size)
+        return 4 * 2 * groups * moe.num_experts * slots * c.width
 
     if isinstance(c, ViTConfig):
         return len(c.moe_blocks) * buffer(c, c.moe, rows * c.num_tokens, c.e3)

@@ -31,7 +31,8 @@ def classification_loss(
     accuracy are means over the members' own values, so that every member has to be right (2110.03360). of_mean: instead
     the loss of the members' mean probability, by which an ensemble is evaluated; softmax only.
     mixup: alpha of the Beta distribution of 1710.09412, as in big_vision: one weight per batch, and each example is
-    mixed with its neighbour. Zero: no mixup. train=False: without dropout and router noise, to evaluate. Raises ValueError for labels that mixup or of_mean cannot take.
+    mixed with its neighbour. Zero: no mixup. train=False: without dropout and router noise, to evaluate.
+    Raises ValueError for labels that mixup or of_mean cannot take.
     """
 
     def loss_fn(params, batch, key):

@@ -1,7 +1,4 @@
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -226,45 +223,3 @@ def test_einsum_dispatch_costs_s_over_f_of_the_experts(s):
     experts = 4 * s * width * f
     assert flops("einsum") / experts == pytest.approx(1 + s / f, rel=0.1)
     assert flops("gather") / experts == pytest.approx(1.0, rel=0.1)
-
-
-SHARDED = """
-import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from kitlib.moe import dispatch, mlp_expert, routing
-from kitlib.moe.experts import apply_experts
-rng = np.random.default_rng(0)
-array = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-params = {"Dense_0": {"kernel": array(8, 6, 10)}, "Dense_1": {"kernel": array(8, 10, 6)}}
-x, logits = array(4, 16, 6), array(4, 16, 8)
-
-def layer(params, x, logits):
-    a = routing.assign(routing.top_k(jax.nn.softmax(logits), 2), 8, 5)
-    return dispatch.combine(apply_experts(mlp_expert, params, dispatch.dispatch(x, a)), a, 16)
-
-plain = jax.jit(layer)(params, x, logits)
-mesh = Mesh(np.array(jax.devices()), ("expert",))
-by_first = NamedSharding(mesh, P("expert"))
-with mesh, nn.logical_axis_rules([("expert", "expert")]):
-    inputs = jax.device_put((params, x, logits), by_first)
-    compiled = jax.jit(layer, out_shardings=by_first).lower(*inputs).compile()
-    y = compiled(*inputs)
-np.testing.assert_allclose(y, plain, rtol=1e-5, atol=1e-5)
-text = compiled.as_text()
-# Every device holds the weights of two of eight experts and multiplies no others: no kernel is gathered.
-assert "f32[2,6,10]" in text and "f32[8,6,10]" not in text, "experts are not sharded"
-print("sharded ok")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("optimised")
-def test_the_expert_axis_can_be_sharded():
-    """On four simulated devices, with one rule, experts stay on their devices and the result is that of one device."""
-    run = subprocess.run(
-        [sys.executable, "-c", SHARDED], capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""}
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "sharded ok" in run.stdout

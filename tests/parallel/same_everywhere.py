@@ -12,7 +12,6 @@ import jax
 address, count, index = (sys.argv[1], int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 1 else ("", 1, 0)
 jax.config.update("jax_num_cpu_devices", 8 // count)
 
-import jax.numpy as jnp
 import numpy as np
 
 from kitlib import configs

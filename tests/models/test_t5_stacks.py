@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kitlib import configs
+from kitlib.models import t5_stacks
+
+CONFIG = configs.t5("tiny", vocab_size=32, num_encoder_layers=3, num_decoder_layers=2)
+
+
+def test_layers_are_named_by_number_and_loops_by_their_first_and_last():
+    assert list(t5_stacks.stack_layers(CONFIG, decoder=False)) == ["0", "1", "2"]
+    moe = configs.T5_ENCODER_MOE.replace(num_experts=2)
+    sparse = CONFIG.replace(num_encoder_layers=5, moe=moe, moe_layers=(1, 3), scan=True)
+    # A dense layer of its own, then two times (MoE, dense).
+    assert list(t5_stacks.stack_layers(sparse, decoder=False)) == ["0", "1_to_4"]
+    assert list(t5_stacks.stack_layers(sparse, decoder=True)) == ["0_to_1"]
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_encoder_reads_every_token_and_only_its_own_segment(scan):
+    encoder = t5_stacks.Encoder(CONFIG.replace(scan=scan))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, CONFIG.width)), jnp.float32)
+    segments = jnp.array([[1, 1, 2, 0]])
+    params = encoder.init(jax.random.key(0), x, segments)
+    y, out = encoder.apply(params, x, segments)
+    assert list(out) == ["block00", "block01", "block02"] and y.shape == x.shape
+    changed = x.at[0, 2].add(1.0)  # the only token of segment 2
+    difference = np.abs(encoder.apply(params, changed, segments)[0] - y).max(axis=-1)[0]
+    assert (difference[[0, 1, 3]] == 0).all() and difference[2] > 0
+
+
+def test_the_decoder_takes_the_encoders_output_or_its_keys_and_values():
+    decoder = t5_stacks.Decoder(CONFIG)
+    rng = np.random.default_rng(0)
+    x, encoded = (jnp.asarray(rng.normal(size=(2, n, CONFIG.width)), jnp.float32) for n in (1, 3))
+    relative, mask, valid = jnp.zeros((1, 1), int), jnp.ones((1, 1, 1, 1), bool), jnp.ones((2, 1), bool)
+    cross_mask = jnp.ones((2, 1, 1, 3), bool)
+    params = decoder.init(jax.random.key(0), x, relative, mask, encoded, cross_mask, valid)
+    want, _ = decoder.apply(params, x, relative, mask, encoded, cross_mask, valid)
+    cross = decoder.apply(params, encoded, method="cross")
+    empty = jnp.zeros((2, CONFIG.num_heads, 1, CONFIG.head_dim))
+    cache = (((empty, empty),) * 2, cross, 0)
+    got, _ = decoder.apply(params, x, relative, mask, None, cross_mask, valid, cache=cache)
+    np.testing.assert_allclose(got, want, atol=1e-6)

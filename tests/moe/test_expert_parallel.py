@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from devices import run_on_devices
+
+from kitlib import configs, moe
+from kitlib.moe import expert_parallel
+from kitlib.moe.experts import Mlps
+
+
+def test_without_a_mesh_both_forms_are_the_same_program():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 8)), jnp.float32)
+    layers = [
+        moe.MoEMlp(configs.MoEConfig(num_experts=4, expert_parallel=form), 16) for form in ("constraints", "shard_map")
+    ]
+    params = layers[0].init(jax.random.key(0), x)
+    texts = [str(jax.make_jaxpr(lambda p, layer=layer: layer.apply(p, x)[0])(params)) for layer in layers]
+    assert texts[0] == texts[1]
+
+
+def test_every_expert_gets_its_own_rows():
+    # Expert e multiplies by e + 1.
+    mlps = Mlps(lambda linear, params, x, key: x * params, jnp.array([1.0, 2.0]), None)
+    y = expert_parallel.on_buffers(mlps, jnp.ones((2, 3, 1)))
+    assert y[..., 0].tolist() == [[1, 1, 1], [2, 2, 2]]
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown expert_parallel 'pmap'.*constraints, shard_map"):
+        configs.MoEConfig(expert_parallel="pmap")
+
+
+ON_EIGHT = """
+from kitlib import configs, moe
+B, N, D, F, E = 16, 12, 32, 64, 4
+rng = np.random.default_rng(0)
+x = rng.normal(size=(B, N, D)).astype(np.float32)
+cotangent = rng.normal(size=(B, N, D)).astype(np.float32)
+base = configs.MoEConfig(num_experts=E, num_selected=2, noise_std=0.0, load_weight=0.0)
+params = None
+for name, fields in {
+    "constraints": {}, "shard_map": {"expert_parallel": "shard_map"}, "einsum": {"dispatch": "einsum"},
+    "choice": {"router": "expert_choice", "capacity_factor": 2.0},
+}.items():
+    layer = moe.MoEMlp(base.replace(**fields), F)
+    params = params or layer.init(jax.random.key(0), x)
+    def both(params, x):
+        y, vjp = jax.vjp(lambda p, x: layer.apply(p, x)[0], params, x)
+        return y, vjp(cotangent)
+    m = mesh.make(data=2, expert=4)
+    with jax.set_mesh(m):
+        place = rules.shardings(rules.specs({"Moe": params["params"]}, m), m)["Moe"]
+        args = {"params": jax.device_put(params["params"], place)}, mesh.global_batch(m, x)
+        compiled = jax.jit(both).lower(*args).compile()
+        found[name] = {kind: list(volume) for kind, volume in hlo.totals(compiled.as_text()).items()}
+        y, (gp, gx) = compiled(*args)
+        # The oracle: one device, and one group for each of the eight devices' tokens.
+    alone = moe.MoEMlp(base.replace(**fields, group_size=B * N // 8), F)
+    want, vjp = jax.vjp(lambda p, x: alone.apply(p, x)[0], params, x)
+    wp, wx = vjp(cotangent)
+    pairs = zip(jax.tree.leaves((y, gp, gx)), jax.tree.leaves((want, wp, wx)))
+    found[name]["difference"] = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+    found[name]["slots"] = moe.capacity(layer.config, B * N // 8)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+def test_tokens_travel_in_four_all_to_alls_and_nothing_else_of_their_size():
+    """One layer, forward and backward. A device has 24 tokens, one group: E * C slots of D = 32 numbers of 4 bytes go
+    to the experts and come back, and so do their gradients: 4 * E * C * D * 4 bytes."""
+    found = run_on_devices(ON_EIGHT)
+    for name, row in found.items():
+        assert row["all-to-all"] == [4, 4 * 4 * row["slots"] * 32 * 4], name
+        # All tokens would be 16 * 12 * 32 * 4 = 24,576 bytes. What is gathered are loads and numbers of the router.
+        assert row["all-gather"][1] < 24_576 / 4, name
+        assert row["difference"] < 2e-5, name
+    assert found["constraints"]["all-to-all"] == found["shard_map"]["all-to-all"]

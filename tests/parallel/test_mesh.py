@@ -1,0 +1,106 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from devices import run_on_devices
+
+from kitlib.parallel import mesh
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [("", {}), ("data=2,expert=4", {"data": 2, "expert": 4}), (" fsdp=16 , tensor=2", {"fsdp": 16, "tensor": 2})],
+)
+def test_meshes_are_written_as_text(text, sizes):
+    assert mesh.parse(text) == sizes
+
+
+@pytest.mark.parametrize("text", ["data", "data=", "data=0", "data=x", "model=2", "data=2,data=2", "data=2;expert=4"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(ValueError, match=r"written like 'data=2,expert=4'.*data, fsdp, tensor, expert"):
+        mesh.parse(text)
+
+
+def test_a_mesh_has_all_four_axes_and_they_are_auto():
+    one = mesh.make(data=1)
+    assert dict(one.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "expert": 1}
+    assert set(one.axis_types) == {jax.sharding.AxisType.Auto}
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"data": 3}, "mesh data=3 has 3 devices, but there are 1"),
+        ({"data": 2, "expert": 4}, "mesh data=2 x expert=4 has 8 devices"),
+        ({"fsdp": 0}, "fsdp is 0; it must be at least 1"),
+        ({"modle": 1}, "Unknown mesh axis 'modle'"),
+    ],
+)
+def test_meshes_that_do_not_fit_the_devices(axes, message):
+    with pytest.raises(ValueError, match=message):
+        mesh.make(**axes)
+
+
+def test_without_a_mesh_nothing_is_constrained():
+    x = jnp.ones((3, 5))
+    assert mesh.constrain(x, "tokens") is x and mesh.num_shards() == 1
+    with jax.set_mesh(mesh.make()):
+        assert mesh.constrain(x, "tokens") is x
+
+
+def test_a_batch_on_one_device_is_the_batch():
+    batch = {"a": np.arange(6).reshape(3, 2)}
+    jax.tree.map(np.testing.assert_array_equal, mesh.global_batch(mesh.make(), batch), batch)
+
+
+ON_EIGHT = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+m = mesh.make(data=2, fsdp=2, tensor=1, expert=2)
+x = jnp.arange(16.0 * 6).reshape(16, 6)
+def spec(f, x):
+    return str(jax.jit(f)(x).sharding.spec)
+def tokens(x):
+    return mesh.constrain(x, "tokens") * 2
+for name, context in (("set_mesh", jax.set_mesh(m)), ("with mesh", m)):
+    with context:
+        found[name] = spec(tokens, x), mesh.num_shards()
+        found[name + ", experts"] = spec(lambda x: mesh.constrain(x, "experts"), jnp.ones((4, 8, 3, 2)))
+        try:
+            mesh.constrain(x[:12], "tokens")
+        except ValueError as error:
+            found[name + ", error"] = str(error)
+other = mesh.make(fsdp=4, tensor=2)
+for name, context in (("set_mesh", jax.set_mesh(other)), ("with mesh", other)):
+    with context:
+        found[name + ", logits"] = spec(lambda x: mesh.constrain(x, "logits") + 1, jnp.ones((8, 3, 4)))
+with jax.set_mesh(m):
+    # Inside a shard_map over data, the batch is divided among the other two axes only.
+    def inside(x):
+        found["manual"] = mesh.num_shards()
+        return tokens(x)
+    manual = jax.jit(jax.shard_map(inside, in_specs=P("data"), out_specs=P("data"), axis_names={"data"}))(x)
+    found["manual result"] = bool((manual == 2 * x).all())
+whole = mesh.global_batch(m, {"x": np.asarray(x)})
+found["batch"] = str(whole["x"].sharding.spec), bool((np.asarray(whole["x"]) == np.asarray(x)).all())
+try:
+    mesh.global_batch(m, np.ones((12, 2)))
+except ValueError as error:
+    found["batch error"] = str(error)
+"""
+
+
+@pytest.mark.slow
+def test_constraints_hold_under_both_ways_of_setting_a_mesh():
+    """flax's with_logical_constraint did nothing under `with mesh:`; so the division itself is checked."""
+    found = run_on_devices(ON_EIGHT)
+    for way in ("set_mesh", "with mesh"):
+        assert found[way] == ["P(('data', 'fsdp', 'expert'),)", 8]
+        assert found[f"{way}, logits"] == "P('fsdp', None, 'tensor')"
+        assert found[f"{way}, experts"] == "P('expert', ('data', 'fsdp'))"
+        assert "has 12 rows, which do not divide among 8 devices (data=2, fsdp=2, expert=2)" in found[f"{way}, error"]
+    assert found["manual"] == 4 and found["manual result"]
+    assert "('data', 'fsdp', 'expert')" in found["batch"][0] and found["batch"][1]
+    assert (
+        "A batch of 12 does not divide among the 8 parts of the mesh (data=2, fsdp=2, expert=2)" in found["batch error"]
+    )

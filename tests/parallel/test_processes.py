@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from kitlib.parallel import processes
+
+
+@pytest.mark.parametrize(
+    ("address", "fields", "message"),
+    [
+        ("localhost:1", {"count": 2}, "need all three.*index=None"),
+        (None, {"count": 2, "index": 0}, "need all three.*address=None"),
+        ("localhost:1", {"count": 2, "index": 2}, "With 2 processes, the index is 0 to 1; got 2"),
+    ],
+)
+def test_half_an_address_is_refused(address, fields, message):
+    with pytest.raises(ValueError, match=message):
+        processes.start(address, **fields)
+
+
+def test_without_a_cluster_the_options_are_named(monkeypatch):
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=r"No cluster was found.*address of process 0"):
+        processes.start()
+
+
+def test_one_process_gathers_its_own_value_and_owns_all_rows():
+    assert processes.gather_json({"next": 3}) == [{"next": 3}]
+    batch = {"x": np.arange(6).reshape(6, 1)}
+    np.testing.assert_array_equal(processes.own_rows(batch)["x"], batch["x"])
+
+
+def test_rows_of_each_process_by_hand():
+    x = np.arange(6)
+    assert [processes.own_rows(x, 3, i).tolist() for i in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(ValueError, match="A batch of 6 does not divide among 4 processes"):
+        processes.own_rows(x, 4, 0)

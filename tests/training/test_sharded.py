@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from devices import run_on_devices
+from jax.sharding import PartitionSpec as P
+
+from kitlib.parallel import mesh
+from kitlib.training import loop, optim, sharded
+
+PARAMS = {"head": {"kernel": jnp.arange(8.0).reshape(4, 2), "bias": jnp.zeros(2)}}
+
+
+def test_shapes_and_specs_of_a_state():
+    tx = optim.assemble(optax.scale_by_adam(), 1e-3)
+    shapes = sharded.state_shapes(PARAMS, tx)
+    assert shapes.params["head"]["kernel"].shape == (4, 2) and shapes.step.shape == ()
+    specs = sharded.state_specs(PARAMS, tx, mesh.make())
+    assert specs.params["head"]["kernel"] == P("fsdp") and specs.step == P()
+    moments = [s for s in jax.tree.leaves(specs.opt_state, is_leaf=lambda x: isinstance(x, P)) if s == P("fsdp")]
+    assert len(moments) == 2  # the two of Adam, for the kernel
+
+
+def test_a_state_on_one_device_is_that_of_the_loop():
+    tx = optim.assemble(optax.scale_by_adam(), 1e-3)
+    want = loop.init_state(PARAMS, tx, seed=3)
+    for got in (
+        sharded.init_state(lambda: PARAMS, tx, mesh.make(), seed=3),
+        sharded.put_state(want, tx, mesh.make()),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, got.replace(key=0), want.replace(key=0))
+        assert (jax.random.key_data(got.key) == jax.random.key_data(want.key)).all()
+
+
+ON_EIGHT = """
+import optax
+from kitlib.training import loop, optim, sharded
+from kitlib.layers.initialize import init_params
+m = mesh.make(data=2, fsdp=4)
+def make():
+    return {"head": {"kernel": jax.random.normal(jax.random.key(0), (64, 8)), "bias": jnp.zeros(8)}}
+tx = optim.assemble(optax.scale_by_adam(), 0.1)
+def loss(params, batch, key):
+    return jnp.mean((batch["x"] @ params["head"]["kernel"] + params["head"]["bias"] - batch["y"]) ** 2), {}
+rng = np.random.default_rng(0)
+batch = {"x": rng.normal(size=(32, 64)).astype(np.float32), "y": rng.normal(size=(32, 8)).astype(np.float32)}
+plain, state = loop.init_state(make(), tx), sharded.init_state(make, tx, m)
+kernel = state.params["head"]["kernel"]
+found["spec"], found["rows"] = str(kernel.sharding.spec), kernel.addressable_shards[0].data.shape[0]
+shardings = sharded.state_shardings(jax.eval_shape(make), tx, m)
+steps = loop.make_step(loss, tx), loop.make_step(loss, tx, shardings=shardings)
+accumulated = loop.make_step(loss, tx, accumulate=4, shardings=shardings)
+again = sharded.init_state(make, tx, m)
+with jax.set_mesh(m):
+    rows = mesh.global_batch(m, batch)
+    for _ in range(3):
+        plain, _ = steps[0](plain, batch)
+        state, _ = steps[1](state, rows)
+        again, _ = accumulated(again, rows)
+    text = {n: s.lower(again, rows).compile().as_text() for n, s in (("once", steps[1]), ("accumulated", accumulated))}
+found["after"] = str(state.params["head"]["kernel"].sharding.spec)
+for name, other in (("difference", state), ("accumulated", again)):
+    pairs = zip(jax.tree.leaves(plain.params), jax.tree.leaves(other.params))
+    found[name] = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+found["volumes"] = {n: {k: list(v) for k, v in hlo.totals(t).items()} for n, t in text.items()}
+only = mesh.make(data=8)
+def volumes(accumulate):
+    with jax.set_mesh(only):
+        step = loop.make_step(loss, tx, accumulate=accumulate)
+        state = sharded.init_state(make, tx, only)
+        text = step.lower(state, mesh.global_batch(only, batch)).compile().as_text()
+        return {k: list(v) for k, v in hlo.totals(text).items()}
+found["data"] = volumes(1), volumes(4)
+try:
+    with jax.set_mesh(m):
+        loop.gradients(loss, make(), batch, jax.random.key(0), 3)
+except ValueError as error:
+    found["error"] = str(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+def test_training_on_a_mesh_is_training_on_one_device():
+    found = run_on_devices(ON_EIGHT)
+    assert found["spec"] == found["after"] == "P('fsdp',)" and found["rows"] == 16
+    assert found["difference"] < 1e-5 and found["accumulated"] < 1e-5
+    # With data=8, four parts send what one part sends: gradients and loss, once. No example travels.
+    once, parts = found["data"]
+    assert once["all-reduce"][1] == parts["all-reduce"][1] and parts["all-gather"][1] == once["all-gather"][1] == 0
+    # With fsdp=4, each part gathers the kernel for its forward pass, and no more: x is not divided by columns.
+    assert found["volumes"]["accumulated"]["all-gather"][1] == 4 * 64 * 8 * 4
+    assert found["error"] == "A batch of 32 cannot be cut into 3 equal parts on each of 8 devices; change one of them."
