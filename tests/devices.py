@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 HEAD = """
-import json, jax
-jax.config.update("jax_num_cpu_devices", {count})
-import jax.numpy as jnp, numpy as np
+import json, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from kitlib.parallel import hlo, mesh, rules
+from kitlib.parallel import hlo, mesh, processes, rules
+processes.simulate({count})
 found = {{}}
 """
 

@@ -3,15 +3,39 @@
     processes.start()                                       # SLURM, Open MPI, Cloud TPU, Kubernetes: found out
     processes.start("10.0.0.1:1234", count=2, index=0)      # or said: the address of process 0, how many, which one
 
-Call it before anything else touches a device. On CPUs, processes talk through gloo.
+    processes.simulate(8)                                   # on a laptop: eight devices of the CPU, in one process
+
+Call these before anything else touches a device. On CPUs, processes talk through gloo.
 
 Built in notebooks/16_from_laptop_to_pod.ipynb.
 """
 
 import json
+import os
 
 import jax
 import numpy as np
+
+
+def simulate(num_devices: int) -> None:
+    """Makes this many devices of the CPU, to try out meshes on any machine. Raises RuntimeError if devices exist.
+
+    They share its cores, so that nothing becomes faster.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", num_devices)
+    _enough_threads(num_devices)
+
+
+def _enough_threads(num_devices: int) -> None:
+    """Prevents XLA's CPU devices from waiting for each other forever.
+
+    Every collective of every device holds a thread until all devices have come to it. XLA starts as many threads as
+    there are cores or devices, so two collectives under way at once, of one program or of two, can hold them all.
+    """
+    os.environ["NPROC"] = str(max(32, 4 * num_devices))  # read by XLA: the number of threads
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # one program at a time
+
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead, and the job ends
 
@@ -28,6 +52,7 @@ def start(address: str | None = None, *, count: int | None = None, index: int | 
     if all(given) and not 0 <= index < count:
         raise ValueError(f"With {count} processes, the index is 0 to {count - 1}; got {index}.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _enough_threads(jax.config.jax_num_cpu_devices or 1)
     try:
         jax.distributed.initialize(
             address, count, index, initialization_timeout=120, heartbeat_timeout_seconds=HEARTBEAT

@@ -28,6 +28,7 @@ class Options:
         folder: for checkpoints and metrics.csv; started again with the same folder, the run goes on. Default:
             build/runs/NAME.
         mesh: as data=2,expert=4; default: all devices along data.
+        devices: simulate this many devices of the CPU.
         dry_run: print sizes, memory per device and the table of specs, and end.
         log_every: steps between two rows of metrics.
         evaluate_every: steps between two evaluations.
@@ -42,6 +43,7 @@ class Options:
 
     folder: Path | None = None
     mesh: str = ""
+    devices: int = 0
     dry_run: Flag = False
     log_every: int = 50
     evaluate_every: int = 200
@@ -129,6 +131,8 @@ def _supervised(arguments: list[str], folder: Path) -> int:
 def _run(name: str, recipe, options: Options) -> int:
     from kitlib.parallel import mesh, processes
 
+    if options.devices:
+        processes.simulate(options.devices)
     if options.distributed or options.address:
         processes.start(options.address, count=options.processes, index=options.index)
     import jax

@@ -92,7 +92,7 @@ def _images(kind: str, scale: str) -> Recipe:
 def _text(sparse: bool, scale: str) -> Recipe:
     """The run of a T5, or of one with experts in every other layer of both stacks."""
     name = {"cpu": "tiny", "gpu": "1.1-small", "pod": "1.1-large"}[scale]
-    fields = {} if scale == "cpu" else DEEP
+    fields = {} if scale == "cpu" else dict(DEEP)
     if sparse:
         experts = 8 if scale == "cpu" else 32
         layers = tuple(range(1, configs.t5(name).num_encoder_layers, 2))

@@ -42,7 +42,7 @@ STAGE_1 = (512, 512), ("tower/",)  # lengths; the tower is frozen
 
 ROWS = (
     Pod("ViT-22B", VIT_22B, "v5p:4x8x8", {"fsdp": 64, "tensor": 4}, 1_024, "adafactor-momentum"),
-    Pod("ViT-22B", VIT_22B, "v4:8x8x16", {"fsdp": 1_024}, 65_536, "adafactor-momentum"),
+    Pod("ViT-22B", VIT_22B, "v4:8x8x16", {"data": 4, "fsdp": 256}, 65_536, "adafactor-momentum"),
     Pod("ViT-22B", VIT_22B, "v5p:16x16x16", {"fsdp": 1_024, "tensor": 4}, 16_384, "adafactor-momentum"),
     Pod("PaLI-X 55B", _pali_x(), "v5p:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
     Pod("PaLI-X 55B", _pali_x(), "v4:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),

@@ -8,10 +8,6 @@ import json
 import sys
 
 import jax
-
-address, count, index = (sys.argv[1], int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 1 else ("", 1, 0)
-jax.config.update("jax_num_cpu_devices", 8 // count)
-
 import numpy as np
 
 from kitlib import configs
@@ -20,6 +16,8 @@ from kitlib.models.vit import ViT
 from kitlib.parallel import mesh, processes, rules
 from kitlib.training import classification, loop
 
+address, count, index = (sys.argv[1], int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 1 else ("", 1, 0)
+processes.simulate(8 // count)
 if count > 1:
     processes.start(address, count=count, index=index)
 

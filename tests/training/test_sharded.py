@@ -89,6 +89,6 @@ def test_training_on_a_mesh_is_training_on_one_device():
     # With data=8, four parts send what one part sends: gradients and loss, once. No example travels.
     once, parts = found["data"]
     assert once["all-reduce"][1] == parts["all-reduce"][1] and parts["all-gather"][1] == once["all-gather"][1] == 0
-    # With fsdp=4, each part gathers the kernel for its forward pass, and no more: x is not divided by columns.
-    assert found["volumes"]["accumulated"]["all-gather"][1] == 4 * 64 * 8 * 4
+    # With fsdp=4, the kernel is gathered for all parts together, before the loop.
+    assert found["volumes"]["accumulated"]["all-gather"][1] == 64 * 8 * 4
     assert found["error"] == "A batch of 32 cannot be cut into 3 equal parts on each of 8 devices; change one of them."

@@ -1,0 +1,155 @@
+"""`kit train` as its users call it: in one process, on eight devices, in two processes, killed and started again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from devices import environment, free_port
+
+from kitlib.runs import command
+from kitlib.runs.command import Options
+
+KIT = [sys.executable, "-c", "import sys; from kitlib.runs import command; sys.exit(command.main(sys.argv[1:]))"]
+RUN = [
+    "vit",
+    "--steps",
+    "24",
+    "--warmup",
+    "4",
+    "--batch-size",
+    "32",
+    "--model.depth",
+    "1",
+    "--log-every",
+    "4",
+    "--save-every",
+    "8",
+    "--evaluate-every",
+    "12",
+]
+
+
+def start(folder, *more, devices=1):
+    command = [*KIT, *RUN, "--folder", str(folder), "--devices", str(devices), *more]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, status=0) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err[-3000:]
+    return out + err
+
+
+def curve(folder) -> pd.DataFrame:
+    return pd.read_csv(folder / "metrics.csv").pivot(index="step", columns="name", values="value")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The curve of one process on one device."""
+    folder = tmp_path_factory.mktemp("alone")
+    finish(start(folder))
+    return curve(folder)
+
+
+def two(folder, *more):
+    address = f"localhost:{free_port()}"
+    common = ("--address", address, "--processes", "2", *more)
+    return [start(folder, *common, "--index", str(i), devices=4) for i in range(2)]
+
+
+@pytest.mark.slow
+def test_eight_devices_and_two_processes_have_the_curve_of_one(tmp_path, alone):
+    assert alone["loss"][24] < alone["loss"][4] and 0 <= alone["eval/accuracy"][24] <= 1
+    finish(start(tmp_path / "eight", "--mesh", "data=2,fsdp=4", devices=8))
+    for process in two(tmp_path / "two"):
+        finish(process)
+    for folder in ("eight", "two"):
+        np.testing.assert_allclose(curve(tmp_path / folder)["loss"], alone["loss"], rtol=2e-4)
+        assert curve(tmp_path / folder)["eval/accuracy"][24] == pytest.approx(alone["eval/accuracy"][24], abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_which_goes_on_on_another_mesh(tmp_path, alone):
+    folder = tmp_path / "run"
+    first, second = two(folder, "--steps", "24")
+    until = time.monotonic() + 120
+    while not (folder / "checkpoints" / "8").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    # The process that does the work is a child of the one that was started.
+    subprocess.run(["pkill", "-9", "-P", str(second.pid)], check=True)
+    said = [finish(process, status=1) for process in (first, second)]
+    for text in said:
+        assert "Start all processes again with the same command: the run goes on from its last checkpoint" in text
+    assert "SIGKILL: killed, or out of memory" in said[1]
+    assert "another process is gone or does not answer" in said[0]
+    finish(start(folder, "--mesh", "fsdp=2", devices=2))
+    np.testing.assert_allclose(curve(folder)["loss"], alone["loss"], rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_preempted_run_saves_and_ends_with_143(tmp_path, alone):
+    process = start(tmp_path / "run", "--save-every", "1000")
+    until = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    if process.returncode:  # it may have finished before the signal
+        assert process.returncode == 143 and "saved, the same command goes on" in out
+        finish(start(tmp_path / "run", "--save-every", "1000"))
+    np.testing.assert_allclose(curve(tmp_path / "run")["loss"][24], alone["loss"][24], rtol=1e-5)
+
+
+def test_a_dry_run_prints_sizes_and_specs_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["t5_moe", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "parameters" in text and "GFLOP per step" in text
+    assert "encoder/layers_1/moe/Mlp/wi_0/kernel" in text and "('expert', 'fsdp', 'tensor')" in text
+    assert os.listdir(tmp_path) == []
+
+
+def test_overrides_are_typed_and_scale_chooses_the_defaults(monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "_run", lambda *args: seen.append(args) or 0)
+    command.main(["vmoe", "--scale", "pod", "--model.moe.num-selected", "2", "--mesh", "data=2", "--steps", "7"])
+    name, recipe, options = seen[0]
+    assert (name, recipe.steps, options) == ("vmoe", 7, Options(mesh="data=2"))
+    assert recipe.model.moe.num_selected == 2 and recipe.model.width == 768 and recipe.data == "imagenet2012"
+    command.main(["vmoe", "--scale=gpu"])
+    assert seen[1][1].model.width == 384
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "kit train NAME.*names: vit, vmoe, e3, t5, t5_moe, palix"),
+        (["vitt"], "Unknown run 'vitt'; did you mean 'vit'"),
+        (["vit", "--scale", "big"], "Unknown scale 'big'"),
+        (["vit", "--mesh", "data:2"], "A mesh is written like 'data=2,expert=4'"),
+        (["vit", "--mesh", "data=8"], "mesh data=8 has 8 devices, but there are 1"),
+        (["vit", "--data", "imagenet2012"], "available only with full=True"),
+        (["palix", "--data", "vqav2"], "vqav2 needs 3 paths"),
+        (["vit", "--steps", "10"], "Warm-up and cool-down take 100 steps"),
+        (["vit", "--wandb", "p", "--steps", "200"], "pip install wandb"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message) as ended:
+        command.main(arguments)
+    assert str(ended.value).count("\n") == 0
+
+
+def test_a_value_of_another_type_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["vit", "--steps", "many"])
+    assert "steps" in capsys.readouterr().err
