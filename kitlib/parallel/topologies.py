@@ -77,8 +77,8 @@ def devices_of(topology: Topology) -> list:
             "Compiling for TPUs needs the compiler in libtpu, which is not installed: pip install 'kitlib[pods]' "
             "(Linux, 700 MB; no TPU is needed)."
         )
-    # libtpu would otherwise ask the cloud's metadata server what machine this is.
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    # libtpu would otherwise ask the cloud's metadata server what machine this is, and lock out other processes.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     from jax.experimental import topologies
 

@@ -10,8 +10,9 @@ the compiler of one v5p chip: no GPU is compiled for. Its batch is the largest p
 
 from kitlib import configs
 from kitlib.configs import MoEConfig, PaLIXConfig
-from kitlib.studies.pods import DEEP, Pod
+from kitlib.studies.pod_formulas import Pod
 
+DEEP = {"scan": True, "remat": "full", "dtype": "bfloat16"}
 JFT = {"num_classes": 29_593, **DEEP}
 CHOICE = MoEConfig(num_experts=32, transport="bfloat16")  # V-MoE: K = 1, capacity factor 1.05
 UPCYCLED = MoEConfig(
@@ -40,10 +41,16 @@ UPCYCLED_L16 = configs.vit("L/16", moe=UPCYCLED, moe_blocks=tuple(range(12, 24))
 
 STAGE_1 = (512, 512), ("tower/",)  # lengths; the tower is frozen
 
+# One batch on 256 to 4,096 chips: the scaling curve of notebook 16.
+SCALING = tuple(
+    Pod("ViT-22B, batch 16,384", VIT_22B, name, {"fsdp": chips // 4, "tensor": 4}, 16_384, "adafactor-momentum")
+    for name, chips in (("v5p:4x8x8", 256), ("v5p:8x8x8", 512), ("v5p:8x8x16", 1_024), ("v5p:16x16x16", 4_096))
+)
+
 ROWS = (
     Pod("ViT-22B", VIT_22B, "v5p:4x8x8", {"fsdp": 64, "tensor": 4}, 1_024, "adafactor-momentum"),
     Pod("ViT-22B", VIT_22B, "v4:8x8x16", {"data": 4, "fsdp": 256}, 65_536, "adafactor-momentum"),
-    Pod("ViT-22B", VIT_22B, "v5p:16x16x16", {"fsdp": 1_024, "tensor": 4}, 16_384, "adafactor-momentum"),
+    *SCALING,
     Pod("PaLI-X 55B", _pali_x(), "v5p:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
     Pod("PaLI-X 55B", _pali_x(), "v4:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
     Pod("PaLI-X 55B, stage 1", _pali_x(), "v5p:8x8x16", {"fsdp": 256, "tensor": 4}, 2_048, "adafactor", *STAGE_1),

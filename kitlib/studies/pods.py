@@ -6,6 +6,7 @@
 
 Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
 compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).
+Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by piece, with matrix products.
 
 Read in notebooks/16_from_laptop_to_pod.ipynb.
 """
@@ -24,44 +25,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
+from kitlib.configs import T5Config, ViTConfig
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import files
-from kitlib.models import flops, palix, t5
+from kitlib.models import palix, t5
 from kitlib.models.vit import ViT
-from kitlib.moe import capacity, e3
-from kitlib.parallel import ahead_of_time, mesh, roofline, rules, topologies
+from kitlib.parallel import ahead_of_time, roofline, rules, topologies
+from kitlib.studies.pod_formulas import Pod, all_to_all_minimum, hbm_bytes, num_parts, step_flops
 from kitlib.training import classification, loop, optim, sharded
 
 COLUMNS = (
     "config", "topology", "chips", "mesh", "batch", "optimizer", "compile_seconds", "host_gib", "peak_gib", "hbm_gib",
-    "fits", "flops", "all_to_all_mib", "all_to_all_minimum_mib", "all_gather_mib", "reduce_mib", "step_seconds",
-    "bound", "mfu", "versions",
+    "fits", "flops", "all_to_all_mib", "all_to_all_minimum_mib", "all_gather_mib", "reduce_mib", "permute_mib",
+    "step_seconds", "bound", "mfu", "versions",
 )  # fmt: skip
 OPTIMIZERS = {
     "adamw": optax.scale_by_adam,
     "adafactor": optim.scale_by_adafactor,  # T5X
     "adafactor-momentum": optim.scale_by_big_vision_adafactor,  # Scaling Vision Transformers
 }
-DEEP = {"scan": True, "remat": "full", "dtype": "bfloat16"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Pod:
-    """One row: a model and its training step on a slice."""
-
-    name: str
-    config: ViTConfig | T5Config | PaLIXConfig
-    topology: str
-    axes: dict[str, int]
-    batch: int
-    optimizer: str
-    lengths: tuple[int, int] = (0, 0)  # tokens of the text input and of the target
-    frozen: tuple[str, ...] = ()  # see `optim.assemble`
-
-    @property
-    def title(self) -> str:
-        return f"{self.name} on {self.topology}"
 
 
 # ---------------------------------------------------------------------------------------------- the step of a row
@@ -88,66 +70,6 @@ def loss_and_shapes(pod: Pod) -> tuple[Callable, dict, dict]:
     model, picture = palix.PaLIX(c, frozen_tower=bool(pod.frozen)), (1, *c.tower.image_size, c.tower.channels)
     batch = {"images": shape(b, *picture, dtype=jnp.bfloat16), "prompt_tokens": shape(b, n), "targets": shape(b, m)}
     return palix.answer_loss(model), parameters(model, jnp.zeros((1, *picture)), tokens, tokens), batch
-
-
-def step_flops(pod: Pod) -> tuple[float, float]:
-    """(FLOPs of a step that the model needs, FLOPs that are executed): a backward pass is two forward passes.
-
-    Rematerialised blocks are computed twice forward. A frozen tower has no backward pass.
-    """
-    c, (n, m) = pod.config, pod.lengths
-    if isinstance(c, PaLIXConfig):
-        tower = sum(flops.vit_forward_flops(c.tower).values())
-        text = sum(flops.t5_forward_flops(c.text, n + c.tower.num_tokens, m).values())
-        text += 2 * c.tower.num_tokens * c.tower.width * c.text.width  # the projection
-        passes = (1, 1) if pod.frozen else (3, 4)
-        return pod.batch * (passes[0] * tower + 3 * text), pod.batch * (passes[1] * tower + 4 * text)
-    forward = flops.vit_forward_flops(c) if isinstance(c, ViTConfig) else flops.t5_forward_flops(c, n, m)
-    return 3.0 * pod.batch * sum(forward.values()), 4.0 * pod.batch * sum(forward.values())
-
-
-def num_parts(pod: Pod) -> int:
-    """The number of parts into which the mesh divides the batch."""
-    return int(np.prod([pod.axes.get(axis, 1) for axis in mesh.BATCH_AXES]))
-
-
-def all_to_all_minimum(pod: Pod) -> float:
-    """Bytes per chip in the all-to-alls of a step, at least: those of the experts and those of embeddings.
-
-    Experts: four per layer, two forward and two backward, of buffers with E * C slots of D numbers of two bytes for
-    every group; each part of the batch is one group. Embeddings: with a table divided along D, one forward and one
-    backward for the D numbers of every token that is read (`parallel.embedding`).
-    """
-    c, rows = pod.config, pod.batch // num_parts(pod)
-    text = c.text if isinstance(c, PaLIXConfig) else c
-    total = 0.0
-    if isinstance(text, T5Config) and pod.axes.get("fsdp", 1) > 1:
-        total += 2 * 2 * rows * sum(pod.lengths) * text.width
-    if pod.axes.get("expert", 1) == 1:
-        return total
-
-    def buffer(c, moe, tokens, members=None):
-        groups = -(-tokens // (moe.group_size or tokens))
-        size = tokens // groups
-        slots = e3.slots_of(moe, members, size) if members else capacity(moe, size)
-        return 4 * 2 * groups * moe.num_experts * slots * c.width
-
-    if isinstance(c, ViTConfig):
-        return len(c.moe_blocks) * buffer(c, c.moe, rows * c.num_tokens, c.e3)
-    stacks = ((c.moe, c.moe_layers, pod.lengths[0]), (c.decoder_moe, c.decoder_moe_layers, pod.lengths[1]))
-    return total + sum(len(layers) * buffer(c, moe, rows * tokens) for moe, layers, tokens in stacks if moe)
-
-
-def hbm_bytes(state, specs, axes_mesh) -> float:
-    """Bytes that a chip reads and writes in a step, at least: its part of the state twice, and the bfloat16 weights in
-    two forward passes and one backward pass, gathered along `fsdp`."""
-    whole = jax.tree.map(
-        lambda spec: jax.sharding.PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec)),
-        specs.params, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
-    )  # fmt: skip
-    plain = state.replace(key=jax.ShapeDtypeStruct((2,), jnp.uint32))
-    gathered = rules.bytes_per_device(state.params, whole, axes_mesh) / 2  # float32 -> bfloat16
-    return 2.0 * rules.bytes_per_device(plain, specs, axes_mesh) + 3.0 * gathered
 
 
 def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
@@ -184,8 +106,8 @@ def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
     return row | {
         "compile_seconds": round(report.compile_seconds, 1), "peak_gib": round(report.peak_gib, 2), "fits": True,
         "all_to_all_mib": mib("all-to-all"), "all_gather_mib": mib("all-gather"),
-        "reduce_mib": mib("all-reduce", "reduce-scatter"), "step_seconds": round(bounds.seconds, 4),
-        "bound": bounds.bound, "mfu": round(bounds.mfu, 3),
+        "reduce_mib": mib("all-reduce", "reduce-scatter"), "permute_mib": mib("collective-permute"),
+        "step_seconds": round(bounds.seconds, 4), "bound": bounds.bound, "mfu": round(bounds.mfu, 3),
     }  # fmt: skip
 
 
@@ -250,7 +172,7 @@ def _write_table(pods: dict[str, Pod]) -> int:
     rows, kept = [], files.ROOT / "build" / "pods"
     kept.mkdir(parents=True, exist_ok=True)
     for i, (title, pod) in enumerate(pods.items()):
-        done = kept / f"{files.recipe_hash(f'{pod} {topologies.versions()}')}.json"
+        done = kept / f"{files.recipe_hash(f'{pod} {COLUMNS} {topologies.versions()}')}.json"
         if not done.exists():
             code = f"from kitlib.studies import pods; raise SystemExit(pods.main({title!r}))"
             child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
