@@ -146,11 +146,25 @@ def kit_claims():
 
 
 def kit_train():
+    proven_by("runs/test_command.py", "test_eight_devices_and_two_processes_have_the_curve_of_one")
+    for line in (line for line in COMMANDS if line.startswith("kit train vit")):
+        real(str(BIN / "kit"), *line.split()[1:], "--help")
+
+
+def kit_train_dry(line):
+    assert "GB of parameters" in real(str(BIN / "kit"), *line.split()[1:], JAX_PLATFORMS="cpu")
+
+
+def kit_pods():
+    assert "PaLI-X 55B on v5p:8x8x8" in real(str(BIN / "kit"), "pods").splitlines()
+
+
+def kit_stages():
     """It takes hours; that its stages follow each other, and go on after a stop, is proven elsewhere."""
     proven_by(
         "multimodal/test_stages.py", "test_all_stages_follow_each_other", "test_a_stage_that_is_cut_off_ends_the_same"
     )
-    assert "resumable" in real(str(BIN / "kit"), "train", "--help")
+    assert "resumable" in real(str(BIN / "kit"), "stages", "--help")
 
 
 def kit_help():
@@ -203,7 +217,10 @@ EXERCISED = {
     "kit claims upcycling": lambda *_: kit_claims(),
     "kit claims ensembles": lambda *_: kit_claims(),
     "kit claims palix": lambda *_: kit_claims(),
-    "kit train": lambda *_: kit_train(),
+    "kit stages": lambda *_: kit_stages(),
+    **{command: lambda *_: kit_train() for command in COMMANDS if command.startswith("kit train vit")},
+    **{command: lambda *_, line=command: kit_train_dry(line) for command in COMMANDS if command.endswith("--dry-run")},
+    "kit pods": lambda *_: kit_pods(),
     "kit --help": lambda *_: kit_help(),
 }
 

@@ -1,4 +1,4 @@
-"""`kit bench palix`: the time of `kit train`, stage by stage: seconds per step, examples included, times steps.
+"""`kit bench palix`: the time of `kit stages`, stage by stage: seconds per step, examples included, times steps.
 
 For the timing see `timing`.
 """
@@ -16,7 +16,7 @@ def main() -> None:
     calls = trainings()
     seconds = {name: statistics.median(s) for name, s in timing.interleaved(calls).items()}
     steps = {"ocr": stages.OCR["steps"]} | {name: stage.steps for name, stage in stages.STAGES.items()}
-    print(f"\n{'stage of kit train':24}{'s per step':>12}{'steps':>8}{'minutes':>10}")
+    print(f"\n{'stage of kit stages':24}{'s per step':>12}{'steps':>8}{'minutes':>10}")
     minutes = {name: seconds[name] * steps[name] / 60 for name in calls}
     for name in calls:
         print(f"{name:24}{seconds[name]:12.2f}{steps[name]:8}{minutes[name]:10.1f}")

@@ -1,4 +1,4 @@
-"""Training PaLI-X in stages: `kit train`, resumable at any moment; `kit bench palix` measures how long it takes.
+"""Training PaLI-X in stages: `kit stages`, resumable at any moment; `kit bench palix` measures how long it takes.
 
     stage 0 "ocr"    the tower alone learns to name objects and to read (`ocr_pretraining`)
     stage 1 "base"   the tower is frozen; all thirteen objectives, images of 64 pixels
@@ -196,7 +196,7 @@ def main(folder: Path, seed: int = 0) -> None:
     table = scorecard(*released(), TASKS, count=300)
     steps = {"ocr": OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
     head = [
-        f"# kit train: seed {seed}, steps {steps}; kit bench palix measures how long they take",
+        f"# kit stages: seed {seed}, steps {steps}; kit bench palix measures how long they take",
         f"# jax {jax.__version__}, {os.cpu_count()} CPU cores",
         "# 95 % bootstrap intervals over examples; blind: grey pictures; shuffled: the next example's pictures",
     ]

@@ -1,5 +1,6 @@
 """Studies: the papers' claims, measured by training small models over seeds. `kit claims` runs them.
 
 Read `study` and `runner`, then one per paper: `upcycling` (with `upcycling_setups`), `ensembles` (with
-`ensemble_measures`), `palix` (with `palix_runs` and `palix_tasks`). `tables` reads the stored results.
+`ensemble_measures`), `palix` (with `palix_runs` and `palix_tasks`). `tables` reads the stored results. `pods` compiles
+the published sizes for TPU slices (`pod_rows` lists them, `pod_formulas` says what to expect).
 """

@@ -1,7 +1,7 @@
 """The rows of data/results/pods.csv: every published size of the three papers, on slices that exist.
 
 Each model is on at least two slices, with a mesh on which it fits. Sizes and batches are the papers' where they state
-them (V-MoE and E3: JFT's 29,593 classes and a batch of 4,096; ViT-22B: a batch of 65,536 on 1,024 TPU v4; PaLI-X: a
+them (V-MoE and E3: the classes of JFT-300M and a batch of 4,096; ViT-22B: a batch of 65,536 on 1,024 TPU v4; PaLI-X: a
 batch of 2,048 of the 55B in RT-2, no text lengths, so UL2's 512 and 512 for stage 1). Meshes are ours.
 
 The ladder is for machines that people have: a v5e-8 (v5e:2x4), and one GPU with 80 GB, whose memory is measured with
@@ -13,7 +13,8 @@ from kitlib.configs import MoEConfig, PaLIXConfig
 from kitlib.studies.pod_formulas import Pod
 
 DEEP = {"scan": True, "remat": "full", "dtype": "bfloat16"}
-JFT = {"num_classes": 29_593, **DEEP}
+JFT = {"num_classes": 29_593, **DEEP}  # JFT-3B
+JFT_300M = {"num_classes": 18_291, "pool": "gap", **DEEP}
 CHOICE = MoEConfig(num_experts=32, transport="bfloat16")  # V-MoE: K = 1, capacity factor 1.05
 UPCYCLED = MoEConfig(
     num_experts=32, router="expert_choice", capacity_factor=2.0, renormalize=True, noise_std=0.0, transport="bfloat16"
@@ -34,10 +35,10 @@ def _upcycled_t5():
 
 VIT_22B = configs.vit("22B/14", pool="map", **JFT)
 VMOE_15B = configs.vmoe("VMoE-15B/14", "every-2", CHOICE, pool="gap", **JFT)
-VMOE_L16 = configs.vmoe("L/16", "last-2", CHOICE, pool="gap", **JFT)
-VMOE_H14 = configs.vmoe("H/14", "last-5", CHOICE, pool="gap", **JFT)
-E3_H14 = configs.e3("H/14", "last-5", 2, CHOICE, pool="gap", **JFT)
-UPCYCLED_L16 = configs.vit("L/16", moe=UPCYCLED, moe_blocks=tuple(range(12, 24)), pool="gap", **JFT)
+VMOE_L16 = configs.vmoe("L/16", "last-2", CHOICE, representation_size=1_024, **JFT_300M)
+VMOE_H14 = configs.vmoe("H/14", "last-5", CHOICE, representation_size=1_280, **JFT_300M)
+E3_H14 = configs.e3("H/14", "last-5", 2, CHOICE, representation_size=1_280, **JFT_300M)
+UPCYCLED_L16 = configs.vit("L/16", moe=UPCYCLED, moe_blocks=tuple(range(12, 24)), **JFT_300M)
 
 STAGE_1 = (512, 512), ("tower/",)  # lengths; the tower is frozen
 

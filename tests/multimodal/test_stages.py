@@ -205,4 +205,4 @@ def test_the_stored_scores_are_of_every_task_and_of_this_recipe():
     assert (table["low"] <= table["score"]).all() and (table["score"] <= table["high"]).all()
     assert table[["score", "blind", "shuffled"]].stack().between(0, 1).all()
     steps = {"ocr": stages.OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
-    assert f"# kit train: seed 0, steps {steps}; " in path.read_text()
+    assert f"# kit stages: seed 0, steps {steps}; " in path.read_text()

@@ -1,0 +1,148 @@
+"""Compiling with libtpu is tested where it is installed; the stored table and all else everywhere."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib import configs
+from kitlib.data import files
+from kitlib.parallel import ahead_of_time, hlo, mesh, topologies
+from kitlib.studies import pod_formulas, pod_rows, pods
+from kitlib.studies.pod_formulas import Pod
+
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+MOE = configs.MoEConfig(num_experts=4, transport="bfloat16")
+TINY = configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=8, pool="gap", moe=MOE, moe_blocks=(1,))
+T5 = configs.t5("tiny", vocab_size=64)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return pd.read_csv(files.data_folder() / "results" / "pods.csv")
+
+
+# The stored table
+
+
+def test_the_table_has_every_row_and_column(table):
+    assert tuple(table.columns) == pods.COLUMNS
+    wanted = [(pod.name, pod.topology) for pod in (*pod_rows.ROWS, *pod_rows.LADDER)]
+    assert list(zip(table.config, table.topology, strict=True)) == wanted
+    for row, pod in zip(table.itertuples(), pod_rows.ROWS, strict=False):
+        assert (row.batch, row.optimizer) == (pod.batch, pod.optimizer)
+        assert row.mesh == ",".join(f"{axis}={size}" for axis, size in pod.axes.items())
+        assert row.flops == pytest.approx(pod_formulas.step_flops(pod)[0], rel=1e-9)
+        assert row.chips == topologies.find(pod.topology).chips
+
+
+def test_every_row_fits_and_was_compiled_within_a_minute_and_6_gib(table):
+    assert table.fits.all() and (table.peak_gib < table.hbm_gib).all()
+    assert table.compile_seconds.max() <= 60 and table.host_gib.max() <= 6
+
+
+def test_expert_parallelism_moves_the_minimum(table):
+    sparse = table[table.mesh.str.contains("expert")]
+    assert len(sparse) >= 13
+    np.testing.assert_allclose(sparse.all_to_all_mib, sparse.all_to_all_minimum_mib, atol=0.002)
+    # All other all-to-alls are those of embedding tables.
+    np.testing.assert_allclose(table.all_to_all_mib, table.all_to_all_minimum_mib, atol=0.002)
+
+
+def test_fsdp_gathers_what_theory_says(table):
+    dense = table[table.config.str.startswith("ViT-22B")]
+    assert len(dense) == 6
+    for row, pod in zip(dense.itertuples(), (p for p in pod_rows.ROWS if p.name.startswith("ViT-22B")), strict=True):
+        predicted = pod_formulas.fsdp_and_tensor_traffic(pod)
+        assert row.all_gather_mib == pytest.approx(predicted["all-gather"].bytes / 2**20, rel=0.05)
+        reduced = (predicted["reduce-scatter"].bytes + predicted["all-reduce"].bytes) / 2**20
+        assert row.reduce_mib == pytest.approx(reduced, rel=0.05)
+
+
+def test_mfu_is_what_the_bound_leaves(table):
+    peak = np.array([topologies.CHIPS[name.split(":")[0]].flops for name in table.topology])
+    np.testing.assert_allclose(table.mfu, table.flops / (table.chips * peak * table.step_seconds), atol=0.002)
+    assert set(table.bound) <= {"compute", "memory", "interconnect"}
+
+
+# Making it
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        Pod("image", TINY, "v5e:2x2", {"data": 1, "expert": 4}, 8, "adamw"),
+        Pod("text", T5, "v5e:2x2", {"fsdp": 4}, 8, "adafactor", (12, 6)),
+        Pod("both", configs.palix("XS"), "v5e:2x2", {"fsdp": 4}, 8, "adafactor", (7, 5), ("tower/",)),
+    ],
+    ids=lambda pod: pod.name,
+)
+def test_a_row_of_each_kind(pod, monkeypatch):
+    """With the compiler replaced by the shapes that it would get."""
+    seen = []
+
+    def compiled(step, arguments, device_mesh, *, fast):
+        seen.append((step.eval_shape(*arguments), arguments))
+        zero = {kind: hlo.Volume() for kind in hlo.KINDS}
+        return ahead_of_time.Report(1.0, 2.0, zero | {"all-gather": hlo.Volume(1, 2**20)}, 0.0)
+
+    monkeypatch.setattr(topologies, "mesh_of", lambda topology, **axes: mesh.make())
+    monkeypatch.setattr(topologies, "versions", lambda: "jax, libtpu")
+    monkeypatch.setattr(ahead_of_time, "compile_step", compiled)
+    row = pods.compile_pod(pod)
+    assert set(row) == set(pods.COLUMNS) - {"host_gib"} and row["fits"] and row["all_gather_mib"] == 1.0
+    (state, metrics), (given, batch) = seen[0]
+    assert metrics["loss"].shape == () and state.params.keys() == given.params.keys()
+    assert all(leaf.shape[0] == 8 for leaf in batch.values())
+
+
+def test_a_row_that_does_not_fit(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise ahead_of_time.DoesNotFit("The step does not fit.")
+
+    monkeypatch.setattr(topologies, "mesh_of", lambda topology, **axes: mesh.make())
+    monkeypatch.setattr(topologies, "versions", lambda: "jax, libtpu")
+    monkeypatch.setattr(ahead_of_time, "compile_step", refuse)
+    row = pods.compile_pod(Pod("image", TINY, "v5e:2x2", {"expert": 4}, 8, "adamw"))
+    assert row["fits"] is False and "peak_gib" not in row
+    assert "image on v5e:2x2: The step does not fit." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("room", "largest"), [(3, 2), (100, 64), (1024, 1024), (8, 8), (13, 8)])
+def test_the_largest_batch_is_found(monkeypatch, room, largest):
+    """A step that needs 1 GiB and 0.01 GiB per example and part fits as long as there is room for so many examples."""
+    tried = []
+
+    def compile_pod(pod):
+        tried.append(pod.batch // 4)
+        peak = 1 + 0.01 * pod.batch / 4
+        fits = pod.batch / 4 <= room
+        return {"fits": fits, "batch": pod.batch, "hbm_gib": 1 + 0.01 * room} | ({"peak_gib": peak} if fits else {})
+
+    monkeypatch.setattr(pods, "compile_pod", compile_pod)
+    row = pods.largest_batch(Pod("x", TINY, "v5e:2x2", {"data": 4}, 0, "adamw"))
+    assert row["batch"] == 4 * largest and len(tried) == len(set(tried)) <= 7
+
+
+def test_the_command_lists_rows_and_refuses_others(capsys):
+    assert pods.main() == 0
+    assert capsys.readouterr().out.splitlines()[0] == "ViT-22B on v5p:4x8x8"
+    with pytest.raises(SystemExit, match=r"Unknown row of kit pods 'ViT-22B'; did you mean 'ViT-22B on "):
+        pods.main("ViT-22B")
+
+
+@pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(SystemExit, match=r"pip install 'kitlib\[pods\]'"):
+        pods.main("ViT-22B on v5p:4x8x8")
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu (the extra `pods`)")
+def test_a_row_is_compiled_and_printed(capsys, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    pods.main("ViT-22B on v5p:4x8x8")
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row["fits"] and row["host_gib"] < 6 and row["bound"] == "compute"
