@@ -1,10 +1,12 @@
 """The command line of `kit train`.
 
-kit train vit                                              # a ViT on Fashion-MNIST, in a minute or two
-kit train vmoe --mesh data=2,expert=4 --steps 400          # on eight devices
-kit train t5 --scale gpu --model.dropout 0.1 --folder runs/t5
-kit train palix --data vqav2 --files questions.json annotations.json train2014
-kit train vit --scale pod --dry-run --mesh fsdp=64         # sizes, memory and the table of specs; computes nothing
+    kit train vit                                                       # a ViT on Fashion-MNIST, in a minute or two
+    kit train vmoe --devices 8 --mesh data=2,expert=4 --steps 400       # on eight devices of the CPU
+    kit train t5 --scale gpu --model.dropout 0.1 --folder runs/t5
+    kit train palix --data vqav2 --files questions.json annotations.json train2014
+    kit train vit --scale pod --devices 64 --mesh fsdp=64 --dry-run     # sizes, memory, specs; computes nothing
+
+`LAUNCH` has the lines for GPUs, SLURM and TPU slices.
 """
 
 import dataclasses
@@ -16,6 +18,15 @@ from pathlib import Path
 
 import tyro
 
+LAUNCH = """
+On accelerators, once their JAX is installed. Not run by us, as there was no such machine:
+  one GPU         kit train vit --scale gpu
+  8 GPUs          kit train vmoe --scale gpu --mesh expert=8
+  SLURM           srun --ntasks-per-node=1 kit train vit --scale pod --distributed --mesh fsdp=64
+  a TPU slice     gcloud compute tpus tpu-vm ssh NAME --worker=all \
+                      --command "kit train vit --scale pod --distributed --mesh fsdp=32 --folder DISK/vit"
+Every process runs the same line, with a --folder on a disk that all of them see.
+"""
 SUPERVISED = "KIT_SUPERVISED"  # the environment variable of the process that does the work
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
@@ -72,7 +83,7 @@ def main(arguments: list[str]) -> int:
 
     parsed = tyro.cli(
         Command, default=Command(**_fields(recipe), **_fields(Options())), args=rest, prog=f"kit train {name}",
-        description=f"Train the run {name!r} at scale {scale!r}.", config=(tyro.conf.AvoidSubcommands,),
+        description=f"Train the run {name!r} at scale {scale!r}.{LAUNCH}", config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
     together = parsed.distributed or parsed.address is not None
     if together and SUPERVISED not in os.environ:

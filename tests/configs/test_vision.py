@@ -77,9 +77,8 @@ ensemble = configs.BatchEnsembleConfig
                 "moe_blocks": (1,),
                 "e3": configs.E3Config(2),
             },
-            "neither an E3 nor scanned",
+            "A BatchEnsemble is not an E3",
         ),
-        ({"batch_ensemble": ensemble((0,)), "scan": True}, "neither an E3 nor scanned"),
     ],
 )
 def test_ensembles_that_do_not_fit_the_model_are_refused(fields, message):

@@ -370,7 +370,6 @@ def test_bad_configurations(changes, message):
         ({"moe_blocks": (1,)}, "come together"),
         ({"moe": config()}, "come together"),
         ({"moe": config(), "moe_blocks": (12,)}, "not all among the 12 blocks"),
-        ({"moe": config(), "moe_blocks": (1,), "scan": True}, "cannot be scanned"),
     ],
 )
 def test_bad_v_moe_configurations(changes, message):

@@ -1,7 +1,9 @@
 """Loss and gradients of every kind of model on a mesh of eight devices, compared with one device: one JSON line each.
 
-python same_everywhere.py                          # one process with eight devices
-python same_everywhere.py HOST:PORT COUNT INDEX    # this process of COUNT, with 8 / COUNT devices
+    python same_everywhere.py                          # one process with eight devices
+    python same_everywhere.py HOST:PORT COUNT INDEX    # this process of COUNT, with 8 / COUNT devices
+
+The devices are simulated ones of the CPU.
 """
 
 import json
