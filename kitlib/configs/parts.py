@@ -6,6 +6,7 @@ from typing import Self
 from kitlib.configs.nearest_name import one_of
 
 REMAT = ("none", "dots", "full")  # what the backward pass computes again: see `models.stacking`
+DEEP = {"scan": True, "remat": "full", "dtype": "bfloat16"}  # fields of models that are too large without
 
 
 class Config:

@@ -36,7 +36,6 @@ class Report(NamedTuple):
     compile_seconds: float
     peak_gib: float  # per chip
     collectives: dict[str, hlo.Volume]  # per chip and step
-    flops: float  # per chip, as XLA counts: a loop's body once
 
 
 def abstract(tree, tree_of_shardings):
@@ -69,10 +68,8 @@ def compile_step(step: Callable, arguments: tuple, mesh: Mesh, *, fast: bool = T
             says = f"it needs {used[1]} of the {used[2]} of a chip" if used else str(error).splitlines()[0]
             raise DoesNotFit(f"The step does not fit: {says}. Use more chips or a smaller batch.") from None
         seconds = time.perf_counter() - start
-    cost = compiled.cost_analysis() or {}
     return Report(
         seconds,
         compiled.memory_analysis().peak_memory_in_bytes / 2**30,
         hlo.totals(compiled.as_text()),
-        cost.get("flops", 0.0),
     )

@@ -44,10 +44,11 @@ HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 
 def totals(text: str) -> dict[str, Volume]:
     """The collectives of one run of a program, by kind, from `compiled.as_text()`; kinds that do not occur are zero."""
-    computations, entry = parse(text)
-    found = defaultdict(list)
-    _walk(computations, entry, 1, found)
-    return {kind: Volume(sum(n for n, _ in found[kind]), sum(n * size for n, size in found[kind])) for kind in KINDS}
+    found = {kind: Volume() for kind in KINDS}
+    for kind, times, size in collectives(text):
+        count, total = found[kind]
+        found[kind] = Volume(count + times, total + times * size)
+    return found
 
 
 def collectives(text: str) -> list[tuple[str, int, int]]:

@@ -106,7 +106,11 @@ def free_axes(mesh) -> dict[str, int]:
 
 def num_shards() -> int:
     """The number of parts into which the batch is divided here; 1 without a mesh."""
-    sizes = free_axes(current())
+    return parts_of(free_axes(current()))
+
+
+def parts_of(sizes) -> int:
+    """The number of parts into which a mesh with axes of these sizes, {name: size}, divides the batch."""
     return math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
 
 
@@ -152,7 +156,7 @@ def global_batch(mesh: Mesh, batch):
     rows. Raises ValueError for a batch that does not divide among the devices.
     """
     sharding = batch_sharding(mesh)
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = parts_of(mesh.shape)
 
     def put(x):
         x = np.asarray(x)

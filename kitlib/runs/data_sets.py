@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 
 from kitlib import data
 from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
@@ -159,9 +158,3 @@ def _check_vocabulary(model: T5Config, words) -> None:
         raise ValueError(
             f"The kit's tokenizer has {words.vocab_size} ids, the model {model.vocab_size}: set its vocab_size."
         )
-
-
-def shapes_of(batch: dict) -> dict:
-    """The shapes and dtypes of a batch of all processes, from those of one process's rows."""
-    count = jax.process_count()
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(x) * count, *x.shape[1:]), np.asarray(x).dtype), batch)

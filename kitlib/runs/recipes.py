@@ -14,6 +14,7 @@ from typing import Literal
 from kitlib import configs
 from kitlib.configs import MoEConfig, PaLIXConfig, T5Config, ViTConfig
 from kitlib.configs.nearest_name import one_of
+from kitlib.configs.parts import DEEP
 
 SCALES = ("cpu", "gpu", "pod")
 
@@ -62,7 +63,6 @@ class Recipe:
 # ---------------------------------------------------------------------------------------------- images
 
 SMALL = {"image_size": (28, 28), "channels": 1, "num_classes": 10}
-DEEP = {"scan": True, "remat": "full", "dtype": "bfloat16"}
 FEW_EXPERTS = MoEConfig(num_experts=8, group_size=256)  # a group of 16 images: the same on any mesh
 EXPERTS = MoEConfig(num_experts=32, transport="bfloat16")
 

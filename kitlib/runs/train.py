@@ -24,12 +24,6 @@ from kitlib.runs.recipes import Recipe
 from kitlib.training import classification, loop, metric_writers, optim, sharded
 from kitlib.training.checkpoints import check_recipe
 
-OPTIMIZERS = {
-    "adamw": optax.scale_by_adam,
-    "adafactor": optim.scale_by_adafactor,
-    "adafactor-momentum": optim.scale_by_big_vision_adafactor,
-}
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
@@ -103,7 +97,7 @@ def make(recipe: Recipe, axes: dict[str, int] | None = None) -> Run:
     Raises ValueError for a mesh that does not divide the devices, the batch, the experts or the parameters.
     """
     device_mesh = mesh.make(**(axes or {"data": jax.device_count()}))
-    c, parts = recipe.model, int(np.prod([device_mesh.shape[axis] for axis in mesh.BATCH_AXES]))
+    c, parts = recipe.model, mesh.parts_of(device_mesh.shape)
     if recipe.batch_size % (parts * recipe.accumulate):
         raise ValueError(
             f"A batch of {recipe.batch_size} does not divide among {parts} parts of the mesh"
@@ -134,7 +128,7 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
         rate = optim.cosine(recipe.peak, recipe.steps, recipe.warmup)
     else:
         rate = optim.rsqrt(recipe.peak, recipe.steps, recipe.warmup, timescale=max(recipe.warmup, 1))
-    core = OPTIMIZERS[recipe.optimizer]()
+    core = optim.CORES[recipe.optimizer]()
     return optim.assemble(core, rate, weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm)
 
 

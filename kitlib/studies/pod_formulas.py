@@ -12,7 +12,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
 from kitlib.models import flops
@@ -55,11 +54,6 @@ def step_flops(pod: Pod) -> tuple[float, float]:
     return 3.0 * pod.batch * sum(forward.values()), 4.0 * pod.batch * sum(forward.values())
 
 
-def num_parts(pod: Pod) -> int:
-    """The number of parts into which the mesh divides the batch."""
-    return int(np.prod([pod.axes.get(axis, 1) for axis in mesh.BATCH_AXES]))
-
-
 def all_to_all_minimum(pod: Pod) -> float:
     """Bytes per chip in the all-to-alls of a step, at least: those of the experts and those of embeddings.
 
@@ -67,7 +61,7 @@ def all_to_all_minimum(pod: Pod) -> float:
     every group; each part of the batch is one group. Embeddings: with a table divided along D, one forward and one
     backward for the D numbers of every token that is read (`parallel.embedding`).
     """
-    c, rows = pod.config, pod.batch // num_parts(pod)
+    c, rows = pod.config, pod.batch // mesh.parts_of(pod.axes)
     text = c.text if isinstance(c, PaLIXConfig) else c
     total = 0.0
     if isinstance(text, T5Config) and pod.axes.get("fsdp", 1) > 1:
@@ -109,7 +103,7 @@ def fsdp_and_tensor_traffic(pod: Pod) -> dict[str, Volume]:
     reduced and divided once. Along tensor, each block ends with one all-reduce of its tokens in the forward pass, when
     it is computed again, and for the gradient of its input. Parts outside the blocks are gathered twice as well.
     """
-    c, tensor, parts = pod.config, pod.axes.get("tensor", 1), num_parts(pod)
+    c, tensor, parts = pod.config, pod.axes.get("tensor", 1), mesh.parts_of(pod.axes)
     count = flops.vit_parameters(c)
     blocks, outside = 2 * count["blocks"] / tensor, 2 * (count["map_head"] / tensor + count["head"])  # bytes
     tokens = 2 * (pod.batch // parts) * c.num_tokens * c.width  # bytes

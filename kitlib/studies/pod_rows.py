@@ -10,9 +10,9 @@ the compiler of one v5p chip: no GPU is compiled for. Its batch is the largest p
 
 from kitlib import configs
 from kitlib.configs import MoEConfig, PaLIXConfig
+from kitlib.configs.parts import DEEP
 from kitlib.studies.pod_formulas import Pod
 
-DEEP = {"scan": True, "remat": "full", "dtype": "bfloat16"}
 JFT = {"num_classes": 29_593, **DEEP}  # JFT-3B
 JFT_300M = {"num_classes": 18_291, "pool": "gap", **DEEP}
 CHOICE = MoEConfig(num_experts=32, transport="bfloat16")  # V-MoE: K = 1, capacity factor 1.05

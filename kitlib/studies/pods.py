@@ -23,15 +23,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from kitlib.configs import T5Config, ViTConfig
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import files
 from kitlib.models import palix, t5
 from kitlib.models.vit import ViT
-from kitlib.parallel import ahead_of_time, roofline, rules, topologies
-from kitlib.studies.pod_formulas import Pod, all_to_all_minimum, hbm_bytes, num_parts, step_flops
+from kitlib.parallel import ahead_of_time, mesh, roofline, rules, topologies
+from kitlib.studies.pod_formulas import Pod, all_to_all_minimum, hbm_bytes, step_flops
 from kitlib.training import classification, loop, optim, sharded
 
 COLUMNS = (
@@ -39,13 +38,6 @@ COLUMNS = (
     "fits", "flops", "all_to_all_mib", "all_to_all_minimum_mib", "all_gather_mib", "reduce_mib", "permute_mib",
     "step_seconds", "bound", "mfu", "versions",
 )  # fmt: skip
-OPTIMIZERS = {
-    "adamw": optax.scale_by_adam,
-    "adafactor": optim.scale_by_adafactor,  # T5X
-    "adafactor-momentum": optim.scale_by_big_vision_adafactor,  # Scaling Vision Transformers
-}
-
-
 # ---------------------------------------------------------------------------------------------- the step of a row
 
 
@@ -77,7 +69,7 @@ def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
     topology = topologies.find(pod.topology)
     device_mesh = topologies.mesh_of(topology, **pod.axes)
     loss, params, batch = loss_and_shapes(pod)
-    tx = optim.assemble(OPTIMIZERS[pod.optimizer](), 1e-3, clip_norm=1.0, freeze=pod.frozen)
+    tx = optim.assemble(optim.CORES[pod.optimizer](), 1e-3, clip_norm=1.0, freeze=pod.frozen)
     state, specs = sharded.state_shapes(params, tx), sharded.state_specs(params, tx, device_mesh)
     shardings = rules.shardings(specs, device_mesh)
     step = loop.make_step(loss, tx, shardings=shardings)
@@ -117,7 +109,7 @@ def largest_batch(pod: Pod, start: int = 8) -> dict:
     From two compilations, memory is extrapolated to the batch at which it is full; then the batch is halved until it
     fits, or doubled until it does not.
     """
-    parts = num_parts(pod)
+    parts = mesh.parts_of(pod.axes)
 
     @functools.cache
     def row(per_part: int) -> dict:

@@ -140,3 +140,11 @@ def scale_by_big_vision_adafactor(momentum: float = 0.9) -> optax.GradientTransf
         ),
         optax.ema(momentum, debias=False, accumulator_dtype=jnp.bfloat16),
     )
+
+
+# Cores by name, for runs and tables.
+CORES = {
+    "adamw": optax.scale_by_adam,
+    "adafactor": scale_by_adafactor,
+    "adafactor-momentum": scale_by_big_vision_adafactor,
+}

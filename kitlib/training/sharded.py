@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import jax
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from kitlib.parallel import rules
@@ -43,13 +43,3 @@ def init_state(make_params: Callable, tx: optax.GradientTransformation, mesh: Me
     `lambda: t5.init_params(model)`; it is compiled into one program that computes each device's part there."""
     shardings = state_shardings(jax.eval_shape(make_params), tx, mesh)
     return jax.jit(lambda: loop.init_state(make_params(), tx, seed), out_shardings=shardings)()
-
-
-def put_state(state: loop.TrainState, tx: optax.GradientTransformation, mesh: Mesh) -> loop.TrainState:
-    """A state that is whole on this process, divided among the devices of a mesh."""
-    return jax.device_put(state, state_shardings(state.params, tx, mesh))
-
-
-def batch_shardings(batch, mesh: Mesh):
-    """The NamedShardings of a batch, a tree of [B, ...]."""
-    return jax.tree.map(lambda _: NamedSharding(mesh, P(("data", "fsdp", "expert"))), batch)

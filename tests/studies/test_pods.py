@@ -86,7 +86,7 @@ def test_a_row_of_each_kind(pod, monkeypatch):
     def compiled(step, arguments, device_mesh, *, fast):
         seen.append((step.eval_shape(*arguments), arguments))
         zero = {kind: hlo.Volume() for kind in hlo.KINDS}
-        return ahead_of_time.Report(1.0, 2.0, zero | {"all-gather": hlo.Volume(1, 2**20)}, 0.0)
+        return ahead_of_time.Report(1.0, 2.0, zero | {"all-gather": hlo.Volume(1, 2**20)})
 
     monkeypatch.setattr(topologies, "mesh_of", lambda topology, **axes: mesh.make())
     monkeypatch.setattr(topologies, "versions", lambda: "jax, libtpu")
