@@ -65,8 +65,8 @@ def sizes_of(axes: dict[str, int], num_devices: int) -> tuple[int, ...]:
     if wanted != num_devices:
         product = " x ".join(f"{name}={size}" for name, size in axes.items()) or "data=1"
         raise ValueError(
-            f"The mesh {product} has {wanted} devices, but there are {num_devices}: change an axis, so that the "
-            "product of all axes is the number of devices."
+            f"The mesh {product} has {wanted} devices, here {'is' if num_devices == 1 else 'are'} {num_devices}: "
+            "change an axis, so that the product of all axes is the number of devices."
         )
     return tuple(axes.get(name, 1) for name in AXES)
 
@@ -76,9 +76,16 @@ def parse(text: str) -> dict[str, int]:
     sizes = {}
     for part in filter(None, text.replace(" ", "").split(",")):
         name, _, size = part.partition("=")
-        if name not in AXES or not size.isdigit() or int(size) < 1 or name in sizes:
-            raise ValueError(f"A mesh is written like 'data=2,expert=4' with axes of {', '.join(AXES)}; got {text!r}.")
-        sizes[name] = int(size)
+        if name not in AXES:
+            wrong = f"an axis is one of {', '.join(AXES)}"
+        elif name in sizes:
+            wrong = f"{name} is there twice"
+        elif not size.isdigit() or int(size) < 1:
+            wrong = f"the size of {name} must be a whole number of at least 1"
+        else:
+            sizes[name] = int(size)
+            continue
+        raise ValueError(f"A mesh is written like 'data=2,expert=4'; got {text!r}: {wrong}.")
     return sizes
 
 

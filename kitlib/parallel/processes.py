@@ -20,8 +20,10 @@ import numpy as np
 def simulate(num_devices: int) -> None:
     """Makes this many devices of the CPU, to try out meshes on any machine. Raises RuntimeError if devices exist.
 
-    They share its cores, so that nothing becomes faster.
+    They share its cores, so that nothing becomes faster. Raises ValueError for fewer than one.
     """
+    if num_devices < 1:
+        raise ValueError(f"The number of simulated devices must be at least 1, got {num_devices}.")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", num_devices)
     _enough_threads(num_devices)
@@ -61,7 +63,8 @@ def start(address: str | None = None, *, count: int | None = None, index: int | 
         if not any(given):
             raise ValueError(
                 "No cluster was found (SLURM, Open MPI, Cloud TPU, Kubernetes). Give the address of process 0, the "
-                f"number of processes and the index of this one. ({error})"
+                "number of processes and the index of this one (kit train: --address, --processes, --index). "
+                f"JAX says: {error}"
             ) from None
         raise RuntimeError(
             f"Process {index} of {count} could not join {address}: start all {count} with the same address and count, "

@@ -10,6 +10,7 @@
 """
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -19,12 +20,13 @@ from pathlib import Path
 import tyro
 
 LAUNCH = """
-On accelerators, once their JAX is installed. Not run by us, as there was no such machine:
+On accelerators, once their JAX is installed, and without --devices. Not run by us, as there was no such machine:
   one GPU         kit train vit --scale gpu
   8 GPUs          kit train vmoe --scale gpu --mesh expert=8
   SLURM           srun --ntasks-per-node=1 kit train vit --scale pod --distributed --mesh fsdp=64
-  a TPU slice     gcloud compute tpus tpu-vm ssh NAME --worker=all \
-                      --command "kit train vit --scale pod --distributed --mesh fsdp=32 --folder DISK/vit"
+  a TPU slice     gcloud compute tpus tpu-vm ssh NAME --worker=all --command LINE, with this LINE:
+                  "kit train vit --scale pod --distributed --mesh fsdp=32 --folder DISK/vit"
+
 Every process runs the same line, with a --folder on a disk that all of them see.
 """
 SUPERVISED = "KIT_SUPERVISED"  # the environment variable of the process that does the work
@@ -36,6 +38,7 @@ class Options:
     """What a run is done with; none of it changes what is learned.
 
     Attributes:
+        scale: cpu, gpu or pod: which model on which data, as listed above.
         folder: for checkpoints and metrics.csv; started again with the same folder, the run goes on. Default:
             build/runs/NAME.
         mesh: as data=2,expert=4; default: all devices along data.
@@ -52,6 +55,7 @@ class Options:
         wandb: also log to this project of Weights & Biases (needs wandb, and the network).
     """
 
+    scale: str = "cpu"
     folder: Path | None = None
     mesh: str = ""
     devices: int = 0
@@ -82,8 +86,8 @@ def main(arguments: list[str]) -> int:
         __doc__ = f"{Options.__doc__}\n{recipes.Recipe.__doc__.partition('Attributes:')[2]}"
 
     parsed = tyro.cli(
-        Command, default=Command(**_fields(recipe), **_fields(Options())), args=rest, prog=f"kit train {name}",
-        description=f"Train the run {name!r} at scale {scale!r}.{LAUNCH}", config=(tyro.conf.AvoidSubcommands,),
+        Command, default=Command(**_fields(recipe), **_fields(Options(scale=scale))), args=rest,
+        prog=f"kit train {name}", description=_description(name), config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
     together = parsed.distributed or parsed.address is not None
     if together and SUPERVISED not in os.environ:
@@ -92,6 +96,19 @@ def main(arguments: list[str]) -> int:
         return _run(name, *(kind(**_fields(parsed, kind)) for kind in (recipes.Recipe, Options)))
     except (ValueError, ModuleNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise SystemExit(str(error)) from None
+
+
+def _description(name: str) -> str:
+    """What `--help` says first: the run at each scale, and the lines for accelerators."""
+    from kitlib.runs import recipes
+
+    lines = []
+    for scale in recipes.SCALES:
+        recipe = recipes.named(name, scale)
+        data = f"{recipe.data}, the full set (needs the network once)" if recipe.full else recipe.data
+        width = getattr(recipe.model, "text", recipe.model).width
+        lines.append(f"  {scale:4} width {width}, on {data}; {recipe.steps:,} steps of {recipe.batch_size:,}")
+    return "\n".join([f"Train the run {name!r}. Its scales:", *lines]) + "\n" + LAUNCH
 
 
 def _fields(value, kind=None) -> dict:
@@ -148,24 +165,44 @@ def _run(name: str, recipe, options: Options) -> int:
         processes.start(options.address, count=options.processes, index=options.index)
     import jax
 
-    from kitlib.parallel import rules
     from kitlib.runs import train
 
-    run = train.make(recipe, mesh.parse(options.mesh))
-    first = jax.process_index() == 0
+    axes = mesh.parse(options.mesh)
+    if math.prod(axes.values()) > jax.device_count() == 1:
+        raise ValueError(
+            f"The mesh {options.mesh} has {math.prod(axes.values())} devices, but JAX sees one "
+            f"{jax.devices()[0].platform}: install JAX for your accelerators, or simulate devices with --devices."
+        )
+    run = train.make(recipe, axes)
     if options.dry_run:
-        shown = "  ".join(f"{label} {value:,.3g}" for label, value in train.sizes(run).items())
-        print(f"{shown}\nmesh {dict(run.mesh.shape)}")
-        for row in rules.describe(jax.eval_shape(run.make_params), run.mesh):
-            print(f"{row['leaf']:80}{row['shape']!s:24}{row['spec']!s:32}{row['bytes per device']:>14,}")
-        return 0
+        return _describe(run)
+    first = jax.process_index() == 0
     folder = options.folder or Path("build/runs", name)
     if first:
         print(f"{name} on {jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(run.mesh.shape)}")
+        if step := train.saved_step(folder):
+            print(f"goes on from step {step} of {recipe.steps} in {folder}; a new run needs another --folder")
     _, history = run.fit(
         folder, save_every=options.save_every, evaluate_every=options.evaluate_every, check_every=options.log_every,
         progress=name if first else None, tensorboard=options.tensorboard, wandb=options.wandb,
     )  # fmt: skip
     if first:
         print(f"step {recipe.steps}: loss {history['loss'][-1]:.4f}; metrics in {folder / 'metrics.csv'}")
+    return 0
+
+
+def _describe(run) -> int:
+    """Prints the table of specs, then what can be said of the run as a whole."""
+    import jax
+    import pandas as pd
+
+    from kitlib.parallel import rules
+    from kitlib.runs import train
+
+    table = pd.DataFrame(rules.describe(jax.eval_shape(run.make_params), run.mesh))
+    print(table.to_string(index=False, formatters={"bytes per device": "{:,}".format}))
+    print(f"\nmesh {dict(run.mesh.shape)}")
+    for label, value in train.sizes(run).items():
+        print(f"{label}: {value:,.4g}")
+    print("Activations come on top; for some models on some slices of TPUs, kit pods counts them.")
     return 0

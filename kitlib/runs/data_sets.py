@@ -61,14 +61,19 @@ class Data:
     evaluation: list[dict]
 
 
+def check(recipe: Recipe) -> None:
+    """Raises ValueError unless the name of the data goes with the model, and TypeError for other models."""
+    kind = type(recipe.model)
+    if kind not in NAMES:
+        raise TypeError(f"A run trains a ViT, a T5 or a PaLI-X, got {kind.__name__}.")
+    one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
+
+
 def load(recipe: Recipe) -> Data:
-    """The data of a recipe. Raises ValueError for a name that does not go with the model, for a batch that does not
-    divide among the processes, and the errors of the functions that read the data."""
-    for kind, make in ((ViTConfig, _images), (T5Config, _texts), (PaLIXConfig, _both)):
-        if isinstance(recipe.model, kind):
-            one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
-            return make(recipe)
-    raise TypeError(f"A run trains a ViT, a T5 or a PaLI-X, got {type(recipe.model).__name__}.")
+    """The data of a recipe. Raises as `check` does, ValueError for a batch that does not divide among the processes,
+    and the errors of the functions that read the data."""
+    check(recipe)
+    return {ViTConfig: _images, T5Config: _texts, PaLIXConfig: _both}[type(recipe.model)](recipe)
 
 
 def _images(recipe: Recipe) -> Data:

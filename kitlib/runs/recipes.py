@@ -25,7 +25,8 @@ class Recipe:
 
     Attributes:
         model: its configuration; every field can be changed, as in --model.depth 6.
-        data: a name of `data_sets.NAMES` that goes with the model.
+        data: for a ViT fashion_mnist, cifar10 or another image set; for a T5 glosses; for a PaLI-X kit,
+            coco_captions, vqav2, textvqa, docvqa or lvis.
         batch_size: B, examples per step, of all devices together.
         steps: updates.
         peak: the largest learning rate.

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
+from kitlib.configs import T5Config, ViTConfig
 from kitlib.models import flops, palix, t5
 from kitlib.models.vit import ViT
 from kitlib.parallel import mesh, rules
@@ -94,8 +94,10 @@ class OnMesh:
 def make(recipe: Recipe, axes: dict[str, int] | None = None) -> Run:
     """The run of a recipe on a mesh with these axes; None: all devices along `data`.
 
-    Raises ValueError for a mesh that does not divide the devices, the batch, the experts or the parameters.
+    Raises ValueError for data that does not go with the model, and for a mesh that does not divide the devices, the
+    batch, the experts or the parameters.
     """
+    data_sets.check(recipe)
     device_mesh = mesh.make(**(axes or {"data": jax.device_count()}))
     c, parts = recipe.model, mesh.parts_of(device_mesh.shape)
     if recipe.batch_size % (parts * recipe.accumulate):
@@ -113,11 +115,9 @@ def make(recipe: Recipe, axes: dict[str, int] | None = None) -> Run:
     elif isinstance(c, T5Config):
         model = t5.T5(c)
         make_loss, make_params = t5.seq2seq_loss, lambda: t5.init_params(model, recipe.seed)
-    elif isinstance(c, PaLIXConfig):
+    else:
         model = palix.PaLIX(c)
         make_loss, make_params = palix.answer_loss, lambda: palix.init_params(model, recipe.seed)
-    else:
-        raise TypeError(f"A run trains a ViT, a T5 or a PaLI-X, got {type(c).__name__}.")
     rules.specs(jax.eval_shape(make_params), device_mesh)  # raises for dimensions that do not divide
     return Run(recipe, device_mesh, make_params, make_loss(model), make_loss(model, train=False), optimizer(recipe))
 
@@ -130,6 +130,11 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
         rate = optim.rsqrt(recipe.peak, recipe.steps, recipe.warmup, timescale=max(recipe.warmup, 1))
     core = optim.CORES[recipe.optimizer]()
     return optim.assemble(core, rate, weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm)
+
+
+def saved_step(folder: str | Path) -> int | None:
+    """The step of the newest checkpoint of a run; None if it has none."""
+    return max((int(path.name) for path in Path(folder, "checkpoints").glob("*") if path.name.isdigit()), default=None)
 
 
 def make_writer(folder, recipe: Recipe, tensorboard: bool, wandb: str | None):
@@ -156,9 +161,9 @@ def sizes(run: Run) -> dict[str, float]:
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
         "GFLOP per step": 3 * run.recipe.batch_size * sum(forward_flops(run.recipe).values()) / 1e9,
-        "GB of parameters": params / 1e9,
-        "GB of optimiser state": rules.bytes_per_device(state.opt_state, specs.opt_state, run.mesh) / 1e9,
-        "GB of gradients": params / 1e9,
+        "GB of parameters per device": params / 1e9,
+        "GB of optimiser state per device": rules.bytes_per_device(state.opt_state, specs.opt_state, run.mesh) / 1e9,
+        "GB of gradients per device": params / 1e9,
     }
 
 

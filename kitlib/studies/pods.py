@@ -2,7 +2,7 @@
 
     kit pods                         # which rows there are
     kit pods "ViT-22B on v5p:4x8x8"  # compiles one and prints what the compiler says
-    kit pods --all                   # all of them, a process each, and writes the table; about 20 minutes
+    kit pods --all                   # all of them, a process each, and writes the table; about half an hour
 
 Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
 compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).
@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kitlib.configs import T5Config, ViTConfig
-from kitlib.configs.nearest_name import one_of
 from kitlib.data import files
 from kitlib.models import palix, t5
 from kitlib.models.vit import ViT
@@ -107,13 +106,15 @@ def largest_batch(pod: Pod, start: int = 8) -> dict:
     """The row for the largest batch that fits, a power of two times the number of parts of the batch.
 
     From two compilations, memory is extrapolated to the batch at which it is full; then the batch is halved until it
-    fits, or doubled until it does not.
+    fits, or doubled until it does not. The compiler's lowest effort may say that a batch fits which does not when a
+    program is compiled to be run (PaLI-X XL: 15.1 GiB against 18.1), so the last word, and the peak, are those of the
+    default effort.
     """
     parts = mesh.parts_of(pod.axes)
 
     @functools.cache
-    def row(per_part: int) -> dict:
-        return compile_pod(dataclasses.replace(pod, batch=per_part * parts))
+    def row(per_part: int, fast: bool = True) -> dict:
+        return compile_pod(dataclasses.replace(pod, batch=per_part * parts), fast=fast)
 
     small, large = row(start), row(2 * start)
     if not large["fits"]:
@@ -126,7 +127,9 @@ def largest_batch(pod: Pod, start: int = 8) -> dict:
         start //= 2
     while row(start)["fits"] and row(2 * start)["fits"]:
         start *= 2
-    return row(start)
+    while start > 1 and not row(start, fast=False)["fits"]:
+        start //= 2
+    return row(start) | {name: row(start, fast=False).get(name) for name in ("fits", "peak_gib")}
 
 
 # ---------------------------------------------------------------------------------------------- the table
@@ -140,9 +143,12 @@ def main(title: str = "", run_all: bool = False) -> int:
     if run_all:
         return _write_table(titles)
     if not title:
-        print("\n".join(titles))
+        print("\n".join([*titles, "", 'kit pods "ViT-22B on v5p:4x8x8" compiles one: pip install "kitlib[pods]".']))
+        print("What the compiler said about all of them: data/results/pods.csv.")
         return 0
-    one_of("row of kit pods", title, titles, SystemExit)
+    if title not in titles:
+        near = [known for known in titles if title.lower() in known.lower()]
+        raise SystemExit("\n".join([f"There is no row {title!r}; known are:", *(near or titles)]))
     os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles; it must not look for a TPU
     pod = titles[title]
     try:

@@ -15,9 +15,19 @@ def test_meshes_are_written_as_text(text, sizes):
     assert mesh.parse(text) == sizes
 
 
-@pytest.mark.parametrize("text", ["data", "data=", "data=0", "data=x", "model=2", "data=2,data=2", "data=2;expert=4"])
-def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match=r"written like 'data=2,expert=4'.*data, fsdp, tensor, expert"):
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("model=2", "an axis is one of data, fsdp, tensor, expert"),
+        ("data=2,data=2", "data is there twice"),
+        *(
+            (text, "the size of data must be a whole")
+            for text in ("data", "data=", "data=0", "data=x", "data=2;fsdp=4")
+        ),
+    ],
+)
+def test_other_texts_are_refused(text, wrong):
+    with pytest.raises(ValueError, match=f"written like 'data=2,expert=4'; got '{text}': {wrong}"):
         mesh.parse(text)
 
 
@@ -30,7 +40,7 @@ def test_a_mesh_has_all_four_axes_and_they_are_auto():
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ({"data": 3}, "mesh data=3 has 3 devices, but there are 1"),
+        ({"data": 3}, "mesh data=3 has 3 devices, here is 1"),
         ({"data": 2, "expert": 4}, "mesh data=2 x expert=4 has 8 devices"),
         ({"fsdp": 0}, "fsdp is 0; it must be at least 1"),
         ({"modle": 1}, "Unknown mesh axis 'modle'"),

@@ -113,7 +113,7 @@ def test_a_dry_run_prints_sizes_and_specs_and_writes_nothing(tmp_path, capsys, m
     assert command.main(["t5_moe", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "parameters" in text and "GFLOP per step" in text
-    assert "encoder/layers_1/moe/Mlp/wi_0/kernel" in text and "('expert', 'fsdp', 'tensor')" in text
+    assert "encoder/layers_1/moe/Mlp/wi_0/kernel" in text and "(expert, fsdp, tensor)" in text
     assert os.listdir(tmp_path) == []
 
 
@@ -122,7 +122,7 @@ def test_overrides_are_typed_and_scale_chooses_the_defaults(monkeypatch):
     monkeypatch.setattr(command, "_run", lambda *args: seen.append(args) or 0)
     command.main(["vmoe", "--scale", "pod", "--model.moe.num-selected", "2", "--mesh", "data=2", "--steps", "7"])
     name, recipe, options = seen[0]
-    assert (name, recipe.steps, options) == ("vmoe", 7, Options(mesh="data=2"))
+    assert (name, recipe.steps, options) == ("vmoe", 7, Options(scale="pod", mesh="data=2"))
     assert recipe.model.moe.num_selected == 2 and recipe.model.width == 768 and recipe.data == "imagenet2012"
     command.main(["vmoe", "--scale=gpu"])
     assert seen[1][1].model.width == 384
@@ -135,7 +135,10 @@ def test_overrides_are_typed_and_scale_chooses_the_defaults(monkeypatch):
         (["vitt"], "Unknown run 'vitt'; did you mean 'vit'"),
         (["vit", "--scale", "big"], "Unknown scale 'big'"),
         (["vit", "--mesh", "data:2"], "A mesh is written like 'data=2,expert=4'"),
-        (["vit", "--mesh", "data=8"], "mesh data=8 has 8 devices, but there are 1"),
+        (["vit", "--mesh", "data=8"], "mesh data=8 has 8 devices, but JAX sees one cpu"),
+        (["vit", "--mesh", "data=1,data=1"], "data is there twice"),
+        (["vit", "--data", "glosses", "--dry-run"], "Unknown data set for a ViT"),
+        (["vit", "--devices", "-3"], "must be at least 1, got -3"),
         (["vit", "--data", "imagenet2012"], "available only with full=True"),
         (["palix", "--data", "vqav2"], "vqav2 needs 3 paths"),
         (["vit", "--steps", "10"], "Warm-up and cool-down take 100 steps"),

@@ -58,7 +58,7 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "axes", "message"),
     [
-        ({}, {"data": 2}, "mesh data=2 has 2 devices, but there are 1"),
+        ({}, {"data": 2}, "mesh data=2 has 2 devices, here is 1"),
         (
             {"batch_size": 30, "accumulate": 4},
             None,
@@ -77,10 +77,10 @@ def test_sizes_of_every_run_without_computing_anything(name):
     sizes = train.sizes(run)
     shapes = jax.eval_shape(run.make_params)
     assert sizes["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    assert sizes["GB of parameters"] == pytest.approx(4 * sizes["parameters"] / 1e9)
+    assert sizes["GB of parameters per device"] == pytest.approx(4 * sizes["parameters"] / 1e9)
     # AdamW has two moments per parameter, Adafactor one at most, as in models that are too small to be factored.
     moments = 2.0 if name in ("vit", "vmoe", "e3") else 1.0
-    assert sizes["GB of optimiser state"] / sizes["GB of parameters"] <= moments + 0.001
+    assert sizes["GB of optimiser state per device"] / sizes["GB of parameters per device"] <= moments + 0.001
     assert sizes["GFLOP per step"] > 6e-9 * run.recipe.batch_size * sizes["parameters"] * 0.2
 
 
