@@ -14,7 +14,7 @@ from kitlib.metrics.classification import (
     reliability,
     softmax,
 )
-from kitlib.metrics.intervals import bootstrap
+from kitlib.metrics.intervals import bootstrap, over_examples, t_interval, wilson
 
 __all__ = [
     "Reliability",
@@ -24,6 +24,9 @@ __all__ = [
     "ece",
     "fit_temperature",
     "nll",
+    "over_examples",
     "reliability",
     "softmax",
+    "t_interval",
+    "wilson",
 ]

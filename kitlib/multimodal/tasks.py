@@ -20,7 +20,7 @@ import pandas as pd
 
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import keyed_rng
-from kitlib.metrics import bootstrap
+from kitlib.metrics import over_examples
 from kitlib.multimodal.generation import generated_texts
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.scores import exact_matches
@@ -54,7 +54,7 @@ class Task:
         return [self.draw(keyed_rng(seed, i)) for i in range(count)]
 
     def evaluate(self, model, params, *, count: int = 200, seed: int = SEED) -> dict:
-        """A row of the scorecard: "task", "unit", "n", "score", "low", "high" (95 % bootstrap), a score per control."""
+        """A row of the scorecard: "task", "unit", "n", "score", "low", "high" (95 %), a score per control."""
         examples = self.examples(count, seed)
         score, low, high = self.interval(generated_texts(model, params, examples), examples)
         row = {"task": self.name, "unit": self.unit, "n": len(examples), "score": score, "low": low, "high": high}
@@ -64,10 +64,10 @@ class Task:
         return row
 
     def interval(self, texts: Sequence[str], examples: Sequence[Example]) -> tuple[float, float, float]:
-        """(score, low, high): the 95 % bootstrap interval over examples."""
+        """(score, low, high): the 95 % interval over examples (`metrics.over_examples`)."""
         values = self.metric(texts, examples)
         if np.ndim(values):
-            return bootstrap(values)
+            return over_examples(values)
         rng, resampled = np.random.default_rng(0), []
         for _ in range(200):  # a metric of the whole set is computed again for each resample
             rows = rng.integers(len(examples), size=len(examples))

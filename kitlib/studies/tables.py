@@ -3,7 +3,7 @@
     table = read_table("upcycling", "vision_curves")       # data/results/upcycling_vision_curves.csv
     final(table, "loss")                                   # a row per seed, a column per arm
 
-`tools.checks.verdict` compares two arms.
+`studies.questions` compares arms.
 """
 
 from pathlib import Path

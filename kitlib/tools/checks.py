@@ -1,50 +1,65 @@
-"""The assertions of notebooks: `claim`, `same`, `better`, `exercise`, and `summary` as the last line.
+"""The assertions of notebooks: `claim`, `same`, `better`, `verdicts`, `exercise`, and `summary` as the last line.
 
-Every output of every notebook is compared character by character in the tests (strict nbval), so the text printed here
-must be identical on every CPU, and tolerances are applied in code only. `claim` therefore prints the number that was
-*expected*, `same` prints names, `better` prints a verdict; measured numbers are asserted and not printed.
+Every output of every notebook is compared character by character in the tests (strict nbval), so the text of an output
+must be identical on every CPU. What was measured is not: a check therefore shows two things at once, a text without
+measured numbers, which is compared, and a row of HTML with them, which readers see instead and nbval leaves out.
+Outside a notebook the text is printed, measured numbers included.
 """
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from kitlib.metrics import bootstrap
-from kitlib.studies.tables import final, values_at
+from kitlib.studies import questions, statistics
+from kitlib.studies.statistics import Verdict
+from kitlib.tools.closeness import assert_close
+from kitlib.tools.rich import show
 
 SCALES = ("cpu", "gpu", "pod")
-HIGHER = ("accuracy", "shift_accuracy", "ood_", "shots_", "calibration_auc", "disagreement", "kl")  # more is better
+WIDEST = 1 / 3  # a tolerance, as a share of the expected number
+ZERO = 1e-3  # the largest tolerance around an expected 0
 
 _lines: list[str] = []  # one per check that this process has passed; `summary` prints how many
 
 
-def claim(tag: str, got, want: float, tol: float) -> None:
-    """Asserts |got - want| <= tol and prints the expected value.
+def claim(tag: str, got, want: float, tol: float, *, why: str = "") -> None:
+    """Asserts |got - want| <= tol; shows what was measured beside what was expected.
 
     Args:
       tag: what is claimed, with its source ("Table 3: ViT-B/16 parameters, millions").
       got: the measured number, a scalar of any kind.
       want: the published or hand-derived number.
-      tol: the largest allowed absolute difference.
+      tol: the largest allowed absolute difference; at most a third of `want`, or 0.001 around 0.
+      why: the reason for a wider one.
 
     Raises:
       AssertionError: if the number is outside the tolerance, or is NaN.
+      ValueError: for a tolerance that is too wide to say anything, without a reason.
     """
     value = float(got)
+    if tol > (WIDEST * abs(want) if want else ZERO) and not why:
+        raise ValueError(
+            f"{tag}: a tolerance of ±{tol:g} around {want:g} says little: give at most a third of the expected number "
+            f"(around 0: {ZERO:g}), or the reason as why=..."
+        )
     if not abs(value - want) <= tol:  # written so that NaN fails
         raise AssertionError(f"{tag}: got {value:.6g}, expected {want:.6g} within ±{tol:g}.")
-    shown = f"{want:,}" if isinstance(want, int) else f"{want:.6g}"  # counts with all digits
-    _passed(f"[ok] {tag}: {shown} ({f'±{tol:g}' if tol else 'exact'})")
+    expected = f"{want:,}" if isinstance(want, int) else f"{want:.6g}"  # counts with all digits
+    measured = f"{value:,.0f}" if isinstance(want, int) and value == round(value) else f"{value:.4g}"
+    within = f"±{tol:g}" if tol else "exact"
+    reason = f"; {why}" if why else ""
+    _passed(
+        "ok", tag, f": {expected} ({within}{reason})", f"measured {measured}", f"expected {expected} {within}{reason}"
+    )
 
 
 def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool = True, tag: str = "") -> None:
-    """Asserts that two functions have equal outputs and equal gradients.
+    """Asserts that two functions have equal outputs and equal gradients; shows the largest difference.
 
     Outputs are compared in every leaf: structure, shape, dtype, and values within tol * max(1, |lib|); integers and
     booleans exactly. Gradients are taken with respect to every floating-point array in the inputs, of a sum of all
@@ -63,7 +78,7 @@ def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool =
     """
     names = tag or f"{_name(mine)} == {_name(lib)}"
     got, want = mine(*inputs), lib(*inputs)
-    _assert_close(names, "output", got, want, tol)
+    largest = assert_close(names, "output", got, want, tol)
     leaves, tree = jax.tree.flatten(inputs)
     at = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
     grad = grad and bool(at) and any(_is_float(leaf) for leaf in jax.tree.leaves(want))
@@ -71,18 +86,11 @@ def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool =
         mine_grad, lib_grad = (jax.grad(_weighted(fn, leaves, tree, at))([leaves[i] for i in at]) for fn in (mine, lib))
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
         for i, g, w in zip(at, mine_grad, lib_grad, strict=True):
-            _assert_close(names, f"gradient of inputs{paths[i]}", g, w, tol)
-    _passed(f"[ok] {names}: outputs" + (" and gradients" if grad else ""))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How much better `a` is than `b`: mean gain over pairs, its interval, whether the interval is above 0."""
-
-    mean: float
-    low: float
-    high: float
-    seen: bool
+            largest = max(largest, assert_close(names, f"gradient of inputs{paths[i]}", g, w, tol))
+    what = "outputs and gradients" if grad else "outputs"
+    _passed(
+        "ok", names, f": {what}", f"largest difference {largest:.1g}", f"{what}, at most {tol:g} · max(1, |expected|)"
+    )
 
 
 def better(
@@ -91,65 +99,72 @@ def better(
     b: Sequence[float],
     *,
     higher: bool = True,
-    confidence: float = 0.95,
+    margin: float | None = None,
+    floor: float | Sequence[float] | None = None,
     over: str = "seeds",
 ) -> Verdict:
-    """Prints whether `a` is better than `b`, in pairs; a negative verdict is a result, not an error.
-
-    Only the verdict is printed: seen (the bootstrap interval of the mean gain is above 0), reversed (it is below 0), or
-    not seen at this scale (it contains 0).
+    """Shows whether `a` is better than `b`, in pairs (`studies.statistics`); a negative verdict is a result, no error.
 
     Args:
       tag: what is compared ("upcycled beats dense at equal compute").
       a, b: one number per seed (or image), the same seeds in the same order, at least 3.
       higher: whether a higher number is the better one; for a loss pass False.
-      confidence: of the bootstrap interval.
-      over: the kind of pairs, for the printed line: "seeds", or "pictures".
+      margin: a difference that would not matter, stated before looking; None: it is not asked whether there is none.
+      floor: chance, or a control's number per seed: arms that are not above it cannot be compared.
+      over: the kind of pairs: "seeds", or "pictures".
 
     Raises:
       ValueError: if the sequences are not of equal length >= 3, or hold NaN or infinity.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 1 or a.shape != b.shape or len(a) < 3:
-        raise ValueError(
-            f"{tag}: got shapes {a.shape} and {b.shape}, expected two equally long sequences of at least 3 {over}."
-        )
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError(f"{tag}: got NaN or infinity, expected finite numbers; look at the runs that produced them.")
-    mean, low, high = (float(x) for x in bootstrap(a - b if higher else b - a, confidence=confidence))
-    if low > 0:
-        word, where = "seen", "interval above 0"
-    elif high < 0:
-        word, where = "reversed", "interval below 0"
-    else:
-        word, where = "not seen at this scale", "interval contains 0"
-    _passed(f"[{word}] {tag} ({len(a)} paired {over}, {confidence * 100:g} % {where})")
-    return Verdict(mean, low, high, seen=low > 0)
+    return family({tag: (a, b)}, higher=higher, margin=margin, floor=floor, over=over)[0]
 
 
-def verdict(
-    claim: str, paper: str, table: pd.DataFrame, arm: str, baseline: str, column="", position=0.0, *, metric="loss"
-) -> dict:
-    """How much of the test loss `arm` saves against `baseline`, over pairs of the same seed; printed by `better`.
+def family(pairs: Mapping[str, tuple], *, over: str = "seeds", **options) -> list[Verdict]:
+    """`better` for several comparisons of the same runs, {tag: (a, b)}, corrected for their number; same options."""
+    gains = []
+    for tag, (a, b) in pairs.items():
+        try:
+            gains.append(statistics.compare(a, b, **options))
+        except ValueError as error:
+            raise ValueError(f"{tag}: {error}") from None
+    verdicts = statistics.judge(gains)
+    for tag, verdict in zip(pairs, verdicts, strict=True):
+        gain = verdict.gain
+        measured = f"gain {gain.mean:+.4g} [{gain.low:+.4g}, {gain.high:+.4g}]"
+        _passed(
+            verdict.word.partition(" (")[0], tag, f" ({gain.n} paired {over})", measured,
+            f"{verdict.word}; {gain.n} paired {over}, detectable {gain.detectable:.2g}",
+        )  # fmt: skip
+    return verdicts
 
-    The arms are compared where `column` is `position` (see `tables.values_at`); without a column, at the end of each
-    arm. paper: the paper's own answer, in a word. metric: another column of the table; for those in HIGHER more is
-    better, and `saved` is the gain. Returns a row for `plots.verdicts`: claim, paper, saved, low, high (95 % interval),
-    verdict.
+
+def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFrame:
+    """Shows the verdicts on all questions that are asked of a stored table (`studies.questions.answers`).
+
+    where: only those shown in this section ("09.7"); all questions of the table are one family in any case. Returns the
+    rows, for `plots.verdicts`. The numbers are those of the stored table, the same on every machine, and compared.
     """
-    there = values_at(table, metric, column, position) if column else final(table, metric)
-    higher = metric.startswith(HIGHER)
-    found = better(claim, there[arm], there[baseline], higher=higher)
-    word = "seen" if found.seen else "reversed" if found.high < 0 else "not seen"
-    return {"claim": claim, "paper": paper, "saved": found.mean, "low": found.low, "high": found.high, "verdict": word}
+    rows = questions.answers(paper, table)
+    if where is not None:
+        rows = rows[rows["where"] == where]
+    shown = rows.assign(
+        gain=[f"{row.gain:+.4f} [{row.low:+.4f}, {row.high:+.4f}]" for row in rows.itertuples()],
+        detectable=[f"{x:.4f}" for x in rows["detectable"]],
+    )
+    columns = {"claim": "claim", "published": "paper", "gain": "gain [95 %]", "detectable": "detectable"}
+    columns |= {"verdict": "verdict"}
+    print(f"{paper} {table}: {rows['seeds'].iloc[0]} paired seeds")
+    print(shown[list(columns)].rename(columns=columns).to_string(index=False))
+    _lines.extend(rows["claim"])
+    return rows
 
 
 def exercise(tag: str, fn: Callable, ref: Callable, *inputs, tol: float = 1e-4) -> None:
-    """Prints whether the reader's `fn` equals `ref` on the inputs. Never raises, whatever `fn` does.
+    """Says whether the reader's `fn` equals `ref` on the inputs, or what is wrong. Never raises, whatever `fn` does.
 
     Args:
       tag: the exercise's number or name.
-      fn: the placeholder that the reader completes.
+      fn: what the reader completes; as it stands in the notebook, it raises NotImplementedError.
       ref: the solution, or the library's function.
       *inputs: arguments for both.
       tol: as in `same`; gradients are not compared.
@@ -157,9 +172,13 @@ def exercise(tag: str, fn: Callable, ref: Callable, *inputs, tol: float = 1e-4) 
     want = ref(*inputs)
     copies = jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, inputs)  # fn may write into them
     try:
-        _assert_close(tag, "output", fn(*copies), want, tol)
-    except (Exception, SystemExit):
+        assert_close(tag, "output", fn(*copies), want, tol)
+    except NotImplementedError:
         print(f"exercise {tag}: not done yet")
+    except AssertionError as error:
+        print(f"exercise {tag}: not right yet: {str(error).removeprefix(f'{tag}: ')}")
+    except (Exception, SystemExit) as error:
+        print(f"exercise {tag}: stopped by {type(error).__name__}: {error}")
     else:
         print(f"exercise {tag}: ok")
 
@@ -190,9 +209,11 @@ def scale() -> str:
     return value
 
 
-def _passed(line: str) -> None:
+def _passed(mark: str, tag: str, stable: str, measured: str, expected: str) -> None:
+    """Shows a check: the compared text is mark, tag and `stable`, a reader sees mark, tag, `measured`, `expected`."""
+    line = f"[{mark}] {tag}{stable}"
     _lines.append(line)
-    print(line)
+    show(line, (mark, tag, measured, expected))
 
 
 def _name(fn: Callable) -> str:
@@ -223,42 +244,3 @@ def _weighted(fn: Callable, leaves: list, tree, at: list[int]) -> Callable:
         return total
 
     return scalar
-
-
-def _assert_close(names: str, what: str, got, want, tol: float) -> None:
-    """Raises AssertionError at the first leaf that differs."""
-    if (g := jax.tree.structure(got)) != (w := jax.tree.structure(want)):
-        raise AssertionError(f"{names}: {what}: got the structure {g}, expected {w}.")
-    for (path, mine), lib in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
-        where = f"{names}: {what}{jax.tree_util.keystr(path)}"
-        mine, lib = _numpy(mine), _numpy(lib)
-        if (mine.shape, mine.dtype) != (lib.shape, lib.dtype):
-            raise AssertionError(f"{where}: got {mine.dtype}{list(mine.shape)}, expected {lib.dtype}{list(lib.shape)}.")
-        _assert_leaf_close(where, mine, lib, tol)
-
-
-def _assert_leaf_close(where: str, mine: np.ndarray, lib: np.ndarray, tol: float) -> None:
-    if not jnp.issubdtype(lib.dtype, jnp.inexact):  # jnp's, which knows bfloat16
-        if not np.array_equal(mine, lib):
-            at = [int(i) for i in np.argwhere(mine != lib)[0]]
-            raise AssertionError(
-                f"{where}: {np.sum(mine != lib)} of {lib.size} entries differ, the first at {at}: "
-                f"got {mine[tuple(at)]}, expected {lib[tuple(at)]}."
-            )
-        return
-    wide = np.complex128 if jnp.issubdtype(lib.dtype, jnp.complexfloating) else np.float64
-    mine, lib = mine.astype(wide), lib.astype(wide)
-    with np.errstate(invalid="ignore"):
-        error = np.where(mine == lib, 0.0, np.abs(mine - lib))  # equal infinities are equal
-    allowed = tol * np.maximum(1.0, np.where(np.isfinite(lib), np.abs(lib), 1.0))
-    if not (error <= allowed).all():  # NaN, on either side, fails
-        at = [int(i) for i in np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), lib.shape)]
-        raise AssertionError(
-            f"{where}: max error {error[tuple(at)]:.3g} at {at} (got {mine[tuple(at)]:.6g}, expected "
-            f"{lib[tuple(at)]:.6g}), mean error {np.mean(error):.3g}, tolerance {tol:g} · max(1, |expected|)."
-        )
-
-
-def _numpy(leaf) -> np.ndarray:
-    is_key = jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)

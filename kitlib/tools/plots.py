@@ -10,10 +10,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from kitlib.metrics import Reliability, bootstrap
+from kitlib.metrics import Reliability, t_interval
 from kitlib.studies.tables import final
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
+VERDICTS = {  # marker and filling
+    "seen": ("o", "0.1"),
+    "reversed": ("X", "0.1"),
+    "no difference": ("|", "0.1"),
+    "undecided": ("s", "white"),
+    "floor": ("v", "white"),
+}
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)))
 
 
@@ -70,12 +77,12 @@ def attention_maps(images, maps, titles=(), size: float = 1.1):
 
 
 def curves(ax, x, runs: dict[str, np.ndarray], *, xlabel: str, ylabel: str):
-    """One line per name: the mean over seeds of float[seeds, points], with a band of its 95 % bootstrap interval.
+    """One line per name: the mean over seeds of float[seeds, points], with a band of its 95 % t-interval.
 
     x: float[points], or a dict with one such array per name if they differ.
     """
     for i, (name, values) in enumerate(runs.items()):
-        mean, low, high = np.transpose([bootstrap(column) for column in np.asarray(values).T])
+        mean, low, high = np.transpose([t_interval(column) for column in np.asarray(values).T])
         at = x[name] if isinstance(x, dict) else x
         marker = MARKERS[i % len(MARKERS)] if len(at) <= 20 else None
         (line,) = ax.plot(at, mean, linestyle=DASHES[i % len(DASHES)], marker=marker, label=name)
@@ -96,11 +103,11 @@ def study_curves(ax, table, x: str, metric: str, *, xlabel: str, ylabel: str):
 
 def differences(ax, values, baseline: str, *, xlabel: str = "", title: str = ""):
     """The columns of `values` (seeds by arms, from `tables.final`) minus the column `baseline`, seed by seed: dots, and
-    their mean with its 95 % bootstrap interval; one row per arm, the first on top."""
+    their mean with its 95 % t-interval; one row per arm, the first on top."""
     arms = [arm for arm in values if arm != baseline]
     for i, arm in enumerate(arms):
         gain = (values[arm] - values[baseline]).to_numpy()
-        mean, low, high = bootstrap(gain)
+        mean, low, high = t_interval(gain)
         ax.plot(gain, np.full(len(gain), i + 0.22), ".", color="0.6", markersize=5)
         ax.errorbar(mean, i, xerr=[[mean - low], [high - mean]], fmt="o", color="0.1", capsize=4, markersize=5)
     ax.axvline(0.0, color="0.4", linewidth=1)
@@ -121,8 +128,8 @@ def study_differences(tables: dict, baseline: str, *, xlabel: str):
 
 def study_points(ax, table, x: str, metric: str, *, xlabel: str, ylabel: str):
     """The arms of a study (`tables.read_table`) as points: `metric`, a loss, against the column `x`, a cost that is the
-    same for all seeds. Mean and 95 % bootstrap interval over seeds; the line joins arms that no cheaper one beats."""
-    arms = [(arm, rows[x].iloc[0], bootstrap(rows[metric])) for arm, rows in table.groupby("arm", sort=False)]
+    same for all seeds. Mean and 95 % t-interval over seeds; the line joins arms that no cheaper one beats."""
+    arms = [(arm, rows[x].iloc[0], t_interval(rows[metric])) for arm, rows in table.groupby("arm", sort=False)]
     for i, (arm, cost, (mean, low, high)) in enumerate(arms):
         again, kind = divmod(i, len(MARKERS))  # the second six are hollow: twelve arms can be told apart in grey
         look = {"fmt": MARKERS[kind], "color": f"C{kind}", "fillstyle": "none" if again else "full"}
@@ -138,16 +145,20 @@ def study_points(ax, table, x: str, metric: str, *, xlabel: str, ylabel: str):
 
 
 def verdicts(ax, table, *, xlabel: str):
-    """The rows of `checks.verdict`, each with its interval: a circle if the claim is seen, a cross if it is reversed, a
-    square if neither. The axis is linear up to a power of ten below the largest value, logarithmic beyond."""
-    marks = {"seen": "o", "not seen": "s", "reversed": "X"}
+    """The rows of `checks.verdicts`, each with its 95 % t-interval and the mark of its verdict. (A verdict is corrected
+    for the number of questions, an interval is not.) The axis is linear up to a power of ten below the largest value,
+    logarithmic beyond."""
     for i, row in enumerate(table.to_dict("records")):
-        error = [[row["saved"] - row["low"]], [row["high"] - row["saved"]]]
-        ax.errorbar(row["saved"], i, xerr=error, fmt=marks[row["verdict"]], color="0.1", capsize=3, markersize=5)
+        error = [[row["gain"] - row["low"]], [row["high"] - row["gain"]]]
+        mark, face = VERDICTS[next(word for word in VERDICTS if row["verdict"].startswith(word))]
+        ax.errorbar(row["gain"], i, xerr=error, fmt=mark, color="0.1", mfc=face, capsize=3, markersize=6)
     ax.axvline(0, color="0.4", linewidth=1)
     ax.set(yticks=range(len(table)), yticklabels=table["claim"], ylim=(len(table) - 0.5, -0.5), xlabel=xlabel)
-    ax.set_xscale("symlog", linthresh=10.0 ** (np.floor(np.log10(table["saved"].abs().max())) - 1))
-    ax.set_title("circle: seen, square: not seen, cross: reversed")
+    ax.set_xscale("symlog", linthresh=10.0 ** (np.floor(np.log10(table["gain"].abs().max())) - 1))
+    for word, (mark, face) in VERDICTS.items():
+        if table["verdict"].str.startswith(word).any():
+            ax.plot([], [], linestyle="", marker=mark, color="0.1", mfc=face, label=word)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 1.6 / len(table)), ncols=5, fontsize=8, handletextpad=0.1)
     return ax
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kitlib.moe import routing
-from kitlib.tools import checks
+from kitlib.tools import checks, rich
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +21,16 @@ def fresh_count(monkeypatch):
 # claim
 
 
-def test_claim_prints_the_expected_value_not_the_measured_one(capsys):
+def test_claim_shows_what_was_measured_and_what_was_expected(capsys):
     checks.claim("ViT-B/16 parameters, millions", jnp.float32(86.5678), 86.57, 0.01)
-    assert capsys.readouterr().out == "[ok] ViT-B/16 parameters, millions: 86.57 (±0.01)\n"
+    assert capsys.readouterr().out == "[ok] ViT-B/16 parameters, millions: 86.57 (±0.01), measured 86.57\n"
+    checks.claim("a share", 0.3312, 0.35, 0.1)
+    assert capsys.readouterr().out == "[ok] a share: 0.35 (±0.1), measured 0.3312\n"
 
 
 def test_claim_shows_counts_to_the_last_digit_and_says_exact(capsys):
     checks.claim("parameters", 86_567_656, 86_567_656, 0)
-    assert capsys.readouterr().out == "[ok] parameters: 86,567,656 (exact)\n"
+    assert capsys.readouterr().out == "[ok] parameters: 86,567,656 (exact), measured 86,567,656\n"
     with pytest.raises(AssertionError, match="parameters"):
         checks.claim("parameters", 86_567_657, 86_567_656, 0)
 
@@ -38,6 +40,34 @@ def test_claim_fails_outside_the_tolerance(got, capsys):
     with pytest.raises(AssertionError, match=r"size: got .*, expected 86.57 within ±0.01"):
         checks.claim("size", got, 86.57, 0.01)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("want", "tol"), [(0.3, 0.11), (-0.3, 0.11), (0.0, 0.002), (3, 2)])
+def test_claim_refuses_a_tolerance_that_says_little_unless_told_why(want, tol, capsys):
+    with pytest.raises(ValueError, match=r"around .* says little: give at most a third of the expected number"):
+        checks.claim("effect", want, want, tol)
+    checks.claim("effect", want, want, tol, why="it is about the sign")
+    assert "; it is about the sign)" in capsys.readouterr().out
+
+
+def test_in_a_notebook_the_text_is_stable_and_the_row_has_what_was_measured(monkeypatch):
+    shown = []
+    monkeypatch.setattr(rich, "_in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    checks.claim("a <share>", 0.3312, 0.35, 0.1)
+    checks.same(mine_square, lib_square, jnp.arange(3.0), tag="squares")
+    checks.better("two beat one", [1, 2, 3], [0, 0.9, 2.2])
+    texts = [bundle["text/plain"] for bundle in shown]
+    assert texts == [
+        "[ok] a <share>: 0.35 (±0.1)",
+        "[ok] squares: outputs and gradients",
+        "[seen] two beat one (3 paired seeds)",
+    ]
+    pages = [bundle["text/html"] for bundle in shown]
+    assert "<td" in pages[0] and "measured 0.3312" in pages[0] and "a &lt;share&gt;" in pages[0]
+    assert "largest difference 0" in pages[1]
+    # Gains 1, 1.1, 0.8: mean 0.96667, spread 0.15275; 4.30265 * 0.15275 / sqrt(3) = 0.37945; 3.264 * 0.15275 = 0.5.
+    assert "gain +0.9667 [+0.5872, +1.346]" in pages[2] and "detectable 0.5" in pages[2]
 
 
 # same
@@ -56,8 +86,8 @@ def test_same_names_both_functions(capsys):
     checks.same(mine_square, functools.partial(lib_square), jnp.arange(3.0), tag="the square")
     out = capsys.readouterr().out
     assert out.splitlines()[0].startswith("[ok] test_checks.mine_square == ")
-    assert out.splitlines()[0].endswith("square: outputs and gradients")
-    assert out.splitlines()[1] == "[ok] the square: outputs and gradients"
+    assert out.splitlines()[0].endswith("square: outputs and gradients, largest difference 0")
+    assert out.splitlines()[1] == "[ok] the square: outputs and gradients, largest difference 0"
 
 
 def test_same_hides_the_notebooks_own_module_name():
@@ -126,7 +156,9 @@ def test_same_takes_infinities_integers_keys_and_bfloat16(capsys):
     checks.same(lambda k: (k, jnp.arange(3)), lambda k: (k, jnp.arange(3)), jax.random.key(0))
     with pytest.raises(AssertionError, match=r"1 of 3 entries differ, the first at \[2\]: got 9, expected 2"):
         checks.same(lambda x: x.at[2].set(9), lambda x: x, jnp.arange(3))
-    assert capsys.readouterr().out.splitlines()[-1].endswith(": outputs")  # nothing to differentiate, and it says so
+    assert (
+        capsys.readouterr().out.splitlines()[-1].endswith(": outputs, largest difference 0")
+    )  # nothing to differentiate, and it says so
 
 
 def test_same_is_relative_above_one_and_absolute_below():
@@ -136,59 +168,57 @@ def test_same_is_relative_above_one_and_absolute_below():
         checks.same(lambda x: x * (1 + 5e-5), lambda x: x, jnp.array([1e4]), grad=False)
 
 
-# better
-
-
-@pytest.fixture
-def bootstrap(monkeypatch):
-    """A stand-in for the bootstrap, so that the verdict is tested alone: the interval is the range of the values."""
-
-    def interval(values, *, resamples=2000, confidence=0.95, seed=0):
-        return np.mean(values), np.min(values), np.max(values)
-
-    monkeypatch.setattr(checks, "bootstrap", interval)
+# better, family, verdicts
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "higher", "line", "seen"),
+    ("a", "b", "options", "line", "seen"),
     [
-        ([3, 4, 5], [1, 2, 2], True, "[seen] t (3 paired seeds, 95 % interval above 0)", True),
-        ([1, 2, 2], [3, 4, 5], True, "[reversed] t (3 paired seeds, 95 % interval below 0)", False),
-        ([1, 2, 2], [3, 4, 5], False, "[seen] t (3 paired seeds, 95 % interval above 0)", True),
-        ([1, 2, 9], [3, 4, 5], True, "[not seen at this scale] t (3 paired seeds, 95 % interval contains 0)", False),
-        ([1, 1, 1], [1, 1, 1], True, "[not seen at this scale] t (3 paired seeds, 95 % interval contains 0)", False),
+        ([3, 4, 5], [1, 2, 3.1], {}, "[seen] t (3 paired seeds)", True),
+        ([1, 2, 3.1], [3, 4, 5], {}, "[reversed] t (3 paired seeds)", False),
+        ([1, 2, 3.1], [3, 4, 5], {"higher": False}, "[seen] t (3 paired seeds)", True),
+        ([1, 2, 9], [3, 4, 5], {}, "[undecided] t (3 paired seeds)", False),
+        ([1, 2, 3], [1.01, 2, 2.99], {"margin": 0.5}, "[no difference above 0.5] t (3 paired seeds)", False),
+        ([3, 4, 5], [1, 2, 3.1], {"floor": 9.0}, "[floor] t (3 paired seeds)", False),
+        ([3, 4, 5], [1, 2, 3.1], {"over": "pictures"}, "[seen] t (3 paired pictures)", True),
     ],
 )
-def test_better_prints_a_verdict_and_never_raises_on_a_negative_one(bootstrap, capsys, a, b, higher, line, seen):
-    verdict = checks.better("t", a, b, higher=higher)
-    assert capsys.readouterr().out == line + "\n"
-    assert verdict.seen is seen
-    assert verdict.low <= verdict.mean <= verdict.high
+def test_better_shows_a_verdict_and_never_raises_on_a_negative_one(capsys, a, b, options, line, seen):
+    verdict = checks.better("t", a, b, **options)
+    assert capsys.readouterr().out.startswith(f"{line}, gain ")
+    assert verdict.seen is seen and verdict.gain.low <= verdict.gain.mean <= verdict.gain.high
 
 
-@pytest.mark.parametrize(("a", "b"), [([1, 2], [3, 4]), ([1, 2, 3], [1, 2, 3, 4]), ([[1, 2, 3]], [[1, 2, 3]])])
-def test_better_needs_three_paired_seeds(bootstrap, a, b):
-    with pytest.raises(ValueError, match="expected two equally long sequences of at least 3 seeds"):
+def test_a_family_is_corrected_for_its_size(capsys):
+    pair = [1.0, 2.0, 3.2], [0.2, 1.1, 2.5]
+    alone = checks.better("t", *pair)
+    both = checks.family({"one": pair, "two": pair})
+    assert [v.p for v in both] == pytest.approx([2 * alone.p] * 2)
+    assert capsys.readouterr().out.count("paired seeds") == 3
+
+
+@pytest.mark.parametrize(("a", "b"), [([1, 2], [3, 4]), ([1, 2, 3], [1, 2, 3, 4]), ([1, 2, float("nan")], [1, 2, 3])])
+def test_better_needs_three_paired_finite_seeds(a, b):
+    with pytest.raises(ValueError, match="t: got "):
         checks.better("t", a, b)
 
 
-def test_better_refuses_nan(bootstrap):
-    with pytest.raises(ValueError, match="NaN"):
-        checks.better("t", [1, 2, float("nan")], [1, 2, 3])
-
-
-def test_better_with_the_kits_own_bootstrap(capsys):
-    verdict = checks.better("t", [0.9, 0.91, 0.89, 0.92, 0.9], [0.8, 0.82, 0.79, 0.8, 0.81], confidence=0.9)
-    assert verdict.seen and 0 < verdict.low < verdict.mean < verdict.high < 0.2
-    assert capsys.readouterr().out == "[seen] t (5 paired seeds, 90 % interval above 0)\n"
-    checks.better("t", [0.9, 0.91, 0.89], [0.8, 0.82, 0.79], over="pictures")
-    assert "(3 paired pictures, " in capsys.readouterr().out
+def test_verdicts_print_the_stored_questions(capsys):
+    rows = checks.verdicts("palix", "frames")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "palix frames: 5 paired seeds" and len(lines) == 2 + len(rows)
+    assert rows["verdict"].iloc[0] == "seen" and "4 frames beat 2" in lines[2] and lines[2].endswith("seen")
+    assert len(checks._lines) == len(rows)
+    some = checks.verdicts("ensembles", "methods", where="09.7")
+    every = checks.verdicts("ensembles", "methods")
+    assert 0 < len(some) < len(every)
+    assert list(some["p"]) == list(every.set_index("claim").loc[some["claim"], "p"])  # one family in any case
 
 
 # exercise, summary, environment, scale
 
 
-def raises(*_):
+def placeholder(*_):
     raise NotImplementedError
 
 
@@ -197,11 +227,22 @@ def leaves(*_):
 
 
 @pytest.mark.parametrize(
-    "fn", [raises, leaves, None, lambda x: None, lambda x: x[None], lambda x: x + 1, lambda: 0, lambda x: "done"]
+    ("fn", "says"),
+    [
+        (placeholder, "not done yet"),
+        (leaves, "stopped by SystemExit: 1"),
+        (None, "stopped by TypeError: 'NoneType' object is not callable"),
+        (lambda: 0, "stopped by TypeError: "),
+        (lambda x: 1 / 0, "stopped by ZeroDivisionError: division by zero"),
+        (lambda x: None, "not right yet: output: got the structure"),
+        (lambda x: x[None], r"not right yet: output: got float32[1, 3], expected float32[3]"),
+        (lambda x: x.at[2].add(1.0), "not right yet: output: max error 1 at [2] (got 3, expected 2)"),
+        (lambda x: "done", "not right yet: output: got <U4[], expected float32[3]"),
+    ],
 )
-def test_exercise_never_raises(fn, capsys):
+def test_exercise_tells_not_done_from_wrong_from_stopped_and_never_raises(fn, says, capsys):
     checks.exercise("3", fn, lambda x: x, jnp.arange(3.0))
-    assert capsys.readouterr().out == "exercise 3: not done yet\n"
+    assert capsys.readouterr().out.startswith(f"exercise 3: {says}")
 
 
 def test_exercise_sees_the_solution_even_through_a_function_that_overwrites_its_input(capsys):
@@ -211,10 +252,12 @@ def test_exercise_sees_the_solution_even_through_a_function_that_overwrites_its_
 
     checks.exercise("1", overwrites, lambda x: x + 1, np.arange(3.0))
     checks.exercise("2", overwrites, lambda x: x, np.arange(3.0))  # "ok" would mean that it overwrote ref's output
-    assert capsys.readouterr().out == "exercise 1: ok\nexercise 2: not done yet\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "exercise 1: ok"
+    assert lines[1].startswith("exercise 2: not right yet: output: max error 1 at [0] (got 1, expected 0)")
 
 
-def test_summary_counts_claims_sames_and_verdicts_but_no_failures_or_exercises(bootstrap, capsys):
+def test_summary_counts_claims_sames_and_verdicts_but_no_failures_or_exercises(capsys):
     checks.claim("a", 1, 1, 0)
     checks.same(mine_square, lib_square, jnp.arange(3.0))
     checks.better("b", [1, 2, 3], [3, 2, 1])

@@ -40,8 +40,8 @@ def test_curves_draw_the_mean_and_the_interval():
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2, 4])
     assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()  # distinguishable without colour
     band = ax.collections[0].get_paths()[0].vertices
-    assert band[:, 1].min() == 1.0
-    assert band[:, 1].max() == 6.0
+    # The second point: mean 4, standard error 2; t with one degree of freedom is 12.7062.
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [4 - 25.4124, 4 + 25.4124], rtol=1e-5)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
 
 
@@ -89,23 +89,31 @@ def test_study_points_join_what_no_cheaper_arm_beats():
     assert ax.get_legend_handles_labels()[1] == ["b", "a", "c", "d"]
     first = ax.containers[0]
     assert (first[0].get_xdata()[0], first[0].get_ydata()[0]) == (2, 5.0)  # the mean of 4 and 6 ...
-    np.testing.assert_array_equal(first[2][0].get_segments()[0][:, 1], [4.0, 6.0])  # ... and its interval
+    # ... and its interval: the standard error is 1, and t with one degree of freedom 12.7062.
+    np.testing.assert_allclose(first[2][0].get_segments()[0][:, 1], [5 - 12.7062, 5 + 12.7062], rtol=1e-5)
     frontier = ax.lines[-1]
     np.testing.assert_array_equal(frontier.get_xdata(), [1, 2, 3])  # a, b, d: c costs more than b and is worse
     np.testing.assert_array_equal(frontier.get_ydata(), [7, 5, 1])
 
 
 def test_every_verdict_has_a_mark():
-    rows = [("a", 0.5, 0.4, 0.7, "seen"), ("b", 0.0, -0.1, 0.1, "not seen"), ("c", -0.3, -0.4, -0.2, "reversed")]
+    rows = [
+        ("a", 0.5, 0.4, 0.7, "seen"),
+        ("b", 0.0, -0.1, 0.1, "undecided (needs about 9 seeds)"),
+        ("c", -0.3, -0.4, -0.2, "reversed"),
+        ("d", 0.0, -0.1, 0.1, "no difference above 0.2"),
+        ("e", 0.1, -0.1, 0.3, "floor"),
+    ]
     _, ax = plt.subplots()
-    table = pd.DataFrame(rows, columns=["claim", "saved", "low", "high", "verdict"])
+    table = pd.DataFrame(rows, columns=["claim", "gain", "low", "high", "verdict"])
     plots.verdicts(ax, table, xlabel="loss saved")
     points = [container.lines[0] for container in ax.containers]
-    assert [point.get_xdata()[0] for point in points] == [0.5, 0.0, -0.3]
-    assert [point.get_marker() for point in points] == ["o", "s", "X"]
+    assert [point.get_xdata()[0] for point in points] == [0.5, 0.0, -0.3, 0.0, 0.1]
+    assert [point.get_marker() for point in points] == ["o", "s", "X", "|", "v"]
     bars = [container.lines[2][0].get_segments()[0][:, 0] for container in ax.containers]
-    np.testing.assert_allclose(bars, [[0.4, 0.7], [-0.1, 0.1], [-0.4, -0.2]])
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c"]
+    np.testing.assert_allclose(bars[:3], [[0.4, 0.7], [-0.1, 0.1], [-0.4, -0.2]])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c", "d", "e"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(plots.VERDICTS)
 
 
 def test_reliability_diagram_bars_are_the_accuracy():
