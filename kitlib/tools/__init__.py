@@ -1,5 +1,6 @@
 """Tools around the library: checks and plots for notebooks, the execution of notebooks, and the `kit` command.
 
-Notebooks import `checks` (with `rich` and `closeness`), `plots` and `html_table`. `cli` is the command; `notebooks` executes notebooks, `page` makes
-the page that shows them, `doctor` checks an installation. Nothing in the library imports from here.
+Notebooks import `checks` (with `rich` and `closeness`), `plots` and `html_table`. `cli` is the command; `notebooks`
+executes notebooks, `page` makes the page that shows them, `doctor` checks an installation. Nothing in the library
+imports from here.
 """
