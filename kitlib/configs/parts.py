@@ -37,13 +37,14 @@ class MoEConfig(Config):
     capacity_factor: float | None = 1.05  # per choice (top_k) or per token (the others): see `moe.routing`; or ...
     capacity: int | None = None  # ... C itself: slots per expert and group. Set one of the two, neither if dropless
     capacity_multiple_of: int = 4  # token choice: C from the factor is rounded up to a multiple, as in V-MoE
-    group_size: int | None = None  # largest number of tokens that share capacity; None: the batch, or a device's part
+    # Largest number of tokens that share capacity (in an E3, of one member); None: those of the batch, or of a device
+    group_size: int | None = None
     batch_priority: bool = False  # Batch Priority Routing: full buffers drop the least confident tokens, not the last
     renormalize: bool = False  # Sparse Upcycling: the combine weights of a token sum to 1
     noise_std: float = 1.0  # of the noise on router logits in training, divided by E
     importance_weight: float = 0.005  # of auxiliary losses, token choice only; published: 0.01 / 2 each
     load_weight: float = 0.005
-    balance_weight: float = 0.0  # GShard and Switch: 0.01
+    balance_weight: float = 0.0  # Switch: 0.01. With K = 1 also GShard's loss, which counts first choices only
     z_weight: float = 0.0  # ST-MoE: 0.001
     dispatch: str = "gather"  # "einsum", "gather" or "dropless": the same function, see `moe.dispatch`
     transport: str = "float32"  # dtype of tokens in dispatch and combine; "bfloat16" halves the bytes

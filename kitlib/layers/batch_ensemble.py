@@ -6,7 +6,8 @@
 Member m's kernel is W * (alpha_m gamma_m^T), elementwise, but this kernel is never computed: scaling the inputs by
 alpha_m and the outputs by gamma_m gives the same result, with one matrix product by W for all members. This adds
 M * (C + D) parameters to a kernel of C * D; each member has its own biases. Tokens are copied before the first block of
-this kind, in the layout of `members`; the head is such a layer too. Parameter names are those of the public code.
+this kind, in the layout of `members`; the head is such a layer too. A layer's parameters have the names of the
+public code (edward2); the names of the layers differ, and `models.checkpoint.load_vit` translates them.
 
 Built in notebooks/09_ensembles_and_uncertainty.ipynb.
 """

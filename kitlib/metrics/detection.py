@@ -14,11 +14,13 @@ For each class and each IoU threshold .50, .55, ..., .95:
 3. Precision at recall r is the best precision at any recall of r or more, 0 if r is never reached. Its mean over r = 0,
    .01, ..., 1 is the AP, and the mean over thresholds and over the classes that have objects is *the* AP.
 
+AP is compared with other people's numbers, so this module follows pycocotools to the bit, rounding included: see
+`interpolated`.
+
 Boxes are y0, x0, y1, x1 in any unit, the same for both sides. Equal scores keep the order of images and, within an
 image, of its detections, as in COCO's code: give distinct scores where that matters. Crowd regions (COCO's `iscrowd`)
-and the split by object size are not implemented. Sources: pycocotools and lvis-api, whose results these are except for
-a rounding (see `interpolated`); LVIS is arXiv 1908.03195. (`uncertainty.average_precision` is for one score per
-example; it has no boxes and does not interpolate.)
+and the split by object size are not implemented. Sources: pycocotools and lvis-api; LVIS is arXiv 1908.03195.
+(`uncertainty.average_precision` is for one score per example; it has no boxes and does not interpolate.)
 """
 
 import dataclasses
@@ -27,7 +29,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 # T thresholds, C classes; n detections and m objects of one class in one image.
-THRESHOLDS = np.arange(50, 100, 5) / 100
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +129,15 @@ def match(overlaps) -> np.ndarray:
 def interpolated(hits, num_objects: int) -> float:
     """Steps 2 and 3: bool[n], which detections by falling score find one of num_objects > 0 -> mean of 101 precisions.
 
-    Recall k / num_objects is compared with r / 100 in integers, so 35 of 100 objects reach .35. pycocotools compares
-    with 101 floats, some of which are above their decimal value (.35, .41, ...): a recall of exactly .35 misses its
-    own.
+    In exact arithmetic, k of num_objects objects reach recall r / 100 if 100 k >= r num_objects. pycocotools compares
+    floats, and some of its 101 recalls are a little above their decimal value (.35 = 35 * 0.01, ...): with 35 of 100
+    objects found, .35 is not reached, and AP is lower by up to 1 / 101 per such recall. It also adds 2 ** -52 to the
+    number of detections, so the precision of a first hit is one bit below 1. Both are kept here.
     """
-    found = np.cumsum(hits)
-    precision = found / np.arange(1, len(found) + 1)
+    found = np.cumsum(hits).astype(np.float64)
+    precision = found / (np.arange(1, len(found) + 1) + np.spacing(1))
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    first = np.searchsorted(100 * found, np.arange(101) * num_objects)  # the first detection that reaches each recall
+    first = np.searchsorted(found / num_objects, RECALLS)  # the first detection that reaches each recall
     return float(np.append(best_from_here, 0.0)[first].mean())  # not reached: the 0 at the end
 
 

@@ -21,6 +21,8 @@ def kit_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     - big_vision's files have the prefix `params/` (two-tower models: `params/img/`).
     - big_vision before 2022 has the positions under Transformer; some models have the parts of the MAP head at the top.
     - Scanned big_vision models stack the blocks under Transformer/encoderblock, with a leading L axis.
+    - BatchEnsemble ViTs (google/uncertainty-baselines, vit_batchensemble.py) number a block's submodules as Google's
+      files do, and call the head batchensemble_head; the leaves of a layer have the kit's names.
     - V-MoE's trees (google-research/vmoe) use the names Encoder, SelfAttention and Mlp; the leaves of the experts,
       Moe/Mlp/... and Moe/Router/dense/kernel, have the kit's names.
 
@@ -34,6 +36,7 @@ def kit_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         new = re.sub(r"(/encoderblock_\d+)/Mlp/", r"\1/MlpBlock_0/", new)
         new = re.sub(r"^Transformer/(posembed_input/)?pos_embedding$", "pos_embedding", new)
         new = re.sub(r"^(probe$|(MultiHeadDotProductAttention|LayerNorm|MlpBlock)_0/)", r"MAPHead_0/\1", new)
+        new = re.sub(r"^batchensemble_head/", "head/", new)
         new = new.replace("/MultiHeadDotProductAttention_1/", "/MultiHeadDotProductAttention_0/")
         new = new.replace("/LayerNorm_2/", "/LayerNorm_1/").replace("/MlpBlock_3/", "/MlpBlock_0/")
         if new in renamed:

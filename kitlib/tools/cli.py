@@ -93,14 +93,21 @@ def bench(names: Names = (), /) -> int:
     return runner.main(names) or 0 if done is None else done
 
 
-def claims(paper: str, studies: Names = (), /, *, jobs: int = 0) -> int:
+def claims(paper: tyro.conf.Positional[str] = "", studies: Names = (), /, *, list: Flag = False, jobs: int = 0) -> int:
     """Measure a paper's claims at kit scale and store the tables in data/results: hours, resumable at any moment.
 
     Args:
         paper: upcycling, ensembles or palix.
         studies: the studies of that paper. All, if none is named.
+        list: train nothing; print every claim of the papers, or of this one, and what became of it.
         jobs: how many training runs at a time; 0 means one per core.
     """
+    if list:
+        from kitlib.studies import registry
+
+        return registry.main(paper or None)
+    if not paper:
+        raise SystemExit("kit claims: which paper? upcycling, ensembles or palix; or --list, to see what is known.")
     from kitlib.studies import runner
 
     return runner.main(paper, studies, jobs) or 0

@@ -22,7 +22,8 @@ from pathlib import Path
 from kitlib import __version__
 from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import ROOT, write_text
-from kitlib.tools.page import check_lines, page, title_and_paragraph
+from kitlib.studies import registry
+from kitlib.tools.page import check_lines, number_of_checks, page, title_and_paragraph
 from kitlib.training.process import job_cache
 
 CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
@@ -198,7 +199,7 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise SystemExit("Interrupted; what had ended is in build/.") from None
-    write_text(build / "index.html", page(built(root)))
+    write_text(build / "index.html", page(built(root), registry.table()))
     print(f"Wrote build/index.html. {'Failed: ' + ', '.join(sorted(failed)) if failed else 'All notebooks passed.'}")
     return int(bool(failed))
 
@@ -227,7 +228,7 @@ def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], sca
     write_text(build / f"{path.stem}.html", body)
     nb.metadata["kit"] = {"seconds": round(seconds, 1), "error": error}
     write_text(build / path.name, nbformat.writes(nb))
-    return Result(path.stem, seconds, len(check_lines(nb)), f"{path.name}: {error}" if error else "")
+    return Result(path.stem, seconds, number_of_checks(nb), f"{path.name}: {error}" if error else "")
 
 
 def built(root: Path) -> list[dict]:
@@ -240,8 +241,8 @@ def built(root: Path) -> list[dict]:
         if executed.exists():
             nb = nbformat.read(executed, as_version=4)
             title, text = title_and_paragraph(nb)
-            entry = {"name": path.stem, "title": title or path.stem, "text": text, "checks": check_lines(nb)}
-            entries.append(entry | nb.metadata["kit"])
+            entry = {"name": path.stem, "title": title or path.stem, "text": text, "number": number_of_checks(nb)}
+            entries.append(entry | {"checks": check_lines(nb)} | nb.metadata["kit"])
     return entries
 
 

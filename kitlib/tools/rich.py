@@ -1,6 +1,7 @@
 """One line of text, and the same as a row of a table: a notebook displays the row, and its tests compare the text."""
 
 import html
+import re
 import sys
 
 # Columns of fixed width: rows that follow each other look like one table. Colours are those of the page's theme.
@@ -27,6 +28,11 @@ def row(cells: tuple[str, ...]) -> str:
     columns = "".join(f'<col style="width:{width}">' for width in WIDTHS)
     body = "".join(f'<td style="{CELL}">{cell}</td>' for cell in (f"<b>{mark}</b>", *rest))
     return f'<table style="table-layout:fixed;margin:0">{columns}<tr style="background:none">{body}</tr></table>'
+
+
+def cells_of(text: str) -> list[str]:
+    """The cells of a `row`."""
+    return [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall("<td[^>]*>(.*?)</td>", text)]
 
 
 def _in_notebook() -> bool:

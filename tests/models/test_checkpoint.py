@@ -169,6 +169,28 @@ def test_a_google_file_gives_its_logits(tmp_path, pre_logits, scan):
 
 
 @pytest.mark.slow
+def test_a_batch_ensemble_file_gives_the_logits_of_its_members(tmp_path):
+    """In the names of uncertainty-baselines. Oracle: a dense model per member, with kernels W * alpha gamma^T."""
+    dense, draw, m, block = google_file(), Draw(5), 2, L - 1
+    layers = [*(f"Transformer/encoderblock_{block}/MlpBlock_3/Dense_{i}" for i in (0, 1)), "head"]
+    ensemble = {name: leaf for name, leaf in dense.items() if not name.startswith("head/")}
+    member_files = [dict(dense) for _ in range(m)]
+    for layer in layers:
+        kernel = dense[f"{layer}/kernel"]
+        c, d = kernel.shape
+        alpha, gamma, bias = draw(m, c, centre=1.0), draw(m, d, centre=1.0), draw(m, d)
+        public = layer.replace("head", "batchensemble_head")
+        ensemble |= {f"{public}/kernel": kernel, f"{public}/bias": bias}
+        ensemble |= {f"{public}/fast_weight_alpha": alpha, f"{public}/fast_weight_gamma": gamma}
+        for i, file in enumerate(member_files):
+            file |= {f"{layer}/kernel": kernel * np.outer(alpha[i], gamma[i]), f"{layer}/bias": bias[i]}
+    config = CONFIG.replace(batch_ensemble=configs.BatchEnsembleConfig((block,), num_members=m))
+    params = checkpoint.load_vit(saved(tmp_path / "be.npz", ensemble), config)
+    want = [np_google(IMAGES, file) for file in member_files]
+    np.testing.assert_allclose(logits(config, params), want, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_big_vision_file_gives_its_logits(tmp_path, scan):
     leaves = big_vision_file()

@@ -1,27 +1,37 @@
+import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from kitlib.tools import page
+from kitlib.studies import registry
+from kitlib.tools import page, rich
+from kitlib.tools.page import Check
+
+
+def shown(line, *cells):
+    data = {"text/plain": line, "text/html": rich.row(cells)}
+    return new_code_cell("...", outputs=[new_output("display_data", data)])
 
 
 def printed(text, name="stdout"):
     return new_code_cell("...", outputs=[new_output("stream", name=name, text=text)])
 
 
-def test_check_lines_are_the_verdicts_that_a_notebook_printed():
-    nb = new_notebook(
-        cells=[
-            printed("[ok] a: 1.25 (±0.1)\nnot a check: [ok] b\n[seen] c\n"),
-            printed("[ok] a warning\n", name="stderr"),
-            new_markdown_cell("[ok] prose"),
-            printed("[reversed] d\n[not seen at this scale] e\n[OK] f\n"),
-        ]
-    )
-    assert page.check_lines(nb) == [
-        ("ok", "a: 1.25 (±0.1)"),
-        ("seen", "c"),
-        ("reversed", "d"),
-        ("not seen at this scale", "e"),
+def test_check_lines_are_the_checks_that_a_notebook_showed():
+    checks = [
+        ("ok", "a", "measured 1.2", "expected 1.25 ±0.1"),
+        ("seen", "b < c", "gain +1", "seen; 5 paired seeds"),
+        ("no difference above 0.1", "d", "gain +0", "..."),
     ]
+    cells = [shown(f"[{check[0]}] {check[1]}: stable", *check) for check in checks]
+    others = [
+        printed("[ok] printed\n"),
+        new_markdown_cell("[ok] prose"),
+        shown("a table", "ok", "x", "y", "z"),
+        printed("kit: 7 checks passed\n"),
+    ]
+    nb = new_notebook(cells=cells + others)
+    assert page.check_lines(nb) == [Check(*check) for check in checks]
+    assert page.number_of_checks(nb) == 7
+    assert page.number_of_checks(new_notebook(cells=cells)) == 3
 
 
 def test_the_summary_is_the_first_heading_and_the_first_paragraph_of_prose():
@@ -34,13 +44,22 @@ def test_the_summary_is_the_first_heading_and_the_first_paragraph_of_prose():
     assert page.title_and_paragraph(new_notebook(cells=[new_code_cell("x")])) == ("", "")
 
 
-def test_the_page_shows_every_notebook_check_and_error_as_text():
+def test_the_page_shows_every_notebook_claim_check_and_error_as_text():
+    check = Check("ok", "p < q", "measured 3", "expected 3 exact")
+    common = {"checks": [], "number": 0, "error": ""}
     entries = [
-        {"name": "01_a", "title": "A <b>", "text": "x < y", "checks": [("ok", "p < q")], "seconds": 12.4, "error": ""},
-        {"name": "02_c", "title": "C", "text": "", "checks": [], "seconds": 0.6, "error": "x > 0 failed"},
+        common | {"name": "01_a", "title": "A <b>", "text": "x < y", "checks": [check], "number": 1, "seconds": 12.4},
+        common | {"name": "02_c", "title": "C", "text": "", "seconds": 0.6, "error": "x > 0 failed"},
     ]
-    text = page.page(entries)
+    claims = pd.DataFrame(
+        [("palix", "abstract", "a < b", "55B", "01.3", "kit run 01", "-", "checked: a\nand b"),
+         ("palix", "figure 9", "c", "", "", "-", "-", "no counterpart: d")],
+        columns=registry.COLUMNS,
+    )  # fmt: skip
+    text = page.page(entries, claims)
     assert "<p>2 notebooks, 1 checks.</p>" in text
     assert '<a href="01_a.html">A &lt;b&gt;</a><p>x &lt; y</p></td><td class="n">12 s</td><td class="n">1</td>' in text
-    assert "<td>ok</td><td>p &lt; q</td>" in text
+    assert "<td>ok</td><td>p &lt; q</td><td>measured 3</td><td>expected 3 exact</td>" in text
     assert '<pre class="failed">x &gt; 0 failed</pre></td><td class="n">1 s</td>' in text
+    assert '<td>a &lt; b</td><td>55B</td><td><a href="01_a.html">01.3</a></td>' in text
+    assert "checked: a<br>and b" in text and "<td>no counterpart: d</td>" in text

@@ -1,0 +1,100 @@
+"""The registry: one row for every figure, table and headline sentence of the three papers, and what became of it here.
+
+    table()               # a row per claim of all papers
+    table("upcycling")    # of one; `kit claims --list upcycling` prints it
+
+A claim is *measured* (by questions asked of a stored table of runs), *checked* (exactly, by a check of a notebook or a
+test), or has *no counterpart*, with the reason. Results are derived from the stored tables each time; nothing is
+written down twice. The rows are in `registry_upcycling`, `registry_ensembles` and `registry_palix`.
+"""
+
+import importlib
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kitlib.configs.nearest_name import one_of
+from kitlib.studies import questions
+
+COLUMNS = ("paper", "item", "claim", "published", "where", "command", "seeds", "result")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the registry.
+
+    Attributes:
+        item: of the paper: "abstract", "figure 2", "table 1", "section B.7".
+        claim: in our words.
+        published: the paper's own figure; "" if it gives none that we know of.
+        where: the notebook and section, as "07.8"; or the test, as "moe/test_e3.py".
+        asked: measured: a table, and the beginnings of the claims of its questions ("": all of them).
+        check: checked: the beginning of the claim of a check of that notebook, or the name of that test.
+        why_not: no counterpart: the reason.
+    """
+
+    item: str
+    claim: str
+    published: str
+    where: str = ""
+    asked: tuple[str, ...] = ()
+    check: str = ""
+    why_not: str = ""
+
+
+def claims_of(paper: str) -> tuple[Claim, ...]:
+    """The rows of a paper. Raises ValueError for an unknown one."""
+    one_of("paper with claims", paper, questions.PAPERS)
+    return importlib.import_module(f"kitlib.studies.registry_{paper}").CLAIMS
+
+
+def answers_to(paper: str, claim: Claim) -> pd.DataFrame:
+    """The judged questions (`questions.answers`) of a measured claim; empty for others. Raises ValueError if a
+    beginning fits no question."""
+    if not claim.asked:
+        return pd.DataFrame()
+    name, *beginnings = claim.asked
+    rows = questions.answers(paper, name)
+    for beginning in beginnings:
+        if not rows["claim"].str.startswith(beginning).any():
+            raise ValueError(f"{claim.item}: no question of {name} begins with {beginning!r}.")
+    return rows[rows["claim"].str.startswith(tuple(beginnings) or "")]
+
+
+def table(paper: str | None = None) -> pd.DataFrame:
+    """The registry with its results, as strings; columns: COLUMNS. paper: only this one."""
+    rows = []
+    for name in (paper,) if paper else questions.PAPERS:
+        for claim in claims_of(name):
+            answers = answers_to(name, claim)
+            if claim.asked:
+                command, seeds = f"kit claims {name} {claim.asked[0]}", str(answers["seeds"].iloc[0])
+                result = "\n".join(
+                    f"{row.claim}: {row.gain:+.4f} [{row.low:+.4f}, {row.high:+.4f}], {row.verdict}"
+                    for row in answers.itertuples()
+                )
+            elif claim.check:
+                test = claim.where.endswith(".py")
+                command, seeds = f"kit test {claim.where}" if test else f"kit run {claim.where[:2]}", "-"
+                result = f"checked: {claim.check}"
+            else:
+                command, seeds, result = "-", "-", f"no counterpart: {claim.why_not}"
+            rows.append((name, claim.item, claim.claim, claim.published, claim.where, command, seeds, result))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def main(paper: str | None = None) -> int:
+    """`kit claims --list [PAPER]`: prints the registry, a block per claim, and how many of each kind there are."""
+    if paper:
+        one_of("paper with claims", paper, questions.PAPERS, SystemExit)
+    rows = table(paper)
+    for row in rows.itertuples():
+        published = f" (published: {row.published})" if row.published else ""
+        print(f"{row.paper}, {row.item}: {row.claim}{published}")
+        if row.where:
+            print(f"    where: {row.where}; command: {row.command}; seeds: {row.seeds}")
+        for line in row.result.split("\n"):
+            print(f"    {line}")
+    kinds = rows["result"].str.extract("^(checked|no counterpart)")[0].fillna("measured").value_counts()
+    print(f"{len(rows)} claims: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    return 0
