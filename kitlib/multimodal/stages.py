@@ -198,7 +198,8 @@ def main(folder: Path, seed: int = 0) -> None:
     head = [
         f"# kit stages: seed {seed}, steps {steps}; kit bench palix measures how long they take",
         f"# jax {jax.__version__}, {os.cpu_count()} CPU cores",
-        "# 95 % bootstrap intervals over examples; blind: grey pictures; shuffled: the next example's pictures",
+        "# 95 % intervals over examples: Wilson's for shares, bootstrap for other scores",
+        "# blind: grey pictures; shuffled: the next example's pictures",
     ]
     text = "\n".join(head) + "\n" + table.to_csv(index=False, float_format="%.4f")
     files.write_text(path.with_suffix(".csv"), text)

@@ -25,7 +25,10 @@ CLAIMS = (
         ("methods", "two E3s beat two V-MoEs"),
     ),
     Claim("abstract", "E3 beats V-MoE in likelihood", "", "09.7", ("methods", "E3 beats V-MoE")),
-    Claim("abstract", "E3 beats V-MoE in accuracy (and, in the same study, in likelihood)", "", "10.6", ("ablations", "accuracy: E3 beats V-MoE", "E3 beats V-MoE")),
+    Claim(
+        "abstract", "E3 beats V-MoE in accuracy (and, in the same study, in likelihood)", "", "10.6",
+        ("ablations", "accuracy: E3 beats V-MoE", "E3 beats V-MoE"),
+    ),
     Claim("abstract", "E3 beats V-MoE in calibration", "", "11.4", ("methods", "ECE: E3 beats V-MoE")),
     Claim(
         "abstract", "E3 beats V-MoE in few-shot accuracy", "", "11.4",

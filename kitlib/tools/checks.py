@@ -18,7 +18,7 @@ import pandas as pd
 from kitlib.studies import questions, statistics
 from kitlib.studies.statistics import Verdict
 from kitlib.tools.closeness import assert_close
-from kitlib.tools.rich import show
+from kitlib.tools.rich import display_row
 
 SCALES = ("cpu", "gpu", "pod")
 WIDEST = 1 / 3  # a tolerance, as a share of the expected number
@@ -213,7 +213,7 @@ def _passed(mark: str, tag: str, stable: str, measured: str, expected: str) -> N
     """Shows a check: the compared text is mark, tag and `stable`, a reader sees mark, tag, `measured`, `expected`."""
     line = f"[{mark}] {tag}{stable}"
     _lines.append(line)
-    show(line, (mark, tag, measured, expected))
+    display_row(line, (mark, tag, measured, expected))
 
 
 def _name(fn: Callable) -> str:

@@ -9,7 +9,7 @@ WIDTHS = ("7em", "26em", "17em", "26em")
 CELL = "text-align:left;vertical-align:top;padding:1px 6px;overflow-wrap:anywhere"
 
 
-def show(line: str, cells: tuple[str, ...]) -> None:
+def display_row(line: str, cells: tuple[str, ...]) -> None:
     """In a notebook, displays the cells, with `line` stored beside them; elsewhere prints `line` and what was measured.
 
     cells: mark, what is claimed, what was measured, what was expected.

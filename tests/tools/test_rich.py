@@ -16,7 +16,7 @@ def test_a_row_is_escaped_and_its_columns_have_fixed_widths():
 
 
 def test_without_a_notebook_the_line_and_what_was_measured_are_printed(capsys):
-    rich.show("[ok] a < b: 1", CELLS)
+    rich.display_row("[ok] a < b: 1", CELLS)
     assert capsys.readouterr().out == "[ok] a < b: 1, measured 1\n"
 
 
