@@ -49,7 +49,9 @@ def parse(source: str) -> ast.Module:
 def calls(source: str, names: tuple[str, ...]) -> list[ast.Call]:
     """The calls `name(...)` and `module.name(...)` in a cell."""
     found = [node for node in ast.walk(parse(source)) if isinstance(node, ast.Call)]
-    found = [call for call in found if getattr(getattr(call.func, "value", None), "id", "") != "plots"]  # plots.verdicts
+    found = [
+        call for call in found if getattr(getattr(call.func, "value", None), "id", "") != "plots"
+    ]  # plots.verdicts
     return [call for call in found if getattr(call.func, "id", getattr(call.func, "attr", "")) in names]
 
 

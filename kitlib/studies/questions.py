@@ -101,13 +101,13 @@ def compare(question: Question, table: pd.DataFrame) -> statistics.Comparison:
 
 def judge(questions: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
     """A row per question of one table: claim, published, gain, low, high (95 % t-interval), seeds, detectable (a gain
-    found in 80 % of such studies), margin, p (corrected for the number of questions), verdict, table, where."""
+    found in 80 % of such studies), margin, p (corrected for the number of questions), verdict, metric, table, where."""
     verdicts = statistics.judge([compare(question, table) for question in questions])
     rows = [
         {
             "claim": q.claim, "published": q.published, "gain": v.gain.mean, "low": v.gain.low, "high": v.gain.high,
             "seeds": v.gain.n, "detectable": v.gain.detectable, "margin": q.margin, "p": v.p, "verdict": v.word,
-            "table": q.table, "where": q.where,
+            "metric": q.metric, "table": q.table, "where": q.where,
         }
         for q, v in zip(questions, verdicts, strict=True)
     ]  # fmt: skip
