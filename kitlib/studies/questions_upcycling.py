@@ -92,12 +92,12 @@ QUESTIONS = (
         ("upcycled (C = 1) beats dense, +50 % cost", "-", "C=1", "dense", "extra_cost", 0.5),
     ),
     # As in vision, E = 2 with C = 2 makes no choice.
-    *_asked("language", LANGUAGE, "experts", "08.9", ("32 experts beat 4", "yes", "E=32", "E=4")),
+    *_asked("language", LANGUAGE, "experts", "08.9", ("32 experts beat 4", "-", "E=32", "E=4")),
     *_asked(
         "language", LANGUAGE, "capacity", "08.9",
-        ("C = 1 beats dense, +50 % steps", "yes", "C=1", "dense"),
-        ("C = 2 beats C = 1, per step", "yes", "C=2", "C=1"),
-        ("C = 2 beats C = 5, per step", "no", "C=2", "C=5"),
+        ("C = 1 beats dense, +50 % steps", "-", "C=1", "dense"),
+        ("C = 2 beats C = 1, per step", "-", "C=2", "C=1"),
+        ("C = 2 beats C = 5, per step", "-", "C=2", "C=5"),
         ("C = 2 beats C = 1, per cost", "yes", "C=2", "C=1", "extra_cost", 0.5),
     ),
     *_asked(
@@ -113,8 +113,8 @@ QUESTIONS = (
     ),
     *_asked(
         "language", LANGUAGE, "init", "08.9",
-        ("copies beat half random experts", "yes", "copies", "half random"),
-        ("copies beat random experts", "yes", "copies", "random"),
+        ("copies beat half random experts", "-", "copies", "half random"),
+        ("copies beat random experts", "-", "copies", "random"),
         ("copies beat half redrawn units", "-", "copies", "half redrawn"),
     ),
     *_asked(
@@ -126,7 +126,7 @@ QUESTIONS = (
     *_asked(
         "language", LANGUAGE, "renormalize", "08.9",
         ("renormalised beats raw, C = 2", "no", "renormalized C=2", "raw C=2"),
-        ("raw beats renormalised, C = 1", "yes", "raw C=1", "renormalized C=1"),
+        ("raw beats renormalised, C = 1", "-", "raw C=1", "renormalized C=1"),
     ),
     *_pretraining("language", LANGUAGE, "08.9"),
 )  # fmt: skip

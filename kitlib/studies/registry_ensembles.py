@@ -141,12 +141,12 @@ CLAIMS = (
     ),
     Claim(
         "efficient ensembles", "MC dropout against one ViT, and eight passes against dropout switched off", "", "09.7",
-        ("methods", "MC dropout beats ViT", "8 passes", "dropout (off at test time)"),
+        ("methods", "8 passes of MC dropout beat a ViT", "8 passes", "dropout (off at test time)"),
     ),
     Claim(
         "efficient ensembles", "MC dropout in calibration, on corrupted and OOD images, with few shots", "", "11.4",
-        ("methods", "ECE: MC", "corrupted: loss: MC", "corrupted: ECE: MC", "OOD: AUROC: MC", "1 shot: MC",
-          "5 shots: MC", "10 shots: MC"),
+        ("methods", "ECE: 8 passes", "corrupted: loss: 8 passes", "corrupted: ECE: 8 passes",
+          "OOD: AUROC: 8 passes", "1 shot: 8 passes", "5 shots: 8 passes", "10 shots: 8 passes"),
     ),
     Claim("efficient ensembles", "BatchEnsemble on a V-MoE", "", why_not=ON_VMOE),
     Claim("efficient ensembles", "MIMO on a V-MoE", "", why_not=ON_VMOE),
@@ -201,7 +201,7 @@ CLAIMS = (
     ),
     Claim(
         "V-MoE (2106.05974), section 4", "batch priority helps when capacity is short", "", "04.10",
-        check="lost at a quarter of the slots, by priority",
+        check="factor 0.25: priority beats position",
     ),
     Claim(
         "V-MoE (2106.05974), section 5", "late experts specialise in classes", "", "05.6",

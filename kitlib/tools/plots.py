@@ -151,7 +151,8 @@ def verdicts(ax, table, *, xlabel: str):
     for i, row in enumerate(table.to_dict("records")):
         error = [[row["gain"] - row["low"]], [row["high"] - row["gain"]]]
         mark, face = VERDICTS[next(word for word in VERDICTS if row["verdict"].startswith(word))]
-        ax.errorbar(row["gain"], i, xerr=error, fmt=mark, color="0.1", mfc=face, capsize=3, markersize=6)
+        size = 12 if mark == "|" else 6  # a bar has to stand out from the caps of the intervals
+        ax.errorbar(row["gain"], i, xerr=error, fmt=mark, color="0.1", mfc=face, capsize=3, markersize=size)
     ax.axvline(0, color="0.4", linewidth=1)
     ax.set(yticks=range(len(table)), yticklabels=table["claim"], ylim=(len(table) - 0.5, -0.5), xlabel=xlabel)
     ax.set_xscale("symlog", linthresh=10.0 ** (np.floor(np.log10(table["gain"].abs().max())) - 1))
