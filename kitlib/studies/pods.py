@@ -2,7 +2,7 @@
 
     kit pods                         # which rows there are
     kit pods "ViT-22B on v5p:4x8x8"  # compiles one and prints what the compiler says
-    kit pods --all                   # all of them, a process each, and writes the table; about half an hour
+    kit pods --all                   # all of them, a process each, and writes the table; about 40 minutes
 
 Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
 compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).

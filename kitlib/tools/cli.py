@@ -142,7 +142,7 @@ def pods(title: tyro.conf.Positional[str] = "", /, *, all: Flag = False) -> int:
 
     Args:
         title: the row of data/results/pods.csv to compile and print. Without it, the rows are listed.
-        all: compile all rows and write the table; about half an hour.
+        all: compile all rows and write the table; about 40 minutes.
     """
     from kitlib.studies import pods
 
