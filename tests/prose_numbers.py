@@ -28,6 +28,7 @@ SKIPPED = (
     r"\b(?:[Ss]ections?|[Tt]ables?|[Ff]igures?|[Nn]otebooks?|[Ee]quations?|appendix|[Pp]ython|jax|JAX) [A-Z]?[\d.]+"
     r"(?:(?:, | and | to )[A-Z]?[\d.]+)*",
     r"\bT5 1\.1\b",
+    r"\b95 % (?:t-)?(?:interval|band)s?",  # a level is chosen, not measured
 )
 RESULT = re.compile(rf"(?<![\w.,])({NUMBER})(?: to ({NUMBER}))?( %| per cent| times| percentage points?)?(?![\w]|\.\d)")
 

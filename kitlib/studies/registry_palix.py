@@ -62,7 +62,7 @@ CLAIMS = (
         "parallel blocks cost no quality",
         "",
         "12.4",
-        check="the better of two rates: loss that parallel blocks save",
+        check="rate 0.01: parallel blocks have the lower loss",
     ),
     Claim(
         "ViT-22B (2302.05442)",
