@@ -196,6 +196,10 @@ CLAIMS = (
     ),
     Claim("V-MoE (2106.05974), abstract", "a model of 15B parameters", "15B", "05.3", check="V-MoE-15B: billions"),
     Claim(
+        "V-MoE (2106.05974)", "a V-MoE beats its dense twin at equal FLOPs", "", "05.4",
+        check="10,000 pictures, errors on new pictures: sparse beats dense",
+    ),
+    Claim(
         "V-MoE (2106.05974)", "experts need data: the gain over a ViT appears with more images",
         "vanishes at about 9M images, appears from about 30M", "11.5", ("data",),
     ),

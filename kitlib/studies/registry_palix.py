@@ -216,7 +216,7 @@ CLAIMS = (
         "a video's caption names its objects",
         "",
         "15.6",
-        check="objects of a video that its caption names, looking",
+        check="objects of a video that its caption names",
     ),
     Claim(
         "classification",
