@@ -123,7 +123,11 @@ CLAIMS = (
         ("resolution",),
     ),
     Claim(
-        "stages", "position embeddings are resized for more patches", "", "12.6", check="the resized table beats a new one"
+        "stages",
+        "position embeddings are resized for more patches",
+        "",
+        "12.6",
+        check="the resized table beats a new one",
     ),
     Claim("stages", "training tower and text together (PaliGemma: level after transfer)", "", "14.11", ("thawed",)),
     Claim("mixture", "what to learn first: one objective or all", "", "14.11", ("mixture",)),
@@ -165,7 +169,11 @@ CLAIMS = (
         ("ocr_input",),
     ),
     Claim(
-        "tasks with text", "receipts: what the text of the page is worth", "", "14.8", check="loss of the answer: receipts with text beat receipts alone"
+        "tasks with text",
+        "receipts: what the text of the page is worth",
+        "",
+        "14.8",
+        check="loss of the answer: receipts with text beat receipts alone",
     ),
     Claim(
         "metrics",
