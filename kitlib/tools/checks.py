@@ -51,6 +51,8 @@ def claim(tag: str, got, want: float, tol: float, *, why: str = "") -> None:
         raise AssertionError(f"{tag}: got {value:.6g}, expected {want:.6g} within ±{tol:g}.")
     expected = f"{want:,}" if isinstance(want, int) else f"{want:.6g}"  # counts with all digits
     measured = f"{value:,.0f}" if isinstance(want, int) and value == round(value) else f"{value:.4g}"
+    if tol and abs(float(measured.replace(",", "")) - value) > tol / 2:  # more is asked than four digits show
+        measured += f" ({value - want:+.0g} off)"
     within = f"±{tol:g}" if tol else "exact"
     reason = f"; {why}" if why else ""
     _passed(

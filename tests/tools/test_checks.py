@@ -26,6 +26,8 @@ def test_claim_shows_what_was_measured_and_what_was_expected(capsys):
     assert capsys.readouterr().out == "[ok] ViT-B/16 parameters, millions: 86.57 (±0.01), measured 86.57\n"
     checks.claim("a share", 0.3312, 0.35, 0.1)
     assert capsys.readouterr().out == "[ok] a share: 0.35 (±0.1), measured 0.3312\n"
+    checks.claim("log 10", 2.302585, want=2.302584, tol=1e-5)  # four digits, 2.303, would be 0.0004 away
+    assert capsys.readouterr().out == "[ok] log 10: 2.30258 (±1e-05), measured 2.303 (+1e-06 off)\n"
 
 
 def test_claim_shows_counts_to_the_last_digit_and_says_exact(capsys):
