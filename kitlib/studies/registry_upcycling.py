@@ -70,14 +70,14 @@ CLAIMS = (
         "ViT-B/16 with 32 experts in its last six blocks (1,000 classes)",
         "",
         "07.2",
-        check="parameters (1,000 classes)",
+        check="ViT-B/16, 32 experts in the last 6 blocks, 1,000 classes: number of parameters",
     ),
     Claim(
         "model sizes",
         "T5 Base with 32 experts in every other layer",
         "2.00B",
         "08.6",
-        check="T5 Base, upcycled: parameters",
+        check="T5 Base, upcycled: number of parameters",
     ),
     Claim("section 3.1", "the same surgery in both stacks of a T5", "", "08.6", check="my_t5_upcycle == surgery.apply"),
     Claim(
@@ -273,13 +273,13 @@ CLAIMS = (
         "the learning rate goes on where the parent stopped",
         "",
         "08.7",
-        check="T5's rate at its start / after a million steps",
+        check="T5's learning rate by its formula: step 0 over step 10^6",
     ),
     Claim(
         "section A.1.2",
         "optimiser state: moments are copied like the experts",
         "",
         "07.5",
-        check="resume: experts' second moments minus the MLP's",
+        check="resume: experts' second moments minus the parent's, max",
     ),
 )

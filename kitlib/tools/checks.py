@@ -135,7 +135,7 @@ def family(pairs: Mapping[str, tuple], *, over: str = "seeds", **options) -> lis
         measured = f"gain {gain.mean:+.4g} [{gain.low:+.4g}, {gain.high:+.4g}]"
         _passed(
             verdict.word.partition(" (")[0], tag, f" ({gain.n} paired {over})", measured,
-            f"{verdict.word}; {gain.n} paired {over}, detectable {gain.detectable:.2g}",
+            f"{verdict.word.replace('seeds', over)}; {gain.n} paired {over}, detectable {gain.detectable:.2g}",
         )  # fmt: skip
     return verdicts
 

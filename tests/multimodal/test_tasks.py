@@ -39,7 +39,9 @@ def test_blind_images_are_grey_and_shuffled_images_are_the_next_ones():
 
 def test_intervals_of_means_and_of_whole_sets():
     score, low, high = Task("", None, exact_matches).interval(["answer 0", "answer 1", ""], THREE)
-    np.testing.assert_allclose((score, low, high), (2 / 3, 0, 1))
+    # Wilson, z = 1.96, z^2 = 3.8415: (p + z^2 / 2n ± z sqrt(p (1 - p) / n + (z / 2n)^2)) / (1 + z^2 / n)
+    # = (0.6667 + 0.6402 ± 1.96 sqrt(0.0741 + 0.1067)) / 2.2805 = 0.5731 ± 0.3654
+    np.testing.assert_allclose((score, low, high), (2 / 3, 0.5731 - 0.3654, 0.5731 + 0.3654), atol=1e-4)
     truth = [boxed("0 0 500 500 dog")] * 4
     predictions = ["0 0 500 500 dog"] * 2 + [""] * 2
     score, low, high = Task("", None, ap50).interval(predictions, truth)

@@ -60,7 +60,9 @@ def run(root, *names: str, refresh: bool = False, scale: str = "cpu") -> int:
 
 
 GOOD = (
-    "import os, sys\nprint('[ok] a < b: 1.25 (±0.1)')\nprint(os.environ['KIT_SCALE'], os.environ['JAX_PLATFORMS'])",
+    "import os, sys\nfrom kitlib.tools import rich\n"
+    "rich.display_row('[ok] a < b: 1.25 (±0.1)', ('ok', 'a < b', 'measured 1.2', 'expected 1.25 ±0.1'))\n"
+    "print(os.environ['KIT_SCALE'], os.environ['JAX_PLATFORMS'])",
     "print('took 1.5 s'); print(object()); print('0.75', end=''); sys.stdout.flush(); print(' and', 2)\n6 * 7",
     "assert os.environ['MPLBACKEND'] != 'agg' and os.path.basename(os.getcwd()) == 'notebooks'",
 )
@@ -75,7 +77,7 @@ def test_run_writes_a_page_and_does_not_change_the_sources(root, capsys, monkeyp
     assert re.search(r"\[ 1/1\] ok     01_good +\d+\.\d s    1 checks", capsys.readouterr().out)
     page = (root / "build" / "index.html").read_text()
     assert '<a href="01_good.html">01 A &lt;title&gt;</a><p>What it *says*.</p>' in page
-    assert "<td>ok</td><td>a &lt; b: 1.25 (±0.1)</td>" in page
+    assert "<td>ok</td><td>a &lt; b</td><td>measured 1.2</td><td>expected 1.25 ±0.1</td>" in page
     assert sorted(path.name for path in (root / "build").iterdir()) == ["01_good.html", "01_good.ipynb", "index.html"]
     executed = read(root / "build" / "01_good.ipynb")
     assert [cell.execution_count for cell in executed.cells if cell.cell_type == "code"] == [None, 1, 2, 3, 4]
