@@ -49,9 +49,8 @@ def parse(source: str) -> ast.Module:
 def calls(source: str, names: tuple[str, ...]) -> list[ast.Call]:
     """The calls `name(...)` and `module.name(...)` in a cell."""
     found = [node for node in ast.walk(parse(source)) if isinstance(node, ast.Call)]
-    found = [
-        call for call in found if getattr(getattr(call.func, "value", None), "id", "") != "plots"
-    ]  # plots.verdicts
+    # plots.verdicts only draws
+    found = [call for call in found if getattr(getattr(call.func, "value", None), "id", "") != "plots"]
     return [call for call in found if getattr(call.func, "id", getattr(call.func, "attr", "")) in names]
 
 

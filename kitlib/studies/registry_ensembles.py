@@ -203,7 +203,7 @@ CLAIMS = (
     ),
     Claim(
         "V-MoE (2106.05974)", "a V-MoE beats its dense twin at equal FLOPs", "", "05.4",
-        check="10,000 training pictures, share of test errors: sparse beats dense",
+        check="10,000 training pictures, test loss: sparse beats dense",
     ),
     Claim(
         "V-MoE (2106.05974)", "experts need data: the gain over a ViT appears with more images",
