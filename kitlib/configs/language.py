@@ -31,6 +31,7 @@ class T5Config(Config):
     dtype: str = "float32"  # of activations; parameters are always float32
 
     def __post_init__(self):
+        self.check_whole_numbers()
         sizes = ("vocab_size", "width", "num_encoder_layers", "num_decoder_layers", "mlp_dim", "num_heads", "head_dim")
         for name in sizes:
             if getattr(self, name) < 1:

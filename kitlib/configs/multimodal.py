@@ -18,6 +18,7 @@ class PaLIXConfig(Config):
     max_images: int = 16  # the largest n: images, frames or exemplars of one example
 
     def __post_init__(self):
+        self.check_whole_numbers()
         if self.tower.pool != "none" or self.tower.num_classes or self.tower.representation_size:
             raise ValueError(
                 "The tower gives all its patches, without a head: build it with pool='none', num_classes=0 and "

@@ -1,7 +1,8 @@
 """Parts of a configuration besides sizes: mixtures of experts and members of an ensemble. See `kitlib.configs`."""
 
 import dataclasses
-from typing import Self
+import numbers
+from typing import Self, get_origin
 
 from kitlib.configs.nearest_name import one_of
 
@@ -20,6 +21,23 @@ class Config:
         fields = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
         shown = ", ".join(f"{name}={value!r}" for name, value, default in fields if value != default)
         return f"{type(self).__name__}({shown})"
+
+    def check_whole_numbers(self) -> None:
+        """Raises ValueError unless fields of type int are whole numbers, and tuples of int hold different ones (but for
+        an image's two sides). A 2.0 would pass every comparison and fail deep inside a model."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value, name = getattr(self, field.name), f"{type(self).__name__}.{field.name}"
+            if field.type in (int, int | None) and value is not None and not _is_whole(value):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number.")
+            if get_origin(field.type) is tuple:
+                if not isinstance(value, tuple) or not all(map(_is_whole, value)):
+                    raise ValueError(f"{name} is {value!r}; it must be a tuple of whole numbers.")
+                if field.type == tuple[int, ...] and len(set(value)) < len(value):
+                    raise ValueError(f"{name} is {value!r}; it names a number twice.")
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -55,6 +73,7 @@ class MoEConfig(Config):
     split_init: bool = False  # experts start from different parameters; V-MoE's start as copies
 
     def __post_init__(self):
+        self.check_whole_numbers()
         one_of("router", self.router, ("top_k", "expert_choice", "soft"))
         one_of("dispatch", self.dispatch, ("einsum", "gather", "dropless"))
         one_of("transport", self.transport, ("float32", "bfloat16"))
@@ -108,6 +127,7 @@ class E3Config(Config):
     overlap: int = 0  # experts that a member borrows from the members after it, in addition to its E / M
 
     def __post_init__(self):
+        self.check_whole_numbers()
         one_of("tiling", self.tiling, ("lazy", "block", "none"))
         one_of("routers", self.routers, ("own", "shared", "ranked"))
         if self.num_members < 1:
@@ -147,10 +167,9 @@ class BatchEnsembleConfig(Config):
     spread: float = 0.5
 
     def __post_init__(self):
+        self.check_whole_numbers()
         if self.num_members < 1:
             raise ValueError(f"An ensemble has at least one member, got M={self.num_members}.")
-        if not isinstance(self.blocks, tuple):
-            raise ValueError(f"BatchEnsembleConfig.blocks is a tuple such as (9, 10, 11), got {self.blocks!r}.")
         if not self.blocks:
             raise ValueError("A BatchEnsemble needs at least one block; give their numbers.")
         if self.sign_probability is not None and not 0.0 <= self.sign_probability <= 1.0:

@@ -36,9 +36,15 @@ class ViTConfig(Config):
     dtype: str = "float32"  # of activations; parameters are always float32
 
     def __post_init__(self):
+        self.check_whole_numbers()
         for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ViTConfig.{name} is {getattr(self, name)}; it must be at least 1.")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size is {self.image_size}; it must be a height and a width in pixels, 1 or more.")
+        for name in ("num_classes", "representation_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"ViTConfig.{name} is {getattr(self, name)}; it must be 0 (none) or more.")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not divisible by num_heads {self.num_heads}.")
         if self.posemb == "sincos2d" and self.width % 4:

@@ -13,64 +13,19 @@ Built in notebooks/01_vit_from_pixels_to_logits.ipynb, T5 in notebooks/08_t5_and
 
 import functools
 import pathlib
-import zipfile
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import T5Config, ViTConfig
 from kitlib.layers.vit_layers import resize_positions
 from kitlib.models import stacking
+from kitlib.models.checkpoint_files import as_float32, read_npz, read_safetensors
 from kitlib.models.checkpoint_names import CheckpointError, kit_names, t5_names, unstack_blocks
 from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
-
-# ---------------------------------------------------------------------------------------------- reading
-
-
-def read_npz(path) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` by name. Raises CheckpointError for a missing, truncated or pickled file."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
-    try:
-        with path.open("rb") as handle:
-            file = np.load(handle, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise CheckpointError(f"{path} holds one bare array, not the named arrays of an .npz checkpoint.")
-            arrays = {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or not an .npz file ({error}); download it again.") from error
-    except CheckpointError:
-        raise
-    except ValueError as error:  # numpy raises it for arrays that need unpickling, and for other file formats
-        raise CheckpointError(
-            f"{path} is refused: it is a pickle or holds a pickled object array, which could run code when read, or it "
-            f"is no .npz at all ({error}). Save plain arrays only."
-        ) from error
-    if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise CheckpointError(f"{path} is refused: it holds more than arrays ({others[0]}), as PyTorch's pickles do.")
-    return arrays
-
-
-def read_safetensors(path) -> dict[str, np.ndarray]:
-    """All arrays of a `.safetensors` by name. Raises CheckpointError for a missing or truncated file, or another kind.
-
-    The format holds plain arrays only, and no code that could run.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
-    try:
-        return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is truncated or not a .safetensors file ({error}).") from error
-
 
 # ---------------------------------------------------------------------------------------------- fitting
 
@@ -82,6 +37,8 @@ def fit_positions(table: np.ndarray, config: ViTConfig) -> np.ndarray:
     (big_vision adds the class token after the positions), a row of zeros is added. Raises CheckpointError for a table
     that is not a square grid, and for a row that would have to be dropped: that is another model.
     """
+    if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != config.width:
+        raise CheckpointError(f"pos_embedding is {table.shape}, expected (1, positions, {config.width}).")
     n = table.shape[1]
     side, side_without_slot = int(np.sqrt(n)), int(np.sqrt(n - 1))
     if side * side == n:
@@ -107,7 +64,7 @@ def load_vit(path, config: ViTConfig, *, new_head: bool = False) -> dict:
     `new_head=True` loads everything except the classifier, which is set to zero: the start of a fine-tuning run.
     Raises CheckpointError naming every leaf that is missing, extra or misshapen.
     """
-    flat = kit_names(read_npz(path))
+    flat = as_float32(kit_names(read_npz(path, most_bytes(config))), path)
     if any(name.startswith("Transformer/encoderblock/") for name in flat):
         flat = unstack_blocks(flat)
     if "pos_embedding" in flat and config.posemb == "learn":
@@ -126,11 +83,24 @@ def load_t5(path, config: T5Config) -> dict:
 
     Raises CheckpointError naming every leaf that is missing, extra or misshapen.
     """
-    read = read_safetensors if pathlib.Path(path).suffix == ".safetensors" else read_npz
-    flat, unrolled = t5_names(read(path)), flatten_dict(expected_shapes(config.replace(scan=False)), sep="/")
+    if pathlib.Path(path).suffix == ".safetensors":
+        arrays = read_safetensors(path)
+    else:
+        arrays = read_npz(path, most_bytes(config))
+    flat, unrolled = (
+        as_float32(t5_names(arrays), path),
+        flatten_dict(expected_shapes(config.replace(scan=False)), sep="/"),
+    )
     compare(flat, unrolled, path)
     params = unflatten_dict({name: jnp.asarray(flat[name], unrolled[name].dtype) for name in unrolled}, sep="/")
     return stacking.stack(params, config)
+
+
+def most_bytes(config: ViTConfig | T5Config) -> int:
+    """More than any public file of this model has: twice its parameters in float32, and half a GiB for positions of a
+    higher resolution, a larger head and the state of an optimiser that is left out."""
+    leaves = jax.tree.leaves(expected_shapes(config.replace(scan=False)))
+    return 8 * sum(leaf.size for leaf in leaves) + 2**29
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.data.files import write_npz
 from kitlib.models import checkpoint
+from kitlib.models.checkpoint_files import as_float32, read_npz
 
 
 def save(path: str | Path, params: dict) -> None:
@@ -35,6 +36,8 @@ def load(path: str | Path, expected: dict) -> dict:
 
     Raises checkpoint.CheckpointError naming the file and every leaf that is missing, extra or misshapen.
     """
-    flat, shapes = checkpoint.read_npz(path), flatten_dict(expected, sep="/")
+    shapes = flatten_dict(expected, sep="/")
+    most = 4 * sum(int(np.prod(leaf.shape)) for leaf in shapes.values()) + 2**20  # float32 would be twice the file
+    flat = as_float32(read_npz(path, most), path)
     checkpoint.compare(flat, shapes, path)
     return unflatten_dict({name: jnp.asarray(flat[name], jnp.float32) for name in shapes}, sep="/")

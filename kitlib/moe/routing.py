@@ -42,6 +42,8 @@ def capacity_of_choices(
     With factor 1 there is one slot for each of the K * S choices; from E / K on, nothing can be dropped. V-MoE's code
     rounds up to a multiple of 4 (multiple_of=4), which matters for small groups: 20 slots instead of 16.8.
     """
+    if multiple_of < 1:
+        raise ValueError(f"multiple_of is {multiple_of}; the number of slots is rounded up to a multiple of 1 or more.")
     slots = math.ceil(round(_slots(num_tokens * num_selected, num_experts, factor), 9))  # in binary, 1.1 * 10 > 11
     return min(num_tokens, -(-slots // multiple_of) * multiple_of)  # a token takes at most one slot per expert
 
@@ -106,6 +108,16 @@ def assign(
     if capacity < 1:
         raise ValueError(f"An expert needs at least one slot, got capacity {capacity}.")
     g, s, k = choice.expert.shape
+    if k > num_experts:
+        raise ValueError(f"Every token has {k} different choices, but there are {num_experts} experts.")
+    if (
+        not isinstance(choice.expert, jax.core.Tracer)
+        and choice.expert.size
+        and int(choice.expert.max()) >= num_experts
+    ):
+        raise ValueError(
+            f"A token chose expert {int(choice.expert.max())} of {num_experts}, which are 0 to {num_experts - 1}."
+        )
     if (num_experts + 1) * k * s >= 2**31:
         raise ValueError(f"Groups of {s} tokens are too long for {num_experts} experts; use more groups.")
     order = jnp.broadcast_to(jnp.arange(s), (g, s))  # int32[G, S], tokens in order of priority

@@ -5,10 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from scipy import ndimage, special
 
 from kitlib import configs
-from kitlib.models import checkpoint, checkpoint_names
+from kitlib.models import checkpoint, checkpoint_files, checkpoint_names
 from kitlib.models.vit import ViT
 
 D, F, H, L, P, V = 12, 20, 3, 2, 4, 5  # width, hidden units, heads, blocks, patch size, classes
@@ -277,7 +278,7 @@ def test_another_model_is_refused_in_one_sentence(tmp_path):
 
 def test_missing_file(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint file .*nowhere.npz"):
-        checkpoint.read_npz(tmp_path / "nowhere.npz")
+        checkpoint_files.read_npz(tmp_path / "nowhere.npz")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, -20])
@@ -285,7 +286,7 @@ def test_truncated_file(tmp_path, keep):
     path = saved(tmp_path / "google.npz", google_file())
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(checkpoint.CheckpointError, match=r"google.npz"):
-        checkpoint.read_npz(path)
+        checkpoint_files.read_npz(path)
 
 
 def test_damaged_bytes_are_noticed(tmp_path):
@@ -295,7 +296,7 @@ def test_damaged_bytes_are_noticed(tmp_path):
     content[middle : middle + 8] = bytes(255 - b for b in content[middle : middle + 8])
     path.write_bytes(content)
     with pytest.raises(checkpoint.CheckpointError, match="truncated or not"):
-        checkpoint.read_npz(path)
+        checkpoint_files.read_npz(path)
 
 
 class Bomb:
@@ -316,17 +317,50 @@ def test_pickles_and_object_arrays_are_refused_and_not_run(tmp_path):
     np.savez(inside, weights=np.array([Bomb(trace)], dtype=object))
     for path in (bare, inside):
         with pytest.raises(checkpoint.CheckpointError, match=r"refused|not an .npz"):
-            checkpoint.read_npz(path)
+            checkpoint_files.read_npz(path)
     assert not trace.exists()
 
 
 def test_one_bare_array_is_refused(tmp_path):
     np.save(tmp_path / "bare.npy", np.zeros(3))
     with pytest.raises(checkpoint.CheckpointError, match="one bare array"):
-        checkpoint.read_npz(tmp_path / "bare.npy")
+        checkpoint_files.read_npz(tmp_path / "bare.npy")
 
 
 @pytest.mark.parametrize("n", [8, 11])
 def test_positions_that_are_no_grid(n):
     with pytest.raises(checkpoint.CheckpointError, match=f"{n} positions: no square grid"):
         checkpoint.fit_positions(np.zeros((1, n, D), np.float32), CONFIG)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_deeper_file_and_missing_leaves_are_refused(tmp_path, scan):
+    """Whether or not the blocks are scanned: a file of four blocks is no model of two, and none may lack a leaf."""
+    four = CONFIG.replace(depth=4, scan=scan)
+    shapes = flatten_dict(checkpoint.expected_shapes(four.replace(scan=False)), sep="/")
+    draw = Draw(0)
+    whole = {name: draw(*shape.shape) for name, shape in shapes.items()}
+    path = saved(tmp_path / "four.npz", whole)
+    assert checkpoint.load_vit(path, four)
+    with pytest.raises(checkpoint.CheckpointError, match="extra: Transformer/encoderblock_2/"):
+        checkpoint.load_vit(path, four.replace(depth=2))
+    for gone in ("encoderblock_0/LayerNorm_0/scale", "encoderblock_3/"):
+        path = saved(tmp_path / "less.npz", {name: leaf for name, leaf in whole.items() if gone not in name})
+        with pytest.raises(checkpoint.CheckpointError, match=f"less.npz .*missing: Transformer/{gone}"):
+            checkpoint.load_vit(path, four)
+
+
+@pytest.mark.parametrize("axes", [0, 1, 2, 3, 4])
+def test_positions_of_other_shapes_are_refused(tmp_path, axes):
+    leaves = google_file() | {"Transformer/posembed_input/pos_embedding": np.zeros((2,) * axes, np.float32)}
+    with pytest.raises(checkpoint.CheckpointError, match=r"pos_embedding is \(.*expected \(1, positions, 12\)"):
+        checkpoint.load_vit(saved(tmp_path / "google.npz", leaves), CONFIG)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_numbers_that_are_none_are_refused(tmp_path, value):
+    leaves = google_file()
+    leaves["head/bias"] = leaves["head/bias"].astype(np.float64)
+    leaves["head/bias"][1] = value
+    with pytest.raises(checkpoint.CheckpointError, match="google.npz is refused: head/bias holds"):
+        checkpoint.load_vit(saved(tmp_path / "google.npz", leaves), CONFIG)

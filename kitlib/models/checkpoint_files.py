@@ -1,0 +1,118 @@
+"""Reading files of named arrays that somebody else made: `.npz` and `.safetensors`, distrustfully.
+
+    arrays = read_npz("B_16-i21k-300ep.npz", most=2**30)      # {"embedding/kernel": float32[16, 16, 3, 768], ...}
+    arrays = read_safetensors("model.safetensors")
+    numbers = as_float32(arrays, "model.safetensors")         # refuses what is no finite number
+
+Nothing is ever unpickled. What a file claims about its size is checked before memory is taken, and whatever is wrong is
+one sentence with the file's name. `checkpoint` gives the arrays the kit's names.
+"""
+
+import pathlib
+import zipfile
+import zlib
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from kitlib.models.checkpoint_names import CheckpointError
+
+
+def read_npz(path, most: int | None = None) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz` by name. Arrays of two bytes without a type, as bfloat16 is stored, become bfloat16.
+
+    most: bytes that all arrays together may have; None: any number.
+
+    Raises CheckpointError for a file that is missing, truncated, encrypted, pickled, too large or no `.npz`, and for
+    two arrays of the same name.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
+    try:
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                raise CheckpointError(f"{path} holds one bare array, not the named arrays of an .npz checkpoint.")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(members, path, most)
+            return {member.filename.removesuffix(".npy"): _read_member(archive, member, path) for member in members}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or not an .npz file ({error}); download it again.") from error
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, SyntaxError, MemoryError, OverflowError) as error:
+        raise CheckpointError(f"{path} is refused: it holds more than plain arrays ({_first_line(error)}).") from error
+
+
+def _check_members(members: list[zipfile.ZipInfo], path, most: int | None) -> None:
+    names = [member.filename for member in members]
+    if others := [name for name in names if not name.endswith(".npy")]:
+        raise CheckpointError(
+            f"{path} is refused: it holds more than arrays ({others[0]}), as PyTorch's pickles do. Save plain arrays only."
+        )
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise CheckpointError(f"{path} is refused: it holds two arrays called {min(twice).removesuffix('.npy')!r}.")
+    if encrypted := [member.filename for member in members if member.flag_bits & 1]:
+        raise CheckpointError(f"{path} is refused: {encrypted[0]} is encrypted.")
+    size = sum(member.file_size for member in members)
+    if most is not None and size > most:
+        raise CheckpointError(f"{path} is refused: it unpacks to {size:,} bytes, expected at most {most:,}.")
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path) -> np.ndarray:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if header is None:
+            raise ValueError(f"{member.filename} has version {version} of numpy's format")
+        shape, _, dtype = header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} is pickled, which could run code when read; save plain arrays only")
+        declared = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+        if not 0 <= declared <= member.file_size:
+            raise ValueError(f"{member.filename} claims {declared:,} bytes and has {member.file_size:,}")
+    with archive.open(member) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError(f"{member.filename} goes on after its array")
+    return array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array
+
+
+def read_safetensors(path) -> dict[str, np.ndarray]:
+    """All arrays of a `.safetensors` by name. Raises CheckpointError for a missing or truncated file, or another kind.
+
+    The format holds plain arrays only, and no code that could run.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is truncated or not a .safetensors file ({_first_line(error)}).") from error
+
+
+def as_float32(arrays: dict[str, np.ndarray], path) -> dict[str, np.ndarray]:
+    """The same arrays as float32. Raises CheckpointError naming each that is no array of floats, is not finite, or is
+    too large for float32 (parameters are float16, bfloat16, float32 or float64 in public files)."""
+    found, wrong = {}, []
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" and array.dtype != jnp.bfloat16:
+            wrong.append(f"{name} holds {array.dtype}")
+            continue
+        with np.errstate(over="ignore"):
+            found[name] = array.astype(np.float32)
+        if not np.isfinite(found[name]).all():
+            worst = array.astype(np.float64).ravel()[int(np.argmin(np.isfinite(found[name])))]
+            wrong.append(f"{name} holds {worst}")
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"{path} is refused: {', '.join(wrong[:5])}{more}; expected finite numbers of float32.")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
