@@ -50,9 +50,7 @@ def read_npz(path, most: int | None = None) -> dict[str, np.ndarray]:
 def _check_members(members: list[zipfile.ZipInfo], path, most: int | None) -> None:
     names = [member.filename for member in members]
     if others := [name for name in names if not name.endswith(".npy")]:
-        raise CheckpointError(
-            f"{path} is refused: it holds more than arrays ({others[0]}), as PyTorch's pickles do. Save plain arrays only."
-        )
+        raise CheckpointError(f"{path} is refused: it holds more than arrays ({others[0]}), as PyTorch's pickles do.")
     if twice := {name for name in names if names.count(name) > 1}:
         raise CheckpointError(f"{path} is refused: it holds two arrays called {min(twice).removesuffix('.npy')!r}.")
     if encrypted := [member.filename for member in members if member.flag_bits & 1]:

@@ -362,5 +362,5 @@ def test_numbers_that_are_none_are_refused(tmp_path, value):
     leaves = google_file()
     leaves["head/bias"] = leaves["head/bias"].astype(np.float64)
     leaves["head/bias"][1] = value
-    with pytest.raises(checkpoint.CheckpointError, match="google.npz is refused: head/bias holds"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"google\.npz is refused: head/bias holds"):
         checkpoint.load_vit(saved(tmp_path / "google.npz", leaves), CONFIG)

@@ -1,4 +1,4 @@
-"""kitlib.models.checkpoint_files: hundreds of malformed files, each refused in one sentence with its name, or harmless."""
+"""kitlib.models.checkpoint_files: hundreds of malformed files, each refused in a sentence with its name, or harmless."""
 
 import io
 import json
@@ -114,7 +114,7 @@ def test_arrays_that_lie_about_themselves_are_refused(kind, tmp_path):
     path = tmp_path / "lying.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("head/bias.npy", BAD_ENTRIES[kind])
-    with pytest.raises(CheckpointError, match="lying.npz") as caught:
+    with pytest.raises(CheckpointError, match=r"lying\.npz") as caught:
         checkpoint_files.read_npz(path)
     assert "\n" not in str(caught.value)
 
@@ -152,7 +152,7 @@ def test_what_zip_files_can_be_but_npz_files_are_not(tmp_path):
     with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("a.npy", entry())
         archive.writestr("a.npy", entry(body=b"\1" * 8))
-    with pytest.raises(CheckpointError, match="odd.npz is refused: it holds two arrays called 'a'"):
+    with pytest.raises(CheckpointError, match=r"odd\.npz is refused: it holds two arrays called 'a'"):
         checkpoint_files.read_npz(path)
 
 
@@ -202,5 +202,5 @@ def test_the_header_of_a_safetensors_file(tmp_path):
     ):
         path = tmp_path / "odd.safetensors"
         path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
-        with pytest.raises(CheckpointError, match="odd.safetensors"):
+        with pytest.raises(CheckpointError, match=r"odd\.safetensors"):
             checkpoint_files.read_safetensors(path)
