@@ -2,5 +2,5 @@
 
 Read `vit`, `t5` (with `t5_stacks`), then `palix`, which is made of both. `stacking` makes loops of the equal blocks of
 deep models; `decode` generates text; `flops` counts parameters and FLOPs in closed form; `checkpoint` (with
-`checkpoint_names`) reads public weights, `weights` the kit's own.
+`checkpoint_files` and `checkpoint_names`) reads public weights, `weights` the kit's own.
 """

@@ -1,4 +1,4 @@
-"""kitlib.models.checkpoint_files: hundreds of malformed files, each refused in a sentence with its name, or harmless."""
+"""kitlib.models.checkpoint_files: hundreds of malformed files, each refused by name in one sentence, or harmless."""
 
 import io
 import json
