@@ -69,17 +69,31 @@ def ece(probs, labels, bins: int = 15) -> float:
     return float(np.nansum(r.count * np.abs(r.accuracy - r.confidence)) / r.count.sum())
 
 
+LOG_T = 6.0  # the largest logarithm of a temperature that is tried: 400
+
+
 def fit_temperature(logits, labels) -> float:
-    """The T > 0 that minimises the NLL of softmax(logits / T); the data must be held out (1706.04599)."""
+    """The T > 0 that minimises the NLL of softmax(logits / T); the data must be held out (1706.04599).
+
+    Raises ValueError for logits that are not finite or of fewer than two classes, and where there is no minimum: if all
+    examples are right, the NLL only falls as T goes to 0, and if the logits say less than chance, as it grows.
+    """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(f"Expected logits [B, V] and labels [B], got {logits.shape} and {labels.shape}.")
+    if logits.ndim != 2 or logits.shape[-1] < 2:
+        raise ValueError(f"Expected logits [B, V] of two classes or more, got {logits.shape}.")
+    if not np.isfinite(logits).all():
+        raise ValueError("Logits must be finite, got NaN or infinity.")
+    _checked(softmax(logits), labels)
+    if (logits.argmax(axis=-1) == labels).all():
+        raise ValueError("The NLL has no minimum: every example is right, so it falls as T falls.")
 
     def loss(log_t):  # convex in 1/T, so it has one minimum in log T
         scaled = logits / np.exp(log_t)
         return np.mean(special.logsumexp(scaled, axis=-1) - scaled[np.arange(len(labels)), labels])
 
-    best = optimize.minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-8})
+    best = optimize.minimize_scalar(loss, bounds=(-LOG_T, LOG_T), method="bounded", options={"xatol": 1e-8})
+    if best.x > LOG_T - 1e-3:
+        raise ValueError(f"The NLL has no minimum: it still falls as T grows past {np.exp(best.x):.3g}.")
     return float(np.exp(best.x))
 
 

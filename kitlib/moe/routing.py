@@ -187,9 +187,10 @@ def renormalize(assignment: Assignment, num_tokens: int) -> Assignment:
 def importance_loss(probabilities: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Squared coefficient of variation over experts of their summed probabilities, mean over groups (2106.05974).
 
-    0 if all experts have the same sum, E - 1 if one has all of it. probabilities float32[G, S, E], without noise.
+    0 if all experts have the same sum, E - 1 if one has all of it. probabilities float32[G, S, E], without noise. As in
+    all losses here, groups of padding alone are left out of the mean, which is 0 if there is no other.
     """
-    return _squared_variation(_mask(probabilities, valid).sum(axis=1)).mean()
+    return _over_groups(_squared_variation(_mask(probabilities, valid).sum(axis=1)), valid)
 
 
 def load_loss(
@@ -206,7 +207,7 @@ def load_loss(
     threshold = jax.lax.top_k(noisy_logits, num_selected)[0][..., -1:]
     sigma = noise_std / logits.shape[-1]
     selected = 1.0 - jax.scipy.stats.norm.cdf((threshold - logits) / sigma)  # the probabilities, [G, S, E]
-    return _squared_variation(_mask(selected, valid).sum(axis=1)).mean()
+    return _over_groups(_squared_variation(_mask(selected, valid).sum(axis=1)), valid)
 
 
 def balance_loss(probabilities: jax.Array, expert: jax.Array, valid: jax.Array | None = None) -> jax.Array:
@@ -216,16 +217,16 @@ def balance_loss(probabilities: jax.Array, expert: jax.Array, valid: jax.Array |
     `expert[..., :1]`.
     """
     num_experts = probabilities.shape[-1]
-    count = probabilities.shape[1] if valid is None else valid.sum(axis=1)[:, None]
+    count = probabilities.shape[1] if valid is None else jnp.maximum(valid.sum(axis=1)[:, None], 1)
     chosen = _mask(jax.nn.one_hot(expert, num_experts).sum(axis=2), valid).sum(axis=1) / count
     mean = _mask(probabilities, valid).sum(axis=1) / count
-    return num_experts * (chosen * mean).sum(axis=-1).mean()
+    return num_experts * _over_groups((chosen * mean).sum(axis=-1), valid)
 
 
 def z_loss(logits: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Mean of logsumexp(logits)^2 (ST-MoE, 2202.08906, eq. 5): keeps logits small. (log E)^2 at zero logits."""
     square = jax.nn.logsumexp(logits, axis=-1) ** 2
-    return square.mean() if valid is None else jnp.where(valid, square, 0.0).sum() / valid.sum()
+    return square.mean() if valid is None else jnp.where(valid, square, 0.0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def _mask(x: jax.Array, valid: jax.Array | None) -> jax.Array:
@@ -234,7 +235,16 @@ def _mask(x: jax.Array, valid: jax.Array | None) -> jax.Array:
 
 def _squared_variation(total: jax.Array) -> jax.Array:
     # Not (std / mean)^2: at perfect balance the derivative of the square root is infinite and the gradient is NaN.
-    return total.var(axis=-1) / jnp.square(total.mean(axis=-1))
+    mean = total.mean(axis=-1)
+    return total.var(axis=-1) / jnp.square(jnp.where(mean > 0, mean, 1.0))
+
+
+def _over_groups(losses: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Mean of float32[G] over the groups with a real token."""
+    if valid is None:
+        return losses.mean()
+    real = valid.any(axis=1)
+    return jnp.where(real, losses, 0.0).sum() / jnp.maximum(real.sum(), 1)
 
 
 # ---------------------------------------------------------------------------------------------- metrics
@@ -247,20 +257,22 @@ def metrics(
     num_selected: int | None = None,
     valid: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """The metrics of one router, over all groups. processed bool[G, S, E]: whether expert e processes token s.
+    """The metrics of one router, over all groups; 0 if all is padding. processed bool[G, S, E]: whether expert e
+    processes token s.
 
     "dropped": share of the tokens' K choices (num_selected) that got no slot; 0 under expert choice (None).
     "unprocessed": share of tokens without an expert. "experts_per_token": mean number of experts per token.
     "load" float32[E]: each expert's share of all filled slots. "entropy": mean entropy of the probabilities, in nats.
     """
     valid = jnp.ones(processed.shape[:2], bool) if valid is None else valid
-    count, slots = valid.sum(), processed.sum()
+    tokens, slots = valid.sum(), processed.sum()
+    count = jnp.maximum(tokens, 1)
     entropy = jax.scipy.special.entr(probabilities).sum(axis=-1)
     return {
-        "dropped": (num_selected * count - slots) / (num_selected * count) if num_selected else jnp.zeros(()),
+        "dropped": (num_selected * tokens - slots) / (num_selected * count) if num_selected else jnp.zeros(()),
         "unprocessed": jnp.sum(~processed.any(axis=-1) & valid) / count,
         "experts_per_token": slots / count,
-        "load": processed.sum(axis=(0, 1)) / slots,
+        "load": processed.sum(axis=(0, 1)) / jnp.maximum(slots, 1),
         "entropy": jnp.where(valid, entropy, 0.0).sum() / count,
     }
 

@@ -66,6 +66,25 @@ def test_temperature_is_recovered(temperature):
     assert metrics.fit_temperature(temperature * logits, labels) == pytest.approx(temperature, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((0, 3)), np.zeros(0, int), "B > 0"),
+        (np.full((4, 3), np.nan), np.zeros(4, int), "finite"),
+        (np.array([[np.inf, 0.0]]), np.zeros(1, int), "finite"),
+        (np.zeros((4, 3)), np.array([-1, 0, 1, 2]), r"in \[0, 3\)"),
+        (np.zeros((4, 3)), np.array([3, 0, 1, 2]), r"in \[0, 3\)"),
+        (np.zeros((4, 1)), np.zeros(4, int), "two classes or more"),
+        (np.zeros(4), np.zeros(4, int), "two classes or more"),
+        (np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1]), "falls as T falls"),  # both right: the surer the better
+        (np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([1, 0]), "falls as T grows past"),  # both wrong
+    ],
+)
+def test_temperatures_that_do_not_exist_are_refused(logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.fit_temperature(logits, labels)
+
+
 def test_temperature_is_a_minimum_and_keeps_the_prediction():
     probs, labels = random_case(0)
     logits = 3 * np.log(probs)

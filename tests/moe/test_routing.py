@@ -456,3 +456,31 @@ def test_impossible_numbers_of_slots_and_experts_are_refused():
         routing.assign(choice, 3, 1)
     with pytest.raises(ValueError, match="2 different choices, but there are 1 experts"):
         routing.assign(routing.Choice(jnp.zeros((1, 2, 2), jnp.int32), jnp.ones((1, 2, 2))), 1, 1)
+
+
+def test_padding_alone_has_no_loss_and_no_metric_that_is_nan():
+    """All losses and metrics of a batch of padding are 0, with zero gradients; a group of padding changes no mean."""
+    p, logits = probabilities(2, 6, 4), jax.random.normal(jax.random.key(3), (2, 6, 4))
+    expert, none = routing.top_k(p, 1).expert, jnp.zeros((2, 6), bool)
+
+    def losses(logits, valid):
+        p = jax.nn.softmax(logits)
+        noisy = logits + 0.1
+        return jnp.stack(
+            [
+                routing.importance_loss(p, valid),
+                routing.load_loss(logits, noisy, 1, 1.0, valid),
+                routing.balance_loss(p, expert, valid),
+                routing.z_loss(logits, valid),
+            ]
+        )
+
+    np.testing.assert_array_equal(losses(logits, none), 0)
+    np.testing.assert_array_equal(jax.jacobian(losses)(logits, none), 0)
+    for value in routing.metrics(jnp.zeros((2, 6, 4), bool), p, num_selected=1, valid=none).values():
+        np.testing.assert_array_equal(value, 0)
+    # Of two groups only the first is real: the losses are those of the first alone.
+    first = none.at[0].set(True)
+    alone = losses(logits.at[1].set(logits[0]), first)
+    np.testing.assert_allclose(losses(logits, first), alone, rtol=1e-6)
+    assert (alone > 0).all()
