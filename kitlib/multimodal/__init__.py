@@ -4,5 +4,6 @@ Read `prompts` (the words, the type `Example`), `objectives` (one function per o
 `example_builders` (examples from the kit's own data), `tasks` (the one type of task) and `kit_tasks`. Then `mixture`,
 `batching` and `mixture_batches` (examples become arrays), `generation` and `scores` (generated texts and their
 metrics). `stages` trains the released model, after `ocr_pretraining`. `boxes` and `visual_tokens` write boxes and
-patches as text; `public_sets` reads COCO, VQAv2, TextVQA, DocVQA and LVIS.
+patches as text; `public_sets` (with `public_files`) reads COCO, VQAv2, TextVQA, DocVQA and
+LVIS.
 """

@@ -15,8 +15,6 @@ are as in the files. A missing file raises FileNotFoundError; a file that is not
 answers, or a broken image, raises ValueError; both errors name the file.
 """
 
-import io
-import json
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -24,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import keyed_rng
@@ -33,6 +30,15 @@ from kitlib.metrics.answers import anls, vqa_accuracy
 from kitlib.metrics.captions import cider_d
 from kitlib.multimodal import objectives
 from kitlib.multimodal.prompts import Example
+from kitlib.multimodal.public_files import (
+    answers_of,
+    check_ids,
+    picture_path,
+    read_json,
+    shares_of,
+    square_picture,
+    text_of,
+)
 from kitlib.multimodal.scores import read_detections
 from kitlib.multimodal.tasks import Task
 
@@ -106,10 +112,11 @@ def coco_captions(annotations: str | Path, pictures: str | Path, *, image_size: 
     def rows(content) -> list:
         captions = defaultdict(list)
         for one in content["annotations"]:
-            captions[one["image_id"]].append(one["caption"])
-        return [(Path(pictures, image["file_name"]), captions[image["id"]]) for image in content["images"]]
+            captions[one["image_id"]].append(text_of(one["caption"], f"a caption of image {one['image_id']}"))
+        check_ids(captions, content["images"], "caption")
+        return [(picture_path(pictures, image["file_name"]), captions[image["id"]]) for image in content["images"]]
 
-    found = _read(annotations, rows)
+    found = read_json(annotations, rows)
     return _captions("COCO captions", len(found), found.__getitem__, image_size)
 
 
@@ -121,27 +128,30 @@ def vqav2(questions: str | Path, annotations: str | Path, pictures: str | Path, 
     """
 
     def answers(content) -> dict:
-        return {one["question_id"]: [a["answer"] for a in one["answers"]] for one in content["annotations"]}
+        return {
+            one["question_id"]: answers_of(one["question_id"], *(a["answer"] for a in one["answers"]))
+            for one in content["annotations"]
+        }
 
-    given = _read(annotations, answers)
+    given = read_json(annotations, answers)
 
     def rows(content) -> list:
         for one in content["questions"]:
             if one["question_id"] not in given:
                 raise ValueError(f"question {one['question_id']} has no answers in {annotations}")
         name = f"COCO_{content['data_subtype']}_{{:012d}}.jpg"
-        return [(name.format(q["image_id"]), q["question"], given[q["question_id"]]) for q in content["questions"]]
+        return [_row(pictures, name.format(q["image_id"]), q, given[q["question_id"]]) for q in content["questions"]]
 
-    return _questions("VQAv2", _read(questions, rows), pictures, vqa_accuracy, "VQA accuracy", image_size)
+    return _questions("VQAv2", read_json(questions, rows), vqa_accuracy, "VQA accuracy", image_size)
 
 
 def textvqa(questions: str | Path, pictures: str | Path, *, image_size: int = PIXELS) -> PublicSet:
     """As `vqav2`. questions: TextVQA_0.5.1_{train,val}.json; pictures: the folder train_images, for both."""
 
     def rows(content) -> list:
-        return [(f"{one['image_id']}.jpg", one["question"], one["answers"]) for one in content["data"]]
+        return [_row(pictures, f"{one['image_id']}.jpg", one, one["answers"]) for one in content["data"]]
 
-    return _questions("TextVQA", _read(questions, rows), pictures, vqa_accuracy, "VQA accuracy", image_size)
+    return _questions("TextVQA", read_json(questions, rows), vqa_accuracy, "VQA accuracy", image_size)
 
 
 def docvqa(questions: str | Path, pictures: str | Path, *, image_size: int = PIXELS) -> PublicSet:
@@ -151,13 +161,13 @@ def docvqa(questions: str | Path, pictures: str | Path, *, image_size: int = PIX
     """
 
     def rows(content) -> list:
-        return [(one["image"].split("/")[-1], one["question"], one["answers"]) for one in content["data"]]
+        return [_row(pictures, one["image"].split("/")[-1], one, one["answers"]) for one in content["data"]]
 
     def score(predictions, references) -> np.ndarray:
         plain = [[_spaced(text).lower() for text in texts] for texts in (predictions, *references)]
         return anls(plain[0], plain[1:])
 
-    return _questions("DocVQA", _read(questions, rows), pictures, score, "ANLS", image_size)
+    return _questions("DocVQA", read_json(questions, rows), score, "ANLS", image_size)
 
 
 def lvis(annotations: str | Path, pictures: str | Path, *, noise: int = 1, image_size: int = PIXELS) -> PublicSet:
@@ -176,16 +186,18 @@ def lvis(annotations: str | Path, pictures: str | Path, *, noise: int = 1, image
         objects, rows, empty = defaultdict(list), [], 0
         for one in content["annotations"]:
             objects[one["image_id"]].append(one)
+        check_ids(objects, content["images"], "box")
         for image in content["images"]:
             found = objects[image["id"]]
-            boxes, kinds = _shares(found, image), np.array([number[one["category_id"]] for one in found], int)
+            boxes, kinds = shares_of(found, image), np.array([number[one["category_id"]] for one in found], int)
             area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
             truth = detection.Truth(boxes[area], kinds[area], *([number[i] for i in image[key]] for key in KNOWN))
-            rows.append((Path(pictures, *image["coco_url"].split("/")[-2:]), truth))
+            rows.append((picture_path(pictures, *image["coco_url"].split("/")[-2:]), truth))
             empty += int((~area).sum())
-        return rows, [one["name"] for one in classes], [FREQUENCIES[one["frequency"]] for one in classes], empty
+        named = [text_of(one["name"], "the name of a class") for one in classes]
+        return rows, named, [FREQUENCIES[one["frequency"]] for one in classes], empty
 
-    rows, names, counts, empty = _read(annotations, decode)
+    rows, names, counts, empty = read_json(annotations, decode)
     if empty:
         warnings.warn(f"{annotations}: {empty} boxes are inverted or have no area; they are left out.", stacklevel=2)
     return _detections("LVIS", len(rows), rows.__getitem__, names, counts, noise, image_size)
@@ -228,16 +240,22 @@ def _captions(name: str, count: int, row: Callable, image_size: int) -> PublicSe
     def make(i: int, rng: np.random.Generator) -> Judged:
         picture, captions = row(i)
         caption = _spaced(rng.choice(captions)) if captions else ""
-        return _judged(objectives.captioning(_square(picture, image_size), caption, "en"), tuple(captions))
+        return _judged(objectives.captioning(square_picture(picture, image_size), caption, "en"), tuple(captions))
 
     return PublicSet(name, count, make, cider_d, "CIDEr-D")
 
 
-def _questions(name: str, rows: Sequence, pictures, score: Callable, unit: str, image_size: int) -> PublicSet:
+def _row(pictures, file: str, one: dict, answers: Sequence) -> tuple[Path, str, list[str]]:
+    """The picture, the question and the answers of one row of a question file."""
+    question = text_of(one["question"], f"the question on {file}")
+    return picture_path(pictures, file), question, answers_of(file, *answers)
+
+
+def _questions(name: str, rows: Sequence, score: Callable, unit: str, image_size: int) -> PublicSet:
     def make(i: int, rng: np.random.Generator) -> Judged:
-        file, question, answers = rows[i]
+        picture, question, answers = rows[i]
         answer = Counter(map(_spaced, answers)).most_common(1)[0][0]
-        image = _square(Path(pictures, file), image_size)
+        image = square_picture(picture, image_size)
         return _judged(objectives.vqa(image, _spaced(question), answer, "en"), tuple(answers))
 
     return PublicSet(name, len(rows), make, score, unit)
@@ -249,7 +267,7 @@ def _detections(name: str, count: int, row: Callable, names, counts, noise: int,
     def make(i: int, rng: np.random.Generator) -> Judged:
         picture, truth = row(i)
         prompted = [names[k] for k in rng.permutation(sorted({*truth.classes.tolist(), *truth.negatives}))]
-        found, image = [names[k] for k in truth.classes], _square(picture, image_size)
+        found, image = [names[k] for k in truth.classes], square_picture(picture, image_size)
         return _judged(objectives.detection(image, truth.boxes, found, prompted, rng, len(found) + noise), truth)
 
     def score(predictions, truths) -> float:
@@ -264,37 +282,3 @@ def _judged(example: Example, references) -> Judged:
 
 def _spaced(text: str) -> str:
     return " ".join(text.split())
-
-
-def _shares(objects: Sequence, image) -> np.ndarray:
-    """ "bbox" of each, [x, y, width, height] in pixels -> float64[n, 4], y0, x0, y1, x1 in shares of the image."""
-    x, y, width, height = np.array([one["bbox"] for one in objects], np.float64).reshape(-1, 4).T
-    pixels, size = np.stack([y, x, y + height, x + width], axis=1), np.array([[image["height"], image["width"]] * 2])
-    inside = np.clip(pixels, 0, size)
-    if (outside := np.abs(pixels - inside).max(initial=0)) > 1:
-        raise ValueError(f"a box of image {image['id']} is {outside:g} pixels outside")
-    return inside / size
-
-
-def _read(file: str | Path, decode: Callable):
-    """The result of decode for the content of an official JSON file."""
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: fetch the official file and pass its path.")
-    try:
-        return decode(json.loads(path.read_bytes()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} is damaged, or not the official file of a split with answers: {reason}.") from error
-
-
-def _square(picture: Path | np.ndarray, size: int) -> np.ndarray:
-    """uint8[size, size, 3] of a file or of uint8[H, W, C]."""
-    if isinstance(picture, Path):
-        if not picture.is_file():
-            raise FileNotFoundError(f"{picture} is missing: unpack the set's images there.")
-        try:
-            picture = np.asarray(Image.open(io.BytesIO(picture.read_bytes())).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{picture} is not a whole image ({error}): get it again.") from error
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))

@@ -6,6 +6,7 @@ No test uses the network; TensorFlow is not needed.
 import io
 import json
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -454,3 +455,89 @@ def test_without_noise_an_image_without_objects_raises(tmp_path, lvis):
     assert boxes.NOISE not in source[0].answer
     with pytest.raises(ValueError, match="so there is nothing to write but noise: give a total"):
         source[1]
+
+
+def changed(content: dict, where: str, change) -> dict:
+    """A copy of the content in which the value of the first key `where` that is found, at any depth, is changed."""
+    copy = json.loads(json.dumps(content))
+
+    def visit(node) -> bool:
+        if isinstance(node, dict):
+            if where in node:
+                node[where] = change(node[where])
+                return True
+            return any(visit(value) for value in node.values())
+        return isinstance(node, list) and any(visit(value) for value in node)
+
+    assert visit(copy), where
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "coco_captions",
+            changed(CAPTIONS, "caption", lambda _: None),
+            "a caption of image .* is None, expected a text",
+        ),
+        ("coco_captions", changed(CAPTIONS, "file_name", lambda _: "../secret.jpg"), "'../secret.jpg' is no name of a"),
+        ("coco_captions", changed(CAPTIONS, "file_name", lambda _: "/etc/passwd"), "'/etc/passwd' is no name of a"),
+        ("coco_captions", changed(CAPTIONS, "image_id", lambda _: 99), "a caption of image 99, which is not among"),
+        ("coco_captions", {"annotations": [], "images": []}, "it has no examples"),
+        ("vqav2, annotations", changed(ANSWERS, "answer", lambda _: 7), "an answer to .* is 7, expected a text"),
+        ("vqav2, annotations", changed(ANSWERS, "answers", lambda _: []), "has no answers"),
+        ("vqav2, questions", changed(QUESTIONS, "question", lambda _: None), "the question on .* is None"),
+        ("vqav2, questions", changed(QUESTIONS, "data_subtype", lambda _: "../../x"), "is no name of a picture"),
+        ("vqav2, questions", changed(QUESTIONS, "questions", lambda _: []), "it has no examples"),
+        ("lvis", changed(LVIS, "coco_url", lambda _: "http://x/../passwd"), "'..' is no name of a picture"),
+        ("lvis", changed(LVIS, "image_id", lambda _: 99), "a box of image 99, which is not among its images"),
+        ("lvis", changed(LVIS, "images", lambda _: []), "which is not among its images"),
+    ],
+)
+def test_wrong_content_is_refused(name, content, message, tmp_path):
+    file = write(tmp_path / "official.json", content)
+    with pytest.raises(ValueError, match=rf"official\.json is damaged, or not the official file .*{message}"):
+        READERS[name](file, tmp_path)
+
+
+def test_deep_nesting_is_refused(tmp_path):
+    file = tmp_path / "official.json"
+    file.write_bytes(b"[" * 200_000)
+    for read in READERS.values():
+        with pytest.raises(ValueError, match=r"official\.json is damaged"):
+            read(file, tmp_path)
+
+
+def values_of(node, path=()):
+    """The paths of all values, at any depth."""
+    yield path
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield from values_of(child, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["coco_captions", "vqav2, annotations", "vqav2, questions", "lvis"])
+def test_any_value_replaced_by_any_other_is_refused_or_harmless(name, tmp_path):
+    """Every value of a file in turn becomes null, a number, a text, a list or an object: reading refuses the file in
+    one sentence with its name, or the examples can still be counted."""
+    content = {"coco_captions": CAPTIONS, "vqav2, annotations": ANSWERS, "vqav2, questions": QUESTIONS, "lvis": LVIS}[
+        name
+    ]
+    file, refused = tmp_path / "official.json", 0
+    for path in list(values_of(content)):
+        for other in (None, -1, 1.5, "text", [], {}):
+            copy = json.loads(json.dumps({"root": content}))
+            parent = copy
+            for key in ("root", *path)[:-1]:
+                parent = parent[key]
+            parent[("root", *path)[-1]] = other
+            write(file, copy["root"])
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # boxes without area
+                    assert len(READERS[name](file, tmp_path)) >= 1
+            except ValueError as error:
+                assert "official.json" in str(error) and "\n" not in str(error), (path, other, error)
+                refused += 1
+    assert refused > 50
