@@ -39,7 +39,6 @@ from kitlib.multimodal.mixture import Mixture
 from kitlib.multimodal.mixture_batches import Group
 from kitlib.multimodal.tasks import scorecard
 from kitlib.training import loop, optim
-from kitlib.training.checkpoints import check_recipe
 
 # Weights of the tasks of `kit_tasks`, by group.
 SHORT = {"captioning": 12, "split_captioning": 2, "naming": 4, "easy_vqa": 4, "question_generation": 1}
@@ -142,11 +141,10 @@ def train_stage(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | 
 
     Raises ValueError if the folder has saves of another stage, configuration or seed.
     """
-    if folder:
-        check_recipe(folder, f"{stage}, {config}, seed {seed}")
     state, step, batches = start_stage(stage, params, config, seed)
     saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
-    state, history = loop.fit(step, state, batches, stage.steps, progress=name, **saves)
+    recipe = f"{stage}, {config}, seed {seed}"
+    state, history = loop.fit(step, state, batches, stage.steps, progress=name, recipe=recipe, **saves)
     return jax.device_get(state.params), history
 
 
@@ -156,10 +154,10 @@ def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict
     folder: for the saves of each stage; stages that are finished there are not repeated.
     """
     params = palix.init_params(palix.PaLIX(config), seed)
-    check_recipe(folder / "ocr", f"{OCR}, {SHOWN}, {config.tower}, seed {seed}")
-    saves = {"checkpoint_dir": folder / "ocr", "save_every": 4 * SAVE_EVERY, "progress": "ocr"}  # small steps
+    recipe = f"{OCR}, {SHOWN}, {config.tower}, seed {seed}"
+    saves = {"checkpoint_dir": folder / "ocr", "save_every": 4 * SAVE_EVERY}  # small steps
     builder = ocr_pretraining.labelled_builder("train", SHOWN)
-    tower = ocr_pretraining.pretrain(config.tower, builder, seed=seed, **OCR, **saves)
+    tower = ocr_pretraining.pretrain(config.tower, builder, seed=seed, recipe=recipe, progress="ocr", **OCR, **saves)
     params = params | {"tower": tower}
     for number, (name, stage) in enumerate(STAGES.items(), 1):
         params, config = at_resolution(params, config, stage.image_size)

@@ -22,7 +22,6 @@ from kitlib.parallel import mesh, rules
 from kitlib.runs import data_sets
 from kitlib.runs.recipes import Recipe
 from kitlib.training import classification, loop, metric_writers, optim, sharded
-from kitlib.training.checkpoints import check_recipe
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +45,6 @@ class Run:
         writer = make_writer(folder, self.recipe, options.pop("tensorboard", False), options.pop("wandb", None))
         saves = {}
         if folder:
-            check_recipe(Path(folder) / "checkpoints", repr(self.recipe))
             saves = {"checkpoint_dir": Path(folder) / "checkpoints", "save_every": save_every}
         shardings = sharded.state_shardings(jax.eval_shape(self.make_params), self.tx, self.mesh)
         step = loop.make_step(self.loss, self.tx, accumulate=self.recipe.accumulate, shardings=shardings)
@@ -56,7 +54,7 @@ class Run:
         with jax.set_mesh(self.mesh):
             result = loop.fit(
                 step, state, batches, self.recipe.steps, evaluate=evaluate, evaluate_every=evaluate_every,
-                writer=writer, **saves, **options,
+                writer=writer, recipe=repr(self.recipe), **saves, **options,
             )  # fmt: skip
         if writer:
             writer.close()

@@ -1,14 +1,18 @@
 """Checkpoints of a run: its state, the position of its data and its history, written atomically by Orbax.
 
-    saver = Saver("build/run")
+    saver = Saver("build/run", "width 64")
+    saver.begin(batches)                                    # of a new run
     saver.save(step, state, batches, history)
     state, history = saver.restore(like, batches)           # like: a state of the same shapes; its devices are kept
 
-A checkpoint gets its name only when it is complete, so that a killed run never leaves half of one. Arrays that are
-divided among devices are written and read by parts, and may be restored on another mesh: the new arrays are divided as
-those of `like`. The position of the data is kept for every process, as each reads its own part.
+A checkpoint gets its name only when it is complete, and counts only when the hashes of its files are written: a killed
+run leaves no half of one, and a flipped bit is noticed. A run goes on only with the recipe and the data that it began
+with. Arrays that are divided among devices are written and read by parts, and may be restored on another mesh: the new
+arrays are divided as those of `like`. The position of the data is kept for every process, as each reads its own part.
 """
 
+import hashlib
+import json
 import pathlib
 
 import jax
@@ -18,64 +22,89 @@ import numpy as np
 from kitlib.data import files
 from kitlib.parallel import processes
 
+SAMPLE = 32  # numbers of each array of the first batch that are kept, to recognise the data
+
 
 class Saver:
-    """The checkpoints of one folder; the newest two are kept. Raises OSError for a folder that cannot be written."""
+    """The checkpoints of one folder; the newest two are kept.
 
-    def __init__(self, directory):
+    recipe: what has to be the same when the run goes on, in words; "" if nothing but the shapes.
+
+    Raises OSError for a folder that cannot be written.
+    """
+
+    def __init__(self, directory, recipe: str = ""):
         import orbax.checkpoint as ocp  # here, because it takes longer to import than a small model to train
 
-        self.ocp = ocp
+        self.ocp, self.recipe = ocp, recipe
+        self.first: list | None = None  # of each process: where its data began
         self.directory = pathlib.Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         try:
+            if self.directory.exists() and not self.directory.is_dir():
+                raise NotADirectoryError("it is a file")
             self.manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise OSError(f"Cannot write checkpoints to {self.directory} ({error}); choose another folder.") from error
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest checkpoint; None if there is none."""
-        return self.manager.latest_step()
+        """The step of the newest whole checkpoint; None if there is none."""
+        whole = [step for step in self.manager.all_steps(read=True) if self._hashes(step).is_file()]
+        return max(whole, default=None)
+
+    def begin(self, batches) -> None:
+        """Notes the first batch of a new run; the iterator stays where it is."""
+        self.first = processes.gather_json(_first_batch(batches))
 
     def save(self, step: int, state, batches, history: dict) -> None:
         """Writes a checkpoint, unless the newest is of this step already. state: a `loop.TrainState`."""
         positions = processes.gather_json(batches.get_state())
         if step == self.latest:
             return
+        if step in self.manager.all_steps():  # without hashes: a run was killed between the two
+            self.manager.delete(step)
         args = self.ocp.args
         self.manager.save(
             step,
             args=args.Composite(
                 state=args.StandardSave(state.replace(key=jax.random.key_data(state.key))),
-                data=args.JsonSave({"processes": positions}),
+                data=args.JsonSave({"processes": positions, "first": self.first, "recipe": self.recipe}),
                 history=args.StandardSave(history),
             ),
         )
+        if jax.process_index() == 0:
+            files.write_text(self._hashes(step), json.dumps(hashes_of(self.directory / str(step))))
+            kept = {self._hashes(other) for other in self.manager.all_steps()}
+            for old in set(self.directory.glob("*.sha256")) - kept:
+                old.unlink(missing_ok=True)
 
     def restore(self, like, batches) -> tuple:
         """(state, history) of the newest checkpoint; batches continue with the next one.
 
-        like: a state of the same shapes, divided as the result shall be. Raises ValueError for another model's.
+        like: a state of the same shapes, divided as the result shall be. Raises ValueError for another model's, for a
+        file that has changed, and for another recipe or other data than the run began with.
         """
-        args = self.ocp.args
+        step, args = self.latest, self.ocp.args
+        self._check_files(step)
         like = like.replace(key=jax.random.key_data(like.key))
         try:
             got = self.manager.restore(
-                self.latest,
+                step,
                 args=args.Composite(
                     state=args.StandardRestore(like), data=args.JsonRestore(), history=args.StandardRestore()
                 ),
             )
         except (ValueError, KeyError, OSError) as error:
             raise ValueError(
-                f"The checkpoint of step {self.latest} in {self.directory} cannot be read or is of another model or "
+                f"The checkpoint of step {step} in {self.directory} cannot be read or is of another model or "
                 f"optimiser: {error}"
             ) from error
+        self._check_run(got.data, batches)
         # Every process is at the same batch. After a restart with more processes, new ones start where the first was.
         positions = got.data["processes"]
         batches.set_state(positions[jax.process_index() if jax.process_index() < len(positions) else 0])
-        # Orbax commits arrays to their device. For committed arguments, XLA compiles another program, which may round
+        # Orbax commits arrays to their device. For committed arrays, XLA compiles another program, which may round
         # differently: arrays that are free in a new run must be free again.
         state = jax.tree.map(lambda new, x: x if new.committed else jnp.array(np.asarray(x)), like, got.state)
         state = state.replace(key=jax.random.wrap_key_data(state.key))
@@ -84,15 +113,58 @@ class Saver:
     def close(self) -> None:
         self.manager.close()
 
+    def _hashes(self, step: int) -> pathlib.Path:
+        return self.directory / f"{step}.sha256"
 
-def check_recipe(folder: pathlib.Path, recipe: str) -> None:
-    """Writes the recipe of a folder of saves into a text file next to it.
+    def _check_files(self, step: int) -> None:
+        folder, expected = self.directory / str(step), json.loads(self._hashes(step).read_text(encoding="utf-8"))
+        found = hashes_of(folder)
+        if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+            raise ValueError(
+                f"The checkpoint of step {step} in {self.directory} is damaged: {wrong[0]} is not as it was written. "
+                f"Delete {folder}, to go on from the one before."
+            )
 
-    Raises ValueError if the file has another recipe, as training would continue from the wrong saves.
-    """
-    note = folder.with_suffix(".txt")
-    if note.is_file() and note.read_text(encoding="utf-8").strip() != recipe:
-        raise ValueError(f"{folder} has saves of another recipe, see {note}. To start again, delete both.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        files.write_text(note, recipe)
+    def _check_run(self, stored: dict, batches) -> None:
+        if stored["recipe"] != self.recipe:
+            raise ValueError(
+                f"{self.directory} has checkpoints of another recipe: {stored['recipe']!r}, now {self.recipe!r}. To "
+                f"start again, delete the folder."
+            )
+        self.first = stored["first"]
+        if not self.first or len(self.first) != jax.process_count():  # each process reads other examples then
+            return
+        first = self.first[jax.process_index()]
+        batches.set_state(first["start"])
+        now = _first_batch(batches)["batch"]
+        for name in first["batch"].keys() | now.keys():
+            was, got = (found.get(name, {"shape": None, "values": []}) for found in (first["batch"], now))
+            if was["shape"] != got["shape"] or not np.allclose(was["values"], got["values"], atol=1e-3, equal_nan=True):
+                raise ValueError(
+                    f"The run in {self.directory} began with other data: {name} of its first batch has shape "
+                    f"{was['shape']} and begins {was['values'][:4]}, now {got['shape']} and {got['values'][:4]}. Give "
+                    f"it the same set, seed and batch size, or another folder."
+                )
+
+
+def hashes_of(folder: pathlib.Path) -> dict[str, str]:
+    """{relative path: sha256} of all files below a folder."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _first_batch(batches) -> dict:
+    """{"start": the iterator's state, "batch": {name: {"shape", "values"}}} of its next batch, as JSON can write it;
+    this process's part of it. The iterator is put back."""
+    start = batches.get_state()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(next(batches))
+    batches.set_state(start)
+    found = {}
+    for path, leaf in leaves:
+        part = np.asarray(leaf.addressable_shards[0].data if isinstance(leaf, jax.Array) else leaf)
+        values = part.reshape(-1)[:SAMPLE].astype(np.float64).tolist()
+        found[jax.tree_util.keystr(path)] = {"shape": list(np.shape(leaf)), "values": values}
+    return {"start": start, "batch": found}

@@ -128,6 +128,7 @@ def fit(
     num_steps: int,
     *,
     checkpoint_dir=None,
+    recipe: str = "",
     save_every: int = 0,
     check_every: int = 50,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
@@ -140,32 +141,35 @@ def fit(
     With `checkpoint_dir`, the run resumes from the newest checkpoint there, if any, and saves every `save_every` steps
     and at the end; `batches` must then be a Grain iterator (get_state, set_state). Checkpoints are written atomically,
     so a run that is killed at any moment and started again ends with bitwise the same parameters as without the kill.
+    A run goes on with the data that it began with, and with the same `recipe`: what else must not change, in words.
     Asked to end by SIGTERM, as before a preemption, it saves first and raises `Preempted`.
 
     Every `check_every` steps, and before each save, the losses are fetched. NonFiniteLoss names the first bad step, and
     a bad state is never saved. `evaluate(state)` is called every `evaluate_every` steps and at the end. Metrics go to
     `writer` (see `metric_writers`), evaluations as "eval/name". `progress`: the label of a progress bar on stderr;
-    None: no bar. Raises ValueError for data that end too early, and for checkpoints of another model or beyond
-    num_steps.
+    None: no bar. Raises ValueError for data that end too early, and for checkpoints of another model, recipe or data,
+    that are damaged, or beyond num_steps.
     """
     if save_every and not checkpoint_dir:
         raise ValueError("save_every needs a checkpoint_dir to save into.")
-    saver = checkpoints.Saver(checkpoint_dir) if checkpoint_dir else None
-    history = {}
-    if saver and saver.latest is not None:
-        state, history = saver.restore(state, batches)
-    start = int(np.max(state.step))  # a deep ensemble has one step per member
-    if start > num_steps:
-        raise ValueError(f"{checkpoint_dir} is already at step {start}, beyond the {num_steps} asked for.")
-    if writer:
-        writer.rewind(start)
 
     def due(done: int, every: int) -> bool:
         return done == num_steps or bool(every and done % every == 0)
 
-    pending = []  # metrics still on the device: fetching one would wait for its step
-    bar = tqdm(total=num_steps, initial=start, desc=progress, disable=progress is None, mininterval=1.0)
     with preemption.Watch(check_every) as watch:
+        saver = checkpoints.Saver(checkpoint_dir, recipe) if checkpoint_dir else None
+        history = {}
+        if saver and saver.latest is not None:
+            state, history = saver.restore(state, batches)
+        elif saver:
+            saver.begin(batches)
+        start = int(np.max(state.step))  # a deep ensemble has one step per member
+        if start > num_steps:
+            raise ValueError(f"{checkpoint_dir} is already at step {start}, beyond the {num_steps} asked for.")
+        if writer:
+            writer.rewind(start)
+        pending = []  # metrics still on the device: fetching one would wait for its step
+        bar = tqdm(total=num_steps, initial=start, desc=progress, disable=progress is None, mininterval=1.0)
         for t in range(start, num_steps):
             try:
                 batch = next(batches)

@@ -95,10 +95,9 @@ def test_a_killed_process_ends_the_job_which_goes_on_on_another_mesh(tmp_path, a
 @pytest.mark.slow
 def test_a_preempted_run_saves_and_ends_with_143(tmp_path, alone):
     process = start(tmp_path / "run", "--save-every", "1000")
-    until = time.monotonic() + 120
-    while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    time.sleep(1.0)
+    until, rows = time.monotonic() + 120, tmp_path / "run" / "metrics.csv"
+    while not (rows.exists() and "loss" in rows.read_text()) and time.monotonic() < until:  # it trains
+        time.sleep(0.02)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
