@@ -10,12 +10,14 @@ core runs one process: on a CPU, models of this size use one core each, and one 
 """
 
 import concurrent.futures
+import contextlib
 import importlib
 import json
 import multiprocessing
 import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -75,15 +77,32 @@ def studies_of(paper: str) -> dict[str, Study]:
 
 
 def run_unit(paper: str, name: str, arm: str | None, seed: int) -> None:
-    """One run, in its own process; its rows are written when it ends. arm None: the preparation for a seed's arms."""
-    study = studies_of(paper)[name]
+    """One run, in its own process; its rows are written when it ends. arm None: the preparation for a seed's arms.
+
+    Several commands at once share the work: a run that another one is at is waited for, not made twice.
+    """
+    study, folder = studies_of(paper)[name], WORK / paper
     if arm is None:
-        return study.prepare(seed, WORK / paper)
-    start = time.perf_counter()
-    rows = study.run_arm(study.arms[arm], seed, WORK / paper)
+        with locked(folder / f"{files.recipe_hash(study.setting)}-{seed}.lock"):
+            return study.prepare(seed, folder)
     file = run_file(paper, study, arm, seed)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(file, json.dumps({"arm": arm, "seconds": time.perf_counter() - start, "rows": rows}))
+    with locked(file.with_suffix(".lock")):
+        if file.is_file():  # another command has made it meanwhile
+            return
+        start = time.perf_counter()
+        rows = study.run_arm(study.arms[arm], seed, folder)
+        files.write_text(file, json.dumps({"arm": arm, "seconds": time.perf_counter() - start, "rows": rows}))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time is inside, of all that name this file; the others wait. A killed process lets go."""
+    import fcntl  # here: Windows has none, and the kit is for Linux and macOS
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
+        yield
 
 
 def run_file(paper: str, study: Study, arm: str, seed: int) -> Path:

@@ -1,6 +1,12 @@
 """kitlib.studies.runner: runs are stored and shared, a stopped study continues, and a finished one becomes a table."""
 
 import dataclasses
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,3 +111,37 @@ def test_unknown_names(line_study, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(SystemExit, match=r"Unknown paper with studies 'pali'; did you mean 'palix'"):
         runner.main("pali")
+
+
+def at_once(folder):
+    folder.mkdir(exist_ok=True)
+    script = Path(__file__).with_name("claims_at_once.py")
+    return subprocess.Popen(
+        [sys.executable, str(script)], env=os.environ | {"LINES": str(folder)}, stdout=subprocess.DEVNULL
+    )
+
+
+def without_times(path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if "core-minutes" not in line]
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_share_the_work_and_survive_kills(tmp_path):
+    """Two of them; one after the other is killed at a random moment and started again. In the end the table is that of
+    an undisturbed command, and no run was made twice but for those that a kill had cut off."""
+    assert at_once(tmp_path / "alone").wait(timeout=60) == 0
+    folder, rng = tmp_path / "shared", random.Random(0)
+    processes = [at_once(folder), at_once(folder)]
+    for _ in range(4):
+        time.sleep(rng.uniform(0.3, 1.5))
+        victim = rng.randrange(2)
+        processes[victim].kill()
+        processes[victim].wait()
+        processes[victim] = at_once(folder)
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    tables_of = [without_times(tmp_path / name / "results" / "lines_one.csv") for name in ("alone", "shared")]
+    assert tables_of[0] == tables_of[1]
+    events = [line.split(" ", 1) for line in (folder / "log").read_text().splitlines()]
+    ended = [what for event, what in events if event == "end"]
+    assert len(set(ended)) == 3 + 6 and len(ended) <= 3 + 6 + 4  # a kill can hit between the end and the file
+    assert not list(folder.rglob("*.partial*"))
