@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Choice(NamedTuple):
@@ -108,16 +109,12 @@ def assign(
     if capacity < 1:
         raise ValueError(f"An expert needs at least one slot, got capacity {capacity}.")
     g, s, k = choice.expert.shape
-    if k > num_experts:
-        raise ValueError(f"Every token has {k} different choices, but there are {num_experts} experts.")
-    if (
-        not isinstance(choice.expert, jax.core.Tracer)
-        and choice.expert.size
-        and int(choice.expert.max()) >= num_experts
-    ):
-        raise ValueError(
-            f"A token chose expert {int(choice.expert.max())} of {num_experts}, which are 0 to {num_experts - 1}."
-        )
+    if not isinstance(choice.expert, jax.core.Tracer):
+        largest = int(np.asarray(choice.expert).max(initial=-1))
+        if largest >= num_experts:
+            raise ValueError(
+                f"A token chose expert {largest}, but they are 0 to {num_experts - 1}: E is {num_experts}."
+            )
     if (num_experts + 1) * k * s >= 2**31:
         raise ValueError(f"Groups of {s} tokens are too long for {num_experts} experts; use more groups.")
     order = jnp.broadcast_to(jnp.arange(s), (g, s))  # int32[G, S], tokens in order of priority
