@@ -9,8 +9,10 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -184,7 +186,7 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
     print(f"Executing {len(paths)} notebook{'s' * (len(paths) > 1)} at scale {scale}, {jobs} at a time ...", flush=True)
     failed = []
     bar = tqdm(total=len(paths), unit="notebook", disable=None)  # only in a terminal
-    with environment(scale) as env, ProcessPoolExecutor(jobs, get_context("spawn")) as pool, bar:
+    with environment(scale) as env, bar, pool_that_ends_with_us(jobs, env) as pool:
         futures = [pool.submit(execute_one, path, build, refresh, env, scale) for path in paths]
         try:
             for number, future in enumerate(as_completed(futures), 1):
@@ -202,6 +204,24 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
     write_text(build / "index.html", page(built(root), registry.table()))
     print(f"Wrote build/index.html. {'Failed: ' + ', '.join(sorted(failed)) if failed else 'All notebooks passed.'}")
     return int(bool(failed))
+
+
+def pool_that_ends_with_us(jobs: int, env: dict[str, str]) -> ProcessPoolExecutor:
+    """Processes that end soon after this one, even if it is killed, and delete the folder of its cache then."""
+    folder = str(Path(env["JAX_COMPILATION_CACHE_DIR"]).parent)
+    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=end_with, initargs=(os.getpid(), folder))
+
+
+def end_with(parent: int, folder: str) -> None:
+    """In a worker: ends it, and with it its kernel, when its parent is gone; otherwise both would work on and write."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.3)
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)  # not sys.exit, which would end this thread alone; kernels notice that we are gone, and end
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], scale: str) -> Result:

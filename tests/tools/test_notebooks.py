@@ -6,7 +6,9 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import sys
+import time
 import xml.etree.ElementTree
 
 import nbformat
@@ -140,6 +142,46 @@ def strict_failures(root, monkeypatch) -> list[tuple[str, str]]:
     failed = [case for case in cases if case.find("failure") is not None]
     assert cases and bool(status) == bool(failed)
     return sorted((case.get("classname").split(".")[1], case.get("name")) for case in failed)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie, which nobody has waited for yet."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(found) and not found.startswith("Z")
+
+
+def test_a_killed_refresh_leaves_no_process_and_no_folder(root, tmp_path, monkeypatch):
+    """`kill -9` of the command while a cell runs: worker and kernel end within seconds, nothing is written, and the
+    folder of the compilation cache is gone."""
+    (root / "temporary").mkdir()
+    write(
+        root, "01_sleep",
+        "import os, pathlib, time\n"
+        "pathlib.Path('../pids').write_text(f'{os.getpid()} {os.getppid()}')\n"
+        "time.sleep(8)\n"
+        "pathlib.Path('../late').touch()",
+    )  # fmt: skip
+    before = (root / "notebooks" / "01_sleep.ipynb").read_bytes()
+    line = "import sys; from pathlib import Path; from kitlib.tools import notebooks; "
+    line += "notebooks.execute_all((), refresh=True, jobs=1, scale='cpu', root=Path(sys.argv[1]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", line, str(root)], env=os.environ | {"TMPDIR": str(root / "temporary")}
+    )
+    until = time.monotonic() + 60
+    while not (root / "pids").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    pids = [int(pid) for pid in (root / "pids").read_text().split()]
+    assert all(map(alive, pids)) and list((root / "temporary").glob("kit-*"))
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 6
+    while any(map(alive, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+    time.sleep(0.5)
+    assert not list((root / "temporary").glob("kit-*"))
+    assert (root / "notebooks" / "01_sleep.ipynb").read_bytes() == before
+    assert not (root / "late").exists() and not list(root.rglob("*.partial*"))
 
 
 def test_find(root):
