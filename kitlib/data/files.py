@@ -106,6 +106,15 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray], *, compress: bool
         (np.savez_compressed if compress else np.savez)(file, **arrays)  # type: ignore[arg-type]  # names of arrays
 
 
+def note_checksum(path: str | Path) -> None:
+    """Writes the sha256 of a file that the kit has made into checksums.txt beside it, for `kit doctor`."""
+    path = Path(path)
+    note = path.with_name("checksums.txt")
+    lines = [line.split() for line in note.read_text().splitlines()] if note.is_file() else []
+    digests = {name: digest for digest, name in lines} | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_text(note, "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)))
+
+
 def recipe_hash(recipe: str) -> str:
     """16 hexadecimal digits of the recipe's sha256, for the name of a file: another recipe gives another name.
 

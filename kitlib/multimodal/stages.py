@@ -201,4 +201,6 @@ def main(folder: Path, seed: int = 0) -> None:
     ]
     text = "\n".join(head) + "\n" + table.to_csv(index=False, float_format="%.4f")
     files.write_text(path.with_suffix(".csv"), text)
+    for made in (path, path.with_suffix(".csv")):
+        files.note_checksum(made)
     print(table.to_string(index=False, float_format="{:.3f}".format))

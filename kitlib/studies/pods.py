@@ -183,5 +183,6 @@ def _write_table(pods: dict[str, Pod]) -> int:
         print(f"{i + 1}/{len(pods)} {title}: {shown}", flush=True)
     path = files.data_folder() / "results" / "pods.csv"
     files.write_text(path, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
+    files.note_checksum(path)
     print(f"wrote {path}")
     return 0

@@ -95,16 +95,20 @@ def locked(text: str) -> list[Requirement]:
 
 
 def data_files(folder: Path | None = None) -> Iterator[Line]:
-    """Whether every file that data/checksums.txt names (sha256, two spaces, path) is there and unchanged."""
+    """Whether every file that a checksums.txt names (sha256, two spaces, path) is there and unchanged: data, the
+    released weights, and the stored results."""
+    wanted = {}
     try:
         from kitlib import data  # here, so that `packages` reports a missing numpy before this fails
 
         folder = folder or data.data_folder()
-        lines = (folder / "checksums.txt").read_text().split("\n")
+        for note in (folder / "checksums.txt", *sorted(folder.glob("*/checksums.txt"))):
+            for line in filter(str.strip, note.read_text().split("\n")):
+                digest, name = line.split(maxsplit=1)
+                wanted[(note.parent / name).relative_to(folder).as_posix()] = digest
     except (OSError, ImportError) as error:
         yield Line("FAIL", f"data: {error}")
         return
-    wanted = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
     bad = 0
     for name, digest in wanted.items():
         try:

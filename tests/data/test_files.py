@@ -275,3 +275,21 @@ def test_keyed_rng_depends_on_seed_and_key_alone():
     np.testing.assert_array_equal(data.keyed_rng(3, 1, 4).random(5), data.keyed_rng(3, 1, 4).random(5))
     keys = [(3, 1, 4), (3, 4, 1), (3, 1), (3,), (1, 1, 4), (3, 1, 4, 0)]
     assert len({data.keyed_rng(*key).random() for key in keys}) == len(keys)
+
+
+@pytest.mark.parametrize("name", ["results", "checkpoints"])
+def test_checksums_cover_released_weights_and_stored_results(name):
+    folder = FOLDER / name
+    listed = dict(reversed(line.split()) for line in (folder / "checksums.txt").read_text().splitlines())
+    assert set(listed) == {path.name for path in folder.iterdir() if path.name != "checksums.txt"}
+    for file, sha256 in listed.items():
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == sha256, file
+
+
+def test_a_checksum_is_noted_and_replaced(tmp_path):
+    for content in (b"one", b"two"):
+        for file in ("b.csv", "a.csv"):
+            (tmp_path / file).write_bytes(content)
+            files.note_checksum(tmp_path / file)
+    two = hashlib.sha256(b"two").hexdigest()
+    assert (tmp_path / "checksums.txt").read_text() == f"{two}  a.csv\n{two}  b.csv\n"

@@ -73,6 +73,13 @@ def test_data_files(tmp_path):
     (tmp_path / "a.bin").unlink()
     assert lines(doctor.data_files(tmp_path))[0].startswith("[FAIL] data a.bin: got no readable file")
     assert lines(doctor.data_files(tmp_path / "none"))[0].startswith("[FAIL] data: ")
+    (tmp_path / "a.bin").write_bytes(b"a")
+    (tmp_path / "results").mkdir()  # folders below have notes of their own
+    (tmp_path / "results" / "t.csv").write_bytes(b"a")
+    (tmp_path / "results" / "checksums.txt").write_text(f"{hashlib.sha256(b'a').hexdigest()}  t.csv\n")
+    assert lines(doctor.data_files(tmp_path)) == ["[OK] data: 2 files, all with the right checksum"]
+    (tmp_path / "results" / "t.csv").write_bytes(b"b")
+    assert lines(doctor.data_files(tmp_path))[0].startswith("[FAIL] data results/t.csv: got ")
 
 
 def test_cache_folder(tmp_path, monkeypatch):
