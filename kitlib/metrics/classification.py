@@ -92,8 +92,9 @@ def fit_temperature(logits, labels) -> float:
         return np.mean(special.logsumexp(scaled, axis=-1) - scaled[np.arange(len(labels)), labels])
 
     best = optimize.minimize_scalar(loss, bounds=(-LOG_T, LOG_T), method="bounded", options={"xatol": 1e-8})
-    if best.x > LOG_T - 1e-3:
-        raise ValueError(f"The NLL has no minimum: it still falls as T grows past {np.exp(best.x):.3g}.")
+    if abs(best.x) > LOG_T - 1e-3:
+        change = "grows" if best.x > 0 else "falls"
+        raise ValueError(f"The NLL has no minimum: it still falls as T {change} past {np.exp(best.x):.3g}.")
     return float(np.exp(best.x))
 
 

@@ -134,5 +134,6 @@ def write_table(paper: str, name: str, study: Study) -> Path:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{paper}_{name}.csv"
     files.write_text(path, "\n".join(head) + "\n" + pd.DataFrame(rows).to_csv(index=False, float_format="%.5g"))
-    files.note_checksum(path)
+    with locked(WORK / "checksums.lock"):  # other commands may write their tables
+        files.note_checksum(path)
     return path

@@ -104,7 +104,7 @@ class Saver:
         # Every process is at the same batch. After a restart with more processes, new ones start where the first was.
         positions = got.data["processes"]
         batches.set_state(positions[jax.process_index() if jax.process_index() < len(positions) else 0])
-        # Orbax commits arrays to their device. For committed arrays, XLA compiles another program, which may round
+        # Orbax commits arrays to their device. For committed arguments, XLA compiles another program, which may round
         # differently: arrays that are free in a new run must be free again.
         state = jax.tree.map(lambda new, x: x if new.committed else jnp.array(np.asarray(x)), like, got.state)
         state = state.replace(key=jax.random.wrap_key_data(state.key))

@@ -77,6 +77,7 @@ def test_temperature_is_recovered(temperature):
         (np.zeros((4, 1)), np.zeros(4, int), "two classes or more"),
         (np.zeros(4), np.zeros(4, int), "two classes or more"),
         (np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1]), "falls as T falls"),  # both right: the surer the better
+        (1e-5 * np.array([[9.0, 0.0], [0.0, 9.0], [0.0, 1.0]]), np.array([0, 1, 0]), "falls as T falls past"),
         (np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([1, 0]), "falls as T grows past"),  # both wrong
     ],
 )
