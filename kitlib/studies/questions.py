@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib.configs.nearest_name import one_of
-from kitlib.studies import statistics, tables
+from kitlib.studies import gates, statistics, tables
 
 HIGHER = ("accuracy", "shift_accuracy", "ood_", "shots_", "calibration_auc", "disagreement", "kl")  # more is better
 LOWER = ("loss", "member_loss", "ece", "shift_loss", "shift_ece", "ood_fpr95", "brier")
@@ -38,6 +38,7 @@ class Question:
         position: see `column`.
         published: the paper's own answer, in a word; "-" if it has none.
         floor: chance; arms that are not above it cannot be compared.
+        gate: the task whose gate (`studies.gates`) has to be open; else the verdict is "precondition not met".
         where: the notebook and section that shows the verdict, such as "07.8".
     """
 
@@ -51,6 +52,7 @@ class Question:
     position: float = 0.0
     published: str = "-"
     floor: float | None = None
+    gate: str = ""
     where: str = ""
 
 
@@ -74,7 +76,7 @@ def compare(question: Question, table: pd.DataFrame) -> statistics.Comparison:
     """The gain that a question asks for, over the seeds of its table."""
     if question.column:
         if question.column == "total_cost":  # of all that was trained, while extra_cost leaves out the dense parent
-            table = table.assign(total_cost=table["extra_cost"] + (table["arm"] != "scratch"))
+            table = table.assign(total_cost=table["extra_cost"] + ~table["arm"].isin(("parent", "scratch")))
         values = tables.values_at(table, question.metric, question.column, question.position)
     else:
         values = tables.final(table, question.metric)
@@ -106,7 +108,8 @@ def judge(questions: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {
             "claim": q.claim, "published": q.published, "gain": v.gain.mean, "low": v.gain.low, "high": v.gain.high,
-            "seeds": v.gain.n, "detectable": v.gain.detectable, "margin": q.margin, "p": v.p, "verdict": v.word,
+            "seeds": v.gain.n, "detectable": v.gain.detectable, "margin": q.margin, "p": v.p,
+            "verdict": v.word if not q.gate or gates.read(q.gate).open else gates.NOT_MET,
             "metric": q.metric, "table": q.table, "where": q.where,
         }
         for q, v in zip(questions, verdicts, strict=True)

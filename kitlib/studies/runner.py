@@ -44,7 +44,7 @@ def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
         run_file(paper, studies[name], arm, seed): (paper, name, arm, seed)
         for name in names
         for arm in studies[name].arms
-        for seed in range(studies[name].seeds)
+        for seed in seeds_of(studies[name])
     }
     todo = [unit for file, unit in runs.items() if not file.is_file()]
     print(f"{paper}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
@@ -55,6 +55,11 @@ def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
         in_processes(todo, jobs, paper)
     for name in names:
         print(f"wrote {write_table(paper, name, studies[name])}")
+
+
+def seeds_of(study: Study) -> range:
+    """The seeds with which every arm is trained."""
+    return range(study.first_seed, study.first_seed + study.seeds)
 
 
 def in_processes(units: list[tuple], jobs: int, label: str) -> None:
@@ -120,7 +125,7 @@ def write_table(paper: str, name: str, study: Study) -> Path:
 
     rows, seconds = [], 0.0
     for arm in study.arms:
-        for seed in range(study.seeds):
+        for seed in seeds_of(study):
             unit = json.loads(run_file(paper, study, arm, seed).read_text())
             seconds += unit["seconds"]
             rows += [{"arm": arm, "seed": seed, **row} for row in unit["rows"]]

@@ -21,3 +21,4 @@ class Study:
     prepare: Callable[[int, Path], None]
     run_arm: Callable[[object, int, Path], list[dict]]
     seeds: int = SEEDS
+    first_seed: int = 0  # of `seeds` seeds in a row; recipes are chosen on seeds that nothing is judged on

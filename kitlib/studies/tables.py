@@ -2,6 +2,7 @@
 
     table = read_table("upcycling", "vision_curves")       # data/results/upcycling_vision_curves.csv
     final(table, "loss")                                   # a row per seed, a column per arm
+    reached(table, "loss", "extra_cost", 1.2)              # the same: where each curve gets there
 
 `studies.questions` compares arms.
 """
@@ -41,3 +42,29 @@ def values_at(table: pd.DataFrame, metric: str, column: str, position: float) ->
         runs = [run for _, run in rows.groupby("seed")]
         columns[arm] = [np.interp(position, run[column], run[metric], left=np.nan, right=np.nan) for run in runs]
     return pd.DataFrame(columns)
+
+
+def reached(table: pd.DataFrame, metric: str, column: str, level: float | pd.Series) -> pd.DataFrame:
+    """The first point (of `column`) at which each run's `metric`, a loss, is at most `level`; infinity if it never is.
+
+    Interpolated linearly between evaluations. level: one number, or one per seed (index: the seeds). In this unit the
+    paper states its speed-ups: the cost that dense training needs for the quality of another model.
+    """
+    columns = {}
+    for arm, rows in table.groupby("arm", sort=False):
+        columns[arm] = {
+            seed: _first(run[column].to_numpy(), run[metric].to_numpy(), level if np.isscalar(level) else level[seed])
+            for seed, run in rows.groupby("seed")
+        }
+    return pd.DataFrame(columns)
+
+
+def _first(x: np.ndarray, y: np.ndarray, level: float) -> float:
+    below = np.flatnonzero(y <= level)
+    if not below.size:
+        return np.inf
+    i = below[0]
+    if i == 0:
+        return float(x[0])
+    share = (y[i - 1] - level) / (y[i - 1] - y[i])  # y falls from above the level to it or below
+    return float(x[i - 1] + share * (x[i] - x[i - 1]))

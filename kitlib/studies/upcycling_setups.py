@@ -1,7 +1,8 @@
-"""The models and data of the upcycling studies: a ViT on Fashion-MNIST and a T5 on WordNet's glosses, one object each.
+"""The models and data of the upcycling studies, one object each: recall of names by a T5 (tuned), and the older two, a
+ViT on Fashion-MNIST and a T5 on WordNet's glosses (not tuned).
 
-Both models are small enough for two CPU cores, and both have too much data to memorise: images are cropped at random,
-texts get new noise. A reciprocal square root schedule has no end, so that any run can be continued.
+All models are small enough for two CPU cores. In the older two there is too much data to memorise: images are cropped
+at random, texts get new noise. Recall is the opposite: there is nothing else to do.
 
 Used by `studies.upcycling` and by notebooks 07 and 08.
 """
@@ -17,21 +18,24 @@ import optax
 from kitlib import configs, data, metrics
 from kitlib.configs import T5Config, ViTConfig
 from kitlib.data import image_batches, text_batches, tokenizer
+from kitlib.data import recall as recall_data
 from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
+from kitlib.studies.upcycling_recipes import Recipe, schedule
 from kitlib.training import classification, optim
 from kitlib.upcycling import surgery
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, so that it can be the key of a cache
 class Setup:
-    """Everything that differs between the studies of vision and of language."""
+    """Everything that differs between the studies of one task and another."""
 
     name: str
     dense: ViTConfig | T5Config
     parent_steps: int
-    optimizer: str  # a description of tx
-    tx: optax.GradientTransformation
+    optimizer: str  # a description of transform
+    transform: Callable[[optax.Schedule], optax.GradientTransformation]  # the optimiser, but for the learning rate
+    recipes: dict[str, Recipe]  # by the start of an arm, one of KINDS
     restarts: bool  # whether the paper resets the optimiser's moments after surgery
     top_k: dict  # further fields of MoEConfig for a token-choice router
     sparse: Callable  # (dense, **fields of MoEConfig) -> configuration: the paper's recipe at kit scale
@@ -39,17 +43,29 @@ class Setup:
     loss: Callable  # model -> loss function (see `loop.make_step`)
     init: Callable  # (model, seed) -> parameters
     batches: Callable  # seed -> iterator
-    evaluate: Callable  # (model, parameters) -> {"accuracy", "loss"}
+    evaluate: Callable  # (model, parameters) -> {"accuracy", "loss", ...}
     forward_flops: Callable  # configuration -> FLOPs per example
 
     @property
     def setting(self) -> str:
-        return f"{self.name}: {self.dense}, parent {self.parent_steps} steps, {self.optimizer}, rsqrt"
+        peak = f"{self.optimizer}, peak {self.recipes['parent'].peak:g}, rsqrt"
+        return f"{self.name}: {self.dense}, parent {self.parent_steps} steps, {peak}"
+
+    @property
+    def tx(self) -> optax.GradientTransformation:
+        """The parent's optimiser. The states of all optimisers of a setup have one structure."""
+        return self.optimizer_for(self.recipes["parent"])
+
+    def optimizer_for(self, recipe: Recipe, end: int | None = None) -> optax.GradientTransformation:
+        """The optimiser of an arm; end: its last step, for a recipe with a cool-down."""
+        return self.transform(schedule(recipe.peak, cooldown=recipe.cooldown, **({"end": end} if end else {})))
+
+    def relative_cost(self, config) -> float:
+        """FLOPs of a model, per example, over those of the dense one."""
+        return self.forward_flops(config) / self.forward_flops(self.dense)
 
 
-def schedule(peak: float) -> optax.Schedule:
-    """100 steps of warm-up to `peak`, then a reciprocal square root."""
-    return optim.rsqrt(peak, 10**6, warmup=100, timescale=400)
+KINDS = ("parent", "dense", "upcycled", "scratch", "deeper")
 
 
 @functools.cache
@@ -71,8 +87,9 @@ def vision(num_test: int = 5000) -> Setup:
         name="ViT, Fashion-MNIST",
         dense=configs.vit("tiny/7", **size),
         parent_steps=800,
-        optimizer="AdamW, peak 0.002",
-        tx=optim.assemble(optax.scale_by_adam(), schedule(2e-3), weight_decay=0.1, clip_norm=1.0),
+        optimizer="AdamW",
+        transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, weight_decay=0.1, clip_norm=1.0),
+        recipes=dict.fromkeys(KINDS, Recipe(2e-3)),
         restarts=False,
         top_k={},
         # In training, one batch of 128 images with 16 tokens each is one group; the test set has the same groups.
@@ -105,8 +122,9 @@ def language(num_test: int = 896) -> Setup:
         name="T5, WordNet glosses, span corruption",
         dense=configs.t5("tiny", num_encoder_layers=3, num_decoder_layers=3, mlp_dim=256),
         parent_steps=1600,
-        optimizer="Adafactor, peak 0.05",
-        tx=optim.assemble(optim.scale_by_adafactor(), schedule(0.05)),
+        optimizer="Adafactor",
+        transform=lambda rate: optim.assemble(optim.scale_by_adafactor(), rate),
+        recipes=dict.fromkeys(KINDS, Recipe(0.05)),
         restarts=True,
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},  # as in the decoder: no noise
         sparse=lambda dense, **fields: surgery.language_recipe(dense, **{"num_experts": 8} | fields),
@@ -119,6 +137,69 @@ def language(num_test: int = 896) -> Setup:
     )
 
 
+# Chosen by the trials of `upcycling_tuning`, whose tables say how (data/results/upcycling_recall_parents.csv and
+# ..._tuning.csv; a test compares).
+RECALL_RECIPES = {
+    "parent": Recipe(0.016),
+    "dense": Recipe(0.008),
+    "upcycled": Recipe(0.016, "restart", capacity=2.0, renormalize=False),
+    "scratch": Recipe(0.008, capacity=2.0, renormalize=True),
+    "deeper": Recipe(0.016, "restart"),
+}
+
+
+@functools.cache
+def recall(split: str = "test") -> Setup:
+    """A T5 of 2 + 2 layers and width 32 learns names by heart; experts in the second layer of both stacks.
+
+    split: of what is taught, the 4,096 facts on which models are compared ("test"), or 4,096 others, by which recipes
+    are chosen ("valid"). Measured are loss per letter and exact recall, and both on facts that were never taught.
+    """
+    taught, words = recall_data.facts("taught"), recall_data.vocabulary()
+    asked = {"": taught[:4096] if split == "test" else taught[4096:8192], "held_out_": recall_data.facts("held_out")}
+
+    def evaluate(model, params):
+        row = {}
+        for prefix, facts in asked.items():
+            sums = np.sum([_scores(model)(params, *part) for part in _parts(vars(facts), 1024)], axis=0)
+            row |= {f"{prefix}accuracy": float(sums[3] / len(facts)), f"{prefix}loss": float(sums[1] / sums[2])}
+        return row
+
+    def sparse(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **fields):
+        # In the decoder, where a token chooses, C is the number K of its choices.
+        config = surgery.language_recipe(
+            dense, num_experts=num_experts, capacity_factor=capacity_factor, renormalize=renormalize, **fields
+        )
+        return config.replace(decoder_moe=config.decoder_moe.replace(num_selected=max(1, int(capacity_factor))))
+
+    sizes = {"width": 32, "mlp_dim": 128, "num_encoder_layers": 2, "num_decoder_layers": 2, "head_dim": 8}
+    return Setup(
+        name="T5, recall of names in 35 languages",
+        dense=configs.t5("tiny", vocab_size=words.size, **sizes),
+        parent_steps=4000,
+        optimizer="Adam, batches of 256",
+        transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
+        recipes=RECALL_RECIPES,
+        restarts=True,
+        top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
+        sparse=sparse,
+        model=t5.T5,
+        loss=t5.seq2seq_loss,
+        init=t5.init_params,
+        batches=lambda seed: recall_data.batches(taught, 256, seed=seed),
+        evaluate=evaluate,
+        forward_flops=lambda config: sum(flops.t5_forward_flops(config, 3, taught.targets.shape[1]).values()),
+    )
+
+
+def deeper(config):
+    """The configuration with one more block, of a T5 in each stack."""
+    if isinstance(config, ViTConfig):
+        return config.replace(depth=config.depth + 1)
+    more = {name: getattr(config, name) + 1 for name in ("num_encoder_layers", "num_decoder_layers")}
+    return config.replace(**more)
+
+
 def _parts(examples: dict, size: int):
     inputs, targets = examples["inputs"], examples["targets"]
     return [(inputs[i : i + size], targets[i : i + size]) for i in range(0, len(inputs), size)]
@@ -126,7 +207,7 @@ def _parts(examples: dict, size: int):
 
 @functools.cache
 def _scores(model):
-    """(parameters, inputs [B, N], targets [B, M]) -> (correct tokens, summed loss, tokens)."""
+    """(parameters, inputs [B, N], targets [B, M]) -> sums: correct tokens, loss, tokens, examples without error."""
 
     def scores(params, inputs, targets):
         real = targets != t5.PAD
@@ -135,6 +216,6 @@ def _scores(model):
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         correct = (logits.argmax(axis=-1) == targets) & real
-        return correct.sum(), (losses * real).sum(), real.sum()
+        return correct.sum(), (losses * real).sum(), real.sum(), (correct == real).all(axis=-1).sum()
 
     return jax.jit(scores)

@@ -24,9 +24,19 @@ def make_data():
 
 @pytest.fixture(scope="session")
 def make_pictures():
+    return script_beside_others("make_pictures")
+
+
+@pytest.fixture(scope="session")
+def make_names():
+    return script_beside_others("make_names")
+
+
+def script_beside_others(name: str):
+    """A script that imports others of its folder."""
     folder = str(data.data_folder())
-    sys.path.insert(0, folder)  # it imports make_data from the same folder
-    module = script("make_pictures")
+    sys.path.insert(0, folder)
+    module = script(name)
     sys.path.remove(folder)
     return module
 

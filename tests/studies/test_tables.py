@@ -30,6 +30,17 @@ def test_values_between_evaluations_are_interpolated():
     assert tables.values_at(line_table(), "loss", "extra_steps", 21).isna().all(axis=None)
 
 
+def test_where_a_curve_reaches_a_level():
+    # Losses of 10 - 0.1 x and 10 - 0.3 x (seed 0): 9 is reached at 10 and at 3.33; 7 by the steep one only, at 10.
+    table = line_table()
+    assert tables.reached(table, "loss", "extra_steps", 9.0).loc[0].tolist() == pytest.approx([10.0, 10 / 3])
+    assert tables.reached(table, "loss", "extra_steps", 7.0).loc[0].tolist() == [np.inf, 10.0]
+    assert tables.reached(table, "loss", "extra_steps", 12.0).loc[0].tolist() == [0.0, 0.0]  # from the start
+    own = tables.final(table, "loss")["dense"]  # each seed's own level, which dense reaches at its end
+    assert tables.reached(table, "loss", "extra_steps", own)["dense"].tolist() == [20.0] * 3
+    np.testing.assert_allclose(tables.reached(table, "loss", "extra_steps", own)["a steep one"], 20 / 3)
+
+
 def test_a_missing_table_names_its_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="kit claims upcycling vision_nothing"):
         tables.read_table("upcycling", "vision_nothing", tmp_path)

@@ -8,29 +8,22 @@ from kitlib.models import flops
 from kitlib.studies import upcycling_setups
 from kitlib.upcycling import surgery
 
-SETUPS = [upcycling_setups.vision, upcycling_setups.language]
+SETUPS = [upcycling_setups.vision, upcycling_setups.language, upcycling_setups.recall]
 
 
-def test_the_schedule_by_hand():
-    # 100 steps of warm-up, then peak * sqrt(400 / (400 + step - 100)): half of the peak 1,200 steps later.
-    rate = upcycling_setups.schedule(0.02)
-    assert float(rate(50)) == pytest.approx(0.01)
-    assert float(rate(100)) == pytest.approx(0.02)
-    assert float(rate(1300)) == pytest.approx(0.01)
-
-
-@pytest.mark.parametrize("setup", SETUPS, ids=["vision", "language"])
+@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.__name__)
 def test_a_setup_is_made_once_and_named_in_the_table(setup):
     one = setup()
     assert setup() is one
     assert one.setting.startswith(f"{one.name}: ") and str(one.parent_steps) in one.setting
 
 
-@pytest.mark.parametrize("setup", SETUPS, ids=["vision", "language"])
+@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.__name__)
 def test_the_sparse_model_has_experts_and_costs_what_is_counted(setup):
     one = setup()
     sparse = one.sparse(one.dense)
-    assert {moe.num_experts for moe in surgery.moe_layers(sparse).values()} == {8}
+    experts = 16 if setup is upcycling_setups.recall else 8
+    assert {moe.num_experts for moe in surgery.moe_layers(sparse).values()} == {experts}
     assert surgery.dense_twin(sparse) == one.dense
     assert one.forward_flops(sparse) > one.forward_flops(one.dense) > 0
     if setup is upcycling_setups.vision:
@@ -48,9 +41,44 @@ def test_the_evaluation_of_a_uniform_classifier():
     assert found["accuracy"] == pytest.approx(0.1, abs=0.02)  # the test set is nearly balanced
 
 
-@pytest.mark.parametrize("setup", SETUPS, ids=["vision", "language"])
+@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.__name__)
 def test_batches_depend_on_the_seed(setup):
     first, again, other = (next(setup().batches(seed)) for seed in (0, 0, 1))
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
     assert any((first[name] != other[name]).any() for name in first)
+
+
+def test_the_deeper_model_has_one_block_more():
+    for setup in SETUPS:
+        one = setup()
+        assert (
+            upcycling_setups.deeper(one.dense) != one.dense
+            and one.relative_cost(upcycling_setups.deeper(one.dense)) > 1
+        )
+    assert upcycling_setups.deeper(upcycling_setups.recall().dense).num_decoder_layers == 3
+
+
+def test_experts_per_token_are_the_capacity_of_both_stacks():
+    one = upcycling_setups.recall()
+    for c in (1.0, 2.0, 5.0):
+        config = one.sparse(one.dense, capacity_factor=c, renormalize=True)
+        assert config.moe.capacity_factor == c and config.decoder_moe.num_selected == c
+        assert config.moe.renormalize and config.decoder_moe.renormalize
+
+
+@pytest.mark.slow
+def test_recall_of_a_model_that_knows_nothing_and_of_one_that_knows_all(monkeypatch):
+    """Loss near the entropy of letters and no name right at first; 0 and 1 if every logit is that of the target."""
+    one = upcycling_setups.recall("valid")
+    model = one.model(one.dense)
+    found = one.evaluate(model, one.init(model, 0))
+    assert set(found) == {"accuracy", "loss", "held_out_accuracy", "held_out_loss"}
+    assert found["accuracy"] == 0.0 and 3 < found["loss"] < 12
+
+    def perfect(params, inputs, targets):
+        real = targets != 0
+        return real.sum(), 0.0, real.sum(), len(targets)
+
+    monkeypatch.setattr(upcycling_setups, "_scores", lambda model: perfect)
+    assert one.evaluate(model, None) == {"accuracy": 1.0, "loss": 0.0, "held_out_accuracy": 1.0, "held_out_loss": 0.0}

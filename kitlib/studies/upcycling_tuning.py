@@ -1,0 +1,110 @@
+"""How the recipes of the upcycling studies are chosen: six trials for every kind of arm, and the best one is frozen.
+
+    kit claims upcycling recall_parents                # six learning rates of the dense parent
+    kit claims upcycling recall_tuning                 # six trials each of all that comes after it
+    best("recall", "upcycled")                         # the name of the best trial, from the stored tables
+
+The trials have a seed of their own and are scored on a validation split; nothing is judged on either. A trial's score
+is the loss at an extra cost of half a parent, for training from scratch of a whole one. All kinds have equally many
+trials. What they vary is what is known to matter for the kind: for all the peak of the learning rate; for a dense model
+whether the moments of the optimiser go on; for a new mixture whether weights are renormalised; for upcycling both.
+"""
+
+import functools
+from collections.abc import Callable
+
+import pandas as pd
+
+from kitlib.studies import study, tables
+from kitlib.studies.upcycling_recipes import Recipe
+from kitlib.studies.upcycling_runs import UpcyclingArm, prepare_parent, run_arm
+from kitlib.studies.upcycling_setups import Setup, deeper
+
+SEED = 100
+PEAKS = {"recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)}  # of the parent, by task
+TRIALS = 6  # for every kind
+COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5}  # where a trial is scored
+
+
+def trials(name: str, peak: float) -> dict[str, dict[str, Recipe]]:
+    """By kind of arm: six recipes by name. peak: the parent's, once it is known."""
+    below, at, above = ({f"peak {x:g}": Recipe(x)} for x in (peak / 2, peak, 2 * peak))
+    rates = below | at | above
+    return {
+        "parent": {f"peak {x:g}": Recipe(x) for x in PEAKS[name]},
+        "dense": _each(rates, resumed={"moments": "resume"}, restarted={"moments": "restart"}),
+        "deeper": _each(rates, resumed={"moments": "resume"}, restarted={"moments": "restart"}),
+        "scratch": _each(rates, raw={"renormalize": False}, renormalised={"renormalize": True}),
+        "upcycled": _each(
+            below | at,
+            **{
+                "raw, restarted": {"renormalize": False, "moments": "restart"},
+                "renormalised, restarted": {"renormalize": True, "moments": "restart"},
+                "renormalised, resumed": {"renormalize": True, "moments": "resume"},
+            },
+        ),
+    }
+
+
+def _each(recipes: dict[str, Recipe], **ways: dict) -> dict[str, Recipe]:
+    return {
+        f"{rate}, {way}": Recipe(recipe.peak, **fields)
+        for rate, recipe in recipes.items()
+        for way, fields in ways.items()
+    }
+
+
+def studies(name: str, task: Callable[..., Setup]) -> dict[str, study.Study]:
+    """The two studies of a task: <task>_parents and <task>_tuning; task(split) gives its setup."""
+    valid = functools.partial(task, "valid")
+    setup = valid()
+    chosen = trials(name, setup.recipes["parent"].peak)
+    parents = {
+        trial: UpcyclingArm(setup.dense, "scratch", setup.parent_steps, recipe)
+        for trial, recipe in chosen["parent"].items()
+    }
+    later = {
+        f"{kind}: {trial}": arm(setup, kind, recipe)
+        for kind in ("dense", "upcycled", "scratch", "deeper")
+        for trial, recipe in chosen[kind].items()
+    }
+    prepare, run = functools.partial(prepare_parent, valid), functools.partial(run_arm, valid)
+    return {
+        f"{name}_parents": study.Study(
+            "Which learning rate for the parent?", setup.name, parents, _nothing, run, 1, SEED
+        ),
+        f"{name}_tuning": study.Study("Which recipe for which kind?", setup.setting, later, prepare, run, 1, SEED),
+    }
+
+
+def arm(setup: Setup, kind: str, recipe: Recipe) -> UpcyclingArm:
+    """The arm of a kind, trained until its score can be read."""
+    if kind == "dense":
+        config = setup.dense
+    else:
+        config = deeper(setup.dense) if kind == "deeper" else setup.sparse(setup.dense, **recipe.experts)
+    steps = -(-COST[kind] * setup.parent_steps // setup.relative_cost(config))
+    return UpcyclingArm(config, kind, int(steps), recipe)
+
+
+def scores(name: str) -> pd.DataFrame:
+    """A row per trial, from the stored tables: kind, trial, loss (of the validation split), best of its kind."""
+    rows = []
+    for table, prefix in ((f"{name}_parents", "parent: "), (f"{name}_tuning", "")):
+        stored = tables.read_table("upcycling", table)
+        for label in stored["arm"].unique():
+            kind, _, trial = f"{prefix}{label}".partition(": ")
+            values = tables.values_at(stored[stored["arm"] == label], "loss", "extra_cost", COST[kind])
+            rows.append({"kind": kind, "trial": trial, "loss": float(values[label].iloc[0])})
+    found = pd.DataFrame(rows)
+    return found.assign(best=found["loss"] == found.groupby("kind")["loss"].transform("min"))
+
+
+def best(name: str, kind: str) -> str:
+    """The name of the best trial of a kind."""
+    found = scores(name)
+    return found[(found["kind"] == kind) & found["best"]]["trial"].iloc[0]
+
+
+def _nothing(seed: int, folder) -> None:
+    """The trials of a parent share no file."""

@@ -1,0 +1,96 @@
+"""kitlib.data.recall: facts, their tokens and splits, batches, and the errors for other files."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from kitlib.data import recall
+
+SMALL = "\tde\ten\na\thund\tdog\nb\tbär\t\nc\tkuh\tcow\n"  # 5 facts: b has no English name
+
+
+@pytest.fixture
+def small(commit, tmp_path):
+    def write(text: str = SMALL):
+        commit(gzip.compress(text.encode()), recall.FILE)
+        recall._table.cache_clear()
+        return tmp_path
+
+    yield write
+    recall._table.cache_clear()
+
+
+def test_tokens_by_hand(small):
+    words = recall.vocabulary(data_dir=small())
+    # Letters of all names: b c d g h k n o r u w ä = 12. Padding, end, 2 languages, 42 + 42 digits before them.
+    assert words.languages == ("de", "en") and "".join(words.letters) == "bcdghknoruwä"
+    assert words.size == 2 + 2 + 84 + 12
+    assert words.inputs("en", 45) == [3, 4 + 1, 4 + 42 + 3]  # 45 = 1 * 42 + 3
+    assert words.targets("dog") == [88 + 2, 88 + 7, 88 + 3, 1]
+    assert words.name([90, 95, 91, 1, 90]) == "dog"  # what comes after the end is not read
+    assert words.name([90, 5]) == "d?"
+
+
+def test_facts_of_a_small_file(small):
+    folder = small()
+    facts = recall.facts("taught", data_dir=folder)
+    assert len(facts) == 5 and len(recall.facts("held_out", data_dir=folder)) == 0  # 5 % of 5, rounded down
+    words = recall.vocabulary(data_dir=folder)
+    for (language, thing, name), inputs, targets in zip(facts.names, facts.inputs, facts.targets, strict=True):
+        assert words.inputs(language, "abc".index(thing)) == list(inputs)
+        assert words.name(targets) == name and len(targets) == 1 + len("hund")
+        assert (targets == recall.EOS).sum() == 1 and (targets[len(name) + 1 :] == recall.PAD).all()
+    assert facts[1:3].names == facts.names[1:3] and len(facts[1:3]) == 2
+
+
+def test_the_committed_facts():
+    taught, held_out = recall.facts(), recall.facts("held_out")
+    assert (len(taught), len(held_out)) == (30_160, 1_587)
+    pairs = [{fact[:2] for fact in facts.names} for facts in (taught, held_out)]
+    assert len(pairs[0]) == len(taught) and pairs[0].isdisjoint(pairs[1])
+    assert {language for language, _ in pairs[1]} == set(recall.vocabulary().languages)
+    # A thing is asked about that has been named in other languages, but for a few that have one name only.
+    known = {thing for _, thing in pairs[0]}
+    assert np.mean([thing in known for _, thing in pairs[1]]) > 0.99
+    assert len(np.unique(taught.inputs, axis=0)) == len(taught)  # a question has one answer
+    letters = [len(name) for *_, name in taught.names]
+    assert max(letters) == 12 and taught.targets.shape == (30_160, 13)
+    assert ("de", "🐕", "hund") in set(taught.names) | set(held_out.names)
+
+
+def test_batches_visit_every_fact_once_and_resume():
+    facts = recall.facts()
+    steps = len(facts) // 256
+    iterator = recall.batches(facts, 256, seed=3)
+    first = [next(iterator) for _ in range(2 * steps)]
+    rows = np.concatenate([batch["inputs"] for batch in first])
+    for epoch in (rows[: 256 * steps], rows[256 * steps :]):
+        assert len(np.unique(epoch, axis=0)) == 256 * steps
+    assert (first[0]["inputs"] != first[steps]["inputs"]).any()  # another order
+    iterator = recall.batches(facts, 256, seed=3)
+    next(iterator)
+    state = iterator.get_state()
+    again = recall.batches(facts, 256, seed=3)
+    again.set_state(state)
+    resumed = next(again)
+    for name in ("inputs", "targets"):
+        np.testing.assert_array_equal(resumed[name], first[1][name])
+    assert (next(recall.batches(facts, 256, seed=4))["inputs"] != first[0]["inputs"]).any()
+    with pytest.raises(ValueError, match=r"batch_size is 0; expected 1 to 30160"):
+        recall.batches(facts, 0)
+
+
+def test_other_files_are_refused(small, tmp_path):
+    with pytest.raises(ValueError, match=r"Unknown split of the facts 'test'.*Known: taught, held_out\."):
+        recall.facts("test")
+    with pytest.raises(FileNotFoundError, match=r"names\.txt\.gz is missing"):
+        recall.facts(data_dir=tmp_path)
+    for text in ("", "\tde\n", "\tde\ten\na\thund\n", "\tde\n" + "".join(f"{i}\tx\n" for i in range(42**2 + 1))):
+        with pytest.raises(ValueError, match=r"names\.txt\.gz is not a data file of the kit.*make_names"):
+            recall.facts(data_dir=small(text))
+    folder = small()
+    (folder / recall.FILE).write_bytes(gzip.compress(b"\tde\na\tb\n"))
+    recall._table.cache_clear()
+    with pytest.raises(ValueError, match=r"names\.txt\.gz is damaged or was changed"):
+        recall.facts(data_dir=folder)

@@ -1,0 +1,28 @@
+"""kitlib.studies.upcycling_recipes: the schedule by hand, and what a recipe sets."""
+
+import pytest
+
+from kitlib.studies.upcycling_recipes import Recipe, schedule
+
+
+def test_the_schedule_by_hand():
+    # 100 steps of warm-up, then peak * sqrt(400 / (400 + step - 100)): half of the peak 1,200 steps later.
+    rate = schedule(0.02)
+    assert float(rate(50)) == pytest.approx(0.01)
+    assert float(rate(100)) == pytest.approx(0.02)
+    assert float(rate(1300)) == pytest.approx(0.01)
+
+
+def test_a_cooldown_ends_at_zero_and_changes_nothing_before():
+    plain, cooled = schedule(0.02), schedule(0.02, cooldown=200, end=1500)
+    for step in (50, 1299, 1300):
+        assert float(cooled(step)) == pytest.approx(float(plain(step)))
+    assert float(cooled(1400)) == pytest.approx(0.5 * float(plain(1400)))  # half of the way down
+    assert float(cooled(1500)) == 0.0
+
+
+def test_a_recipe_sets_what_it_names():
+    assert Recipe(0.1).experts == {}
+    assert Recipe(0.1, capacity=1.0, renormalize=False).experts == {"capacity_factor": 1.0, "renormalize": False}
+    with pytest.raises(ValueError, match="Unknown treatment of moments 'reset'; did you mean 'resume'"):
+        Recipe(0.1, "reset")

@@ -1,0 +1,51 @@
+"""kitlib.studies.upcycling_tuning: equally many trials for every kind, scored where it says; the frozen recipes."""
+
+import dataclasses
+
+import pytest
+
+from kitlib.studies import runner, upcycling, upcycling_setups, upcycling_tuning
+from kitlib.studies.upcycling_recipes import Recipe
+from kitlib.upcycling import surgery
+
+TUNED = {"recall": upcycling_setups.recall}
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_every_kind_has_six_different_trials(name):
+    trials = upcycling_tuning.trials(name, 0.01)
+    assert set(trials) == set(upcycling_setups.KINDS) == set(upcycling_tuning.COST)
+    for kind, recipes in trials.items():
+        assert len(recipes) == len(set(recipes.values())) == upcycling_tuning.TRIALS, kind
+    assert trials["upcycled"]["peak 0.005, raw, restarted"] == Recipe(0.005, "restart", renormalize=False)
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_trials_have_their_own_seed_and_run_until_they_are_scored(name):
+    found = upcycling_tuning.studies(name, TUNED[name])
+    setup = TUNED[name]("valid")
+    for study in found.values():
+        assert list(runner.seeds_of(study)) == [upcycling_tuning.SEED]
+    judged = (upcycling.studies()[f"{name}_{topic}"] for topic in ("curves",))
+    assert all(upcycling_tuning.SEED not in runner.seeds_of(study) for study in judged)
+    for label, arm in found[f"{name}_tuning"].arms.items():
+        kind = label.partition(":")[0]
+        assert kind == arm.start and bool(surgery.moe_layers(arm.config)) == (kind in ("upcycled", "scratch"))
+        cost = arm.steps * setup.relative_cost(arm.config) / setup.parent_steps
+        least = upcycling_tuning.COST[kind]
+        assert least <= cost < least + 2 * setup.relative_cost(arm.config) / setup.parent_steps
+    assert {arm.steps for arm in found[f"{name}_parents"].arms.values()} == {setup.parent_steps}
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_the_frozen_recipes_are_the_best_trials(name):
+    """Each recipe of the setup is the trial with the lowest loss of the stored tables."""
+    setup = TUNED[name]()
+    trials = upcycling_tuning.trials(name, setup.recipes["parent"].peak)
+    scores = upcycling_tuning.scores(name)
+    assert scores.groupby("kind").size().eq(upcycling_tuning.TRIALS).all()
+    assert scores.groupby("kind")["best"].sum().eq(1).all()
+    for kind, recipe in setup.recipes.items():
+        chosen = trials[kind][upcycling_tuning.best(name, kind)]
+        set_by_trials = {field: value for field, value in vars(chosen).items() if value is not None}
+        assert dataclasses.replace(recipe, **set_by_trials) == recipe, kind
