@@ -27,6 +27,8 @@ class ViTConfig(Config):
     qk_norm: bool = False  # ViT-22B: LayerNorm on queries and keys, per head
     qkv_bias: bool = True  # ViT-22B: no
     norm_bias: bool = True  # ViT-22B: no
+    layer_scale: float = 0.0  # initial value of a factor per channel on each branch (2103.17239, DINOv2); 0: none
+    activation: str = "gelu"  # of MLPs and experts: "gelu" (tanh form) or "gelu_exact" (PyTorch's, DINOv2)
     scan: bool = False  # equal blocks are stacked and scanned: compiles in constant time, see `models.stacking`
     remat: str = "none"  # the backward pass computes blocks again: "full", or all but matrix products: "dots"
     moe: MoEConfig | None = None  # V-MoE: the MLPs of `moe_blocks` are mixtures of experts
@@ -55,6 +57,11 @@ class ViTConfig(Config):
             raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {p}; {nearest} is.")
         one_of("pool", self.pool, ("tok", "gap", "map", "none"))
         one_of("posemb", self.posemb, ("learn", "sincos2d"))
+        one_of("activation", self.activation, ("gelu", "gelu_exact"))
+        if not 0.0 <= self.layer_scale < float("inf"):
+            raise ValueError(f"ViTConfig.layer_scale is {self.layer_scale}; it must be 0 (none) or more.")
+        if self.activation != "gelu" and self.pool == "map":
+            raise ValueError("The MLP of the attention pooling has the tanh form of GELU; use activation='gelu'.")
         one_of("remat", self.remat, REMAT)
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
         for name in ("dropout", "drop_path"):

@@ -46,11 +46,14 @@ def sincos_positions(grid: tuple[int, int], width: int, temperature: float = 10_
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)[None].astype(np.float32)
 
 
-def resize_positions(table: jax.Array, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> jax.Array:
-    """Position table for another resolution: the grid is resized bilinearly, a class-token entry in front is kept.
+def resize_positions(
+    table: jax.Array, old_grid: tuple[int, int], new_grid: tuple[int, int], *, cubic: bool = False
+) -> jax.Array:
+    """Position table for another resolution: the grid is resized, a class-token entry in front is kept.
 
-    table float[1, N, D] with N = old rows * cols, or one more -> float[1, N', D] (2010.11929, section 3.2). Corners
-    stay on corners, as in `scipy.ndimage.zoom`, which the reference codes call; image resizing would move them.
+    table float[1, N, D] with N = old rows * cols, or one more -> float[1, N', D] (2010.11929, section 3.2). Bilinear,
+    corners stay on corners, as in `scipy.ndimage.zoom`, which the reference codes call; image resizing would move them.
+    cubic: as DINOv2 does it with PyTorch's bicubic image resizing (a = -0.75, not antialiased).
     """
     extra = table.shape[1] - old_grid[0] * old_grid[1]
     if extra not in (0, 1):
@@ -58,7 +61,8 @@ def resize_positions(table: jax.Array, old_grid: tuple[int, int], new_grid: tupl
     if tuple(old_grid) == tuple(new_grid):
         return table
     slot, patches = table[:, :extra], table[:, extra:]
-    rows, cols = (_zoom_matrix(old, new) for old, new in zip(old_grid, new_grid, strict=True))
+    weights = _cubic_matrix if cubic else _zoom_matrix
+    rows, cols = (weights(old, new) for old, new in zip(old_grid, new_grid, strict=True))
     zoomed = jnp.einsum("rR,cC,bRCd->brcd", rows, cols, patches.reshape(1, *old_grid, -1))
     return jnp.concatenate([slot, zoomed.reshape(1, new_grid[0] * new_grid[1], -1)], axis=1)
 
@@ -67,6 +71,19 @@ def _zoom_matrix(old: int, new: int) -> np.ndarray:
     """float32[new, old]: the weight of each old position in each new one; at most two neighbours are not zero."""
     places = np.linspace(0, old - 1, new)[:, None]
     return np.maximum(0.0, 1.0 - np.abs(places - np.arange(old))).astype(np.float32)
+
+
+def _cubic_matrix(old: int, new: int) -> np.ndarray:
+    """float32[new, old]: Keys' cubic convolution (1981) with a = -0.75; pixels have area, edges are repeated."""
+    places = (np.arange(new) + 0.5) * old / new - 0.5
+    weights = np.zeros((new, old))
+    for shift in range(-1, 3):  # the four neighbours
+        neighbours = np.floor(places).astype(int) + shift
+        x, a = np.abs(places - neighbours), -0.75
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1  # where x <= 1
+        far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a  # where 1 < x < 2
+        np.add.at(weights, (np.arange(new), np.clip(neighbours, 0, old - 1)), np.where(x <= 1, near, far))
+    return weights.astype(np.float32)
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -98,6 +115,15 @@ def gelu(x: jax.Array) -> jax.Array:
     On a CPU this is also faster, by 3 to 10 % of a whole MLP: new memory costs more time than a few products.
     """
     return nn.gelu(x)
+
+
+@jax.checkpoint
+def gelu_exact(x: jax.Array) -> jax.Array:
+    """GELU, x times the normal distribution function, as PyTorch's models have it; computed again as `gelu` is."""
+    return nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS = {"gelu": gelu, "gelu_exact": gelu_exact}
 
 
 # ---------------------------------------------------------------------------------------------- Linen modules
@@ -149,20 +175,32 @@ class MultiHeadDotProductAttention(nn.Module):
         return self.dense(width, axis=(-2, -1), name="out", **init)(mixed), weights
 
 
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (2103.17239): float[B, N, D] -> float[B, N, D]."""
+
+    init: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.constant(self.init), (x.shape[-1],))
+        return x * scale.astype(x.dtype)[None, None]
+
+
 class MlpBlock(nn.Module):
-    """Dense, GELU (tanh form), dropout, Dense: float[B, N, D] -> float[B, N, D]."""
+    """Dense, GELU, dropout, Dense: float[B, N, D] -> float[B, N, D]."""
 
     mlp_dim: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     dense: Callable = nn.Dense  # class of the linear layers; or `batch_ensemble.Dense`
+    activation: str = "gelu"  # one of ACTIVATIONS
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         b, n, d = x.shape
         init = {"kernel_init": nn.initializers.xavier_uniform(), "bias_init": BIAS_INIT, "dtype": self.dtype}
         x = x.reshape(b * n, d)  # on a CPU, the backward pass of a matmul is faster with one leading axis
-        x = gelu(self.dense(self.mlp_dim, name="Dense_0", **init)(x))
+        x = ACTIVATIONS[self.activation](self.dense(self.mlp_dim, name="Dense_0", **init)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return self.dense(d, name="Dense_1", **init)(x).reshape(b, n, d)
 
@@ -187,6 +225,8 @@ class EncoderBlock(nn.Module):
     members: int = 1  # copies of each token after the attention, stacked by member on the batch axis (`members.tile`)
     mlp_dense: Callable = nn.Dense  # see MlpBlock.dense
     attention_dense: Callable = nn.DenseGeneral  # see MultiHeadDotProductAttention.dense
+    layer_scale: float = 0.0  # initial value of `LayerScale` on both branches; 0: none
+    activation: str = "gelu"  # of the MLP, one of ACTIVATIONS
 
     @nn.compact
     def __call__(self, x, drop_rate=0.0, train: bool = False):
@@ -209,14 +249,20 @@ class EncoderBlock(nn.Module):
         )
         out = {}
 
+        def scaled(branch, name):
+            return LayerScale(self.layer_scale, name=name)(branch) if self.layer_scale else branch
+
         def mlp(x):
             if self.moe is None:
-                return MlpBlock(self.mlp_dim, self.dropout, self.dtype, self.mlp_dense, name="MlpBlock_0")(x, train)
-            y, out["moe"] = self.moe(name="Moe")(x, train=train)
-            return y
+                fields = (self.mlp_dim, self.dropout, self.dtype, self.mlp_dense, self.activation)
+                y = MlpBlock(*fields, name="MlpBlock_0")(x, train)
+            else:
+                y, out["moe"] = self.moe(name="Moe")(x, train=train)
+            return scaled(y, "LayerScale_1")
 
         normed = norm("LayerNorm_0")(x)
-        out["sa"], out["attention"] = mha(normed, normed)
+        attended, out["attention"] = mha(normed, normed)
+        out["sa"] = scaled(attended, "LayerScale_0")
         if self.parallel:
             out["mlp"] = mlp(normed)
             x = out["+mlp"] = x + residual(out["sa"] + out["mlp"])

@@ -22,7 +22,7 @@ def vit_parameters(c: ViTConfig) -> dict[str, int]:
         "embedding": c.patch_size**2 * c.channels * d + d,
         "cls": d if c.pool == "tok" else 0,
         "positions": c.num_tokens * d if c.posemb == "learn" else 0,
-        "blocks": c.depth * (_attention(c) + _norm(c) * (1 if c.parallel else 2))
+        "blocks": c.depth * (_attention(c) + _norm(c) * (1 if c.parallel else 2) + (2 * d if c.layer_scale else 0))
         + (c.depth - mixtures) * _mlp(d, f)
         + (mixtures * _moe(c) if mixtures else 0)
         + (_rank_one(c) if c.batch_ensemble else 0),

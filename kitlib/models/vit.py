@@ -88,13 +88,15 @@ def block_fields(c: ViTConfig, i: int) -> dict:
         "qk_norm": c.qk_norm,
         "qkv_bias": c.qkv_bias,
         "norm_bias": c.norm_bias,
+        "layer_scale": c.layer_scale,
+        "activation": c.activation,
         "dtype": dtype,
     }
     if i == c.tiled_block and c.tiled_after_attention:
         fields["members"] = c.num_members
     if i in c.moe_blocks:
         layer = functools.partial(E3Mlp, c.moe, c.e3) if c.e3 else functools.partial(MoEMlp, c.moe)
-        fields["moe"] = functools.partial(layer, mlp_dim=c.mlp_dim, dtype=dtype)
+        fields["moe"] = functools.partial(layer, mlp_dim=c.mlp_dim, dtype=dtype, activation=c.activation)
     if c.batch_ensemble and i in c.batch_ensemble.blocks:
         fields["mlp_dense"] = functools.partial(batch_ensemble.Dense, c.batch_ensemble)
         if c.batch_ensemble.attention:
@@ -137,21 +139,7 @@ class ViT(nn.Module):
         x = nn.Dropout(c.dropout, deterministic=not train)(x)
 
         x, blocks = Encoder(c, name="Transformer")(x, train)  # [B, N, D], or [M * B, N, D]
-        out |= blocks
-        if c.moe:
-            out["auxiliary_loss"] = sum(blocks[f"block{i:02d}"]["moe"]["auxiliary_loss"] for i in c.moe_blocks)
-        out["encoded"] = x
-
-        x = out["pooled"] = mesh.constrain(self.pooled(x), "tokens")  # [B, D]; [B, N, D] for pool="none"
-        if c.representation_size:
-            x = out["pre_logits"] = jnp.tanh(nn.Dense(c.representation_size, dtype=dtype, name="pre_logits")(x))
-        if c.num_classes:
-            # A zero head makes the first prediction uniform: the loss starts at log V, for every size.
-            dense = functools.partial(batch_ensemble.Dense, c.batch_ensemble) if c.batch_ensemble else nn.Dense
-            x = dense(c.num_classes, kernel_init=nn.initializers.zeros, dtype=dtype, name="head")(x)  # [B, V]
-        x = x.astype(jnp.float32)
-        logits = out["logits"] = e3.split(x, c.num_members) if c.num_members else x  # [M, B, V] or [B, V]
-        return logits, out
+        return read_out(c, x, out | blocks)
 
     def positions(self):
         """float32[1, N, D]."""
@@ -162,18 +150,38 @@ class ViT(nn.Module):
         table = jnp.asarray(sincos_positions(c.grid, c.width))
         return jnp.pad(table, ((0, 0), (int(c.pool == "tok"), 0), (0, 0)))  # zeros for the class token: no position
 
-    def pooled(self, x):
-        """float[B, N, D] -> float[B, D]; unchanged for pool="none"."""
-        c = self.config
-        if c.pool == "tok":
-            return x[:, 0]
-        if c.pool == "gap":
-            return x.mean(axis=1)
-        if c.pool == "map":
-            return MAPHead(
-                c.mlp_dim, c.num_heads, c.qkv_bias, c.qk_norm, c.norm_bias, jnp.dtype(c.dtype), name="MAPHead_0"
-            )(x)
-        return x
+
+def read_out(c: ViTConfig, x, out: dict):
+    """Pooling and head inside a compact module: x float[B, N, D] after the encoder, out: the intermediates so far ->
+    (logits float32[B, V], all intermediates)."""
+    dtype = jnp.dtype(c.dtype)
+    if c.moe:
+        out["auxiliary_loss"] = sum(out[f"block{i:02d}"]["moe"]["auxiliary_loss"] for i in c.moe_blocks)
+    out["encoded"] = x
+
+    x = out["pooled"] = mesh.constrain(pooled(c, x), "tokens")  # [B, D]; [B, N, D] for pool="none"
+    if c.representation_size:
+        x = out["pre_logits"] = jnp.tanh(nn.Dense(c.representation_size, dtype=dtype, name="pre_logits")(x))
+    if c.num_classes:
+        # A zero head makes the first prediction uniform: the loss starts at log V, for every size.
+        dense = functools.partial(batch_ensemble.Dense, c.batch_ensemble) if c.batch_ensemble else nn.Dense
+        x = dense(c.num_classes, kernel_init=nn.initializers.zeros, dtype=dtype, name="head")(x)  # [B, V]
+    x = x.astype(jnp.float32)
+    logits = out["logits"] = e3.split(x, c.num_members) if c.num_members else x  # [M, B, V] or [B, V]
+    return logits, out
+
+
+def pooled(c: ViTConfig, x):
+    """float[B, N, D] -> float[B, D]; unchanged for pool="none"."""
+    if c.pool == "tok":
+        return x[:, 0]
+    if c.pool == "gap":
+        return x.mean(axis=1)
+    if c.pool == "map":
+        return MAPHead(
+            c.mlp_dim, c.num_heads, c.qkv_bias, c.qk_norm, c.norm_bias, jnp.dtype(c.dtype), name="MAPHead_0"
+        )(x)
+    return x
 
 
 def check_images(images, config: ViTConfig) -> None:

@@ -152,6 +152,7 @@ class E3Mlp(nn.Module):
     e3: E3Config
     mlp_dim: int
     dtype: jnp.dtype = jnp.float32
+    activation: str = "gelu"  # see `vit_layers.ACTIVATIONS`
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -173,7 +174,7 @@ class E3Mlp(nn.Module):
             expert, gate = (a.reshape(g, m * s, -1) for a in (expert, wanted.gate))  # [G, M * S, K]
         all_valid = None if valid is None else jnp.tile(valid, (1, copies))  # bool[G, copies * S]
         plan = plan_token_choice(c, routing.Choice(expert, gate), all_valid, slots_of(c, e3, s))
-        mlps = Experts(c, self.mlp_dim // c.granularity, False, "gelu", name="Mlp")(d, train)
+        mlps = Experts(c, self.mlp_dim // c.granularity, False, self.activation, name="Mlp")(d, train)
         tokens = groups.reshape(g, copies * s, d).astype(self.dtype)  # [G, copies * S, D]
         y = dispatch_and_combine(c, mlps, tokens, plan)  # [G, copies * S, D]
 

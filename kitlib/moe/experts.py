@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from kitlib.configs import MoEConfig
-from kitlib.layers.t5_layers import ACTIVATIONS
-from kitlib.layers.vit_layers import BIAS_INIT, gelu
+from kitlib.layers import t5_layers, vit_layers
+from kitlib.layers.vit_layers import BIAS_INIT
 
 # ---------------------------------------------------------------------------------------------- one expert
 
@@ -29,9 +29,11 @@ def linear_layer(x: jax.Array, layer: dict) -> jax.Array:
     return y + layer["bias"].astype(x.dtype)[(None,) * (y.ndim - 1)] if "bias" in layer else y
 
 
-def mlp_expert(linear, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0) -> jax.Array:
-    """One ViT expert: Dense, GELU (tanh form), dropout, Dense. x float[C, D] -> float[C, D]."""
-    h = gelu(linear(x, params["Dense_0"]))
+def mlp_expert(
+    linear, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0, activation: str = "gelu"
+) -> jax.Array:
+    """One ViT expert: Dense, GELU, dropout, Dense. x float[C, D] -> float[C, D]."""
+    h = vit_layers.ACTIVATIONS[activation](linear(x, params["Dense_0"]))
     return linear(_dropped(h, key, dropout), params["Dense_1"])
 
 
@@ -39,7 +41,7 @@ def gated_mlp_expert(
     linear, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0, activation: str = "gelu"
 ) -> jax.Array:
     """One T5 1.1 expert: (GELU(x wi_0) * (x wi_1)) wo, no biases; UL2: SiLU. x float[C, D] -> float[C, D]."""
-    h = ACTIVATIONS[activation](linear(x, params["wi_0"])) * linear(x, params["wi_1"])
+    h = t5_layers.ACTIVATIONS[activation](linear(x, params["wi_0"])) * linear(x, params["wi_1"])
     return linear(_dropped(h, key, dropout), params["wo"])
 
 
@@ -194,6 +196,4 @@ class Experts(nn.Module):
 
 @functools.cache  # one object per kind: JAX would compile the same function again for another object
 def _expert(gated: bool, dropout: float, activation: str = "gelu"):
-    if gated:
-        return functools.partial(gated_mlp_expert, dropout=dropout, activation=activation)
-    return functools.partial(mlp_expert, dropout=dropout)
+    return functools.partial(gated_mlp_expert if gated else mlp_expert, dropout=dropout, activation=activation)

@@ -127,7 +127,7 @@ class MoEMlp(nn.Module):
     mlp_dim: int  # F
     gated: bool = False
     dtype: jnp.dtype = jnp.float32
-    activation: str = "gelu"  # of gated experts: see `t5_layers.ACTIVATIONS`
+    activation: str = "gelu"  # see `vit_layers.ACTIVATIONS`, of gated experts `t5_layers.ACTIVATIONS`
 
     @nn.compact
     def __call__(self, x, valid=None, train: bool = False):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -137,6 +138,18 @@ def stages(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
     return stages.main(folder, seed) or 0 if done is None else done
 
 
+def weights(action: tyro.conf.Positional[Literal["list", "fetch"]], name: tyro.conf.Positional[str] = "", /) -> int:
+    """List the real pretrained weights that the kit can read, or fetch one of them: 90 MB, checked by hash, resumable.
+
+    Args:
+        action: list or fetch.
+        name: which weights to fetch, such as dinov2-s14.
+    """
+    from kitlib.data import download
+
+    return download.main(action, name or None)
+
+
 def pods(title: tyro.conf.Positional[str] = "", /, *, all: Flag = False) -> int:
     """Compile training steps of published sizes for TPU slices, without a TPU. Needs the extra "pods".
 
@@ -185,7 +198,7 @@ def main() -> int:
     """Entry point; the result is the exit status."""
     if sys.argv[1:2] == ["train"]:  # its options depend on the name that follows
         return train()
-    found = (run, lab, check, test, doctor, bench, claims, train, stages, pods, stamp)
+    found = (run, lab, check, test, doctor, bench, claims, train, stages, pods, weights, stamp)
     commands = {command.__name__: command for command in found}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")

@@ -88,3 +88,12 @@ def test_ensembles_that_do_not_fit_the_model_are_refused(fields, message):
 
 def test_a_model_without_members_has_none():
     assert TINY.num_members is None and TINY.tiled_block is None and not TINY.tiled_after_attention
+
+
+def test_layer_scale_and_activation():
+    with pytest.raises(ValueError, match=r"layer_scale is -1; it must be 0 \(none\) or more"):
+        configs.vit("Ti/16", layer_scale=-1)
+    with pytest.raises(ValueError, match="Unknown activation 'gelu_exac'; did you mean 'gelu_exact'"):
+        configs.vit("Ti/16", activation="gelu_exac")
+    with pytest.raises(ValueError, match="attention pooling has the tanh form"):
+        configs.vit("Ti/16", activation="gelu_exact", pool="map")

@@ -115,6 +115,25 @@ def test_resize_is_exact_on_linear_tables():
     np.testing.assert_allclose(zoomed, np.repeat(np.arange(7) / 2, 5).reshape(7, 5), atol=1e-6)
 
 
+def test_cubic_resize_by_hand():
+    # Two positions become one in the middle: its neighbours are at -1 (the edge again), 0, 1 and 2 (again), at
+    # distances 1.5, 0.5, 0.5, 1.5. Keys' weights with a = -0.75: 0.59375 near, -0.09375 far: 1/2 for each position.
+    table = jnp.array([1.0, 3.0]).reshape(1, 2, 1)
+    assert float(vit_layers.resize_positions(table, (1, 2), (1, 1), cubic=True)[0, 0, 0]) == pytest.approx(2.0)
+    # 4 -> 2: the first new position is at 0.5, between old 0 and 1; old -1 is 0 again: 0.5 of old 0, 0.59375 of old 1,
+    # -0.09375 of old 2.
+    table = jnp.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 4, 1)
+    first = float(vit_layers.resize_positions(table, (1, 4), (1, 2), cubic=True)[0, 0, 0])
+    assert first == pytest.approx(0.5 * 1 + 0.59375 * 2 - 0.09375 * 4)
+
+
+def test_cubic_resize_keeps_constants_and_the_class_token():
+    table = jnp.concatenate([jnp.full((1, 1, 2), 7.0), jnp.full((1, 37 * 37, 2), 3.0)], axis=1)
+    resized = vit_layers.resize_positions(table, (37, 37), (16, 9), cubic=True)
+    np.testing.assert_allclose(resized[0, 0], 7.0)
+    np.testing.assert_allclose(resized[0, 1:], np.full((144, 2), 3.0), rtol=1e-6)
+
+
 def test_resize_refuses_other_tables():
     with pytest.raises(ValueError, match=r"18 positions are not a \(4, 4\) grid"):
         vit_layers.resize_positions(jnp.zeros((1, 18, 2)), (4, 4), (6, 6))
@@ -267,3 +286,33 @@ def test_gelu_stores_only_its_input():
     np.testing.assert_allclose(slope, jax.vmap(jax.grad(formula))(x), rtol=1e-5, atol=1e-6)
     stored = [leaf for leaf in jax.tree.leaves(jax.vjp(vit_layers.gelu, x)[1]) if leaf.size == x.size]
     assert len(stored) == 1 and np.array_equal(stored[0], x)
+
+
+# ---------------------------------------------------------------------------------------------- LayerScale, exact GELU
+
+
+def test_exact_gelu_by_hand():
+    # x * Phi(x): 1 * 0.841345, -2 * 0.022750. The tanh form is off by up to 3e-4.
+    np.testing.assert_allclose(vit_layers.gelu_exact(jnp.array([0.0, 1.0, -2.0])), [0, 0.841345, -0.045500], atol=1e-6)
+    x = jnp.linspace(-4, 4, 401)
+    assert 1e-4 < float(jnp.abs(vit_layers.gelu_exact(x) - vit_layers.gelu(x)).max()) < 5e-4
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_layer_scale_multiplies_both_branches(parallel):
+    """With factors of zero a block is the identity; with ones it is the block without them."""
+    x = normal(0, 2, 5, 16)
+    plain = vit_layers.EncoderBlock(32, 4, parallel=parallel)
+    params = plain.init(jax.random.key(0), x)["params"]
+    scaled = vit_layers.EncoderBlock(32, 4, parallel=parallel, layer_scale=1e-5)
+    first = scaled.init(jax.random.key(0), x)["params"]
+    np.testing.assert_allclose(first["LayerScale_0"]["scale"], np.full(16, 1e-5))
+
+    def applied(attention, mlp):
+        scales = {f"LayerScale_{i}": {"scale": jnp.full(16, value)} for i, value in enumerate((attention, mlp))}
+        return scaled.apply({"params": params | scales}, x)
+
+    expected, out = plain.apply({"params": params}, x)
+    np.testing.assert_allclose(applied(1.0, 1.0)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(applied(0.0, 0.0)[0], x, atol=1e-6)
+    np.testing.assert_allclose(applied(2.0, 0.0)[0], x + 2 * out["sa"], atol=1e-5)
