@@ -43,13 +43,15 @@ define check_python
     { echo "kitlib needs Python 3.11, 3.12 or 3.13, got '$(PYTHON)'; name yours: make PYTHON=path/to/python3.12 run"; exit 1; }
 endef
 
-# uv fills the environment in seconds; where it cannot be had, pip does the same more slowly. Both check every hash.
+# uv fills the environment in seconds; where it cannot be had, pip does the same more slowly. Both check every hash, and
+# uv itself is the version of the lock, with its hash.
 # Compiled once here, and not by every process where PYTHONDONTWRITEBYTECODE is set: a notebook imports in 3 s, not 8.
 .venv/ready: requirements.lock pyproject.toml
 	$(check_python)
 	$(PYTHON) -m venv --clear .venv
 	@echo "Installing the pinned set (1.4 GB on disk) for $$($(PYTHON) --version) ..."
-	@if $(BIN)/python -m pip install -q uv 2>/dev/null; then \
+	@awk '/^[^ ]/ {found = /^uv==/} found' requirements.lock > .venv/installer.lock
+	@if $(BIN)/python -m pip install -q --no-deps --require-hashes -r .venv/installer.lock 2>/dev/null; then \
 	    $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock && \
 	    $(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
 	else \

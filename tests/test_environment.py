@@ -1,6 +1,7 @@
 """The pip path (requirements.lock) and the conda path (environment.yml) install one and the same, tested set."""
 
 import re
+import subprocess
 import tomllib
 from importlib import metadata
 
@@ -35,6 +36,16 @@ def holding(requirements: list[Requirement], machine: dict) -> set[str]:
         for r in requirements
         if r.marker is None or Marker(str(r.marker)).evaluate(machine)
     }
+
+
+def test_the_installer_itself_is_pinned_and_hashed():
+    """The Makefile's own line takes uv, and nothing else, out of the lock; pip checks its hash."""
+    makefile = (ROOT / "Makefile").read_text().partition(".venv-newest/ready:")[0]  # that one is not the pinned set
+    program = re.search(r"@awk '([^']+)' requirements\.lock > \.venv/installer\.lock", makefile)[1]
+    assert "--require-hashes -r .venv/installer.lock" in makefile and "pip install -q uv" not in makefile
+    taken = subprocess.run(["awk", program, LOCK], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert re.fullmatch(r"uv==[\d.]+ .*\\", taken[0]) and len(taken) > 1
+    assert all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}( \\)?", line) for line in taken[1:])
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: f"{m['sys_platform']}-{m['python_full_version']}")

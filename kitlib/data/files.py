@@ -8,6 +8,7 @@ This module imports numpy only.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -81,16 +82,53 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     If the block fails, `path` stays as it was and the temporary file is removed. A reader sees the old file or the new
     one, never half of one. Every temporary name is unique, so two processes or threads may write the same file: the
-    last one wins. The file's mode follows the umask. Raises FileNotFoundError if the folder is missing.
+    last one wins. The file's mode follows the umask. Raises FileNotFoundError if the folder is missing, and an OSError
+    with the file's name if the disk is full or may not be written.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial{path.suffix}")
-    partial.touch(exist_ok=False)  # with the mode that the umask allows; os.umask cannot be read without changing it
     try:
+        partial.touch(
+            exist_ok=False
+        )  # with the mode that the umask allows; os.umask cannot be read without changing it
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise cannot_write(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+# The disk is full or the quota used up; it may not be written; the folder may not be written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def disk_error(error: Exception) -> int | None:
+    """The system's number if this is a disk's error, one of NO_ROOM; None for all others. Libraries in C++ raise
+    ValueError or RuntimeError with the system's words in it."""
+    if isinstance(error, OSError):
+        return error.errno if error.errno in NO_ROOM else None
+    return next((number for number in NO_ROOM if os.strerror(number) in str(error)), None)
+
+
+def cannot_write(path: str | Path, error: OSError) -> OSError:
+    """The error for a file or folder that a disk does not take, as one sentence; what was there before is intact."""
+    reason = os.strerror(error.errno)
+    return OSError(
+        error.errno,
+        f"{path} cannot be written ({reason}); what was there before is as it was. Free some "
+        "space, or choose another folder",
+    )
+
+
+def sentence(error: OSError) -> str:
+    """What a command says of a disk that is full or may not be written. Raises the error again if it is another."""
+    if error.errno not in NO_ROOM:
+        raise error
+    return f"{error.strerror}{f': {error.filename}' if error.filename else ''}."
 
 
 def write_text(path: str | Path, text: str) -> None:

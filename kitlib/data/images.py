@@ -122,8 +122,13 @@ def from_arrays(images: np.ndarray, labels: np.ndarray, *, name: str, class_name
 
 def load_committed(name: str, split: str, *, data_dir: str | Path | None = None) -> Source:
     """One split of a committed image set, a key of `COMMITTED`. data_dir and errors: as for `datasets.load`."""
-    images, labels, class_names = read_npz(Path(data_dir) if data_dir else data_folder(), f"{name}.npz", split)
-    return from_arrays(images, labels, name=name, class_names=[str(c) for c in class_names])
+    folder = Path(data_dir) if data_dir else data_folder()
+    images, labels, class_names = read_npz(folder, f"{name}.npz", split)
+    try:
+        return from_arrays(images, labels, name=name, class_names=[str(c) for c in class_names])
+    except (ValueError, TypeError) as error:
+        path = folder / f"{name}.npz"
+        raise ValueError(f"{path} is not a data file of the kit ({error}): make it with data/make_data.py.") from error
 
 
 def read_idx(path: str | Path) -> np.ndarray:

@@ -24,6 +24,7 @@ from PIL import Image
 from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder as imagenet
 from tensorflow_datasets.image_classification import cifar, mnist
 
+from kitlib.data.files import cannot_write, disk_error
 from kitlib.data.images import COMMITTED, load_committed, read_idx
 
 
@@ -208,6 +209,7 @@ def prepare(name: str, data_dir: str | Path, *, files: str | Path | None = None)
         ValueError: an original file is damaged, or the set's folder in data_dir is not a prepared data set.
         ConnectionError: the download cannot be reached.
         PermissionError: data_dir cannot be written.
+        OSError: the disk is full; what was written of this set is deleted.
     """
     root = Path(data_dir).expanduser()
     builder = BUILDERS[name](data_dir=root)
@@ -229,7 +231,14 @@ def prepare(name: str, data_dir: str | Path, *, files: str | Path | None = None)
         _check_reachable(name, builder.urls[0])
     # With try_download_gcs TFDS would look for a prepared copy on the network even if `files` is given.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_dir=root / "downloads", download_config=config, file_format="array_record")
+    try:
+        builder.download_and_prepare(
+            download_dir=root / "downloads", download_config=config, file_format="array_record"
+        )
+    except (OSError, RuntimeError) as error:
+        if (number := disk_error(error)) is None:
+            raise
+        raise cannot_write(builder.data_dir, OSError(number, "")) from error
 
 
 def open_records(name: str, split: str, data_dir: str | Path):

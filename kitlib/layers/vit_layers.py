@@ -178,11 +178,11 @@ class MultiHeadDotProductAttention(nn.Module):
 class LayerScale(nn.Module):
     """A learned factor per channel on a residual branch (2103.17239): float[B, N, D] -> float[B, N, D]."""
 
-    init: float
+    initial: float
 
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", nn.initializers.constant(self.init), (x.shape[-1],))
+        scale = self.param("scale", nn.initializers.constant(self.initial), (x.shape[-1],))
         return x * scale.astype(x.dtype)[None, None]
 
 

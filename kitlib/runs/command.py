@@ -96,6 +96,10 @@ def main(arguments: list[str]) -> int:
         return _run(name, *(kind(**_fields(parsed, kind)) for kind in (recipes.Recipe, Options)))
     except (ValueError, ModuleNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise SystemExit(str(error)) from None
+    except OSError as error:
+        from kitlib.data import files
+
+        raise SystemExit(f"kit train: {files.sentence(error)}") from None
 
 
 def _description(name: str) -> str:

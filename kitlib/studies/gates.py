@@ -10,7 +10,8 @@ verdict "precondition not met", whatever its numbers say:
 
     1. the dense twin is near its plateau: the last fifth of its steps buys less than a tenth of the first fifth;
     2. a mixture from scratch beats it, at equal steps and at equal cost (both seen, corrected for two questions);
-    3. every kind of arm has a recipe of its own, chosen by equally many trials on a validation split.
+    3. every kind of arm has a recipe of its own, chosen by at least six trials on a validation split, the best of which
+       is not at an end of its range of learning rates.
 """
 
 import functools
@@ -35,14 +36,15 @@ class Gate:
         left: gain of as much dense training again / gain of the whole training so far.
         at_steps: a mixture from scratch against the dense twin, both after the twin's number of steps.
         at_cost: the same, both after the twin's cost.
-        trials: the number of trials of each kind of arm.
+        ends: the kinds of arms whose best trial has the smallest or largest learning rate that was tried, or that had
+            fewer than six.
     """
 
     plateau: float
     left: float
     at_steps: Verdict
     at_cost: Verdict
-    trials: dict[str, int]
+    ends: tuple[str, ...]
 
     @property
     def reasons(self) -> list[str]:
@@ -53,8 +55,8 @@ class Gate:
         for verdict, where in ((self.at_steps, "steps"), (self.at_cost, "cost")):
             if not verdict.seen:
                 found.append(f"a mixture from scratch is not seen to be better at equal {where} ({verdict.word})")
-        if len(set(self.trials.values())) != 1:
-            found.append(f"the kinds of arms had different numbers of trials: {self.trials}")
+        if self.ends:
+            found.append(f"the search for a recipe ended too early for: {', '.join(self.ends)}")
         return found
 
     @property
@@ -66,12 +68,12 @@ class Gate:
 @functools.cache
 def read(task: str) -> Gate:
     """The gate of an upcycling task, from its stored tables. Raises FileNotFoundError if one is missing."""
-    trials = upcycling_tuning.scores(task).groupby("kind").size().to_dict()
-    return judge(tables.read_table("upcycling", f"{task}_curves"), trials)
+    ends = upcycling_tuning.unfinished(upcycling_tuning.scores(task))
+    return judge(tables.read_table("upcycling", f"{task}_curves"), ends)
 
 
-def judge(curves: pd.DataFrame, trials: dict[str, int]) -> Gate:
-    """The gate, from a table with the arms parent, dense and scratch (see `upcycling.tuned`)."""
+def judge(curves: pd.DataFrame, ends: tuple[str, ...]) -> Gate:
+    """The gate, from a table with the arms parent, dense and scratch (see `upcycling.tuned`); ends: see `Gate`."""
     parent = curves[curves["arm"] == "parent"]
     steps = parent["extra_steps"].max()
 
@@ -87,4 +89,4 @@ def judge(curves: pd.DataFrame, trials: dict[str, int]) -> Gate:
             for column, place in (("extra_steps", steps), ("extra_cost", 1.0))
         ]
     )
-    return Gate((at[2] - at[3]) / (at[0] - at[1]), (at[3] - longer) / (at[0] - at[3]), *verdicts, trials)
+    return Gate((at[2] - at[3]) / (at[0] - at[1]), (at[3] - longer) / (at[0] - at[3]), *verdicts, ends)

@@ -1,4 +1,4 @@
-"""How the recipes of the upcycling studies are chosen: six trials for every kind of arm, and the best one is frozen.
+"""How the recipes of the upcycling studies are chosen: six trials for every kind of arm, the best one is frozen.
 
     kit claims upcycling recall_parents                # six learning rates of the dense parent
     kit claims upcycling recall_tuning                 # six trials each of all that comes after it
@@ -6,8 +6,10 @@
 
 The trials have a seed of their own and are scored on a validation split; nothing is judged on either. A trial's score
 is the loss at an extra cost of half a parent, for training from scratch of a whole one. All kinds have equally many
-trials. What they vary is what is known to matter for the kind: for all the peak of the learning rate; for a dense model
-whether the moments of the optimiser go on; for a new mixture whether weights are renormalised; for upcycling both.
+trials; where the best one has the smallest or largest learning rate that was tried, the next one beyond is tried, too,
+until it is not. What they vary is what is known to matter for the kind: for all the peak of the learning rate; for a
+dense model whether the moments of the optimiser go on; for a new mixture whether weights are renormalised; for
+upcycling both.
 """
 
 import functools
@@ -22,15 +24,22 @@ from kitlib.studies.upcycling_setups import Setup, deeper
 
 SEED = 100
 PEAKS = {"recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)}  # of the parent, by task
-TRIALS = 6  # for every kind
+TRIALS = 6  # for every kind, and by task and kind those that went on from a best trial at an end of its range
+BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
+    "recall": {
+        "dense": {"peak 0.004, resumed": Recipe(0.004)},
+        "upcycled": {"peak 0.032, raw, restarted": Recipe(0.032, "restart", renormalize=False)},
+        "scratch": {"peak 0.004, renormalised": Recipe(0.004, renormalize=True)},
+    }
+}
 COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5}  # where a trial is scored
 
 
 def trials(name: str, peak: float) -> dict[str, dict[str, Recipe]]:
-    """By kind of arm: six recipes by name. peak: the parent's, once it is known."""
+    """By kind of arm: recipes by name, first the six. peak: the parent's, once it is known."""
     below, at, above = ({f"peak {x:g}": Recipe(x)} for x in (peak / 2, peak, 2 * peak))
     rates = below | at | above
-    return {
+    first = {
         "parent": {f"peak {x:g}": Recipe(x) for x in PEAKS[name]},
         "dense": _each(rates, resumed={"moments": "resume"}, restarted={"moments": "restart"}),
         "deeper": _each(rates, resumed={"moments": "resume"}, restarted={"moments": "restart"}),
@@ -44,6 +53,7 @@ def trials(name: str, peak: float) -> dict[str, dict[str, Recipe]]:
             },
         ),
     }
+    return {kind: recipes | BEYOND[name].get(kind, {}) for kind, recipes in first.items()}
 
 
 def _each(recipes: dict[str, Recipe], **ways: dict) -> dict[str, Recipe]:
@@ -98,6 +108,17 @@ def scores(name: str) -> pd.DataFrame:
             rows.append({"kind": kind, "trial": trial, "loss": float(values[label].iloc[0])})
     found = pd.DataFrame(rows)
     return found.assign(best=found["loss"] == found.groupby("kind")["loss"].transform("min"))
+
+
+def unfinished(found: pd.DataFrame) -> tuple[str, ...]:
+    """The kinds with fewer than six trials, or whose best one is at an end of its range of peaks, from `scores`."""
+    peaks = found["trial"].str.extract(r"peak ([\d.]+)")[0].astype(float)
+    kinds = []
+    for kind, rows in found.assign(peak=peaks).groupby("kind", sort=False):
+        chosen = rows[rows["best"]]["peak"].iloc[0]
+        if len(rows) < TRIALS or chosen in (rows["peak"].min(), rows["peak"].max()):
+            kinds.append(str(kind))
+    return tuple(kinds)
 
 
 def best(name: str, kind: str) -> str:

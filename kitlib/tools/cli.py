@@ -204,3 +204,7 @@ def main() -> int:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
     except ModuleNotFoundError as error:
         raise SystemExit(f"{error}. In the kit's folder, run: pip install -e '.[lab,test]', then: kit doctor") from None
+    except OSError as error:
+        from kitlib.data import files
+
+        raise SystemExit(f"kit: {files.sentence(error)}") from None

@@ -14,6 +14,7 @@ arrays are divided as those of `like`. The position of the data is kept for ever
 import hashlib
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -50,31 +51,48 @@ class Saver:
     @property
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint; None if there is none."""
-        whole = [step for step in self.manager.all_steps(read=True) if self._hashes(step).is_file()]
+        whole = [step for step in self._steps() if self._hashes(step).is_file()]
         return max(whole, default=None)
+
+    def _steps(self) -> list[int]:
+        """The steps on disk, also those that another process has written."""
+        self.manager.reload()
+        return list(self.manager.all_steps())
 
     def begin(self, batches) -> None:
         """Notes the first batch of a new run; the iterator stays where it is."""
         self.first = processes.gather_json(_first_batch(batches))
 
     def save(self, step: int, state, batches, history: dict) -> None:
-        """Writes a checkpoint, unless the newest is of this step already. state: a `loop.TrainState`."""
+        """Writes a checkpoint, unless the newest is of this step already. state: a `loop.TrainState`.
+
+        Raises OSError if the disk is full or may not be written: nothing is left of the checkpoint then, and the ones
+        before it are as they were.
+        """
         positions = processes.gather_json(batches.get_state())
         if step == self.latest:
             return
         if step in self.manager.all_steps():  # without hashes: a run was killed between the two
             self.manager.delete(step)
         args = self.ocp.args
-        self.manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(state.replace(key=jax.random.key_data(state.key))),
-                data=args.JsonSave({"processes": positions, "first": self.first, "recipe": self.recipe}),
-                history=args.StandardSave(history),
-            ),
-        )
+        try:
+            self.manager.save(
+                step,
+                args=args.Composite(
+                    state=args.StandardSave(state.replace(key=jax.random.key_data(state.key))),
+                    data=args.JsonSave({"processes": positions, "first": self.first, "recipe": self.recipe}),
+                    history=args.StandardSave(history),
+                ),
+            )
+            if jax.process_index() == 0:
+                files.write_text(self._hashes(step), json.dumps(hashes_of(self.directory / str(step))))
+        except (OSError, ValueError) as error:
+            number = files.disk_error(error)
+            if number is None:
+                raise
+            self._discard(step)
+            raise files.cannot_write(self.directory / str(step), OSError(number, "")) from error
         if jax.process_index() == 0:
-            files.write_text(self._hashes(step), json.dumps(hashes_of(self.directory / str(step))))
             kept = {self._hashes(other) for other in self.manager.all_steps()}
             for old in set(self.directory.glob("*.sha256")) - kept:
                 old.unlink(missing_ok=True)
@@ -109,6 +127,12 @@ class Saver:
         state = jax.tree.map(lambda new, x: x if new.committed else jnp.array(np.asarray(x)), like, got.state)
         state = state.replace(key=jax.random.wrap_key_data(state.key))
         return state, {name: np.asarray(values) for name, values in got.history.items()}
+
+    def _discard(self, step: int) -> None:
+        """Deletes what there is of a checkpoint that could not be written: it would keep the disk full."""
+        for path in self.directory.glob(f"{step}*"):
+            if path.name.split(".")[0] == str(step):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self.manager.close()

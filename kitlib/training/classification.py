@@ -82,18 +82,27 @@ def train_classifier(
     weight_decay: float = 0.1,
     augment: str = "flip",
     progress: str | None = None,
+    checkpoint_dir=None,
+    save_every: int = 0,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """The recipe of the notebooks: AdamW, cosine, clipping at 1, for any image classifier on any `data.Source`.
 
     The seed determines the initial parameters, the order of the images and the dropout. Returns (parameters, history).
-    The defaults are for the tiny ViT on the kit's 10,000 images of Fashion-MNIST.
+    The defaults are for the tiny ViT on the kit's 10,000 images of Fashion-MNIST. checkpoint_dir, save_every: the run
+    is saved there and goes on from there, after whatever ended it, bit by bit as without an end (see `loop.fit`); with
+    other arguments it is refused.
     """
     from kitlib.data import image_batches  # here, because Grain takes longer to import than JAX
 
     params = init_params(model, (1, *source.image_shape), seed)
     tx, step = adamw_cosine_step(classification_loss, model, num_steps, peak, warmup=warmup, weight_decay=weight_decay)
     batches = image_batches.batches(source, batch_size, seed=seed, augment=augment)
-    state, history = loop.fit(step, loop.init_state(params, tx, seed), batches, num_steps, progress=progress)
+    recipe = f"{getattr(model, 'config', model)}, {source.name}, {seed=}, {num_steps=}, {batch_size=}, {peak=}, "
+    recipe += f"{warmup=}, {weight_decay=}, {augment=}"
+    state, history = loop.fit(
+        step, loop.init_state(params, tx, seed), batches, num_steps, progress=progress,
+        checkpoint_dir=checkpoint_dir, save_every=save_every, recipe=recipe if checkpoint_dir else "",
+    )  # fmt: skip
     return state.params, history
 
 

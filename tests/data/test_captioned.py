@@ -345,6 +345,51 @@ def test_files_with_other_content_are_refused_by_name(file, kind, folder):
     assert "\n" not in str(error.value)
 
 
+def sealed(folder) -> None:
+    """Correct checksums for whatever the files hold now."""
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    (folder / "checksums.txt").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in sums.items()))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("emoji.npz", lambda a: {"train_images": a["train_images"].astype(np.float32)}, "pictures are float32"),
+        ("emoji.npz", lambda a: {"train_images": a["train_images"][:, :16]}, r"pictures are uint8\[1235, 16"),
+        ("emoji.npz", lambda a: {"train_images": a["train_images"][1:]}, "1234 pictures, 1235 codes, 1235 of them"),
+        ("emoji.npz", lambda a: {"train_codes": a["train_codes"][[0, *range(1234)]]}, "1234 of them different"),
+        ("emoji.npz", lambda a: {"train_codes": np.arange(1235)}, "0 is no name"),
+        ("easy_vqa.npz", lambda a: {"train_counts": a["train_counts"][1:]}, r"38575 answers, \d+ counted"),
+        ("easy_vqa.npz", lambda a: {"answers": np.array(["maybe"] * 13)}, "'maybe' is none of easy-VQA's"),
+        ("easy_vqa.npz", lambda a: {"train_pixels": a["train_pixels"][:, :32]}, r"pictures are uint8\[4000, 32"),
+        ("easy_vqa.npz", lambda a: {"train_questions": a["train_questions"][:5]}, "5 questions, 38575 answers"),
+    ],
+)  # fmt: skip
+def test_arrays_that_are_not_what_they_should_be(file, change, message, folder):
+    """Beyond the checksum: another type or shape, doubled codes, unknown answers, counts that do not add up."""
+    with np.load(folder / file) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(folder / file, **arrays | change(arrays))
+    sealed(folder)
+    with pytest.raises(ValueError, match=rf"{re.escape(file)} is not a data file of the kit .*{message}"):
+        load(file, folder)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "", "  ", ["a"]])
+def test_names_that_are_no_text(wrong, folder):
+    content = json.loads(gzip.decompress((folder / "emoji_names.json.gz").read_bytes()))
+    code = str(captioned.emoji("train").codes[0])
+    content["names"]["de"][content["codes"].index(code)] = wrong
+    (folder / "emoji_names.json.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
+    paths = json.loads(gzip.decompress((folder / "taxonomy.json.gz").read_bytes()))
+    paths["dog"][2] = wrong
+    (folder / "taxonomy.json.gz").write_bytes(gzip.compress(json.dumps(paths).encode()))
+    sealed(folder)
+    for file in ("emoji_names.json.gz", "taxonomy.json.gz"):
+        with pytest.raises(ValueError, match=rf"{re.escape(file)} is not a data file of the kit \(.* is no name\)"):
+            load(file, folder)
+
+
 def test_loading_needs_numpy_only():
     code = (
         "import sys; from kitlib.data import captioned as c; c.emoji(); c.easy_vqa('test'); c.taxonomy(); "

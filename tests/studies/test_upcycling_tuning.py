@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
 from kitlib.studies import runner, upcycling, upcycling_setups, upcycling_tuning
@@ -12,11 +13,11 @@ TUNED = {"recall": upcycling_setups.recall}
 
 
 @pytest.mark.parametrize("name", TUNED)
-def test_every_kind_has_six_different_trials(name):
+def test_every_kind_has_at_least_six_different_trials(name):
     trials = upcycling_tuning.trials(name, 0.01)
     assert set(trials) == set(upcycling_setups.KINDS) == set(upcycling_tuning.COST)
     for kind, recipes in trials.items():
-        assert len(recipes) == len(set(recipes.values())) == upcycling_tuning.TRIALS, kind
+        assert len(recipes) == len(set(recipes.values())) >= upcycling_tuning.TRIALS, kind
     assert trials["upcycled"]["peak 0.005, raw, restarted"] == Recipe(0.005, "restart", renormalize=False)
 
 
@@ -43,9 +44,18 @@ def test_the_frozen_recipes_are_the_best_trials(name):
     setup = TUNED[name]()
     trials = upcycling_tuning.trials(name, setup.recipes["parent"].peak)
     scores = upcycling_tuning.scores(name)
-    assert scores.groupby("kind").size().eq(upcycling_tuning.TRIALS).all()
+    assert upcycling_tuning.unfinished(scores) == ()
     assert scores.groupby("kind")["best"].sum().eq(1).all()
     for kind, recipe in setup.recipes.items():
         chosen = trials[kind][upcycling_tuning.best(name, kind)]
         set_by_trials = {field: value for field, value in vars(chosen).items() if value is not None}
         assert dataclasses.replace(recipe, **set_by_trials) == recipe, kind
+
+
+def test_a_search_that_ended_too_early():
+    """Best at an end of its range, or too few trials."""
+    rows = [("inside", 0.1 * i, abs(i - 3)) for i in range(1, 7)] + [("at its end", 0.1 * i, i) for i in range(1, 7)]
+    rows += [("few", 0.1, 2), ("few", 0.2, 1), ("few", 0.4, 2)]
+    found = pd.DataFrame([{"kind": k, "trial": f"peak {p:g}, resumed", "loss": float(x)} for k, p, x in rows])
+    found["best"] = found["loss"] == found.groupby("kind")["loss"].transform("min")
+    assert upcycling_tuning.unfinished(found) == ("at its end", "few")

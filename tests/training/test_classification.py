@@ -1,6 +1,11 @@
 """The image classifier's loss, training recipe and predictions: of single models, and of ensembles in one model, whose
 logits are [M, B, V]."""
 
+import pathlib
+import subprocess
+import sys
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,3 +195,57 @@ def test_predict_finds_the_batch_axis_if_a_model_has_logits_for_every_token(memb
     want = classification.predict(model, params, IMAGES, batch_size=6)
     assert want.shape == ((2, 6, 4, 3) if members else (6, 4, 3))
     np.testing.assert_allclose(classification.predict(model, params, IMAGES, batch_size=4), want, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- resuming
+
+RUN = """
+import sys
+sys.path[:0] = {tests!r}
+import test_classification
+print("started", flush=True)
+test_classification.small_run({folder!r})
+print("finished", flush=True)
+"""
+
+
+def small_run(folder=None, **changes):
+    """Dropout, flips and a cosine, so that every kind of state matters; saved after every second step."""
+    model = ViT(configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10, dropout=0.1))
+    options = {"num_steps": 12, "batch_size": 16, "warmup": 2} | changes
+    saves = {"checkpoint_dir": folder, "save_every": 2} if folder else {}
+    return classification.train_classifier(model, data.load("fashion_mnist")[:200], **options, **saves)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_bit_by_bit(tmp_path):
+    """kill -9 at the start, while it saves, between saves; then the same call gives what an undisturbed one gives."""
+    folder, killed = tmp_path / "run", 0
+    script = RUN.format(tests=[str(path) for path in pathlib.Path(__file__).parents[:2]], folder=str(folder))
+    moments = (
+        lambda: True,
+        lambda: any(".orbax-checkpoint-tmp" in path.name for path in folder.glob("*")),
+        lambda: (folder / "6.sha256").is_file(),
+    )
+    for moment in moments:
+        with (tmp_path / "errors.txt").open("w") as errors:
+            process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout.readline() == "started\n", (tmp_path / "errors.txt").read_text()
+        while process.poll() is None and not moment():
+            time.sleep(0.001)
+        process.kill()
+        killed += process.wait() != 0
+        process.stdout.close()
+    assert killed >= 2  # the last kill may come too late
+    params, history = small_run(folder)
+    expected, expected_history = small_run()
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    jax.tree.map(np.testing.assert_array_equal, history, expected_history)
+    for changes, message in (
+        ({"seed": 1}, "another recipe: .*seed=0.*, now .*seed=1"),
+        ({"peak": 1e-3}, "another recipe: .*peak=0.004.*, now .*peak=0.001"),
+        ({"batch_size": 8}, "another recipe: .*batch_size=16.*, now .*batch_size=8"),
+        ({"num_steps": 14}, "another recipe: .*num_steps=12.*, now .*num_steps=14"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            small_run(folder, **changes)
