@@ -11,6 +11,7 @@ one sentence with the file's name. `checkpoint` gives the arrays the kit's names
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +50,7 @@ def read_npz(path, most: int | None = None) -> dict[str, np.ndarray]:
 
 def _check_members(members: list[zipfile.ZipInfo], path, most: int | None) -> None:
     names = [member.filename for member in members]
+    check_names(names, path)
     if others := [name for name in names if not name.endswith(".npy")]:
         raise CheckpointError(f"{path} is refused: it holds more than arrays ({others[0]}), as PyTorch's pickles do.")
     if twice := {name for name in names if names.count(name) > 1}:
@@ -88,9 +90,17 @@ def read_safetensors(path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
     try:
-        return safetensors.numpy.load_file(path)
+        arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is truncated or not a .safetensors file ({_first_line(error)}).") from error
+    check_names(arrays, path)
+    return arrays
+
+
+def check_names(names: Iterable[str], path) -> None:
+    """Raises CheckpointError for a name with characters that cannot be printed, which would tear later messages."""
+    if wrong := [name for name in names if not name.isprintable()]:
+        raise CheckpointError(f"{path} is refused: it holds an array called {wrong[0]!r}.")
 
 
 def as_float32(arrays: dict[str, np.ndarray], path) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from kitlib import configs
 from kitlib.configs import ViTConfig
 from kitlib.layers.vit_layers import resize_positions
 from kitlib.models import checkpoint
-from kitlib.models.checkpoint_files import as_float32
+from kitlib.models.checkpoint_files import as_float32, check_names
 from kitlib.models.checkpoint_names import CheckpointError
 
 GRID = (37, 37)  # of the stored positions: 518 x 518 pixels
@@ -88,6 +88,7 @@ def read_onnx(path: str | Path) -> dict[str, np.ndarray]:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} is truncated or not an ONNX file ({reason}).") from error
+    check_names(arrays, path)
     for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in arrays:
             layer = node.name.strip("/").rsplit("/", 1)[0].replace("/", ".")

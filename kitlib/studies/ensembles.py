@@ -78,8 +78,7 @@ def stored_outputs(arm: EnsembleArm, seed: int, folder: Path) -> dict[str, np.nd
     if not path.is_file():
         outputs = member_outputs(_model(arm.config, arm.inputs), _train(arm, seed), arm.passes, seed)
         files.write_npz(path, outputs)
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    return files.read_arrays(path)
 
 
 # ---------------------------------------------------------------------------------------------- one ensemble

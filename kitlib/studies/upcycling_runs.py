@@ -9,7 +9,6 @@ counted, as in the paper.
 import dataclasses
 import functools
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,16 +148,16 @@ def _save(path: Path, tree, batches, rows: list[dict]) -> None:
 def _load(path: Path, like, batches):
     """(the tree that `_save` wrote, in the structure of `like`; the rows). The iterator continues where it stopped.
 
-    Raises ValueError with the file's name if it is damaged: every member of an `.npz` carries a checksum.
+    Raises ValueError with the file's name if it is damaged.
     """
     leaves, tree = jax.tree.flatten(like)
+    arrays = files.read_arrays(path)
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            batches.set_state(json.loads(str(file["data"])))
-            stored = [jnp.asarray(file[f"arr_{i}"]) for i in range(len(leaves))]
-            rows = json.loads(str(file["rows"]))
-    except (ValueError, KeyError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a whole parent ({error}): delete it, and it is trained again.") from error
+        rows, position = (json.loads(str(arrays[name])) for name in ("rows", "data"))
+        stored = [jnp.asarray(arrays[f"arr_{i}"]) for i in range(len(leaves))]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no parent of this study ({error}): delete it, and it is trained again.") from error
+    batches.set_state(position)
     stored = [jax.random.wrap_key_data(x) if _is_key(leaf) else x for x, leaf in zip(stored, leaves, strict=True)]
     return tree.unflatten(stored), rows
 

@@ -89,7 +89,7 @@ def test_a_parent_is_made_once_and_a_damaged_one_is_refused(tmp_path):
     arm = UpcyclingArm(quick.dense, "dense", 1, RATE)
     for damaged in (whole[: len(whole) // 2], b"", whole[:3000] + b"\xff" * 8 + whole[3008:]):
         stored[0].write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{stored[0].name} is not a whole parent .*: delete it"):
+        with pytest.raises(ValueError, match=rf"{stored[0].name} is damaged .*: delete it"):
             upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path)
 
 
