@@ -205,7 +205,7 @@ def wordnet(folder: Path) -> bytes:
 
 def write_checksums(folder: Path) -> None:
     """Writes checksums.txt over all data files of the folder."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".gz", ".model"))
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".gz", ".xz", ".model"))
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
     (folder / "checksums.txt").write_text("".join(lines))
 

@@ -1,29 +1,39 @@
-"""The kit's text: entries of WordNet's dictionary, as strings.
+"""The kit's text: entries of WordNet's dictionary, and messages of Django in 96 languages, as strings.
 
     glosses("train")                             # 18,000 entries
+    glosses("more")                              # 67,938 others
+    categorised_glosses("train")                 # 6,000 others with their category, such as "noun.animal"
+    messages("train")                            # (language, message), 51,512 of them
 
 `text_batches` makes training batches from them.
 """
 
+import functools
 import gzip
+import lzma
 import zlib
 from pathlib import Path
 
 from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import data_folder, read_checked
 
+CATEGORISED = {"train": 6_000, "test": 2_000}  # the last of the file
+TEST_MESSAGES = 3_000  # the last of the file
+
 
 def glosses(split: str = "train", *, data_dir: str | Path | None = None) -> list[str]:
-    """The kit's text: 18,000 ("train") or 2,000 ("test") entries of WordNet 3.0, one string each, without line breaks.
+    """Entries of WordNet 3.0, one string each, without line breaks: 18,000 ("train"), 2,000 ("test"), 67,938 ("more").
 
     An entry is a word or phrase, its definition and often an example: 'ice cube: a small cube of artificial ice; ...'.
-    No definition and no example occurs twice, so none is in both splits. The order is random but fixed: the first n are
+    No definition and no example occurs twice, so none is in two splits. The order is random but fixed: the first n are
     a fair subset. data_dir: as for `datasets.load`.
 
     Raises the errors of `files.read_checked`, and ValueError for an unknown split or a file with other content.
     """
-    one_of("split of the glosses", split, ("train", "test"))
-    folder, file = Path(data_dir) if data_dir else data_folder(), "glosses.txt.gz"
+    one_of("split of the glosses", split, ("train", "test", "more"))
+    folder, file = _folder(data_dir), "glosses.txt.gz"
+    if split == "more":
+        return [text for _, text in _lines(folder, "more_glosses.txt.xz")[: -sum(CATEGORISED.values())]]
     data = read_checked(folder, file)
     try:
         train, test = gzip.decompress(data).decode().split("\n\n")
@@ -33,3 +43,44 @@ def glosses(split: str = "train", *, data_dir: str | Path | None = None) -> list
             f"the splits; make it with data/make_data.py."
         ) from error
     return (train if split == "train" else test).splitlines()
+
+
+def categorised_glosses(split: str = "train", *, data_dir: str | Path | None = None) -> list[tuple[str, str]]:
+    """(entry, category): 6,000 ("train") or 2,000 ("test") entries that are in no split of `glosses`.
+
+    The categories are those of WordNet's 45 files: "noun.animal", "verb.motion", ... data_dir and errors: as `glosses`.
+    """
+    one_of("split of the categorised glosses", split, tuple(CATEGORISED))
+    last = _lines(_folder(data_dir), "more_glosses.txt.xz")[-sum(CATEGORISED.values()) :]
+    chosen = last[: CATEGORISED["train"]] if split == "train" else last[CATEGORISED["train"] :]
+    return [(text, category) for category, text in chosen]
+
+
+def messages(split: str = "train", *, data_dir: str | Path | None = None) -> list[tuple[str, str]]:
+    """(language, message): what the web framework Django says to its users: 51,512 ("train") or 3,000 ("test").
+
+    There are 96 languages and variants, by codes such as "de" or "zh_Hans". No message occurs twice. data_dir and
+    errors: as `glosses`.
+    """
+    one_of("split of the messages", split, ("train", "test"))
+    lines = _lines(_folder(data_dir), "messages.txt.xz")
+    return lines[:-TEST_MESSAGES] if split == "train" else lines[-TEST_MESSAGES:]
+
+
+def _folder(data_dir: str | Path | None) -> Path:
+    return Path(data_dir) if data_dir else data_folder()
+
+
+@functools.lru_cache(maxsize=4)
+def _lines(folder: Path, file: str) -> list[tuple[str, str]]:
+    """(kind, text) of every line of a compressed file; see data/make_texts.py."""
+    data = read_checked(folder, file)
+    try:
+        lines = [line.split("\t") for line in lzma.decompress(data).decode().splitlines()]
+        if not lines or any(len(line) != 2 or not all(line) for line in lines):
+            raise ValueError("a line is not a kind, a tab and a text")
+    except (lzma.LZMAError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{folder / file} is not a data file of the kit ({error}): make it with data/make_texts.py."
+        ) from error
+    return [(kind, text) for kind, text in lines]

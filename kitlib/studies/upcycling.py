@@ -15,7 +15,7 @@ import math
 from kitlib.configs import ViTConfig
 from kitlib.studies import study, upcycling_tuning
 from kitlib.studies.upcycling_runs import SHARES, UpcyclingArm, depth, prepare_parent, run_arm
-from kitlib.studies.upcycling_setups import Setup, deeper, language, recall, vision
+from kitlib.studies.upcycling_setups import Setup, deeper, language, recall, text, vision
 from kitlib.upcycling import surgery
 from kitlib.upcycling.surgery import ExpertInit
 
@@ -24,8 +24,11 @@ HEADLINE_SEEDS = 10
 
 def studies() -> dict[str, study.Study]:
     """All studies: recall_parents, recall_tuning, recall_curves, ..., vision_curves, ..., language_curves, ..."""
-    by_name = upcycling_tuning.studies("recall", recall)
-    for name, task, ask in (("recall", recall, tuned), ("vision", vision, untuned), ("language", language, untuned)):
+    by_name = {}
+    for name, task in (("recall", recall), ("text", text)):
+        by_name |= upcycling_tuning.studies(name, task)
+    tasks = (("recall", recall, tuned), ("text", text, tuned), ("vision", vision, untuned))
+    for name, task, ask in (*tasks, ("language", language, untuned)):
         prepare, run = functools.partial(prepare_parent, task), functools.partial(run_arm, task)
         for topic, (question, arms) in ask(task()).items():
             seeds = HEADLINE_SEEDS if ask is tuned and topic == "curves" else study.SEEDS

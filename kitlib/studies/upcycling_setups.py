@@ -1,8 +1,8 @@
-"""The models and data of the upcycling studies, one object each: recall of names by a T5 (tuned), and the older two, a
-ViT on Fashion-MNIST and a T5 on WordNet's glosses (not tuned).
+"""The models and data of the upcycling studies, one object each. Tuned: recall of names by a T5, and span corruption of
+bytes by a T5. Older and not tuned: a ViT on Fashion-MNIST and a T5 on WordNet's glosses.
 
-All models are small enough for two CPU cores. In the older two there is too much data to memorise: images are cropped
-at random, texts get new noise. Recall is the opposite: there is nothing else to do.
+All models are small enough for two CPU cores. Most have too much data to memorise: images are cropped at random, texts
+get new noise. Recall is the opposite: there is nothing else to do.
 
 Used by `studies.upcycling` and by notebooks 07 and 08.
 """
@@ -17,7 +17,7 @@ import optax
 
 from kitlib import configs, data, metrics
 from kitlib.configs import T5Config, ViTConfig
-from kitlib.data import image_batches, text_batches, tokenizer
+from kitlib.data import byte_tokenizer, denoise, image_batches, text_batches, texts, tokenizer
 from kitlib.data import recall as recall_data
 from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
@@ -165,13 +165,6 @@ def recall(split: str = "test") -> Setup:
             row |= {f"{prefix}accuracy": float(sums[3] / len(facts)), f"{prefix}loss": float(sums[1] / sums[2])}
         return row
 
-    def sparse(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **fields):
-        # In the decoder, where a token chooses, C is the number K of its choices.
-        config = surgery.language_recipe(
-            dense, num_experts=num_experts, capacity_factor=capacity_factor, renormalize=renormalize, **fields
-        )
-        return config.replace(decoder_moe=config.decoder_moe.replace(num_selected=max(1, int(capacity_factor))))
-
     sizes = {"width": 32, "mlp_dim": 128, "num_encoder_layers": 2, "num_decoder_layers": 2, "head_dim": 8}
     return Setup(
         name="T5, recall of names in 35 languages",
@@ -182,7 +175,7 @@ def recall(split: str = "test") -> Setup:
         recipes=RECALL_RECIPES,
         restarts=True,
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
-        sparse=sparse,
+        sparse=_sparse_t5,
         model=t5.T5,
         loss=t5.seq2seq_loss,
         init=t5.init_params,
@@ -190,6 +183,77 @@ def recall(split: str = "test") -> Setup:
         evaluate=evaluate,
         forward_flops=lambda config: sum(flops.t5_forward_flops(config, 3, taught.targets.shape[1]).values()),
     )
+
+
+# As for recall; ..._text_parents.csv and ..._text_tuning.csv.
+TEXT_RECIPES = {
+    "parent": Recipe(0.008),
+    "dense": Recipe(0.008),
+    "upcycled": Recipe(0.008, "restart", capacity=2.0, renormalize=False),
+    "scratch": Recipe(0.008, capacity=2.0, renormalize=False),
+    "deeper": Recipe(0.008, "restart"),
+}
+SPANS = denoise.Denoiser("", 0.15, 6)  # of bytes: about a word
+VALID = 2000  # texts of either kind that recipes are chosen by
+
+
+@functools.cache
+def text(split: str = "test") -> Setup:
+    """A T5 of 2 + 2 layers and width 48 fills in missing bytes: 86,000 glosses, and messages in 96 languages.
+
+    split: the texts on which models are compared ("test"), or others by which recipes are chosen ("valid"); neither is
+    trained on. Loss and accuracy count bytes of texts, not sentinels and ends, which are easy; loss is also measured on
+    glosses and messages alone.
+    """
+    words = byte_tokenizer.ByteTokenizer()
+    glosses = [*data.glosses("train"), *data.glosses("more")]
+    messages = [message for _, message in texts.messages("train")]
+    stream = text_batches.token_stream([*glosses[VALID:], *messages[VALID:]], words)
+    if split == "test":
+        asked = {"gloss": data.glosses("test"), "message": [message for _, message in texts.messages("test")]}
+    else:
+        asked = {"gloss": glosses[:VALID], "message": messages[:VALID]}
+    length = {"inputs_length": 96, "denoisers": (SPANS,)}
+    held_out = {
+        kind: text_batches.evaluation_set(text_batches.token_stream(lines, words), words, 512, **length)
+        for kind, lines in asked.items()
+    }
+
+    def evaluate(model, params):
+        sums = {
+            kind: np.sum([_scores(model, words)(params, *part) for part in _parts(examples, 128)], axis=0)
+            for kind, examples in held_out.items()
+        }
+        total = sum(sums.values())
+        row = {"accuracy": float(total[0] / total[2]), "loss": float(total[1] / total[2])}
+        return row | {f"{kind}_loss": float(found[1] / found[2]) for kind, found in sums.items()}
+
+    sizes = {"width": 48, "mlp_dim": 192, "num_encoder_layers": 2, "num_decoder_layers": 2, "head_dim": 12}
+    targets_length = held_out["gloss"]["targets"].shape[1]
+    return Setup(
+        name="T5, span corruption of bytes, glosses and messages in 96 languages",
+        dense=configs.t5("tiny", vocab_size=words.vocab_size, **sizes),
+        parent_steps=2400,
+        optimizer="Adam, batches of 64",
+        transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
+        recipes=TEXT_RECIPES,
+        restarts=True,
+        top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
+        sparse=_sparse_t5,
+        model=t5.T5,
+        loss=t5.seq2seq_loss,
+        init=t5.init_params,
+        batches=lambda seed: text_batches.batches(stream, words, 64, seed=seed, **length),
+        evaluate=evaluate,
+        forward_flops=lambda config: sum(flops.t5_forward_flops(config, 96, targets_length).values()),
+    )
+
+
+def _sparse_t5(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **fields):
+    """The paper's recipe, but in the decoder, where a token chooses, C is the number K of its choices."""
+    fields |= {"num_experts": num_experts, "capacity_factor": capacity_factor, "renormalize": renormalize}
+    config = surgery.language_recipe(dense, **fields)
+    return config.replace(decoder_moe=config.decoder_moe.replace(num_selected=max(1, int(capacity_factor))))
 
 
 def deeper(config):
@@ -206,8 +270,11 @@ def _parts(examples: dict, size: int):
 
 
 @functools.cache
-def _scores(model):
-    """(parameters, inputs [B, N], targets [B, M]) -> sums: correct tokens, loss, tokens, examples without error."""
+def _scores(model, words=None):
+    """(parameters, inputs [B, N], targets [B, M]) -> sums: correct tokens, loss, tokens, examples without error.
+
+    words: a `ByteTokenizer`, to count bytes of texts only; None: all tokens but padding.
+    """
 
     def scores(params, inputs, targets):
         real = targets != t5.PAD
@@ -215,7 +282,8 @@ def _scores(model):
             {"params": params}, inputs, t5.shift_right(targets), decoder_segments=real.astype(np.int32)
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        correct = (logits.argmax(axis=-1) == targets) & real
-        return correct.sum(), (losses * real).sum(), real.sum(), (correct == real).all(axis=-1).sum()
+        counted = real if words is None else words.is_text(targets)
+        correct = (logits.argmax(axis=-1) == targets) & counted
+        return correct.sum(), (losses * counted).sum(), counted.sum(), (correct == counted).all(axis=-1).sum()
 
     return jax.jit(scores)

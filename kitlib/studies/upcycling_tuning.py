@@ -23,14 +23,18 @@ from kitlib.studies.upcycling_runs import UpcyclingArm, prepare_parent, run_arm
 from kitlib.studies.upcycling_setups import Setup, deeper
 
 SEED = 100
-PEAKS = {"recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)}  # of the parent, by task
+PEAKS = {  # of the parent, by task
+    "recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
+    "text": (0.001, 0.002, 0.004, 0.008, 0.016, 0.032),
+}
 TRIALS = 6  # for every kind, and by task and kind those that went on from a best trial at an end of its range
 BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
     "recall": {
         "dense": {"peak 0.004, resumed": Recipe(0.004)},
         "upcycled": {"peak 0.032, raw, restarted": Recipe(0.032, "restart", renormalize=False)},
         "scratch": {"peak 0.004, renormalised": Recipe(0.004, renormalize=True)},
-    }
+    },
+    "text": {},
 }
 COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5}  # where a trial is scored
 

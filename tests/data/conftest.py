@@ -32,6 +32,11 @@ def make_names():
     return script_beside_others("make_names")
 
 
+@pytest.fixture(scope="session")
+def make_texts():
+    return script_beside_others("make_texts")
+
+
 def script_beside_others(name: str):
     """A script that imports others of its folder."""
     folder = str(data.data_folder())

@@ -2,10 +2,14 @@
 
 import gzip
 import hashlib
+import lzma
+import re
+from collections import Counter
 
 import pytest
 
 from kitlib import data
+from kitlib.data import texts
 
 
 def test_glosses_are_the_entries_of_lowest_hash_in_hash_order():
@@ -32,7 +36,7 @@ def test_no_definition_and_no_example_occurs_twice(make_data):
 
 
 def test_glosses_of_another_split_or_from_a_bad_file(commit, tmp_path):
-    with pytest.raises(ValueError, match=r"Unknown split of the glosses 'validation'.*Known: train, test\."):
+    with pytest.raises(ValueError, match=r"Unknown split of the glosses 'validation'.*Known: train, test, more\."):
         data.glosses("validation")
     with pytest.raises(FileNotFoundError, match=r"glosses\.txt\.gz is missing"):
         data.glosses(data_dir=tmp_path)
@@ -59,3 +63,71 @@ def test_glosses_with_other_content_are_refused(kind, commit, tmp_path):
         data.glosses(data_dir=tmp_path)
     commit(good, "glosses.txt.gz")
     assert data.glosses(data_dir=tmp_path) == ["a: b"] and data.glosses("test", data_dir=tmp_path) == ["c: d"]
+
+
+# --- more glosses, and messages ---
+
+
+def test_no_definition_is_in_two_files(make_data):
+    seen = set()
+    for line in [*data.glosses("train"), *data.glosses("test")]:
+        seen |= make_data.parts(line)
+    more = [
+        *data.glosses("more"),
+        *(text for split in ("train", "test") for text, _ in texts.categorised_glosses(split)),
+    ]
+    assert len(more) == len(set(more)) == 75_938
+    for line in more:
+        assert seen.isdisjoint(make_data.parts(line)), line
+        seen |= make_data.parts(line)
+
+
+def test_categories_are_wordnets(make_texts):
+    train, test = texts.categorised_glosses(), texts.categorised_glosses("test")
+    assert (len(train), len(test), len(data.glosses("more"))) == (6_000, 2_000, 67_938)
+    assert len(make_texts.CATEGORIES) == len(set(make_texts.CATEGORIES)) == 45
+    assert {category for _, category in train + test} <= set(make_texts.CATEGORIES)
+    assert dict(train + test).keys().isdisjoint(data.glosses("more"))
+    found = {text.partition(":")[0]: category for text, category in train + test}
+    assert sum(category == "noun.animal" for category in found.values()) > 50
+    most = Counter(category for _, category in train).most_common(1)[0][1]
+    assert most / len(train) < 0.25  # always the commonest one is a weak answer
+
+
+def test_messages_are_different_texts_in_many_languages():
+    train, test = texts.messages(), texts.messages("test")
+    assert (len(train), len(test)) == (51_512, 3_000)
+    lines = [text for _, text in train + test]
+    assert len(set(lines)) == len(lines) and all(text == " ".join(text.split()) for text in lines)
+    languages = Counter(language for language, _ in train)
+    assert len(languages) == 96 and languages["de"] > 500
+    assert {language for language, _ in test} <= set(languages)
+    assert any("日" in text for language, text in train if language == "ja")
+
+
+def test_messages_that_are_wrong_or_coarse_are_left_out(make_texts):
+    lines = make_texts.packed([("b", "two"), ("a", "one")])
+    # In the order of the texts' sha256: 3fc4... (two) before 7692... (one).
+    assert lzma.decompress(lines) == b"b\ttwo\na\tone\n"
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "cut", "no tab", "nothing after the tab", "no UTF-8"])
+@pytest.mark.parametrize("file", ["more_glosses.txt.xz", "messages.txt.xz"])
+def test_compressed_files_with_other_content_are_refused(kind, file, commit, tmp_path):
+    texts._lines.cache_clear()
+    load = texts.messages if file.startswith("messages") else texts.categorised_glosses
+    content = {
+        "text": b"a\tb\n",
+        "empty": b"",
+        "cut": lzma.compress(b"a\tb\n" * 100)[:-9],
+        "no tab": lzma.compress(b"a\tb\nc\n"),
+        "nothing after the tab": lzma.compress(b"a\t\n"),
+        "no UTF-8": lzma.compress(b"a\t\xff\n"),
+    }[kind]
+    commit(content, file)
+    with pytest.raises(ValueError, match=rf"{re.escape(file)} is not a data file of the kit.*make_texts") as error:
+        load(data_dir=tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="Unknown split of the .* 'valid'"):
+        load("valid", data_dir=tmp_path)
+    texts._lines.cache_clear()

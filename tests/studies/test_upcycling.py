@@ -14,7 +14,7 @@ def test_every_question_has_its_arms():
         for arm in study.arms.values():
             if not tuning:  # its parents are dense models from scratch
                 assert bool(surgery.moe_layers(arm.config)) == (arm.start in ("upcycled", "scratch"))
-    assert {name.split("_")[0] for name in upcycling.studies()} == {"recall", "vision", "language"}
+    assert {name.split("_")[0] for name in upcycling.studies()} == {"recall", "text", "vision", "language"}
 
 
 def test_headlines_have_ten_seeds_and_arms_that_end_at_their_cost():

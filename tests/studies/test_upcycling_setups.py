@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from kitlib import data
+from kitlib.data import texts
 from kitlib.models import flops
 from kitlib.studies import upcycling_setups
 from kitlib.upcycling import surgery
 
-SETUPS = [upcycling_setups.vision, upcycling_setups.language, upcycling_setups.recall]
+SETUPS = [upcycling_setups.vision, upcycling_setups.language, upcycling_setups.recall, upcycling_setups.text]
 
 
 @pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.__name__)
@@ -22,7 +24,7 @@ def test_a_setup_is_made_once_and_named_in_the_table(setup):
 def test_the_sparse_model_has_experts_and_costs_what_is_counted(setup):
     one = setup()
     sparse = one.sparse(one.dense)
-    experts = 16 if setup is upcycling_setups.recall else 8
+    experts = 16 if setup in (upcycling_setups.recall, upcycling_setups.text) else 8
     assert {moe.num_experts for moe in surgery.moe_layers(sparse).values()} == {experts}
     assert surgery.dense_twin(sparse) == one.dense
     assert one.forward_flops(sparse) > one.forward_flops(one.dense) > 0
@@ -60,8 +62,8 @@ def test_the_deeper_model_has_one_block_more():
 
 
 def test_experts_per_token_are_the_capacity_of_both_stacks():
-    one = upcycling_setups.recall()
     for c in (1.0, 2.0, 5.0):
+        one = upcycling_setups.text() if c == 5.0 else upcycling_setups.recall()
         config = one.sparse(one.dense, capacity_factor=c, renormalize=True)
         assert config.moe.capacity_factor == c and config.decoder_moe.num_selected == c
         assert config.moe.renormalize and config.decoder_moe.renormalize
@@ -82,3 +84,31 @@ def test_recall_of_a_model_that_knows_nothing_and_of_one_that_knows_all(monkeypa
 
     monkeypatch.setattr(upcycling_setups, "_scores", lambda model: perfect)
     assert one.evaluate(model, None) == {"accuracy": 1.0, "loss": 0.0, "held_out_accuracy": 1.0, "held_out_loss": 0.0}
+
+
+@pytest.mark.slow
+def test_bytes_are_counted_without_sentinels_and_ends():
+    """A model that is always sure of the right token but at sentinels and ends, where it is sure of a wrong one."""
+    one = upcycling_setups.text("valid")
+
+    class Knows:
+        def apply(self, variables, inputs, decoder_tokens, decoder_segments):
+            right = jax.numpy.concatenate([decoder_tokens[:, 1:], decoder_tokens[:, :1]], axis=1)
+            return 50.0 * jax.nn.one_hot(right, 288), {}
+
+        __hash__ = object.__hash__
+
+    found = one.evaluate(Knows(), {})
+    # The last target has no successor in what the decoder reads: it is an end or a byte in few examples only.
+    assert set(found) == {"accuracy", "loss", "gloss_loss", "message_loss"}
+    assert found["accuracy"] > 0.99
+
+
+def test_texts_that_are_asked_about_are_not_trained_on():
+    """Validation and test texts, and the two splits of each, have no text in common with what is trained."""
+    glosses, messages = [*data.glosses("train"), *data.glosses("more")], [m for _, m in texts.messages("train")]
+    trained = {*glosses[upcycling_setups.VALID :], *messages[upcycling_setups.VALID :]}
+    valid = {*glosses[: upcycling_setups.VALID], *messages[: upcycling_setups.VALID]}
+    test = {*data.glosses("test"), *(m for _, m in texts.messages("test"))}
+    assert len(valid) == 4_000 and len(test) == 5_000
+    assert trained.isdisjoint(valid) and trained.isdisjoint(test) and valid.isdisjoint(test)
