@@ -10,10 +10,10 @@ Read in notebooks/07_sparse_upcycling.ipynb and notebooks/08_t5_and_upcycling.ip
 
 import dataclasses
 import functools
-import math
 
 from kitlib.configs import ViTConfig
 from kitlib.studies import study, upcycling_tuning
+from kitlib.studies.upcycling_ablations import ablations, headline
 from kitlib.studies.upcycling_runs import SHARES, UpcyclingArm, depth, prepare_parent, run_arm
 from kitlib.studies.upcycling_setups import Setup, deeper, language, recall, text, vision
 from kitlib.upcycling import surgery
@@ -38,27 +38,8 @@ def studies() -> dict[str, study.Study]:
 
 def tuned(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
     """By name: the question and the arms that answer it, on a task with a recipe for every kind of arm."""
-    dense = task.dense
-
-    def arm(start, config, cost, **fields):
-        steps = math.ceil(cost * task.parent_steps / task.relative_cost(config))
-        return UpcyclingArm(config, start, **{"steps": steps, "recipe": task.recipes[start]} | fields)
-
-    def sparse(start="upcycled", **fields):
-        return task.sparse(dense, **task.recipes[start].experts | fields)
-
-    return {
-        "curves": (
-            "Upcycled against dense continuation, MoE from scratch and depth tiling.",
-            {
-                "parent": UpcyclingArm(dense, "parent", task.parent_steps, task.recipes["parent"]),
-                "dense": arm("dense", dense, 1.0),
-                "upcycled": arm("upcycled", sparse(), 1.0),
-                "scratch": arm("scratch", sparse("scratch"), 2.0),
-                "deeper": arm("deeper", deeper(dense), 1.0),
-            },
-        ),
-    }
+    question = "Upcycled against dense continuation, MoE from scratch and depth tiling."
+    return {"curves": (question, headline(task))} | ablations(task)
 
 
 def untuned(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:

@@ -128,6 +128,6 @@ def test_compressed_files_with_other_content_are_refused(kind, file, commit, tmp
     with pytest.raises(ValueError, match=rf"{re.escape(file)} is not a data file of the kit.*make_texts") as error:
         load(data_dir=tmp_path)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="Unknown split of the .* 'valid'"):
+    with pytest.raises(ValueError, match="Unknown split of the"):
         load("valid", data_dir=tmp_path)
     texts._lines.cache_clear()

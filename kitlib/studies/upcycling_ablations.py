@@ -1,0 +1,156 @@
+"""What of upcycling matters: one choice at a time is changed, the rest is as tuned (2212.05055, 4.2 and appendix B).
+
+Every arm costs a quarter of its parent, so arms with more experts per token take fewer steps. (Arms that cost the same
+per step take the same number of them.) The recipe, the learning rate first of all, is that of the tuned default: a
+choice that would be better with another rate is not seen here.
+"""
+
+import dataclasses
+import functools
+import math
+
+from kitlib.configs import ViTConfig
+from kitlib.studies.upcycling_recipes import Recipe
+from kitlib.studies.upcycling_runs import SHARES, UpcyclingArm, depth
+from kitlib.studies.upcycling_setups import Setup, deeper
+from kitlib.upcycling import surgery
+from kitlib.upcycling.surgery import ExpertInit
+
+COST = 0.25  # of every arm, in parents
+EXPERTS = (4, 8, 16, 32, 64)
+SIZES = (2, 4, 8, 16, 32, 64)  # numbers of experts of the study of memory
+
+
+def arm(task: Setup, start: str, config, cost: float = COST, **fields) -> UpcyclingArm:
+    """An arm that is trained for `cost` parents, with the recipe of its kind unless another is given."""
+    steps = math.ceil(cost * task.parent_steps / task.relative_cost(config))
+    return UpcyclingArm(config, start, **{"steps": steps, "recipe": task.recipes[start]} | fields)
+
+
+def sparse(task: Setup, start: str = "upcycled", **fields):
+    """The configuration with experts that the recipe of a kind asks for; fields: of MoEConfig, in its place."""
+    return task.sparse(task.dense, **task.recipes[start].experts | fields)
+
+
+def headline(task: Setup) -> dict[str, UpcyclingArm]:
+    """The arms of the paper's main figures: extra cost 1, from scratch a total cost of 2."""
+    dense = task.dense
+    return {
+        "parent": UpcyclingArm(dense, "parent", task.parent_steps, task.recipes["parent"]),
+        "dense": arm(task, "dense", dense, 1.0),
+        "upcycled": arm(task, "upcycled", sparse(task), 1.0),
+        "scratch": arm(task, "scratch", sparse(task, "scratch"), 2.0),
+        "deeper": arm(task, "deeper", deeper(dense), 1.0),
+    }
+
+
+def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
+    """By name: the question and the arms that answer it."""
+    upcycled, configured = functools.partial(arm, task, "upcycled"), functools.partial(sparse, task)
+    default = configured()
+    e = next(iter(surgery.moe_layers(default).values())).num_experts
+    c = task.recipes["upcycled"].capacity
+    recipe, on = task.recipes["upcycled"], task.recipes["dense"]
+    dense = {"dense": arm(task, "dense", task.dense)}
+    inits = {"copies": {}, "noise 0.25": {"noise": 0.25}, "noise 1": {"noise": 1.0}, "half redrawn": {"redraw": 0.5}}
+    inits |= {"half random": {"fresh": e // 2}, "random": {"fresh": e}}
+
+    def moments(kind: str, recipe: Recipe, how: str):
+        config = task.dense if kind == "dense" else default
+        return arm(task, kind, config, recipe=dataclasses.replace(recipe, moments=how))
+
+    def top_k(priority: bool):
+        fields = {"num_selected": int(c), "capacity_factor": 1.0, "batch_priority": priority} | task.top_k
+        config = task.sparse(task.dense, **recipe.experts | {"router": "top_k"} | fields)
+        if not isinstance(config, ViTConfig):  # the decoder chooses as many as in the other arms
+            config = config.replace(decoder_moe=default.decoder_moe)
+        return upcycled(config)
+
+    return {
+        "experts": ("How many experts?", dense | {f"E={n}": upcycled(configured(num_experts=n)) for n in EXPERTS}),
+        "capacity": (
+            "How many experts does a token have, on average (C)?",
+            dense | {f"C={n}": upcycled(configured(capacity_factor=float(n))) for n in (1, 2, 3, 5)},
+        ),
+        "blocks": (
+            "Which layers get experts?",
+            dense | {name: upcycled(config) for name, config in placed(default).items()},
+        ),
+        "routers": (
+            "Which router, at equal capacity?",
+            dense
+            | {"expert choice": upcycled(default)}
+            | {f"top-{int(c)}{' priority' if priority else ''}": top_k(priority) for priority in (False, True)},
+        ),
+        "init": (
+            "How do the experts start?",
+            dense | {name: upcycled(default, init=ExpertInit(**fields)) for name, fields in inits.items()},
+        ),
+        "optimizer": (
+            "Is the optimiser's state taken along?",
+            {
+                f"{kind} {'resumed' if how == 'resume' else 'restarted'}": moments(kind, kinds, how)
+                for kind, kinds in (("dense", on), ("upcycled", recipe))
+                for how in ("resume", "restart")
+            },
+        ),
+        "renormalize": (
+            "Do combine weights sum to one?",
+            dense
+            | {
+                f"{'renormalized' if sums else 'raw'} C={n}": upcycled(
+                    configured(capacity_factor=float(n), renormalize=sums)
+                )
+                for n in (1, 2)
+                for sums in (True, False)
+            },
+        ),
+        "pretraining": (
+            "How long was the parent trained?",
+            {
+                f"{start} from {round(100 * share)} %": arm(task, start, config, parent=share)
+                for share in SHARES
+                for start, config in (("dense", task.dense), ("upcycled", default))
+            },
+        ),
+        "cooldown": (
+            "Does the learning rate's cool-down decide?",
+            {
+                kind: _cooled(arm(task, kind, config, 2 * COST))
+                for kind, config in (("dense", task.dense), ("upcycled", default), ("deeper", deeper(task.dense)))
+            },
+        ),
+        "memory": (
+            "What is remembered with more experts, at the FLOPs of the dense model? And with a wider one, at more?",
+            {"F": arm(task, "scratch", task.dense, 1.0, recipe=task.recipes["parent"])}
+            | {
+                f"{k} F": arm(task, "scratch", task.dense.replace(mlp_dim=k * task.dense.mlp_dim), k, recipe=on)
+                for k in (2, 4)
+            }
+            | {
+                f"E={n}": arm(
+                    task, "scratch", configured("scratch", capacity_factor=1.0, renormalize=False, num_experts=n), 1.0
+                )
+                for n in SIZES
+            },
+        ),
+    }
+
+
+def _cooled(plain: UpcyclingArm) -> UpcyclingArm:
+    """The same arm, whose learning rate falls to 0 in the last half of its steps."""
+    return dataclasses.replace(plain, recipe=dataclasses.replace(plain.recipe, cooldown=plain.steps // 2))
+
+
+def placed(config) -> dict[str, object]:
+    """The sparse configuration with its experts elsewhere: other layers, of a T5 also one stack only."""
+    numbers = tuple(range(depth(config)))
+    if isinstance(config, ViTConfig):
+        last = {f"last {n}": numbers[-n:] for n in range(1, len(numbers))}
+        chosen = last | {"every second": numbers[1::2], "first 2": numbers[:2], "all": numbers}
+        return {name: config.replace(moe_blocks=blocks) for name, blocks in chosen.items()}
+    both = {"last": config.moe_layers, "first": (0,), "all": numbers}
+    return {name: config.replace(moe_layers=layers, decoder_moe_layers=layers) for name, layers in both.items()} | {
+        "encoder only": config.replace(decoder_moe=None, decoder_moe_layers=()),
+        "decoder only": config.replace(moe=None, moe_layers=()),
+    }

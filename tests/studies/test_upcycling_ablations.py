@@ -1,0 +1,76 @@
+"""kitlib.studies.upcycling_ablations: one choice differs, the cost does not."""
+
+import pytest
+
+from kitlib.studies import upcycling_setups
+from kitlib.studies.upcycling_ablations import COST, ablations, headline, placed
+from kitlib.upcycling import surgery
+
+TASKS = [upcycling_setups.recall, upcycling_setups.text]
+
+
+@pytest.mark.parametrize("setup", TASKS, ids=lambda setup: setup.__name__)
+def test_all_arms_of_a_study_cost_the_same(setup):
+    task = setup()
+    for name, (question, arms) in ablations(task).items():
+        assert question.endswith("?")
+        costs = {key: arm.steps * task.relative_cost(arm.config) / task.parent_steps for key, arm in arms.items()}
+        one_step = max(task.relative_cost(arm.config) for arm in arms.values()) / task.parent_steps
+        if name == "memory":  # equal FLOPs, but for the wider models, which get as many steps as the dense one, or more
+            wider = {key: costs.pop(key) for key in ("2 F", "4 F")}
+            assert wider == pytest.approx({"2 F": 2.0, "4 F": 4.0}, abs=one_step)
+            assert all(arms[key].steps >= arms["F"].steps for key in wider)
+        least = {"memory": 1.0, "cooldown": 2 * COST}.get(name, COST)
+        assert all(least <= cost < least + one_step + 1e-9 for cost in costs.values()), name
+
+
+@pytest.mark.parametrize("setup", TASKS, ids=lambda setup: setup.__name__)
+def test_the_tuned_default_is_in_every_study_of_upcycling(setup):
+    """So that each choice is compared with it; arms that are equal share their runs."""
+    task = setup()
+    studies = ablations(task)
+    default = studies["init"][1]["copies"]
+    here = {
+        "experts": "E=16", "capacity": "C=2", "blocks": "last", "routers": "expert choice", "init": "copies",
+        "optimizer": "upcycled restarted", "renormalize": "raw C=2", "pretraining": "upcycled from 100 %",
+    }  # fmt: skip
+    for name, arm in here.items():
+        assert studies[name][1][arm] == default, name
+    assert default.config == headline(task)["upcycled"].config and default.recipe == headline(task)["upcycled"].recipe
+
+
+def test_one_choice_at_a_time():
+    studies = ablations(upcycling_setups.recall())
+    experts = {name: surgery.moe_layers(arm.config) for name, arm in studies["experts"][1].items()}
+    assert {name: {moe.num_experts for moe in layers.values()} for name, layers in experts.items() if layers} == {
+        f"E={n}": {n} for n in (4, 8, 16, 32, 64)
+    }
+    routers = {name: arm.config for name, arm in studies["routers"][1].items()}
+    assert {name: config.moe.router for name, config in routers.items() if config.moe} == {
+        "expert choice": "expert_choice", "top-2": "top_k", "top-2 priority": "top_k",
+    }  # fmt: skip
+    assert len({config.decoder_moe for config in routers.values()} - {None}) == 1  # the decoder is the same
+    assert routers["top-2 priority"].moe == routers["top-2"].moe.replace(batch_priority=True)
+    moments = {name: arm.recipe.moments for name, arm in studies["optimizer"][1].items()}
+    assert moments == {
+        "dense resumed": "resume", "dense restarted": "restart",
+        "upcycled resumed": "resume", "upcycled restarted": "restart",
+    }  # fmt: skip
+    cooled = studies["cooldown"][1]
+    assert all(arm.recipe.cooldown == arm.steps // 2 > 0 for arm in cooled.values())
+
+
+def test_places_of_experts():
+    task = upcycling_setups.recall()
+    found = {name: list(surgery.moe_layers(config)) for name, config in placed(task.sparse(task.dense)).items()}
+    assert found == {
+        "last": ["encoder/layers_1", "decoder/layers_1"],
+        "first": ["encoder/layers_0", "decoder/layers_0"],
+        "all": ["encoder/layers_0", "encoder/layers_1", "decoder/layers_0", "decoder/layers_1"],
+        "encoder only": ["encoder/layers_1"],
+        "decoder only": ["decoder/layers_1"],
+    }
+    vit = upcycling_setups.vision()
+    blocks = {name: config.moe_blocks for name, config in placed(vit.sparse(vit.dense)).items()}
+    assert blocks["last 2"] == (2, 3) and blocks["first 2"] == (0, 1) and blocks["all"] == (0, 1, 2, 3)
+    assert blocks["every second"] == (1, 3)
