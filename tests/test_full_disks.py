@@ -196,9 +196,9 @@ def test_build(disk, what, tmp_path):
     (disk.folder / "index.html").write_text("the page as it was")
     spoil(disk, what)
     code = (
-        "import sys; from pathlib import Path; from kitlib.tools import cli, notebooks; "
+        "import sys; from pathlib import Path; from kitlib.tools import cli, notebook_files, notebooks; "
         f"notebooks.ROOT = Path({str(root)!r}); notebooks.execute_all.__kwdefaults__['root'] = notebooks.ROOT; "
-        "notebooks.find.__defaults__ = (notebooks.ROOT,); sys.argv = ['kit', 'run']; raise SystemExit(cli.main())"
+        "notebook_files.find.__defaults__ = (notebooks.ROOT,); sys.argv = ['kit', 'run']; raise SystemExit(cli.main())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr

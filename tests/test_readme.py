@@ -16,7 +16,7 @@ from kitlib.bench import runner
 from kitlib.data.captioned import LANGUAGES
 from kitlib.data.files import ROOT
 from kitlib.multimodal import stages
-from kitlib.tools import cli, notebooks, page
+from kitlib.tools import cli, notebook_files, notebooks, page
 from kitlib.training import process
 
 README = (ROOT / "README.md").read_text()
@@ -294,7 +294,7 @@ def test_links_and_files_exist():
 def test_the_table_is_the_series():
     """A row for each notebook, with its own title and the minutes that it tells."""
     rows = re.findall(r"^\| \[(.+?)\]\(notebooks/(.+?)\) \|.*\| (\d+) \|$", README, re.MULTILINE)
-    assert [file for _, file, _ in rows] == [path.name for path in notebooks.find(())]
+    assert [file for _, file, _ in rows] == [path.name for path in notebook_files.find(())]
     for title, file, minutes in rows:
         nb = nbformat.read(ROOT / "notebooks" / file, as_version=4)
         assert page.title_and_paragraph(nb)[0] == title

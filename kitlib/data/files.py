@@ -38,6 +38,18 @@ def data_folder() -> Path:
     )
 
 
+def is_checkout() -> bool:
+    """Whether this kit is a checkout of the repository, not an installed wheel."""
+    return (ROOT / "pyproject.toml").is_file() and (ROOT / "data" / "checksums.txt").is_file()
+
+
+def writable(relative: str) -> Path:
+    """Where the kit writes data/results, data/checkpoints and build/: a checkout into itself, an installed wheel into
+    the user's folder, $KIT_HOME or ~/.local/share/kitlib, never into site-packages. The folder may not exist yet."""
+    home = os.environ.get("KIT_HOME") or "~/.local/share/kitlib"
+    return (ROOT if is_checkout() else Path(home).expanduser()) / relative
+
+
 def read_checked(folder: Path, file: str) -> bytes:
     """Reads a committed file and compares its sha256 with the one in checksums.txt, which is in the same folder.
 

@@ -170,8 +170,9 @@ def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict
 
 
 def released_file() -> Path:
-    """The weights of the released model, a `.npz`; its scores are in the `.csv` beside it."""
-    return files.data_folder() / "checkpoints" / "palix_s.npz"
+    """The weights of the released model, a `.npz`; its scores in the `.csv` beside it. One's own, if there is one."""
+    own = files.writable("data/checkpoints/palix_s.npz")
+    return own if own.is_file() else files.data_folder() / "checkpoints" / "palix_s.npz"
 
 
 def released_config() -> PaLIXConfig:
@@ -188,8 +189,8 @@ def released() -> tuple[palix.PaLIX, dict]:
 def main(folder: Path, seed: int = 0) -> None:
     """Trains all stages, then writes the weights and, next to them, the table of their scores."""
     params, _ = train_all(folder, released_config(), seed=seed)
-    path = released_file()
-    path.parent.mkdir(exist_ok=True)
+    path = files.writable("data/checkpoints/palix_s.npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
     weights.save(path, params)
     table = scorecard(*released(), TASKS, count=300)
     steps = {"ocr": OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}

@@ -20,11 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kitlib.studies import statistics, tables, upcycling_tuning
+from kitlib.studies import statistics, tables
 from kitlib.studies.statistics import Verdict
 
 NOT_MET = "precondition not met"
 PLATEAU = 0.1  # the largest share of condition 1
+TRIALS = 6  # the smallest number of condition 3
+# Where the trial of a kind is scored, in parents of extra cost.
+COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Gate:
 @functools.cache
 def read(task: str) -> Gate:
     """The gate of an upcycling task, from its stored tables. Raises FileNotFoundError if one is missing."""
-    ends = upcycling_tuning.unfinished(upcycling_tuning.scores(task))
+    ends = unfinished(scores(task))
     return judge(tables.read_table("upcycling", f"{task}_curves"), ends)
 
 
@@ -90,3 +93,36 @@ def judge(curves: pd.DataFrame, ends: tuple[str, ...]) -> Gate:
         ]
     )
     return Gate((at[2] - at[3]) / (at[0] - at[1]), (at[3] - longer) / (at[0] - at[3]), *verdicts, ends)
+
+
+# ---------------------------------------------------------------------------------------------- the trials
+
+
+def scores(name: str) -> pd.DataFrame:
+    """A row per trial, from the stored tables: kind, trial, loss (of the validation split), best of its kind."""
+    rows = []
+    for table, prefix in ((f"{name}_parents", "parent: "), (f"{name}_tuning", "")):
+        stored = tables.read_table("upcycling", table)
+        for label in stored["arm"].unique():
+            kind, _, trial = f"{prefix}{label}".partition(": ")
+            values = tables.values_at(stored[stored["arm"] == label], "loss", "extra_cost", COST[kind])
+            rows.append({"kind": kind, "trial": trial, "loss": float(values[label].iloc[0])})
+    found = pd.DataFrame(rows)
+    return found.assign(best=found["loss"] == found.groupby("kind")["loss"].transform("min"))
+
+
+def unfinished(found: pd.DataFrame) -> tuple[str, ...]:
+    """The kinds with fewer than six trials, or whose best one is at an end of its range of peaks, from `scores`."""
+    peaks = found["trial"].str.extract(r"peak ([\d.]+)")[0].astype(float)
+    kinds = []
+    for kind, rows in found.assign(peak=peaks).groupby("kind", sort=False):
+        chosen = rows[rows["best"]]["peak"].iloc[0]
+        if len(rows) < TRIALS or chosen in (rows["peak"].min(), rows["peak"].max()):
+            kinds.append(str(kind))
+    return tuple(kinds)
+
+
+def best(name: str, kind: str) -> str:
+    """The name of the best trial of a kind."""
+    found = scores(name)
+    return found[(found["kind"] == kind) & found["best"]]["trial"].iloc[0]

@@ -167,7 +167,7 @@ def _write_table(pods: dict[str, Pod]) -> int:
     """
     import pandas as pd
 
-    rows, kept = [], files.ROOT / "build" / "pods"
+    rows, kept = [], files.writable("build/pods")
     kept.mkdir(parents=True, exist_ok=True)
     for i, (title, pod) in enumerate(pods.items()):
         done = kept / f"{files.recipe_hash(f'{pod} {COLUMNS} {topologies.versions()}')}.json"
@@ -181,7 +181,8 @@ def _write_table(pods: dict[str, Pod]) -> int:
         rows.append(json.loads(done.read_text()))
         shown = ", ".join(f"{name} {rows[-1][name]}" for name in ("compile_seconds", "peak_gib", "bound", "mfu"))
         print(f"{i + 1}/{len(pods)} {title}: {shown}", flush=True)
-    path = files.data_folder() / "results" / "pods.csv"
+    path = files.writable("data/results/pods.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
     files.note_checksum(path)
     print(f"wrote {path}")

@@ -29,8 +29,8 @@ from kitlib.studies.study import Study
 from kitlib.training import process
 
 PAPERS = ("upcycling", "ensembles", "palix")
-RESULTS = files.ROOT / "data" / "results"
-WORK = files.ROOT / "build" / "claims"
+RESULTS = files.writable("data/results")
+WORK = files.writable("build/claims")
 
 
 def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:

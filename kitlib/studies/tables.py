@@ -18,9 +18,12 @@ from kitlib.data import files
 def read_table(paper: str, name: str, folder: Path | None = None) -> pd.DataFrame:
     """A stored table: one row per arm, seed and evaluation.
 
+    folder: where it is; None: a table of one's own (`files.writable`), if there is one, else the kit's.
+
     Raises FileNotFoundError with the command that makes the table.
     """
-    path = (folder or files.data_folder() / "results") / f"{paper}_{name}.csv"
+    own = files.writable("data/results") / f"{paper}_{name}.csv"
+    path = folder / own.name if folder else own if own.is_file() else files.data_folder() / "results" / own.name
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; make it with: kit claims {paper} {name}")
     return pd.read_csv(path, comment="#")

@@ -2,22 +2,20 @@
 
     kit claims upcycling recall_parents                # six learning rates of the dense parent
     kit claims upcycling recall_tuning                 # six trials each of all that comes after it
-    best("recall", "upcycled")                         # the name of the best trial, from the stored tables
 
 The trials have a seed of their own and are scored on a validation split; nothing is judged on either. A trial's score
-is the loss at an extra cost of half a parent, for training from scratch of a whole one. All kinds have equally many
-trials; where the best one has the smallest or largest learning rate that was tried, the next one beyond is tried, too,
-until it is not. What they vary is what is known to matter for the kind: for all the peak of the learning rate; for a
-dense model whether the moments of the optimiser go on; for a new mixture whether weights are renormalised; for
-upcycling both.
+is the loss at an extra cost of half a parent, for training from scratch of a whole one (`gates` reads the tables). All
+kinds have equally many trials; where the best one has the smallest or largest learning rate that was tried, the next
+one beyond is tried, too, until it is not. What they vary is what is known to matter for the kind: for all the peak of
+the learning rate; for a dense model whether the moments of the optimiser go on; for a new mixture whether weights are
+renormalised; for upcycling both.
 """
 
 import functools
 from collections.abc import Callable
 
-import pandas as pd
-
-from kitlib.studies import study, tables
+from kitlib.studies import study
+from kitlib.studies.gates import COST
 from kitlib.studies.upcycling_recipes import Recipe
 from kitlib.studies.upcycling_runs import UpcyclingArm, prepare_parent, run_arm
 from kitlib.studies.upcycling_setups import Setup, deeper
@@ -27,7 +25,7 @@ PEAKS = {  # of the parent, by task
     "recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     "text": (0.001, 0.002, 0.004, 0.008, 0.016, 0.032),
 }
-TRIALS = 6  # for every kind, and by task and kind those that went on from a best trial at an end of its range
+# By task and kind, the trials that went on from a best one at an end of its range.
 BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
     "recall": {
         "dense": {"peak 0.004, resumed": Recipe(0.004)},
@@ -36,7 +34,6 @@ BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
     },
     "text": {},
 }
-COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5}  # where a trial is scored
 
 
 def trials(name: str, peak: float) -> dict[str, dict[str, Recipe]]:
@@ -99,36 +96,6 @@ def arm(setup: Setup, kind: str, recipe: Recipe) -> UpcyclingArm:
         config = deeper(setup.dense) if kind == "deeper" else setup.sparse(setup.dense, **recipe.experts)
     steps = -(-COST[kind] * setup.parent_steps // setup.relative_cost(config))
     return UpcyclingArm(config, kind, int(steps), recipe)
-
-
-def scores(name: str) -> pd.DataFrame:
-    """A row per trial, from the stored tables: kind, trial, loss (of the validation split), best of its kind."""
-    rows = []
-    for table, prefix in ((f"{name}_parents", "parent: "), (f"{name}_tuning", "")):
-        stored = tables.read_table("upcycling", table)
-        for label in stored["arm"].unique():
-            kind, _, trial = f"{prefix}{label}".partition(": ")
-            values = tables.values_at(stored[stored["arm"] == label], "loss", "extra_cost", COST[kind])
-            rows.append({"kind": kind, "trial": trial, "loss": float(values[label].iloc[0])})
-    found = pd.DataFrame(rows)
-    return found.assign(best=found["loss"] == found.groupby("kind")["loss"].transform("min"))
-
-
-def unfinished(found: pd.DataFrame) -> tuple[str, ...]:
-    """The kinds with fewer than six trials, or whose best one is at an end of its range of peaks, from `scores`."""
-    peaks = found["trial"].str.extract(r"peak ([\d.]+)")[0].astype(float)
-    kinds = []
-    for kind, rows in found.assign(peak=peaks).groupby("kind", sort=False):
-        chosen = rows[rows["best"]]["peak"].iloc[0]
-        if len(rows) < TRIALS or chosen in (rows["peak"].min(), rows["peak"].max()):
-            kinds.append(str(kind))
-    return tuple(kinds)
-
-
-def best(name: str, kind: str) -> str:
-    """The name of the best trial of a kind."""
-    found = scores(name)
-    return found[(found["kind"] == kind) & found["best"]]["trial"].iloc[0]
 
 
 def _nothing(seed: int, folder) -> None:

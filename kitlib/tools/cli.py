@@ -65,13 +65,35 @@ def test(paths: Names = (), /, *, quick: Flag = False) -> int:
     return unit or compared
 
 
-def lab() -> int:
-    """Open JupyterLab in notebooks/, in this environment."""
-    from kitlib.data import files
-    from kitlib.tools import notebooks
+def lab(options: Names = (), /) -> int:
+    """Open JupyterLab in notebooks/, in this environment. What is saved unchanged there stays unchanged.
 
-    notebooks.find(())  # exits with a message if there is no notebooks/ folder
-    return subprocess.run([sys.executable, "-m", "jupyter", "lab"], cwd=files.ROOT / "notebooks").returncode
+    Args:
+        options: passed on to jupyter lab, such as --no-browser or --port 9000.
+    """
+    from kitlib.data import files
+    from kitlib.tools import notebook_files
+
+    notebook_files.find(())  # exits with a message if there is no notebooks/ folder
+    command = [sys.executable, "-m", "jupyter", "lab", *options]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # as in most containers, where Jupyter would refuse to start
+        command.append("--allow-root")
+    with notebook_files.jupyter_environment() as env:
+        return subprocess.run(command, cwd=files.ROOT / "notebooks", env=env).returncode
+
+
+def copy(folder: tyro.conf.Positional[Path], nb: Names = (), /) -> int:
+    """Copy notebooks into a folder of your own, to do the exercises: nothing that you change there touches the kit.
+
+    Args:
+        folder: is made if it is missing; nothing in it is written over.
+        nb: the notebooks, by the start of their file names. All, if none is named.
+    """
+    from kitlib.tools import notebook_files
+
+    copies = notebook_files.copy(folder, nb)
+    print(f"copied {len(copies)} notebooks into {folder}; open them with: jupyter lab {folder}")
+    return 0
 
 
 def doctor() -> int:
@@ -85,7 +107,7 @@ def bench(names: Names = (), /) -> int:
     """Print the kit's benchmarks, measured with the memory settings of `kit run`.
 
     Args:
-        names: the benchmarks. All, if none is named.
+        names: of vit, moe, e3, t5, palix and import. All, if none is named.
     """
     from kitlib.bench import runner
     from kitlib.training import process
@@ -99,7 +121,7 @@ def claims(paper: tyro.conf.Positional[str] = "", studies: Names = (), /, *, lis
 
     Args:
         paper: upcycling, ensembles or palix.
-        studies: the studies of that paper. All, if none is named.
+        studies: the studies of that paper (kit claims PAPER --help lists them). All, if none is named.
         list: train nothing; print every claim of the papers, or of this one, and what became of it.
         jobs: how many training runs at a time; 0 means one per core.
     """
@@ -112,6 +134,16 @@ def claims(paper: tyro.conf.Positional[str] = "", studies: Names = (), /, *, lis
     from kitlib.studies import runner
 
     return runner.main(paper, studies, jobs) or 0
+
+
+def list_studies(paper: str) -> int:
+    """`kit claims PAPER --help`: the studies of a paper, with their questions, arms and seeds."""
+    from kitlib.studies import runner
+
+    for name, study in runner.studies_of(paper).items():
+        print(f"{name}: {study.question} {len(study.arms)} arms, {study.seeds} seeds")
+    print(f"run them with: kit claims {paper} NAME ...; the tables go to {runner.RESULTS}")
+    return 0
 
 
 def train() -> int:
@@ -167,10 +199,10 @@ def stamp() -> int:
     import nbformat
 
     from kitlib.data import files
-    from kitlib.tools import notebooks
+    from kitlib.tools import notebook_files
 
-    address = notebooks.repository()
-    for path in notebooks.find(()):
+    address = notebook_files.repository()
+    for path in notebook_files.find(()):
         nb = nbformat.read(path, as_version=4)
         stamp_notebook(nb, path.name, address)
         files.write_text(path, nbformat.writes(nb))
@@ -181,12 +213,14 @@ def stamp() -> int:
 def stamp_notebook(nb, name: str, address: str) -> None:
     """Sets the last line of the title cell (the Colab badge; none if there is no address) and the set-up cell."""
     from kitlib import __version__
-    from kitlib.tools import notebooks
+    from kitlib.tools import notebook_files
 
-    setup = [c for c in nb.cells if notebooks.SKIP in c.metadata.get("tags", []) and "google.colab" in c.source]
+    setup = [c for c in nb.cells if notebook_files.SKIP in c.metadata.get("tags", []) and "google.colab" in c.source]
     if len(setup) != 1:
-        raise SystemExit(f"{name}: got {len(setup)} set-up cells (tag {notebooks.SKIP}, google.colab), expected one.")
-    setup[0].source = notebooks.setup_cell(address)
+        raise SystemExit(
+            f"{name}: got {len(setup)} set-up cells (tag {notebook_files.SKIP}, google.colab), expected one."
+        )
+    setup[0].source = notebook_files.setup_cell(address)
     title = [line for line in nb.cells[0].source.splitlines() if not line.startswith("[![Open in Colab]")]
     colab, project = "https://colab.research.google.com", address.removeprefix("https://github.com/")
     link = f"{colab}/github/{project}/blob/v{__version__}/notebooks/{name}"
@@ -196,9 +230,19 @@ def stamp_notebook(nb, name: str, address: str) -> None:
 
 def main() -> int:
     """Entry point; the result is the exit status."""
-    if sys.argv[1:2] == ["train"]:  # its options depend on the name that follows
+    arguments = sys.argv[1:]
+    if arguments in (["--version"], ["-V"]):
+        from kitlib import __version__
+
+        print(f"kitlib {__version__}")
+        return 0
+    if arguments[:1] == ["train"]:  # its options depend on the name that follows
         return train()
-    found = (run, lab, check, test, doctor, bench, claims, train, stages, pods, weights, stamp)
+    if arguments[:1] == ["lab"] and not {"-h", "--help"} & set(arguments):  # its options are JupyterLab's
+        return lab(tuple(arguments[1:]))
+    if arguments[:1] == ["claims"] and len(arguments) == 3 and {"-h", "--help"} & set(arguments):
+        return list_studies(next(name for name in arguments[1:] if name not in ("-h", "--help")))
+    found = (run, lab, copy, check, test, doctor, bench, claims, train, stages, pods, weights, stamp)
     commands = {command.__name__: command for command in found}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")

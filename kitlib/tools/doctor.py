@@ -34,8 +34,32 @@ def main() -> int:
         for line in part():
             print(line, flush=True)
             failed += line.word == "FAIL"
-    print(f"kit doctor: {f'{failed} to repair, see FAIL above' if failed else 'all is well'}")
+    without = "" if failed else "".join(f"; {text}" for text in missing_extras())
+    print(f"kit doctor: {f'{failed} to repair, see FAIL above' if failed else 'all is well with the library'}{without}")
     return int(failed > 0)
+
+
+EXTRAS = {"lab": "kit run and kit lab", "test": "kit test and kit check"}
+
+
+def missing_extras(requirements: list[str] | None = None) -> Iterator[str]:
+    """For each extra that is not whole: which commands need it, and how to get it."""
+    absent: dict[str, list[str]] = {}
+    for text in requirements or importlib.metadata.requires("kitlib"):
+        requirement = Requirement(text)
+        extra = extra_of(requirement)
+        version = installed_version(requirement.name)
+        if extra in EXTRAS and (version is None or not requirement.specifier.contains(version, prereleases=True)):
+            absent.setdefault(extra, []).append(requirement.name)
+    for extra, names in absent.items():
+        wanting = f"{EXTRAS[extra]} need the extra {extra} ({', '.join(names)})"
+        yield f"{wanting}: pip install 'kitlib[{extra}]', in a checkout pip install -e '.[{extra}]'"
+
+
+def extra_of(requirement: Requirement) -> str:
+    """The extra that a requirement belongs to; "" if it is always needed."""
+    found = re.search(r"extra == ['\"](\w+)['\"]", str(requirement.marker or ""))
+    return found[1] if found else ""
 
 
 def python(wanted: str | None = None) -> Iterator[Line]:
@@ -52,11 +76,11 @@ def packages(requirements: list[str] | None = None) -> Iterator[Line]:
     """Whether every dependency of the kit is within its bounds; dependencies of extras may be absent."""
     for text in sorted(requirements or importlib.metadata.requires("kitlib")):
         requirement = Requirement(text)
-        extra = re.search(r"extra == ['\"](\w+)['\"]", str(requirement.marker or ""))
+        extra = extra_of(requirement)
         name, wanted = requirement.name, requirement.specifier
         version = installed_version(name)
         if version is None and extra:
-            yield Line("--", f"{name} is not installed (extra: {extra[1]})")
+            yield Line("--", f"{name} is not installed (extra: {extra})")
         elif version is None:
             yield Line("FAIL", f"{name}: not installed, expected {wanted}; run: pip install '{name}{wanted}'")
         elif not wanted.contains(version, prereleases=True):
@@ -77,15 +101,22 @@ def lock(path: Path = ROOT / "requirements.lock") -> Iterator[Line]:
     """Whether the installed set is the tested one. It need not be in a user's own environment, so never a FAIL."""
     if not path.is_file():
         return
-    differ = [
-        f"{pin.name} {installed_version(pin.name) or 'absent'} (tested: {pin.specifier})"
-        for pin in locked(path.read_text())
-        if not pin.specifier.contains(installed_version(pin.name) or "0", prereleases=True)
-    ]
-    if differ:
-        yield Line("--", f"{len(differ)} packages differ from the tested set in {path.name}: {', '.join(differ)}")
-    else:
+    pins = locked(path.read_text())
+    versions = {pin.name: installed_version(pin.name) for pin in pins}
+    differ = [pin for pin in pins if not pin.specifier.contains(versions[pin.name] or "0", prereleases=True)]
+    if not pins:
+        yield Line("--", f"the tested set in {path.name} is for other Pythons or systems than this one")
+    elif not differ:
         yield Line("OK", f"the installed set is the tested one ({path.name})")
+    else:
+        direct = {Requirement(text).name for text in importlib.metadata.requires("kitlib") or ()}
+        named = [
+            f"{pin.name} {versions[pin.name] or 'absent'} (tested: {pin.specifier})"
+            for pin in differ
+            if pin.name in direct
+        ]
+        others = [f"{len(differ) - len(named)} of other packages"] if len(differ) > len(named) else []
+        yield Line("--", f"{len(differ)} of {len(pins)} versions are not the tested ones: {', '.join(named + others)}")
 
 
 def locked(text: str) -> list[Requirement]:

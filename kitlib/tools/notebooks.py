@@ -4,9 +4,7 @@ A notebook is always executed top to bottom, in a fresh kernel of *this* Python,
 that a reader's run, the stored outputs and the tests cannot drift apart.
 """
 
-import base64
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -14,64 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from kitlib import __version__
-from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import ROOT, write_text
 from kitlib.studies import registry
+from kitlib.tools.notebook_files import SKIP, find, normalise
 from kitlib.tools.page import check_lines, number_of_checks, page, title_and_paragraph
 from kitlib.training.process import job_cache
 
 CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
-SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
-
-# The cell that makes a notebook run on Colab, byte for byte the same in every notebook (`kit stamp` writes it). Colab's
-# own jax and numpy must not be replaced under a running kernel, so only the kit is installed: --no-deps.
-SETUP_HEAD = """\
-# Colab only: installs the kit itself, nothing else of the environment is touched. Does nothing elsewhere.
-import sys
-
-if "google.colab" in sys.modules:
-"""
-SETUP_UNSET = '    print("Clone the repository, run: pip install --no-deps -e .   in it, then restart the session.")'
-
-
-def find(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
-    """The notebooks whose file names start with any of `names` (`07`, `07_sparse`, a path), or all of them.
-
-    Raises:
-      SystemExit: for a name that no notebook has (with the nearest one), or if there is no notebooks/ folder.
-    """
-    folder = root / "notebooks"
-    if not folder.is_dir():
-        raise SystemExit(f"No notebooks/ folder beside the kitlib package ({root.name}/); run kit from a checkout.")
-    paths = sorted(folder.glob("*.ipynb"))
-    chosen = set()
-    for name in names:
-        stem = Path(name).name.removesuffix(".ipynb")
-        found = [path for path in paths if path.stem.lower().startswith(stem.lower())]
-        if not found:
-            one_of("notebook", name, [path.stem for path in paths], SystemExit)
-        chosen.update(found)
-    return sorted(chosen) if names else paths
-
-
-def repository(root: Path = ROOT) -> str:
-    """The project's address: `[project.urls] Repository` in pyproject.toml, written only there. "" while unset."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    return project.get("urls", {}).get("Repository", "").rstrip("/")
-
-
-def setup_cell(address: str) -> str:
-    """Source of the Colab set-up cell: installs this version of the kit, or says how to do it by hand."""
-    install = f'    %pip install -q --no-deps grain "kitlib @ git+{address}@v{__version__}"'
-    return SETUP_HEAD + (install if address else SETUP_UNSET)
 
 
 @contextlib.contextmanager
@@ -134,29 +87,6 @@ def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:
     except (CellControlSignal, DeadKernelError) as error:
         return re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without the terminal colours of a traceback
     return ""
-
-
-def normalise(nb) -> None:
-    """Removes from the notebook all that a refresh on another machine would not write as well; keeps the cell ids."""
-    nb.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    for cell in nb.cells:
-        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output["data"]["image/png"] = fewer_colours(output["data"]["image/png"])
-
-
-def fewer_colours(png: str) -> str:
-    """A figure, PNG in base64, with its best 256 colours: it looks the same and takes a third of the bytes."""
-    from PIL import Image
-
-    file, image = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(png)))
-    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    small = base64.b64encode(file.getvalue()).decode()
-    return small if len(small) < len(png) else png
 
 
 @dataclass(frozen=True)

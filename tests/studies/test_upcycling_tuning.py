@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from kitlib.studies import runner, upcycling, upcycling_setups, upcycling_tuning
+from kitlib.studies import gates, runner, upcycling, upcycling_setups, upcycling_tuning
 from kitlib.studies.upcycling_recipes import Recipe
 from kitlib.upcycling import surgery
 
@@ -15,9 +15,9 @@ TUNED = {"recall": upcycling_setups.recall, "text": upcycling_setups.text}
 @pytest.mark.parametrize("name", TUNED)
 def test_every_kind_has_at_least_six_different_trials(name):
     trials = upcycling_tuning.trials(name, 0.01)
-    assert set(trials) == set(upcycling_setups.KINDS) == set(upcycling_tuning.COST)
+    assert set(trials) == set(upcycling_setups.KINDS) == set(gates.COST)
     for kind, recipes in trials.items():
-        assert len(recipes) == len(set(recipes.values())) >= upcycling_tuning.TRIALS, kind
+        assert len(recipes) == len(set(recipes.values())) >= gates.TRIALS, kind
     assert trials["upcycled"]["peak 0.005, raw, restarted"] == Recipe(0.005, "restart", renormalize=False)
 
 
@@ -33,7 +33,7 @@ def test_trials_have_their_own_seed_and_run_until_they_are_scored(name):
         kind = label.partition(":")[0]
         assert kind == arm.start and bool(surgery.moe_layers(arm.config)) == (kind in ("upcycled", "scratch"))
         cost = arm.steps * setup.relative_cost(arm.config) / setup.parent_steps
-        least = upcycling_tuning.COST[kind]
+        least = gates.COST[kind]
         assert least <= cost < least + 2 * setup.relative_cost(arm.config) / setup.parent_steps
     assert {arm.steps for arm in found[f"{name}_parents"].arms.values()} == {setup.parent_steps}
 
@@ -43,11 +43,11 @@ def test_the_frozen_recipes_are_the_best_trials(name):
     """Each recipe of the setup is the trial with the lowest loss of the stored tables."""
     setup = TUNED[name]()
     trials = upcycling_tuning.trials(name, setup.recipes["parent"].peak)
-    scores = upcycling_tuning.scores(name)
-    assert upcycling_tuning.unfinished(scores) == ()
+    scores = gates.scores(name)
+    assert gates.unfinished(scores) == ()
     assert scores.groupby("kind")["best"].sum().eq(1).all()
     for kind, recipe in setup.recipes.items():
-        chosen = trials[kind][upcycling_tuning.best(name, kind)]
+        chosen = trials[kind][gates.best(name, kind)]
         set_by_trials = {field: value for field, value in vars(chosen).items() if value is not None}
         assert dataclasses.replace(recipe, **set_by_trials) == recipe, kind
 
@@ -58,4 +58,4 @@ def test_a_search_that_ended_too_early():
     rows += [("few", 0.1, 2), ("few", 0.2, 1), ("few", 0.4, 2)]
     found = pd.DataFrame([{"kind": k, "trial": f"peak {p:g}, resumed", "loss": float(x)} for k, p, x in rows])
     found["best"] = found["loss"] == found.groupby("kind")["loss"].transform("min")
-    assert upcycling_tuning.unfinished(found) == ("at its end", "few")
+    assert gates.unfinished(found) == ("at its end", "few")

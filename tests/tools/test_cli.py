@@ -4,7 +4,9 @@ import sys
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kitlib.tools import cli, doctor, notebooks
+import kitlib
+from kitlib.data import files
+from kitlib.tools import cli, doctor, notebook_files
 
 
 def test_help_does_not_import_jax():
@@ -26,16 +28,66 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
         cli.main()
 
 
+def test_the_version_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kit", "--version"])
+    assert cli.main() == 0 and capsys.readouterr().out == f"kitlib {kitlib.__version__}\n"
+
+
+def test_lab_passes_options_on(monkeypatch):
+    """Also as root, where Jupyter refuses to start without being told."""
+    started = []
+    monkeypatch.setattr(cli.subprocess, "run", lambda command, **more: started.append((command, more)) or Done())
+    monkeypatch.setattr(sys, "argv", ["kit", "lab", "--no-browser", "--port", "9000"])
+    for root, last in ((0, ["--allow-root"]), (1000, [])):
+        monkeypatch.setattr(cli.os, "geteuid", lambda root=root: root)
+        assert cli.main() == 7
+        command, more = started[-1]
+        assert command == [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--port", "9000", *last]
+        assert more["cwd"] == files.ROOT / "notebooks" and "JUPYTER_CONFIG_PATH" in more["env"]
+
+
+class Done:
+    returncode = 7
+
+
+def test_copies_are_announced(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["kit", "copy", str(tmp_path / "mine"), "07"])
+    assert cli.main() == 0
+    assert (
+        capsys.readouterr().out
+        == f"copied 1 notebooks into {tmp_path}/mine; open them with: jupyter lab {tmp_path}/mine\n"
+    )
+    assert (tmp_path / "mine" / "07_sparse_upcycling.ipynb").is_file()
+
+
+@pytest.mark.parametrize("line", [["claims", "palix", "--help"], ["claims", "--help", "palix"]])
+def test_the_studies_of_a_paper_are_listed(line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kit", *line])
+    assert cli.main() == 0
+    out = capsys.readouterr().out
+    assert "frames: " in out and " seeds\n" in out and "kit claims palix NAME" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [(["bench"], "vit, moe, e3, t5, palix"), (["claims"], "upcycling, ensembles")]
+)
+def test_help_says_what_there_is(line, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kit", *line, "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert words in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
 def test_stamp_writes_badge_and_setup_cell():
     address = "https://github.com/someone/kit"
-    setup = new_code_cell('"google.colab"', metadata={"tags": [notebooks.SKIP]})
+    setup = new_code_cell('"google.colab"', metadata={"tags": [notebook_files.SKIP]})
     nb = new_notebook(cells=[new_markdown_cell("# 01 Title"), setup])
     for _ in range(2):  # stamping twice is stamping once
         cli.stamp_notebook(nb, "01_x.ipynb", address)
         title, badge = nb.cells[0].source.split("\n\n")
         assert title == "# 01 Title"
         assert "/github/someone/kit/blob/v" in badge and badge.endswith("/notebooks/01_x.ipynb)")
-        assert setup.source == notebooks.setup_cell(address)
+        assert setup.source == notebook_files.setup_cell(address)
     cli.stamp_notebook(nb, "01_x.ipynb", "")
     assert nb.cells[0].source == "# 01 Title"  # no dead badge
     with pytest.raises(SystemExit, match="got 0 set-up cells"):

@@ -16,7 +16,7 @@ def test_this_environment_is_complete(capsys):
     assert doctor.main() == 0
     out = capsys.readouterr().out
     assert "[FAIL]" not in out
-    assert out.endswith("kit doctor: all is well\n")
+    assert out.endswith("kit doctor: all is well with the library\n")
     assert "[OK] python 3." in out and "[OK] jax " in out and "CPU cores" in out
 
 
@@ -47,6 +47,18 @@ def test_packages():
     assert numpy.startswith("[OK] numpy ")
 
 
+def test_a_missing_extra_names_its_commands(monkeypatch, capsys):
+    wanted = ["numpy>=1", "no-such-lab>=1; extra == 'lab'", "numpy>=999; extra == 'lab'", "nothing; extra == 'pods'"]
+    assert list(doctor.missing_extras(wanted)) == [
+        "kit run and kit lab need the extra lab (no-such-lab, numpy): pip install 'kitlib[lab]', in a checkout pip "
+        "install -e '.[lab]'"
+    ]
+    assert list(doctor.missing_extras(["numpy>=1; extra == 'lab'"])) == []
+    monkeypatch.setattr(doctor, "missing_extras", lambda: iter(["kit run needs the extra lab"]))
+    assert doctor.main() == 0
+    assert capsys.readouterr().out.endswith("kit doctor: all is well with the library; kit run needs the extra lab\n")
+
+
 def test_the_lock_is_the_kits_own():
     assert doctor.ROOT == files.ROOT
 
@@ -59,8 +71,11 @@ def test_the_lock_is_informational(tmp_path):
     assert lines(doctor.lock(path)) == ["[OK] the installed set is the tested one (requirements.lock)"]
     path.write_text("numpy==0.1 \\\n    --hash=sha256:00\nno-such-package==3\n")
     assert lines(doctor.lock(path)) == [
-        "[--] 2 packages differ from the tested set in requirements.lock: "
-        f"numpy {version} (tested: ==0.1), no-such-package absent (tested: ==3)"
+        f"[--] 2 of 2 versions are not the tested ones: numpy {version} (tested: ==0.1), 1 of other packages"
+    ]
+    path.write_text("numpy==0.1 ; python_full_version < '3'\n")
+    assert lines(doctor.lock(path)) == [
+        "[--] the tested set in requirements.lock is for other Pythons or systems than this one"
     ]
 
 

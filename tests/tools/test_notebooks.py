@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from kitlib.data import files
-from kitlib.tools import notebooks
+from kitlib.tools import notebook_files, notebooks
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def root(tmp_path, monkeypatch):
 
 def write(root, name: str, *sources: str, skip: str = "") -> None:
     cells = [new_markdown_cell("# 01 A <title>\n\nWhat it *says*.\n\nMore.")]
-    cells += [new_code_cell(skip, metadata={"tags": [notebooks.SKIP]})] if skip else []
+    cells += [new_code_cell(skip, metadata={"tags": [notebook_files.SKIP]})] if skip else []
     cells += [new_code_cell(source, metadata={"collapsed": True}) for source in sources]
     nb = new_notebook(cells=cells)
     nb.metadata = nbformat.from_dict({"kernelspec": {"name": "authors-own", "display_name": "x"}, "colab": {}})
@@ -114,7 +114,7 @@ def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
     assert run(root, refresh=True) == 0
     nb = read(path)
     assert [cell.id for cell in nb.cells] == ids
-    assert [cell.metadata for cell in nb.cells] == [{}, {"tags": [notebooks.SKIP]}, {}, {}, {}]
+    assert [cell.metadata for cell in nb.cells] == [{}, {"tags": [notebook_files.SKIP]}, {}, {}, {}]
     assert nb.metadata == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -187,19 +187,19 @@ def test_a_killed_refresh_leaves_no_process_and_no_folder(root, tmp_path, monkey
 def test_find(root):
     for name in ("01_vit", "07_sparse_upcycling", "A1_nnx"):
         write(root, name, "1")
-    assert [path.stem for path in notebooks.find((), root)] == ["01_vit", "07_sparse_upcycling", "A1_nnx"]
+    assert [path.stem for path in notebook_files.find((), root)] == ["01_vit", "07_sparse_upcycling", "A1_nnx"]
     for name in ("07", "07_sparse", "notebooks/07_sparse_upcycling.ipynb"):
-        assert [path.stem for path in notebooks.find((name,), root)] == ["07_sparse_upcycling"]
-    assert [path.stem for path in notebooks.find(("a1", "01"), root)] == ["01_vit", "A1_nnx"]
+        assert [path.stem for path in notebook_files.find((name,), root)] == ["07_sparse_upcycling"]
+    assert [path.stem for path in notebook_files.find(("a1", "01"), root)] == ["01_vit", "A1_nnx"]
     known = r"Known: 01_vit, 07_sparse_upcycling, A1_nnx\."
     with pytest.raises(
         SystemExit, match=rf"Unknown notebook '07_sprase'; did you mean '07_sparse_upcycling'\? {known}"
     ):
-        notebooks.find(("07_sprase",), root)
+        notebook_files.find(("07_sprase",), root)
     with pytest.raises(SystemExit, match=rf"Unknown notebook 'vitt'; did you mean '01_vit'\? {known}"):
-        notebooks.find(("vitt",), root)
+        notebook_files.find(("vitt",), root)
     with pytest.raises(SystemExit, match="No notebooks/ folder"):
-        notebooks.find((), root / "notebooks")
+        notebook_files.find((), root / "notebooks")
 
 
 def test_no_notebooks_is_reported_and_is_not_a_failure(root, capsys):
@@ -229,17 +229,17 @@ def test_environment_of_kernels(monkeypatch):
 
 
 def test_setup_cell():
-    assert "pip install --no-deps -e ." in notebooks.setup_cell("")
-    set_up = notebooks.setup_cell("https://github.com/someone/kit")
+    assert "pip install --no-deps -e ." in notebook_files.setup_cell("")
+    set_up = notebook_files.setup_cell("https://github.com/someone/kit")
     assert '%pip install -q --no-deps grain "kitlib @ git+https://github.com/someone/kit@v' in set_up
 
 
 def test_the_address_is_written_in_pyproject_only(root):
     project = root / "pyproject.toml"
     project.write_text('[project]\nname = "kitlib"\n')
-    assert notebooks.repository(root) == ""
+    assert notebook_files.repository(root) == ""
     project.write_text('[project]\nname = "kitlib"\n[project.urls]\nRepository = "https://github.com/someone/kit/"\n')
-    assert notebooks.repository(root) == "https://github.com/someone/kit"
+    assert notebook_files.repository(root) == "https://github.com/someone/kit"
 
 
 # The promise: a changed digit is noticed in every notebook
@@ -253,7 +253,7 @@ def with_changed_digits(nb):
     """
     cells = []
     for cell in nb.cells:
-        uncompared = {notebooks.SKIP, "nbval-ignore-output"} & set(cell.metadata.get("tags", []))
+        uncompared = {notebook_files.SKIP, "nbval-ignore-output"} & set(cell.metadata.get("tags", []))
         for output in [] if uncompared else cell.get("outputs", []):
             if output.output_type == "stream" and output.name == "stdout":
                 numbers = re.compile(r"(took \d+(?:\.\d+)?|0x[0-9a-f]+)|(\d)")  # group 1 is sanitised, so not compared
@@ -311,17 +311,17 @@ def test_figures_are_stored_in_256_colours():
     outputs = [new_output("display_data", data={"image/png": in_base64(pixels)}) for pixels in (few, many)]
     nb = new_notebook(cells=[new_code_cell("plt.show()", outputs=outputs), new_markdown_cell("text")])
     before = [output.data["image/png"] for output in outputs]
-    notebooks.normalise(nb)
+    notebook_files.normalise(nb)
     after = [output.data["image/png"] for output in nb.cells[0].outputs]
     back = [np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")).astype(int) for png in after]
     np.testing.assert_array_equal(back[0], few)
     assert np.abs(back[1] - many).mean() < 256 / 256 ** (1 / 3)  # a cell of the cube of colours, divided into 256
     assert len(after[0]) < len(before[0])
     assert len(after[1]) < 0.6 * len(before[1])
-    notebooks.normalise(nb)
+    notebook_files.normalise(nb)
     assert [output.data["image/png"] for output in nb.cells[0].outputs] == after  # once and for all
 
 
 def test_a_figure_that_would_grow_is_kept():
     png = in_base64(np.zeros((1, 1, 3), np.uint8))
-    assert notebooks.fewer_colours(png) == png
+    assert notebook_files.fewer_colours(png) == png

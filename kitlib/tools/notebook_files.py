@@ -1,0 +1,129 @@
+"""Notebooks as files: found by name, copied for exercises, and written without what differs between machines."""
+
+import base64
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from kitlib import __version__
+from kitlib.configs.nearest_name import one_of
+from kitlib.data.files import ROOT
+
+SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
+
+# The cell that makes a notebook run on Colab, byte for byte the same in every notebook (`kit stamp` writes it). Colab's
+# own jax and numpy must not be replaced under a running kernel, so only the kit is installed: --no-deps.
+SETUP_HEAD = """\
+# Colab only: installs the kit itself, nothing else of the environment is touched. Does nothing elsewhere.
+import sys
+
+if "google.colab" in sys.modules:
+"""
+SETUP_UNSET = '    print("Clone the repository, run: pip install --no-deps -e .   in it, then restart the session.")'
+
+
+def find(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
+    """The notebooks whose file names start with any of `names` (`07`, `07_sparse`, a path), or all of them.
+
+    Raises:
+      SystemExit: for a name that no notebook has (with the nearest one), or if there is no notebooks/ folder.
+    """
+    folder = root / "notebooks"
+    if not folder.is_dir():
+        raise SystemExit(
+            f"No notebooks/ folder beside the kitlib package ({root.name}/): take them out with `kit copy FOLDER` and "
+            "open them there, or run kit from a checkout."
+        )
+    return named(sorted(folder.glob("*.ipynb")), names)
+
+
+def named(paths: list[Path], names: tuple[str, ...]) -> list[Path]:
+    """Of these notebooks, those whose names start with any of `names`; all, if there are none. SystemExit as `find`."""
+    chosen = set()
+    for name in names:
+        stem = Path(name).name.removesuffix(".ipynb")
+        found = [path for path in paths if path.stem.lower().startswith(stem.lower())]
+        if not found:
+            one_of("notebook", name, [path.stem for path in paths], SystemExit)
+        chosen.update(found)
+    return sorted(chosen) if names else paths
+
+
+def copy(folder: Path, names: tuple[str, ...] = ()) -> list[Path]:
+    """Copies the notebooks, all or those whose names start with any of `names`, into a folder: to do exercises there
+    leaves the checkout as it is. Returns the copies.
+
+    Raises SystemExit for an unknown name, and if a file of that name is there already: nothing is written over.
+    """
+    here, packaged = ROOT / "notebooks", ROOT / "kitlib" / "_notebooks"  # of a checkout, of a wheel
+    sources = named(sorted((here if here.is_dir() else packaged).glob("*.ipynb")), names)
+    if there := [path.name for path in sources if (folder / path.name).exists()]:
+        raise SystemExit(f"kit copy: {folder / there[0]} is there already; name another folder, or move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy(path, folder / path.name)) for path in sources]
+
+
+def repository(root: Path = ROOT) -> str:
+    """The project's address: `[project.urls] Repository` in pyproject.toml, written only there. "" while unset."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    return project.get("urls", {}).get("Repository", "").rstrip("/")
+
+
+def setup_cell(address: str) -> str:
+    """Source of the Colab set-up cell: installs this version of the kit, or says how to do it by hand."""
+    install = f'    %pip install -q --no-deps grain "kitlib @ git+{address}@v{__version__}"'
+    return SETUP_HEAD + (install if address else SETUP_UNSET)
+
+
+def normalise(nb, *, figures: bool = True) -> None:
+    """Removes from the notebook all that a refresh on another machine would not write as well; keeps the cell ids.
+
+    figures: whether figures get fewer colours, as after an execution.
+    """
+    nb.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in nb.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        for output in cell.get("outputs", []):
+            if figures and "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = fewer_colours(output["data"]["image/png"])
+
+
+def before_saving(model: dict, **kwargs) -> None:
+    """JupyterLab's `pre_save_hook` under `kit lab`: a notebook that was opened and saved, or executed with the same
+    outputs, is written as it was, without what JupyterLab adds (its version of Python, times of execution)."""
+    import nbformat
+
+    if model["type"] != "notebook" or model["content"] is None:
+        return
+    nb = nbformat.from_dict(model["content"])
+    normalise(nb, figures=False)
+    model["content"] = nb
+
+
+@contextlib.contextmanager
+def jupyter_environment() -> Iterator[dict[str, str]]:
+    """The environment in which Jupyter saves with `before_saving`, beside the user's own configuration. (Its command
+    line does not take a hook: jupyter_server 2.21 imports the old value, None, instead of the name it was given.)"""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = f"from {__name__} import before_saving\nc.FileContentsManager.pre_save_hook = before_saving\n"
+        (Path(folder) / "jupyter_server_config.py").write_text(lines)
+        before = os.environ.get("JUPYTER_CONFIG_PATH")
+        yield os.environ | {"JUPYTER_CONFIG_PATH": f"{folder}{os.pathsep}{before}" if before else folder}
+
+
+def fewer_colours(png: str) -> str:
+    """A figure, PNG in base64, with its best 256 colours: it looks the same and takes a third of the bytes."""
+    from PIL import Image
+
+    file, image = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(png)))
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    small = base64.b64encode(file.getvalue()).decode()
+    return small if len(small) < len(png) else png

@@ -1,0 +1,76 @@
+"""kitlib.tools.notebook_files: copies for exercises, and saving without a change (the rest is in test_notebooks.py)."""
+
+import os
+
+import nbformat
+import pytest
+
+from kitlib.data import files
+from kitlib.tools import notebook_files
+
+ALL = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_copies_are_for_exercises(tmp_path):
+    copies = notebook_files.copy(tmp_path / "mine", ("07", "13"))
+    assert [path.name for path in copies] == ["07_sparse_upcycling.ipynb", "13_pali_x.ipynb"]
+    assert copies[0].read_bytes() == (files.ROOT / "notebooks" / copies[0].name).read_bytes()
+    copies[0].write_text("done")
+    with pytest.raises(SystemExit, match=r"07_sparse_upcycling\.ipynb is there already; name another folder"):
+        notebook_files.copy(tmp_path / "mine", ("06", "07"))
+    assert copies[0].read_text() == "done" and not (tmp_path / "mine" / "06_expert_choice_and_soft_moe.ipynb").exists()
+    with pytest.raises(SystemExit, match="did you mean '07_sparse_upcycling'"):
+        notebook_files.copy(tmp_path / "other", ("07_sprase",))
+    assert not (tmp_path / "other").exists()
+    assert len(notebook_files.copy(tmp_path / "all")) == len(ALL)
+
+
+def test_a_wheel_has_its_notebooks_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook_files, "ROOT", tmp_path)
+    (tmp_path / "kitlib" / "_notebooks").mkdir(parents=True)
+    (tmp_path / "kitlib" / "_notebooks" / "01_x.ipynb").write_text("{}")
+    assert [path.name for path in notebook_files.copy(tmp_path / "mine")] == ["01_x.ipynb"]
+    with pytest.raises(SystemExit, match="take them out with `kit copy FOLDER`"):
+        notebook_files.find((), tmp_path)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem[:2])
+def test_opened_and_saved_is_unchanged(path):
+    """What JupyterLab sends when a notebook is saved: its own metadata added, everything else as it was read."""
+    nb = nbformat.read(path, as_version=4)
+    nb.metadata.language_info = {"name": "python", "version": "3.12.1", "file_extension": ".py"}
+    nb.metadata["widgets"] = {}
+    for cell in nb.cells:
+        cell.metadata["execution"] = {"iopub.execute_input": "2026-01-01"}
+    model = {"type": "notebook", "content": nb, "format": "json"}
+    notebook_files.before_saving(model=model, path=path.name, contents_manager=None)
+    written = nbformat.writes(model["content"])
+    assert written.rstrip("\n") == path.read_text(encoding="utf-8").rstrip("\n")
+
+
+def test_other_files_are_left_alone():
+    for other in ({"type": "file", "content": "text"}, {"type": "notebook", "content": None}):
+        notebook_files.before_saving(model=other)
+        assert other["content"] in ("text", None)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Overriding existing pre_save_hook")  # with itself
+def test_jupyterlabs_server_saves_without_a_change(tmp_path, monkeypatch):
+    """JupyterLab's own contents manager, configured as `kit lab` does it, beside what the user has configured."""
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+    from traitlets.config.loader import PyFileConfigLoader
+
+    copies = notebook_files.copy(tmp_path / "notebooks", ("07",))
+    before = copies[0].read_bytes()
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "/the/users/own")
+    with notebook_files.jupyter_environment() as env:
+        folder, own = env["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+        assert own == "/the/users/own"
+        config = PyFileConfigLoader("jupyter_server_config.py", folder).load_config()
+    assert not os.path.exists(folder)
+    manager = LargeFileManager(root_dir=str(tmp_path / "notebooks"), config=config)
+    model = manager.get(copies[0].name)
+    model["content"]["metadata"]["language_info"]["version"] = "3.13.0"
+    manager.save(model, copies[0].name)
+    assert copies[0].read_bytes().rstrip(b"\n") == before.rstrip(b"\n")
