@@ -1,4 +1,4 @@
-# make run     executes every notebook and writes build/index.html    (NB=01 for one, SCALE=gpu for larger)
+# make run     executes every notebook and makes the site, build/site    (NB=01 for one, SCALE=gpu for larger)
 # make lab     opens JupyterLab in the same environment
 # make quick   lint, types and the unit tests that matter most, in two minutes
 # make test    lint, types, all unit tests, strict nbval over all notebooks

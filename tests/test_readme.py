@@ -16,7 +16,7 @@ from kitlib.bench import runner
 from kitlib.data.captioned import LANGUAGES
 from kitlib.data.files import ROOT
 from kitlib.multimodal import stages
-from kitlib.tools import cli, notebook_files, notebooks, page
+from kitlib.tools import cli, executed, notebook_files, notebooks
 from kitlib.training import process
 
 README = (ROOT / "README.md").read_text()
@@ -76,15 +76,18 @@ def make_lab(folder, monkeypatch):
     assert make(folder, "lab") == ["kit lab KIT_SCALE=cpu"]
     run = subprocess.run
 
-    def version(command, cwd):
-        return run([*command, "--version"], cwd=cwd, capture_output=True)
+    def version(command, cwd, env):
+        return run([*command, "--version"], cwd=cwd, env=env, capture_output=True)
 
     monkeypatch.setattr(subprocess, "run", version)
     assert cli.lab() == 0
 
 
 def kit_run():
-    proven_by("tools/test_notebooks.py", "test_run_writes_a_page_and_does_not_change_the_sources", "test_find")
+    proven_by("tools/test_site.py", "test_a_lesson_in_a_browser", "test_nothing_is_loaded_from_a_network")
+    proven_by(
+        "tools/test_notebooks.py", "test_run_writes_what_was_executed_and_does_not_change_the_sources", "test_find"
+    )
     assert "refresh" in real(str(BIN / "kit"), "run", "--help")
 
 
@@ -115,7 +118,7 @@ def kit_test(monkeypatch):
 
 
 def kit_doctor():
-    assert real(str(BIN / "kit"), "doctor").endswith("all is well\n")
+    assert real(str(BIN / "kit"), "doctor").endswith("all is well with the library\n")
 
 
 def kit_bench(monkeypatch):
@@ -140,7 +143,7 @@ def kit_bench(monkeypatch):
 
 def kit_claims():
     proven_by("studies/test_runner.py", "test_a_stopped_study_goes_on")
-    proven_by("studies/test_upcycling.py", "test_arms_start_at_the_parent")
+    proven_by("studies/test_upcycling_runs.py", "test_arms_start_at_the_parent")
     proven_by("studies/test_tables.py", "test_stored_tables_are_whole")
     assert "resumable" in real(str(BIN / "kit"), "claims", "--help")
 
@@ -297,7 +300,7 @@ def test_the_table_is_the_series():
     assert [file for _, file, _ in rows] == [path.name for path in notebook_files.find(())]
     for title, file, minutes in rows:
         nb = nbformat.read(ROOT / "notebooks" / file, as_version=4)
-        assert page.title_and_paragraph(nb)[0] == title
+        assert executed.title_and_paragraph(nb)[0] == title
         text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
         assert re.search(r"\*\*Time\.\*\* (\d+) minutes? to run on two CPU cores", text)[1] == minutes, file
 

@@ -1,7 +1,7 @@
 """A ViT in two parts: the lower blocks, frozen and run once per picture, and the upper ones, which are trained.
 
     lower, upper = vit_parts.split(params, 9)
-    tokens = vit_parts.tokens_before(config, lower, images, 9)      # float32[n, N, D], to be kept
+    tokens = vit_parts.tokens_before(config, lower, images, 9)      # float[B, N, D], to be kept
     logits, out = UpperViT(vit_parts.upper_config(config, 9)).apply({"params": upper}, tokens)
 
 The two parts together compute what the whole model does. A model is upcycled as a whole, before it is split; `join`
@@ -18,7 +18,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import ViTConfig
 from kitlib.models.vit import Encoder, ViT, read_out
-from kitlib.training.classification import in_batches
 
 BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/(.*)")
 
@@ -71,17 +70,15 @@ def join(lower: dict, upper: dict, first: int) -> dict:
     return unflatten_dict(flat, sep="/")
 
 
-def tokens_before(config: ViTConfig, lower: dict, images: np.ndarray, first: int, *, batch_size: int = 100):
-    """float32[n, N, D]: the tokens that enter block `first` of the model, for images float[n, height, width, channels].
+def tokens_before(config: ViTConfig, lower: dict, images, first: int) -> jax.Array:
+    """float[B, N, D]: the tokens that enter block `first` of the model, for one batch of images.
 
-    lower: from `split`. The last block's output is taken before the final norm, which belongs to the upper part.
+    lower: from `split`. The last block's output is taken before the final norm, which belongs to the upper part. For a
+    whole data set, call it in `classification.in_batches`.
     """
-    run = _lower(
-        config.replace(
-            depth=first, num_classes=0, pool="tok" if config.pool == "tok" else "gap", moe=None, moe_blocks=(), e3=None
-        )
-    )
-    return in_batches(lambda x, _: run(lower, x), images, batch_size)
+    pool = "tok" if config.pool == "tok" else "gap"
+    below = config.replace(depth=first, num_classes=0, pool=pool, moe=None, moe_blocks=(), e3=None)
+    return _lower(below)(lower, images)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
 def run(nb: Names = (), /, *, refresh: Flag = False, jobs: int = 0) -> int:
-    """Execute notebooks in parallel and write build/index.html.
+    """Execute notebooks in parallel and make the site, build/site/index.html.
 
     The scale is the environment variable KIT_SCALE: cpu (default), gpu or pod.
 

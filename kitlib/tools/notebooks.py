@@ -19,9 +19,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from kitlib.data.files import ROOT, write_text
-from kitlib.studies import registry
+from kitlib.tools import site
+from kitlib.tools.executed import number_of_checks
 from kitlib.tools.notebook_files import SKIP, find, normalise
-from kitlib.tools.page import check_lines, number_of_checks, page, title_and_paragraph
 from kitlib.training.process import job_cache
 
 CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
@@ -109,7 +109,7 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
         return 0
     build = root / "build"
     build.mkdir(exist_ok=True)
-    before = {entry["name"]: entry["seconds"] for entry in built(root)}
+    before = seconds_of(root)
     paths.sort(key=lambda path: -before.get(path.stem, float("inf")))  # the longest first, so that none ends alone
     # A kernel takes 1-2 GB and XLA itself uses several cores, so at most 4 run at a time; an accelerator is not shared.
     jobs = jobs or (min(os.cpu_count() or 1, 4) if scale == "cpu" else 1)
@@ -131,8 +131,8 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise SystemExit("Interrupted; what had ended is in build/.") from None
-    write_text(build / "index.html", page(built(root), registry.table()))
-    print(f"Wrote build/index.html. {'Failed: ' + ', '.join(sorted(failed)) if failed else 'All notebooks passed.'}")
+    start = site.write(root).relative_to(root)
+    print(f"Wrote {start}. {'Failed: ' + ', '.join(sorted(failed)) if failed else 'All notebooks passed.'}")
     return int(bool(failed))
 
 
@@ -157,10 +157,8 @@ def end_with(parent: int, folder: str) -> None:
 def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], scale: str) -> Result:
     """Executes one notebook, in a process of its own, and writes the result, which may be an error."""
     import nbformat
-    from nbconvert import HTMLExporter
 
-    for suffix in (".ipynb", ".html"):  # an earlier result must not be shown for a run that failed
-        (build / f"{path.stem}{suffix}").unlink(missing_ok=True)
+    (build / path.name).unlink(missing_ok=True)  # an earlier result must not be shown for a run that failed
     started = time.monotonic()
     try:
         nb = nbformat.read(path, as_version=4)
@@ -171,29 +169,17 @@ def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], sca
     normalise(nb)
     if refresh and not error:
         write_text(path, nbformat.writes(nb))
-    # An empty data: address replaces require.js, which only widgets need, so that the page never waits for a network.
-    body, _ = HTMLExporter(template_name="lab", require_js_url="data:,").from_notebook_node(
-        nb, resources={"metadata": {"name": path.stem}}
-    )
-    write_text(build / f"{path.stem}.html", body)
     nb.metadata["kit"] = {"seconds": round(seconds, 1), "error": error}
     write_text(build / path.name, nbformat.writes(nb))
     return Result(path.stem, seconds, number_of_checks(nb), f"{path.name}: {error}" if error else "")
 
 
-def built(root: Path) -> list[dict]:
-    """One entry per notebook of the series in build/, in order, including notebooks of earlier runs."""
+def seconds_of(root: Path) -> dict[str, float]:
+    """How long each notebook of the series took when it was last executed, by name."""
     import nbformat
 
-    entries = []
-    for path in find((), root):
-        executed = root / "build" / path.name
-        if executed.exists():
-            nb = nbformat.read(executed, as_version=4)
-            title, text = title_and_paragraph(nb)
-            entry = {"name": path.stem, "title": title or path.stem, "text": text, "number": number_of_checks(nb)}
-            entries.append(entry | {"checks": check_lines(nb)} | nb.metadata["kit"])
-    return entries
+    runs = [root / "build" / path.name for path in find((), root)]
+    return {path.stem: nbformat.read(path, as_version=4).metadata["kit"]["seconds"] for path in runs if path.exists()}
 
 
 def check(names: tuple[str, ...], root: Path = ROOT) -> int:

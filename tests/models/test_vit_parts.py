@@ -22,7 +22,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, 28, 28, 1)).astype(np.float
 def test_two_parts_compute_what_the_whole_does(config, first):
     params = random_params(config, spread=0.1)
     lower, upper = vit_parts.split(params, first)
-    tokens = vit_parts.tokens_before(config, lower, IMAGES, first, batch_size=2)
+    tokens = vit_parts.tokens_before(config, lower, IMAGES, first)
     assert tokens.shape == (5, config.num_tokens, 64)
     logits, out = vit_parts.UpperViT(vit_parts.upper_config(config, first)).apply({"params": upper}, tokens)
     whole, everything = ViT(config).apply({"params": params}, IMAGES)

@@ -1,0 +1,97 @@
+"""kitlib.tools.site: built from the stored notebooks without a warning, and opened offline in a real browser."""
+
+import re
+import shutil
+import subprocess
+
+import nbformat
+import pytest
+
+from kitlib.data import files
+from kitlib.tools import site
+
+pytestmark = pytest.mark.slow
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """build/site of a checkout in which nothing has been executed yet; of three notebooks, all pages of docs."""
+    root = tmp_path_factory.mktemp("kit")
+    for name in ("docs", "kitlib"):
+        shutil.copytree(
+            files.ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "studies", "models")
+        )
+    (root / "notebooks").mkdir()
+    for name in ("00_start_here", "07_sparse_upcycling", "10_e3"):
+        shutil.copy(files.ROOT / "notebooks" / f"{name}.ipynb", root / "notebooks")
+    shutil.copy(files.ROOT / "pyproject.toml", root)
+    (root / "notebooks" / "99_broken.ipynb").write_text("no notebook")  # is left out
+    (root / "build").mkdir()
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 10 As it was executed\n\nWith *text*.")])
+    nb.metadata["kit"] = {"seconds": 3, "error": "cell 2: ZeroDivisionError"}
+    nbformat.write(nb, root / "build" / "10_e3.ipynb")
+    assert site.write(root) == root / "build" / "site" / "index.html"
+    return root / "build" / "site"
+
+
+def opened(page, **size) -> str:
+    """The page as a browser has built it, every network address unreachable."""
+    if not BROWSER:
+        pytest.skip("there is no Chromium to open the site in")
+    window = "{width},{height}".format(**{"width": 1400, "height": 1200} | size)
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += [f"--window-size={window}", "--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+def test_nothing_is_loaded_from_a_network(folder):
+    """Links may lead outside; scripts, styles, fonts and pictures may not come from there."""
+    for page in folder.rglob("*.html"):
+        text = page.read_text()
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]*src=\"(https?:[^\"]+)", text)
+        loaded += re.findall(r"<link[^>]*rel=\"stylesheet\"[^>]*href=\"(https?:[^\"]+)", text)
+        assert not loaded, (page.name, loaded)
+
+
+def test_a_lesson_in_a_browser(folder):
+    """Formulas are MathML and not dollars, figures are there, and next and previous lead somewhere."""
+    text = opened(folder / "lessons" / "07_sparse_upcycling.html")
+    nb = nbformat.read(files.ROOT / "notebooks" / "07_sparse_upcycling.ipynb", as_version=4)
+    prose = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    formulas = re.findall(r"\$[^$\n]+\$", re.sub(r"```.*?```", "", prose, flags=re.DOTALL))
+    assert text.count("<math") == len(formulas) > 10
+    assert not any(formula.strip("$") in text for formula in formulas if "\\" in formula)
+    assert len(re.findall(r"<img[^>]+src=\"\.\./_images/[^\"]+\.png", text)) >= 5
+    assert re.search(r"<a[^>]+class=\"right-next\"[^>]+href=\"10_e3\.html\"", text)
+    assert re.search(r"<a[^>]+class=\"left-prev\"[^>]+href=\"00_start_here\.html\"", text)
+    assert "<details><summary>" in text and "google.colab" not in text
+
+
+def test_the_start_page_and_the_search_in_a_browser(folder):
+    text = opened(folder / "index.html")
+    assert text.count('class="sd-card-img-top') == 2 and "This lesson failed" in text
+    assert (
+        "10 As it was executed" in text
+        and "99_broken" not in text
+        and 'href="lessons/07_sparse_upcycling.html"' in text
+    )
+    assert (folder / "searchindex.js").stat().st_size > 10_000
+    assert "searchtools.js" in opened(folder / "search.html")
+
+
+def test_claims_and_reference_in_a_browser(folder):
+    claims = opened(folder / "claims.html", width=420, height=900)
+    assert claims.count('class="claims"') == 3 and "no counterpart: " in claims
+    api = opened(folder / "api" / "moe.html")
+    assert "top_k" in api and "def plan_token_choice" in re.sub(r"<[^>]+>", "", api)
+
+
+def test_a_page_that_sphinx_refuses_is_one_message(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "docs").mkdir()
+    shutil.copy(files.ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setattr(site, "CONF", "raise ValueError('no such theme')")
+    with pytest.raises(SystemExit, match=r"The site could not be built: (.|\n)*no such theme"):
+        site.write(tmp_path)
