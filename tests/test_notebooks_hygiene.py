@@ -18,7 +18,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from kitlib.data import files
-from kitlib.tools import notebooks as tool
+from kitlib.tools import notebook_files as tool
 
 NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"nbval-skip", "nbval-ignore-output", "raises-exception"}
@@ -237,6 +237,42 @@ def numbers_come_from_runs(nb, path: Path) -> Iterator[str]:
             yield f"{written} stands in no output, code or stored table of its section: ...{around}"
 
 
+def prose_without_links(nb) -> str:
+    """Markdown without code, formulas and links."""
+    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    return re.sub(r"```.*?```|`[^`]*`|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|<[^>]+>", " ", text, flags=re.DOTALL)
+
+
+def papers_and_lessons_are_links(nb, path: Path) -> Iterator[str]:
+    for found in re.finditer(r"(?<![\d.])\d{4}\.\d{4,5}(?!\d)|\b[Nn]otebooks? \d\d\b", prose_without_links(nb)):
+        yield f"{found[0]} is no link: [2212.05055](https://arxiv.org/abs/2212.05055), notebook [07](07_....ipynb)"
+
+
+def links_lead_somewhere(nb, path: Path) -> Iterator[str]:
+    """Relative links to files of the repository; addresses outside are of papers, and cannot be looked up here."""
+    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`(?!\])", " ", text, flags=re.DOTALL)):
+        if target.startswith("https://"):
+            if not re.match(r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}$|colab\.research\.google\.com/)", target):
+                yield f"{target} is no paper on arXiv"
+        elif not (files.ROOT / "notebooks" / target.partition("#")[0]).exists():
+            yield f"there is no {target}"
+
+
+def ways_on(nb, path: Path) -> Iterator[str]:
+    """The references end with links to the lessons before and after; the goals have one to the glossary."""
+    numbers = [other.name[:2] for other in NOTEBOOKS]
+    here = numbers.index(path.name[:2])
+    wanted = [f"Previous: [{numbers[here - 1]} "] * (here > 0) + [f"Next: [{numbers[here + 1]} "] * (
+        path.name[:2] < numbers[-1]
+    )
+    last = nb.cells[heading(nb, "References")].source.splitlines()[-1]
+    if not all(part in last for part in wanted):
+        yield f"the references do not end with {' and '.join(wanted)}: {last[:80]!r}"
+    if not any("](../docs/glossary.md)" in cell.source for cell in nb.cells[:4]):
+        yield "nothing near the top links to the glossary"
+
+
 RULES: tuple[Callable, ...] = (
     kernel_is_python3,
     no_widgets,
@@ -256,6 +292,9 @@ RULES: tuple[Callable, ...] = (
     versions_are_not_compared,
     only_known_tags,
     numbers_come_from_runs,
+    papers_and_lessons_are_links,
+    links_lead_somewhere,
+    ways_on,
 )
 
 
@@ -301,6 +340,10 @@ PATH = Path("07_good.ipynb")
 PNG = base64.b64encode(b"png").decode()
 
 
+GLOSSARY = "[glossary](../docs/glossary.md)"
+WAYS = "Previous: [06 E](06_expert_choice_and_soft_moe.ipynb) · Next: [08 T5](08_t5_and_upcycling.ipynb)"
+
+
 def good():
     """The smallest notebook that keeps every rule."""
     printed = [new_output("stream", name="stdout", text="[ok] so it is\n" * 5)]
@@ -317,9 +360,9 @@ def good():
         new_code_cell(source, outputs=copy.deepcopy(outputs), execution_count=i)
         for i, (source, outputs) in enumerate(code, 1)
     ]
-    title = [new_markdown_cell("# 07 Good"), new_markdown_cell("Goals. Prerequisites: 06. 2 minutes on a CPU.")]
+    title = [new_markdown_cell("# 07 Good"), new_markdown_cell(f"Goals. Prerequisites: 06. 2 minutes. {GLOSSARY}")]
     setup = new_code_cell(tool.setup_cell(tool.repository()), metadata={"tags": [tool.SKIP]})
-    ends = [new_markdown_cell(f"## {word}") for word in ("Takeaways", "Exercises", "References")]
+    ends = [new_markdown_cell(f"## {word}") for word in ("Takeaways", "Exercises", f"References\n\n{WAYS}")]
     nb = new_notebook(cells=[*title, setup, *cells[:4], *ends[:2], *cells[4:], ends[2]])
     nb.metadata = nbformat.from_dict({"kernelspec": {"name": "python3"}})
     return nb
@@ -384,6 +427,13 @@ BAD = [
     (placeholders_are_not_solutions, output("exercise('1'", new_output("stream", text="exercise 1 sine: ok\n"))),
     (placeholders_are_not_solutions, output("exercise('1'", new_output("stream", text="exercise 1: stopped by X\n"))),
     (numbers_come_from_runs, replace("## Takeaways", "## Takeaways\n\nThe loss falls to 0.123, by 45 %.")),
+    (papers_and_lessons_are_links, replace("## Takeaways", "## Takeaways\n\nAs in notebook 06.")),
+    (papers_and_lessons_are_links, replace("## Takeaways", "## Takeaways\n\nBy 2212.05055.")),
+    (links_lead_somewhere, replace("## Takeaways", "## Takeaways\n\nSee [06](06_nothing.ipynb).")),
+    (links_lead_somewhere, replace("## Takeaways", "## Takeaways\n\nSee [it](https://example.org).")),
+    (ways_on, replace("Previous: [06 ", "Previous: [05 ")),
+    (ways_on, replace("Next: [08 ", "[08 ")),
+    (ways_on, replace("](../docs/glossary.md)", "](../README.md)")),
     (order_of_the_story, replace("# 07", "# 08")),
     (order_of_the_story, replace("Prerequisites", "Before")),
     (order_of_the_story, replace("minutes", "hours")),

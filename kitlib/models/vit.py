@@ -139,7 +139,7 @@ class ViT(nn.Module):
         x = nn.Dropout(c.dropout, deterministic=not train)(x)
 
         x, blocks = Encoder(c, name="Transformer")(x, train)  # [B, N, D], or [M * B, N, D]
-        return read_out(c, x, out | blocks)
+        return pool_and_head(c, x, out | blocks)
 
     def positions(self):
         """float32[1, N, D]."""
@@ -151,7 +151,7 @@ class ViT(nn.Module):
         return jnp.pad(table, ((0, 0), (int(c.pool == "tok"), 0), (0, 0)))  # zeros for the class token: no position
 
 
-def read_out(c: ViTConfig, x, out: dict):
+def pool_and_head(c: ViTConfig, x, out: dict):
     """Pooling and head inside a compact module: x float[B, N, D] after the encoder, out: the intermediates so far ->
     (logits float32[B, V], all intermediates)."""
     dtype = jnp.dtype(c.dtype)

@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import ViTConfig
-from kitlib.models.vit import Encoder, ViT, read_out
+from kitlib.models.vit import Encoder, ViT, pool_and_head
 
 BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/(.*)")
 
@@ -30,7 +30,7 @@ class UpperViT(nn.Module):
     @nn.compact
     def __call__(self, tokens, train: bool = False):
         x, out = Encoder(self.config, name="Transformer")(tokens, train)
-        return read_out(self.config, x, out)
+        return pool_and_head(self.config, x, out)
 
 
 def upper_config(config: ViTConfig, first: int) -> ViTConfig:

@@ -71,7 +71,7 @@ class Gate:
 @functools.cache
 def read(task: str) -> Gate:
     """The gate of an upcycling task, from its stored tables. Raises FileNotFoundError if one is missing."""
-    ends = unfinished(scores(task))
+    ends = unfinished(trial_scores(task))
     return judge(tables.read_table("upcycling", f"{task}_curves"), ends)
 
 
@@ -98,7 +98,7 @@ def judge(curves: pd.DataFrame, ends: tuple[str, ...]) -> Gate:
 # ---------------------------------------------------------------------------------------------- the trials
 
 
-def scores(name: str) -> pd.DataFrame:
+def trial_scores(name: str) -> pd.DataFrame:
     """A row per trial, from the stored tables: kind, trial, loss (of the validation split), best of its kind."""
     rows = []
     for table, prefix in ((f"{name}_parents", "parent: "), (f"{name}_tuning", "")):
@@ -124,5 +124,5 @@ def unfinished(found: pd.DataFrame) -> tuple[str, ...]:
 
 def best(name: str, kind: str) -> str:
     """The name of the best trial of a kind."""
-    found = scores(name)
+    found = trial_scores(name)
     return found[(found["kind"] == kind) & found["best"]]["trial"].iloc[0]

@@ -21,7 +21,7 @@ EXPERTS = (4, 8, 16, 32, 64)
 SIZES = (2, 4, 8, 16, 32, 64)  # numbers of experts of the study of memory
 
 
-def arm(task: Setup, start: str, config, cost: float = COST, **fields) -> UpcyclingArm:
+def tuned_arm(task: Setup, start: str, config, cost: float = COST, **fields) -> UpcyclingArm:
     """An arm that is trained for `cost` parents, with the recipe of its kind unless another is given."""
     steps = math.ceil(cost * task.parent_steps / task.relative_cost(config))
     return UpcyclingArm(config, start, **{"steps": steps, "recipe": task.recipes[start]} | fields)
@@ -37,27 +37,27 @@ def headline(task: Setup) -> dict[str, UpcyclingArm]:
     dense = task.dense
     return {
         "parent": UpcyclingArm(dense, "parent", task.parent_steps, task.recipes["parent"]),
-        "dense": arm(task, "dense", dense, 1.0),
-        "upcycled": arm(task, "upcycled", sparse(task), 1.0),
-        "scratch": arm(task, "scratch", sparse(task, "scratch"), 2.0),
-        "deeper": arm(task, "deeper", deeper(dense), 1.0),
+        "dense": tuned_arm(task, "dense", dense, 1.0),
+        "upcycled": tuned_arm(task, "upcycled", sparse(task), 1.0),
+        "scratch": tuned_arm(task, "scratch", sparse(task, "scratch"), 2.0),
+        "deeper": tuned_arm(task, "deeper", deeper(dense), 1.0),
     }
 
 
 def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
     """By name: the question and the arms that answer it."""
-    upcycled, configured = functools.partial(arm, task, "upcycled"), functools.partial(sparse, task)
+    upcycled, configured = functools.partial(tuned_arm, task, "upcycled"), functools.partial(sparse, task)
     default = configured()
     e = next(iter(surgery.moe_layers(default).values())).num_experts
     c = task.recipes["upcycled"].capacity
     recipe, on = task.recipes["upcycled"], task.recipes["dense"]
-    dense = {"dense": arm(task, "dense", task.dense)}
+    dense = {"dense": tuned_arm(task, "dense", task.dense)}
     inits = {"copies": {}, "noise 0.25": {"noise": 0.25}, "noise 1": {"noise": 1.0}, "half redrawn": {"redraw": 0.5}}
     inits |= {"half random": {"fresh": e // 2}, "random": {"fresh": e}}
 
     def moments(kind: str, recipe: Recipe, how: str):
         config = task.dense if kind == "dense" else default
-        return arm(task, kind, config, recipe=dataclasses.replace(recipe, moments=how))
+        return tuned_arm(task, kind, config, recipe=dataclasses.replace(recipe, moments=how))
 
     def top_k(priority: bool):
         fields = {"num_selected": int(c), "capacity_factor": 1.0, "batch_priority": priority} | task.top_k
@@ -108,7 +108,7 @@ def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
         "pretraining": (
             "How long was the parent trained?",
             {
-                f"{start} from {round(100 * share)} %": arm(task, start, config, parent=share)
+                f"{start} from {round(100 * share)} %": tuned_arm(task, start, config, parent=share)
                 for share in SHARES
                 for start, config in (("dense", task.dense), ("upcycled", default))
             },
@@ -116,15 +116,15 @@ def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
         "cooldown": (
             "Does the learning rate's cool-down decide?",
             {
-                kind: _cooled(arm(task, kind, config, 2 * COST))
+                kind: _cooled(tuned_arm(task, kind, config, 2 * COST))
                 for kind, config in (("dense", task.dense), ("upcycled", default), ("deeper", deeper(task.dense)))
             },
         ),
         "memory": (
             "What is remembered with more experts, at the FLOPs of the dense model? And with a wider one, at more?",
-            {"F": arm(task, "scratch", task.dense, 1.0, recipe=task.recipes["parent"])}
+            {"F": tuned_arm(task, "scratch", task.dense, 1.0, recipe=task.recipes["parent"])}
             | {
-                f"{k} F": arm(task, "scratch", task.dense.replace(mlp_dim=k * task.dense.mlp_dim), k, recipe=on)
+                f"{k} F": tuned_arm(task, "scratch", task.dense.replace(mlp_dim=k * task.dense.mlp_dim), k, recipe=on)
                 for k in (2, 4)
             }
             | {

@@ -113,6 +113,9 @@ def lesson(path: Path, root: Path, source: Path) -> site_pages.Lesson | None:
     title, text = executed.title_and_paragraph(nb)
     checks, figure = executed.check_lines(nb), executed.last_figure(nb)
     nb.cells = [cell for cell in nb.cells if notebook_files.SKIP not in cell.metadata.get("tags", [])]
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = site_pages.links_of_the_site(cell.source)
     if checks:
         nb.cells.append(nbformat.v4.new_markdown_cell(site_pages.folded_checks(checks), id="all-checks"))
     (source / "lessons").mkdir(exist_ok=True)

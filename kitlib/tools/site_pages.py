@@ -91,6 +91,14 @@ def claims_table(claims: pd.DataFrame, names: dict[str, str]) -> str:
     return "\n\n".join(tables)
 
 
+def links_of_the_site(text: str) -> str:
+    """A lesson's links to files of the repository, turned to the pages that show them: ../kitlib/moe/routing.py to its
+    section of the API reference, ../docs/glossary.md to the glossary."""
+    text = re.sub(r"\]\(\.\./kitlib/(\w+)/__init__\.py\)", r"](../api/\1.md)", text)
+    text = re.sub(r"\]\(\.\./kitlib/(\w+)/(\w+)\.py\)", r"](../api/\1.md#kitlib.\1.\2)", text)
+    return text.replace("](../docs/", "](../")
+
+
 # ---------------------------------------------------------------------------------------------- API reference
 
 

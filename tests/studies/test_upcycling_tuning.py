@@ -43,7 +43,7 @@ def test_the_frozen_recipes_are_the_best_trials(name):
     """Each recipe of the setup is the trial with the lowest loss of the stored tables."""
     setup = TUNED[name]()
     trials = upcycling_tuning.trials(name, setup.recipes["parent"].peak)
-    scores = gates.scores(name)
+    scores = gates.trial_scores(name)
     assert gates.unfinished(scores) == ()
     assert scores.groupby("kind")["best"].sum().eq(1).all()
     for kind, recipe in setup.recipes.items():

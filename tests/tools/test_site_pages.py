@@ -25,6 +25,15 @@ def test_cards_link_to_lessons_and_say_what_failed():
     assert "img-top" not in second and "This lesson failed" in second and "This lesson failed" not in first
 
 
+def test_links_to_files_lead_to_pages():
+    text = "[`moe.routing`](../kitlib/moe/routing.py), [`configs`](../kitlib/configs/__init__.py), "
+    text += "[g](../docs/glossary.md)"
+    assert site_pages.links_of_the_site(text) == (
+        "[`moe.routing`](../api/moe.md#kitlib.moe.routing), [`configs`](../api/configs.md), [g](../glossary.md)"
+    )
+    assert site_pages.links_of_the_site("[next](08_x.ipynb)") == "[next](08_x.ipynb)"
+
+
 def test_checks_are_folded_away_and_escaped():
     text = site_pages.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
     assert "<details><summary>1 checks</summary>" in text
