@@ -263,9 +263,8 @@ def ways_on(nb, path: Path) -> Iterator[str]:
     """The references end with links to the lessons before and after; the goals have one to the glossary."""
     numbers = [other.name[:2] for other in NOTEBOOKS]
     here = numbers.index(path.name[:2])
-    wanted = [f"Previous: [{numbers[here - 1]} "] * (here > 0) + [f"Next: [{numbers[here + 1]} "] * (
-        path.name[:2] < numbers[-1]
-    )
+    wanted = [f"Previous: [{number} " for number in numbers[max(0, here - 1) : here]]
+    wanted += [f"Next: [{number} " for number in numbers[here + 1 : here + 2]]
     last = nb.cells[heading(nb, "References")].source.splitlines()[-1]
     if not all(part in last for part in wanted):
         yield f"the references do not end with {' and '.join(wanted)}: {last[:80]!r}"

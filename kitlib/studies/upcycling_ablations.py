@@ -128,7 +128,7 @@ def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
                 for k in (2, 4)
             }
             | {
-                f"E={n}": arm(
+                f"E={n}": tuned_arm(
                     task, "scratch", configured("scratch", capacity_factor=1.0, renormalize=False, num_experts=n), 1.0
                 )
                 for n in SIZES

@@ -75,7 +75,7 @@ def studies(name: str, task: Callable[..., Setup]) -> dict[str, study.Study]:
         for trial, recipe in chosen["parent"].items()
     }
     later = {
-        f"{kind}: {trial}": arm(setup, kind, recipe)
+        f"{kind}: {trial}": trial_arm(setup, kind, recipe)
         for kind in ("dense", "upcycled", "scratch", "deeper")
         for trial, recipe in chosen[kind].items()
     }
@@ -88,7 +88,7 @@ def studies(name: str, task: Callable[..., Setup]) -> dict[str, study.Study]:
     }
 
 
-def arm(setup: Setup, kind: str, recipe: Recipe) -> UpcyclingArm:
+def trial_arm(setup: Setup, kind: str, recipe: Recipe) -> UpcyclingArm:
     """The arm of a kind, trained until its score can be read."""
     if kind == "dense":
         config = setup.dense
