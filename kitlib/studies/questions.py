@@ -18,8 +18,17 @@ import pandas as pd
 from kitlib.configs.nearest_name import one_of
 from kitlib.studies import gates, statistics, tables
 
-HIGHER = ("accuracy", "shift_accuracy", "ood_", "shots_", "calibration_auc", "disagreement", "kl")  # more is better
-LOWER = ("loss", "member_loss", "ece", "shift_loss", "shift_ece", "ood_fpr95", "brier")
+HIGHER = (
+    "accuracy",
+    "held_out_accuracy",
+    "shift_accuracy",
+    "ood_",
+    "shots_",
+    "calibration_auc",
+    "disagreement",
+    "kl",
+)  # more is better
+LOWER = ("loss", "held_out_loss", "member_loss", "ece", "shift_loss", "shift_ece", "ood_fpr95", "brier")
 PAPERS = ("upcycling", "ensembles", "palix")
 
 

@@ -1,13 +1,14 @@
 """What is asked of the tables of `kit claims upcycling`: questions of arXiv 2212.05055, and controls that it lacks.
 
 The margin, a difference of the loss that would not matter, is a tenth of what dense training gains from half of the
-parent's steps again: 0.0585 in vision, 0.223 in language (the arm `dense` of every table, mean over seeds). It was set
-after the tables were made, by this rule, which looks at no other arm.
+parent's steps again: 0.0585 in vision, 0.223 in language, 0.087 in recall (the arm `dense` of every table, mean over
+seeds). It was set after the tables were made, by this rule, which looks at no other arm. Of shares of names recalled it
+is one in a hundred. Questions about recall are asked only if the gate of the task is open.
 """
 
 from kitlib.studies.questions import Question
 
-VISION, LANGUAGE = 0.006, 0.02
+VISION, LANGUAGE, RECALL = 0.006, 0.02, 0.009
 
 
 def _asked(prefix: str, margin: float, table: str, where: str, *rows) -> list[Question]:
@@ -26,7 +27,29 @@ def _pretraining(prefix: str, margin: float, where: str) -> list[Question]:
     return _asked(prefix, margin, "pretraining", where, *rows)
 
 
+def _recall(claim: str, published: str, arm: str, baseline: str, column: str, at: float, **other) -> Question:
+    return Question(
+        claim, "recall_curves", arm, baseline, **{"margin": RECALL} | other, column=column, position=at,
+        published=published, gate="recall", where="08.10",
+    )  # fmt: skip
+
+
 QUESTIONS = (
+    _recall("upcycled beats dense, extra cost 0.5", "yes", "upcycled", "dense", "extra_cost", 0.5),
+    _recall("upcycled beats dense, extra cost 1.0", "yes", "upcycled", "dense", "extra_cost", 1.0),
+    _recall("upcycled beats scratch, extra cost 0.5", "yes", "upcycled", "scratch", "extra_cost", 0.5),
+    _recall("upcycled beats scratch, extra cost 1.0", "yes", "upcycled", "scratch", "extra_cost", 1.0),
+    _recall("upcycled beats depth tiling, extra cost 0.5", "yes", "upcycled", "deeper", "extra_cost", 0.5),
+    _recall("upcycled beats depth tiling, extra cost 1.0", "yes", "upcycled", "deeper", "extra_cost", 1.0),
+    _recall("scratch beats upcycled, total cost 2.0", "yes", "scratch", "upcycled", "total_cost", 2.0),
+    _recall(
+        "upcycled recalls more names than dense, extra cost 0.5", "-", "upcycled", "dense", "extra_cost", 0.5,
+        metric="accuracy", margin=0.01,
+    ),
+    _recall(
+        "names never taught: upcycled has a lower loss than dense, extra cost 0.5", "-", "upcycled", "dense",
+        "extra_cost", 0.5, metric="held_out_loss",
+    ),
     *_asked(
         "vision", VISION, "curves", "07.7",
         ("upcycled beats dense, +50 % steps", "yes", "upcycled", "dense", "extra_steps", 400),

@@ -14,6 +14,41 @@ PROBE = "no study of upcycling measures few-shot accuracy yet; the probe itself 
 CLAIMS = (
     Claim(
         "abstract",
+        "upcycled T5s beat dense training at the same extra cost (recall of names)",
+        "about 50 % of the dense cost, spent in addition",
+        "08.10",
+        ("recall_curves", "upcycled beats dense", "upcycled recalls more"),
+    ),
+    Claim(
+        "abstract",
+        "upcycled T5s beat mixtures from scratch with 100 % of the dense budget (recall of names)",
+        "",
+        "08.10",
+        ("recall_curves", "upcycled beats scratch"),
+    ),
+    Claim(
+        "figure 4",
+        "with the parent's cost counted, the mixture from scratch is ahead (recall of names)",
+        "",
+        "08.10",
+        ("recall_curves", "scratch beats upcycled"),
+    ),
+    Claim(
+        "figure 5",
+        "sparse upcycling beats depth tiling, T5 (recall of names)",
+        "",
+        "08.10",
+        ("recall_curves", "upcycled beats depth tiling"),
+    ),
+    Claim(
+        "abstract",
+        "what upcycling remembers does not come from other names (control, not in the paper)",
+        "",
+        "08.10",
+        ("recall_curves", "names never taught"),
+    ),
+    Claim(
+        "abstract",
         "upcycled ViTs beat dense training at the same extra cost",
         "about 50 % of the dense cost, spent in addition",
         "07.7",

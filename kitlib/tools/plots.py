@@ -20,6 +20,7 @@ VERDICTS = {  # marker and filling
     "no difference": ("|", "0.1"),
     "undecided": ("s", "white"),
     "floor": ("v", "white"),
+    "precondition": ("x", "0.6"),
 }
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)))
 

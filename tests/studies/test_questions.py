@@ -71,9 +71,12 @@ def test_errors_name_the_question(table):
 @pytest.mark.parametrize("paper", questions.PAPERS)
 def test_every_stored_table_has_questions_and_every_question_a_verdict(paper):
     rows = questions.answers(paper)
-    assert set(rows["table"]) == set(runner.studies_of(paper))
+    # A study that has not been run yet has no table, and tables of trials are read by the gates.
+    stored = {path.stem.partition("_")[2] for path in runner.RESULTS.glob(f"{paper}_*.csv")}
+    asked_of = {name for name in stored if not name.endswith(("_parents", "_tuning"))}
+    assert set(rows["table"]) == asked_of and stored <= set(runner.studies_of(paper))
     assert not rows.duplicated(["table", "claim"]).any()
-    known = "seen|reversed|floor|no difference above .*|undecided .needs .* seeds."
+    known = "seen|reversed|floor|no difference above .*|undecided .needs .* seeds.|precondition not met"
     assert rows["verdict"].str.fullmatch(known).all()
     assert ((rows["low"] <= rows["gain"]) & (rows["gain"] <= rows["high"]) & (rows["margin"] > 0)).all()
     assert rows["where"].str.fullmatch(r"\d\d\.\d+").all()

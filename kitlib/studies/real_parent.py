@@ -1,0 +1,222 @@
+"""A parent that cost a fortune: a real DINOv2 ViT-S/14 is fine-tuned on CIFAR-10, dense, upcycled, and as an E3.
+
+    kit weights fetch dinov2-s14
+    kit claims upcycling real_tuning real_finetuning
+
+Two CPU cores cannot train 22 million parameters, but they need not: the lower ten blocks are frozen, their output is
+computed once per picture and kept (`features`), and only the last two blocks and the head are trained. Pictures are 56
+x 56 pixels, 16 patches and the class token. The unit of cost is the dense fine-tuning, 400 steps of the upper part.
+
+Two controls start with new upper blocks: what a dense and a sparse model make of the same frozen features without the
+parent's last blocks. They are the gate of this task (`gates`): the sparse one has to beat the dense one.
+"""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from kitlib import data, metrics
+from kitlib.configs import E3Config, ViTConfig
+from kitlib.data import download, files
+from kitlib.ensembles import uncertainty
+from kitlib.layers.initialize import init_params
+from kitlib.models import dinov2, flops, vit_parts
+from kitlib.models.vit_parts import UpperViT
+from kitlib.studies import gates, study
+from kitlib.studies.runner import locked
+from kitlib.training import classification, loop, optim
+from kitlib.upcycling import surgery, to_ensemble
+
+NAME, FIRST, SIDE = "dinov2-s14", 10, 56  # the first block that is trained, and the pictures' side in pixels
+SPLITS = {"train": ("train", 0, 15_000), "valid": ("train", 15_000, 18_000), "test": ("test", 0, 5_000)}
+STEPS, BATCH, EVALUATIONS, EXPERTS = 400, 64, 10, 8
+SEEDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class RealArm:
+    """Upper blocks, how they start, and the peak of the learning rate."""
+
+    kind: str  # "dense", "upcycled" (expert choice), "top-1", "E3"; "new dense", "new mixture": with new upper blocks
+    peak: float
+    capacity: float = 1.0  # C of expert choice
+    renormalize: bool = True
+    cost: float = 1.0  # how long it is trained, in dense fine-tunings
+
+    @property
+    def config(self) -> ViTConfig:
+        """Of the whole model, all twelve blocks."""
+        dense = dinov2.config((SIDE, SIDE), num_classes=10)
+        if self.kind in ("dense", "new dense"):
+            return dense
+        fields = {"num_experts": EXPERTS, "capacity_factor": self.capacity, "renormalize": self.renormalize}
+        if self.kind in ("top-1", "E3"):  # members' tokens choose, so they need token choice; noise and losses as V-MoE
+            fields |= {"router": "top_k", "num_selected": 1, "capacity_factor": 1.5, "batch_priority": True}
+            fields["renormalize"] = False
+        sparse = surgery.vision_recipe(dense, **fields).replace(moe_blocks=tuple(range(FIRST, dense.depth)))
+        return sparse.replace(e3=E3Config(2)) if self.kind == "E3" else sparse
+
+
+def setting() -> str:
+    """What all arms have in common."""
+    return (
+        f"{NAME}, {SIDE} pixels, blocks {FIRST} and {FIRST + 1} of 12 and the head trained on what the rest put out; "
+        f"CIFAR-10, {SPLITS['train'][2]:,} pictures, batches of {BATCH}, Adam with 50 steps of warm-up and a cosine"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- features
+
+
+def prepare(seed: int, folder: Path) -> None:
+    """Computes the features of all pictures, unless their file is there: three minutes, 400 MB."""
+    path = _features_file(folder)
+    with locked(path.with_suffix(".lock")):
+        if path.is_file():
+            return
+        config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE), num_classes=10)
+        lower, _ = vit_parts.split(params, FIRST)
+        arrays = {}
+        for split, (source_split, start, stop) in SPLITS.items():
+            source = data.load("cifar10", source_split, full=True)
+            order = np.random.default_rng(0).permutation(len(source))[start:stop]  # the set is sorted in some copies
+            images, labels = source.take(order)
+
+            def tokens(pixels, _):
+                big = jax.image.resize(pixels, (len(pixels), SIDE, SIDE, 3), "bilinear")
+                return vit_parts.tokens_before(config, lower, big, FIRST)
+
+            found = classification.in_batches(tokens, dinov2.normalize(images), 100)
+            arrays |= {split: found.astype(np.float16), f"{split}_labels": np.asarray(labels, np.int32)}
+        files.write_npz(path, arrays)
+
+
+@functools.cache
+def features(folder: Path) -> dict[str, np.ndarray]:
+    """{"train": float16[n, 17, 384], "train_labels": int32[n], "valid": ..., "test": ...}."""
+    return files.read_arrays(_features_file(folder))
+
+
+def _features_file(folder: Path) -> Path:
+    return folder / f"features-{files.recipe_hash(f'{download.WEIGHTS[NAME].sha256} {FIRST} {SIDE} {SPLITS}')}.npz"
+
+
+# ---------------------------------------------------------------------------------------------- one run
+
+
+def start(arm: RealArm, seed: int) -> dict:
+    """The parameters of the upper part at step 0."""
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    upper = vit_parts.upper_config(arm.config, FIRST)
+    if arm.kind.startswith("new"):
+        return init_params(
+            UpperViT(upper), np.zeros((1, arm.config.num_tokens, arm.config.width), np.float32), seed=seed
+        )
+    _, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE), num_classes=10)
+    if arm.config.moe:
+        plan = surgery.plan(params, arm.config.replace(e3=None))
+        params = surgery.apply(plan, params, key)
+        if arm.config.e3:
+            params = to_ensemble.split_routers(params, arm.config.e3.num_members)
+    return vit_parts.split(params, FIRST)[1]
+
+
+def relative_cost(config: ViTConfig) -> float:
+    """FLOPs of the trained part, per picture, over those of the dense one."""
+
+    def upper(c: ViTConfig) -> int:
+        parts = flops.vit_forward_flops(vit_parts.upper_config(c, FIRST))
+        return sum(value for name, value in parts.items() if name != "embedding")
+
+    return upper(config) / upper(dinov2.config((SIDE, SIDE), num_classes=10))
+
+
+def run_arm(arm: RealArm, seed: int, folder: Path, *, split: str = "test") -> list[dict]:
+    """Trains one arm: rows of steps, cost in dense fine-tunings, accuracy, loss, calibration error."""
+    arrays, cost = features(folder), relative_cost(arm.config)
+    steps = math.ceil(arm.cost * STEPS / cost)
+    model = UpperViT(vit_parts.upper_config(arm.config, FIRST))
+    tx = optim.assemble(
+        optax.scale_by_adam(), optim.cosine(arm.peak, steps, warmup=50), weight_decay=0.01, clip_norm=1.0
+    )
+    step = loop.make_step(classification.classification_loss(model), tx)
+    state, rows = loop.init_state(start(arm, seed), tx, seed), []
+    rng, every = np.random.default_rng([seed, 2]), max(1, round(STEPS / EVALUATIONS / cost))
+    for t in range(steps + 1):
+        if t % every == 0 or t == steps:
+            rows.append(
+                {"extra_steps": t, "extra_cost": t * cost / STEPS} | _measured(model, state.params, arrays, split)
+            )
+        if t < steps:
+            chosen = rng.integers(len(arrays["train"]), size=BATCH)
+            batch = {"image": arrays["train"][chosen].astype(np.float32), "label": arrays["train_labels"][chosen]}
+            state, _ = step(state, batch)
+    return rows
+
+
+def _measured(model, params, arrays: dict[str, np.ndarray], split: str) -> dict[str, float]:
+    labels = arrays[f"{split}_labels"]
+    logits = classification.predict(model, params, arrays[split].astype(np.float32), batch_size=250)
+    probs = uncertainty.combine(metrics.softmax(logits)) if logits.ndim == 3 else metrics.softmax(logits)
+    return {
+        "accuracy": metrics.accuracy(probs, labels),
+        "loss": metrics.nll(probs, labels),
+        "ece": metrics.ece(probs, labels),
+    }
+
+
+# ---------------------------------------------------------------------------------------------- the studies
+
+PEAKS = (1e-4, 3e-4, 1e-3)
+# Chosen by the trials of real_tuning; a test compares.
+RECIPES = {
+    "dense": RealArm("dense", 3e-4),
+    "upcycled": RealArm("upcycled", 3e-4, 1.0, True),
+    "top-1": RealArm("top-1", 3e-4),
+    "E3": RealArm("E3", 3e-4),
+    "new dense": RealArm("new dense", 1e-3),
+    "new mixture": RealArm("new mixture", 1e-3, 1.0, False),
+}
+
+
+def trials() -> dict[str, dict[str, RealArm]]:
+    """By kind: six recipes. Kinds with one choice less than others try twice as many learning rates."""
+    fine = sorted({*PEAKS, *(math.sqrt(3) * peak for peak in PEAKS)})
+    found = {}
+    for kind in RECIPES:
+        if kind in ("upcycled", "new mixture"):
+            arms = {
+                f"peak {p:.2g}, {'renormalised' if r else 'raw'}": RealArm(kind, p, 1.0, r)
+                for p in PEAKS
+                for r in (True, False)
+            }
+        else:
+            arms = {f"peak {p:.2g}": RealArm(kind, p) for p in fine}
+        found[kind] = arms
+    return found
+
+
+def studies() -> dict[str, study.Study]:
+    """real_tuning and real_finetuning."""
+    tried = {f"{kind}: {name}": arm for kind, arms in trials().items() for name, arm in arms.items()}
+    run_valid = functools.partial(run_arm, split="valid")
+    tuning = study.Study("Which recipe for which kind?", setting(), tried, prepare, run_valid, 1, 100)
+    longer = {"dense, twice as long": dataclasses.replace(RECIPES["dense"], cost=2.0)}
+    question = "A real parent: dense fine-tuning, upcycled, as an E3, and without its last blocks."
+    return {
+        "real_tuning": tuning,
+        "real_finetuning": study.Study(question, setting(), RECIPES | longer, prepare, run_arm, SEEDS),
+    }
+
+
+def gate(curves, ends: tuple[str, ...]) -> "gates.Gate":
+    """The gate of this task: of models with new upper blocks, the mixture against the dense one (`gates.judge`)."""
+    renamed = curves.replace(
+        {"arm": {"new dense": "parent", "new mixture": "scratch", "dense, twice as long": "dense"}}
+    )
+    return gates.judge(renamed[renamed["arm"].isin(("parent", "scratch", "dense"))], ends)
