@@ -57,7 +57,7 @@ def cards(lessons: list[Lesson]) -> str:
         options = [f":link: lessons/{lesson.name}", ":link-type: doc"]
         options += [f":img-top: _static/{lesson.name}.png"] if lesson.has_figure else []
         failed = "\n\n**This lesson failed when it was last executed.**" if lesson.error else ""
-        text = " ".join(lesson.text.split())
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(lesson.text.split()))  # the whole card is a link
         found.append(f":::{{grid-item-card}} {lesson.title}\n" + "\n".join(options) + f"\n\n{text}{failed}\n:::")
     return "::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(found) + "\n::::"
 

@@ -11,7 +11,7 @@ from kitlib.tools.executed import Check
 from kitlib.tools.site_pages import Lesson
 
 LESSONS = [
-    Lesson("01_a", "01 A <b>", "What it\nsays.", True, 3, ""),
+    Lesson("01_a", "01 A <b>", "What it\n[says](00_x.ipynb).", True, 3, ""),
     Lesson("02_c", "02 C", "", False, 0, "cell 4: x > 0 failed"),
 ]
 
