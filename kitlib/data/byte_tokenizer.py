@@ -8,7 +8,7 @@ It needs no file and knows every language; sequences are three to four times as 
 interface of `tokenizer.Tokenizer`, so `denoise` and `text_batches` take either.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -47,6 +47,6 @@ class ByteTokenizer:
         """The text of the bytes among the ids; special ids and sentinels give none, torn characters U+FFFD."""
         return bytes(i - SPECIAL for i in map(int, ids) if SPECIAL <= i < SPECIAL + BYTES).decode(errors="replace")
 
-    def is_text(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """bool, of the shape of ids: which of them are bytes of a text, neither sentinels nor special ids."""
+    def is_text(self, ids):
+        """bool, of the shape of the array ids: which are bytes of a text, neither sentinels nor special ids."""
         return (ids >= SPECIAL) & (ids < SPECIAL + BYTES)

@@ -4,8 +4,9 @@
     kit claims upcycling real_tuning real_finetuning
 
 Two CPU cores cannot train 22 million parameters, but they need not: the lower ten blocks are frozen, their output is
-computed once per picture and kept (`features`), and only the last two blocks and the head are trained. Pictures are 56
-x 56 pixels, 16 patches and the class token. The unit of cost is the dense fine-tuning, 400 steps of the upper part.
+computed once per picture and kept (`cached_features`), and only the last two blocks and the head are trained. Pictures
+are 56 x 56 pixels, 16 patches and the class token. The unit of cost is the dense fine-tuning, 400 steps of the upper
+part.
 
 Two controls start with new upper blocks: what a dense and a sparse model make of the same frozen features without the
 parent's last blocks. They are the gate of this task (`gates`): the sparse one has to beat the dense one.
@@ -97,7 +98,7 @@ def prepare(seed: int, folder: Path) -> None:
 
 
 @functools.cache
-def features(folder: Path) -> dict[str, np.ndarray]:
+def cached_features(folder: Path) -> dict[str, np.ndarray]:
     """{"train": float16[n, 17, 384], "train_labels": int32[n], "valid": ..., "test": ...}."""
     return files.read_arrays(_features_file(folder))
 
@@ -138,11 +139,14 @@ def relative_cost(config: ViTConfig) -> float:
 
 def run_arm(arm: RealArm, seed: int, folder: Path, *, split: str = "test") -> list[dict]:
     """Trains one arm: rows of steps, cost in dense fine-tunings, accuracy, loss, calibration error."""
-    arrays, cost = features(folder), relative_cost(arm.config)
+    arrays, cost = cached_features(folder), relative_cost(arm.config)
     steps = math.ceil(arm.cost * STEPS / cost)
     model = UpperViT(vit_parts.upper_config(arm.config, FIRST))
     tx = optim.assemble(
-        optax.scale_by_adam(), optim.cosine(arm.peak, steps, warmup=50), weight_decay=0.01, clip_norm=1.0
+        optax.scale_by_adam(),
+        optim.cosine(arm.peak, steps, warmup=min(50, steps // 4)),
+        weight_decay=0.01,
+        clip_norm=1.0,
     )
     step = loop.make_step(classification.classification_loss(model), tx)
     state, rows = loop.init_state(start(arm, seed), tx, seed), []

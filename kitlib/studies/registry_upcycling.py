@@ -5,59 +5,43 @@ Published figures are those of its abstract, its tables and its appendix B; curv
 
 from kitlib.studies.registry import Claim
 
-FULL_SIZE = (
-    "needs JFT-300M or C4 and the published models; the kit compiles these sizes (notebook 16), it does not train"
-)
+FULL_SIZE = "needs JFT-300M or C4 and the published models; the kit compiles these sizes (notebook 16) only"
 FINE_TUNING = "no study fine-tunes an upcycled model yet"
 PROBE = "no study of upcycling measures few-shot accuracy yet; the probe itself is in notebook 11"
 
+HALF = "about 50 % of the dense cost, spent in addition"
+
+
+def _recall(item: str, claim: str, *beginnings: str, published: str = "") -> Claim:
+    return Claim(item, f"{claim} (recall of names)", published, "08.10", ("recall_curves", *beginnings))
+
+
+# fmt: off
+RECALL = (
+    _recall("abstract", "upcycled T5s beat dense training at the same extra cost", "upcycled beats dense",
+            "upcycled recalls more", published=HALF),
+    _recall("abstract", "upcycled T5s beat mixtures from scratch at the same extra cost", "upcycled beats scratch"),
+    _recall("figure 4", "with the parent's cost counted, the mixture from scratch is ahead", "scratch beats upcycled"),
+    _recall("figure 5", "sparse upcycling beats depth tiling, T5", "upcycled beats depth tiling"),
+    _recall("abstract", "names that were never taught (a control, not in the paper)", "names never taught"),
+)
+BY_COST = Claim("figure 9, section B.2", "language, per cost: C = 1 against dense", "", "08.8",
+                ("language_capacity", "upcycled (C = 1)"))
+# fmt: on
+
 CLAIMS = (
-    Claim(
-        "abstract",
-        "upcycled T5s beat dense training at the same extra cost (recall of names)",
-        "about 50 % of the dense cost, spent in addition",
-        "08.10",
-        ("recall_curves", "upcycled beats dense", "upcycled recalls more"),
-    ),
-    Claim(
-        "abstract",
-        "upcycled T5s beat mixtures from scratch with 100 % of the dense budget (recall of names)",
-        "",
-        "08.10",
-        ("recall_curves", "upcycled beats scratch"),
-    ),
-    Claim(
-        "figure 4",
-        "with the parent's cost counted, the mixture from scratch is ahead (recall of names)",
-        "",
-        "08.10",
-        ("recall_curves", "scratch beats upcycled"),
-    ),
-    Claim(
-        "figure 5",
-        "sparse upcycling beats depth tiling, T5 (recall of names)",
-        "",
-        "08.10",
-        ("recall_curves", "upcycled beats depth tiling"),
-    ),
-    Claim(
-        "abstract",
-        "what upcycling remembers does not come from other names (control, not in the paper)",
-        "",
-        "08.10",
-        ("recall_curves", "names never taught"),
-    ),
+    *RECALL,
     Claim(
         "abstract",
         "upcycled ViTs beat dense training at the same extra cost",
-        "about 50 % of the dense cost, spent in addition",
+        HALF,
         "07.7",
         ("vision_curves", "upcycled (C = 2) beats dense"),
     ),
     Claim(
         "abstract",
         "upcycled T5s beat dense training at the same extra cost",
-        "about 50 % of the dense cost, spent in addition",
+        HALF,
         "08.8",
         ("language_curves", "upcycled beats dense, +50 % cost", "upcycled beats dense, +100 % cost"),
     ),
@@ -220,13 +204,7 @@ CLAIMS = (
         ("vision_capacity", "upcycled (C = 1) beats dense"),
     ),
     Claim("figure 9, section B.2", "language: C = 2 is best", "", "08.9", ("language_capacity", "C = ")),
-    Claim(
-        "figure 9, section B.2",
-        "language, per cost: C = 1 against dense",
-        "",
-        "08.8",
-        ("language_capacity", "upcycled (C = 1)"),
-    ),
+    BY_COST,
     Claim(
         "figures 10 and 11, section B.3",
         "vision: more experts are better",

@@ -8,7 +8,7 @@ import pytest
 from kitlib.data.files import ROOT
 from kitlib.studies import questions, registry
 from kitlib.studies.registry import Claim
-from kitlib.tools.page import check_lines
+from kitlib.tools.executed import check_lines
 
 CLAIMS = [(paper, claim) for paper in questions.PAPERS for claim in registry.claims_of(paper)]
 NAMES = [f"{paper}: {claim.item}: {claim.claim[:40]}" for paper, claim in CLAIMS]

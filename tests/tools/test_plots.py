@@ -103,16 +103,17 @@ def test_every_verdict_has_a_mark():
         ("c", -0.3, -0.4, -0.2, "reversed"),
         ("d", 0.0, -0.1, 0.1, "no difference above 0.2"),
         ("e", 0.1, -0.1, 0.3, "floor"),
+        ("f", 0.2, 0.1, 0.3, "precondition not met"),
     ]
     _, ax = plt.subplots()
     table = pd.DataFrame(rows, columns=["claim", "gain", "low", "high", "verdict"])
     plots.verdicts(ax, table, xlabel="loss saved")
     points = [container.lines[0] for container in ax.containers]
-    assert [point.get_xdata()[0] for point in points] == [0.5, 0.0, -0.3, 0.0, 0.1]
-    assert [point.get_marker() for point in points] == ["o", "s", "X", "|", "v"]
+    assert [point.get_xdata()[0] for point in points] == [0.5, 0.0, -0.3, 0.0, 0.1, 0.2]
+    assert [point.get_marker() for point in points] == ["o", "s", "X", "|", "v", "x"]
     bars = [container.lines[2][0].get_segments()[0][:, 0] for container in ax.containers]
     np.testing.assert_allclose(bars[:3], [[0.4, 0.7], [-0.1, 0.1], [-0.4, -0.2]])
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b", "c", "d", "e"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == list("abcdef")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(plots.VERDICTS)
 
 
