@@ -178,6 +178,6 @@ def main(action: str, name: str | None) -> int:
     one_of("weights", name or "", WEIGHTS, SystemExit)
     try:
         print(f"{name}: {fetch(name)}")
-    except (ConnectionError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"kit weights: {error}") from None
     return 0

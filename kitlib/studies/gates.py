@@ -112,7 +112,7 @@ def trial_scores(name: str) -> pd.DataFrame:
 
 
 def unfinished(found: pd.DataFrame) -> tuple[str, ...]:
-    """The kinds with fewer than six trials, or whose best one is at an end of its range of peaks, from `scores`."""
+    """The kinds with fewer than six trials, or whose best one is at an end of its range, from `trial_scores`."""
     peaks = found["trial"].str.extract(r"peak ([\d.]+)")[0].astype(float)
     kinds = []
     for kind, rows in found.assign(peak=peaks).groupby("kind", sort=False):

@@ -165,24 +165,10 @@ def recall(split: str = "test") -> Setup:
             row |= {f"{prefix}accuracy": float(sums[3] / len(facts)), f"{prefix}loss": float(sums[1] / sums[2])}
         return row
 
-    sizes = {"width": 32, "mlp_dim": 128, "num_encoder_layers": 2, "num_decoder_layers": 2, "head_dim": 8}
-    return Setup(
-        name="T5, recall of names in 35 languages",
-        dense=configs.t5("tiny", vocab_size=words.size, **sizes),
-        parent_steps=4000,
-        optimizer="Adam, batches of 256",
-        transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
-        recipes=RECALL_RECIPES,
-        restarts=True,
-        top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
-        sparse=_sparse_t5,
-        model=t5.T5,
-        loss=t5.seq2seq_loss,
-        init=t5.init_params,
-        batches=lambda seed: recall_data.batches(taught, 256, seed=seed),
-        evaluate=evaluate,
-        forward_flops=lambda config: sum(flops.t5_forward_flops(config, 3, taught.targets.shape[1]).values()),
-    )
+    return _tuned_t5(
+        "T5, recall of names in 35 languages", words.size, 32, 4000, 256, RECALL_RECIPES, evaluate,
+        lambda seed: recall_data.batches(taught, 256, seed=seed), (taught.inputs.shape[1], taught.targets.shape[1]),
+    )  # fmt: skip
 
 
 # As for recall; ..._text_parents.csv and ..._text_tuning.csv.
@@ -206,46 +192,60 @@ def text(split: str = "test") -> Setup:
     glosses and messages alone.
     """
     words = byte_tokenizer.ByteTokenizer()
-    glosses = [*data.glosses("train"), *data.glosses("more")]
-    messages = [message for _, message in texts.messages("train")]
-    stream = text_batches.token_stream([*glosses[VALID:], *messages[VALID:]], words)
-    if split == "test":
-        asked = {"gloss": data.glosses("test"), "message": [message for _, message in texts.messages("test")]}
-    else:
-        asked = {"gloss": glosses[:VALID], "message": messages[:VALID]}
     length = {"inputs_length": 96, "denoisers": (SPANS,)}
-    held_out = {
-        kind: text_batches.evaluation_set(text_batches.token_stream(lines, words), words, 512, **length)
-        for kind, lines in asked.items()
-    }
+
+    @functools.cache  # read when they are needed, not when studies are listed
+    def lines() -> dict[str, list[str]]:
+        glosses = [*data.glosses("train"), *data.glosses("more")]
+        return {"gloss": glosses, "message": [message for _, message in texts.messages("train")]}
+
+    @functools.cache
+    def stream() -> np.ndarray:
+        return text_batches.token_stream([text for kind in lines().values() for text in kind[VALID:]], words)
+
+    @functools.cache
+    def held_out() -> dict[str, dict]:
+        asked = {kind: known[:VALID] for kind, known in lines().items()}
+        if split == "test":
+            asked = {"gloss": data.glosses("test"), "message": [message for _, message in texts.messages("test")]}
+        streams = {kind: text_batches.token_stream(found, words) for kind, found in asked.items()}
+        return {kind: text_batches.evaluation_set(found, words, 512, **length) for kind, found in streams.items()}
 
     def evaluate(model, params):
         sums = {
             kind: np.sum([_scores(model, words)(params, *part) for part in _parts(examples, 128)], axis=0)
-            for kind, examples in held_out.items()
+            for kind, examples in held_out().items()
         }
         total = sum(sums.values())
         row = {"accuracy": float(total[0] / total[2]), "loss": float(total[1] / total[2])}
         return row | {f"{kind}_loss": float(found[1] / found[2]) for kind, found in sums.items()}
 
-    sizes = {"width": 48, "mlp_dim": 192, "num_encoder_layers": 2, "num_decoder_layers": 2, "head_dim": 12}
-    targets_length = held_out["gloss"]["targets"].shape[1]
+    return _tuned_t5(
+        "T5, span corruption of bytes, glosses and messages in 96 languages", words.vocab_size, 48, 2400, 64,
+        TEXT_RECIPES, evaluate, lambda seed: text_batches.batches(stream(), words, 64, seed=seed, **length),
+        (96, text_batches.Recipe(words, 96, (SPANS,)).targets_length),
+    )  # fmt: skip
+
+
+def _tuned_t5(name, vocab_size, width, steps, batch_size, recipes, evaluate, batches, lengths) -> Setup:
+    """A T5 of 2 + 2 layers with experts in the second of both; lengths: of inputs and targets, to count FLOPs."""
+    sizes = {"width": width, "mlp_dim": 4 * width, "num_encoder_layers": 2, "num_decoder_layers": 2}
     return Setup(
-        name="T5, span corruption of bytes, glosses and messages in 96 languages",
-        dense=configs.t5("tiny", vocab_size=words.vocab_size, **sizes),
-        parent_steps=2400,
-        optimizer="Adam, batches of 64",
+        name=name,
+        dense=configs.t5("tiny", vocab_size=vocab_size, head_dim=width // 4, **sizes),
+        parent_steps=steps,
+        optimizer=f"Adam, batches of {batch_size}",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
-        recipes=TEXT_RECIPES,
+        recipes=recipes,
         restarts=True,
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
         sparse=_sparse_t5,
         model=t5.T5,
         loss=t5.seq2seq_loss,
         init=t5.init_params,
-        batches=lambda seed: text_batches.batches(stream, words, 64, seed=seed, **length),
+        batches=batches,
         evaluate=evaluate,
-        forward_flops=lambda config: sum(flops.t5_forward_flops(config, 96, targets_length).values()),
+        forward_flops=lambda config: sum(flops.t5_forward_flops(config, *lengths).values()),
     )
 
 
