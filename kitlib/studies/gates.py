@@ -15,6 +15,7 @@ verdict "precondition not met", whatever its numbers say:
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,27 @@ from kitlib.studies.statistics import Verdict
 NOT_MET = "precondition not met"
 PLATEAU = 0.1  # the largest share of condition 1
 TRIALS = 6  # the smallest number of condition 3
-# Where the trial of a kind is scored, in parents of extra cost.
-COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5}
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The arms of <task>_curves that are compared, and the tables of trials."""
+
+    dense: str = "parent"  # is it near its plateau?
+    longer: str = "dense"  # with as much training again
+    new_dense: str = "parent"  # from scratch
+    new_mixture: str = "scratch"
+    trials: tuple[str, ...] = ("parents", "tuning")
+
+
+UPCYCLING = Arms()
+# A real parent was trained elsewhere, so its fine-tuning has to be near the end; "from scratch" means new upper blocks.
+REAL = Arms("dense", "dense, twice as long", "new dense", "new mixture", ("tuning",))
+
+
+def arms_of(task: str) -> Arms:
+    """The arms of a task: "recall", "text", "real"."""
+    return REAL if task == "real" else UPCYCLING
 
 
 @dataclass(frozen=True)
@@ -37,8 +57,8 @@ class Gate:
     Attributes:
         plateau: gain of the last fifth of the dense twin's training / gain of the first.
         left: gain of as much dense training again / gain of the whole training so far.
-        at_steps: a mixture from scratch against the dense twin, both after the twin's number of steps.
-        at_cost: the same, both after the twin's cost.
+        at_steps: a mixture from scratch against its dense twin, both after the same number of steps.
+        at_cost: the same, both after the same cost.
         ends: the kinds of arms whose best trial has the smallest or largest learning rate that was tried, or that had
             fewer than six.
     """
@@ -71,42 +91,39 @@ class Gate:
 @functools.cache
 def read(task: str) -> Gate:
     """The gate of an upcycling task, from its stored tables. Raises FileNotFoundError if one is missing."""
-    ends = unfinished(trial_scores(task))
-    return judge(tables.read_table("upcycling", f"{task}_curves"), ends)
+    return judge(tables.read_table("upcycling", f"{task}_curves"), unfinished(trial_scores(task)), arms_of(task))
 
 
-def judge(curves: pd.DataFrame, ends: tuple[str, ...]) -> Gate:
-    """The gate, from a table with the arms parent, dense and scratch (see `upcycling.tuned`); ends: see `Gate`."""
-    parent = curves[curves["arm"] == "parent"]
-    steps = parent["extra_steps"].max()
+def judge(curves: pd.DataFrame, ends: Sequence[str], arms: Arms = UPCYCLING) -> Gate:
+    """The gate, from a table of curves; ends: see `Gate`."""
+    rows = {arm: curves[curves["arm"] == arm] for arm in vars(arms).values() if isinstance(arm, str)}
 
     def losses(arm: str, column: str, position: float) -> np.ndarray:
-        rows = curves[curves["arm"] == arm]
-        return tables.values_at(rows, "loss", column, position)[arm].to_numpy()
+        return tables.values_at(rows[arm], "loss", column, position)[arm].to_numpy()
 
-    at = [losses("parent", "extra_steps", share * steps).mean() for share in (0.0, 0.2, 0.8, 1.0)]
-    longer = losses("dense", "extra_cost", 1.0).mean()
-    verdicts = statistics.judge(
-        [
-            statistics.compare(losses("scratch", column, place), losses("parent", column, place), higher=False)
-            for column, place in (("extra_steps", steps), ("extra_cost", 1.0))
-        ]
-    )
-    return Gate((at[2] - at[3]) / (at[0] - at[1]), (at[3] - longer) / (at[0] - at[3]), *verdicts, ends)
+    steps = rows[arms.dense]["extra_steps"].max()
+    at = [losses(arms.dense, "extra_steps", share * steps).mean() for share in (0.0, 0.2, 0.8, 1.0)]
+    longer = tables.final(rows[arms.longer], "loss").to_numpy().mean()
+    found = []
+    for column in ("extra_steps", "extra_cost"):
+        both = [rows[arm] for arm in (arms.new_mixture, arms.new_dense)]
+        place = min(run[column].max() for run in both)  # the end of the one that ends first
+        found.append(statistics.compare(*(losses(run["arm"].iloc[0], column, place) for run in both), higher=False))
+    plateau, left = (at[2] - at[3]) / (at[0] - at[1]), (at[3] - longer) / (at[0] - at[3])
+    return Gate(plateau, left, *statistics.judge(found), tuple(ends))
 
 
 # ---------------------------------------------------------------------------------------------- the trials
 
 
-def trial_scores(name: str) -> pd.DataFrame:
-    """A row per trial, from the stored tables: kind, trial, loss (of the validation split), best of its kind."""
+def trial_scores(task: str) -> pd.DataFrame:
+    """A row per trial, from the stored tables: kind, trial, loss (of the validation split, at the end), best of its
+    kind."""
     rows = []
-    for table, prefix in ((f"{name}_parents", "parent: "), (f"{name}_tuning", "")):
-        stored = tables.read_table("upcycling", table)
-        for label in stored["arm"].unique():
-            kind, _, trial = f"{prefix}{label}".partition(": ")
-            values = tables.values_at(stored[stored["arm"] == label], "loss", "extra_cost", COST[kind])
-            rows.append({"kind": kind, "trial": trial, "loss": float(values[label].iloc[0])})
+    for table in arms_of(task).trials:
+        for label, loss in tables.final(tables.read_table("upcycling", f"{task}_{table}"), "loss").iloc[0].items():
+            kind, _, trial = (f"parent: {label}" if table == "parents" else str(label)).partition(": ")
+            rows.append({"kind": kind, "trial": trial, "loss": float(loss)})
     found = pd.DataFrame(rows)
     return found.assign(best=found["loss"] == found.groupby("kind")["loss"].transform("min"))
 
@@ -122,7 +139,7 @@ def unfinished(found: pd.DataFrame) -> tuple[str, ...]:
     return tuple(kinds)
 
 
-def best(name: str, kind: str) -> str:
+def best(task: str, kind: str) -> str:
     """The name of the best trial of a kind."""
-    found = trial_scores(name)
+    found = trial_scores(task)
     return found[(found["kind"] == kind) & found["best"]]["trial"].iloc[0]

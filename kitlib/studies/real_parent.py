@@ -1,7 +1,7 @@
 """A parent that cost a fortune: a real DINOv2 ViT-S/14 is fine-tuned on CIFAR-10, dense, upcycled, and as an E3.
 
     kit weights fetch dinov2-s14
-    kit claims upcycling real_tuning real_finetuning
+    kit claims upcycling real_tuning real_curves
 
 Two CPU cores cannot train 22 million parameters, but they need not: the lower ten blocks are frozen, their output is
 computed once per picture and kept (`cached_features`), and only the last two blocks and the head are trained. Pictures
@@ -9,7 +9,7 @@ are 56 x 56 pixels, 16 patches and the class token. The unit of cost is the dens
 part.
 
 Two controls start with new upper blocks: what a dense and a sparse model make of the same frozen features without the
-parent's last blocks. They are the gate of this task (`gates`): the sparse one has to beat the dense one.
+parent's last blocks. They are part of the task's gate (`gates.REAL`): the sparse one has to beat the dense one.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from kitlib.ensembles import uncertainty
 from kitlib.layers.initialize import init_params
 from kitlib.models import dinov2, flops, vit_parts
 from kitlib.models.vit_parts import UpperViT
-from kitlib.studies import gates, study
+from kitlib.studies import study
 from kitlib.studies.runner import locked
 from kitlib.training import classification, loop, optim
 from kitlib.upcycling import surgery, to_ensemble
 
 NAME, FIRST, SIDE = "dinov2-s14", 10, 56  # the first block that is trained, and the pictures' side in pixels
 SPLITS = {"train": ("train", 0, 15_000), "valid": ("train", 15_000, 18_000), "test": ("test", 0, 5_000)}
-STEPS, BATCH, EVALUATIONS, EXPERTS = 400, 64, 10, 8
+STEPS, BATCH, EVALUATIONS, EXPERTS = 400, 64, 5, 8
 SEEDS = 10
 
 
@@ -206,7 +206,7 @@ def trials() -> dict[str, dict[str, RealArm]]:
 
 
 def studies() -> dict[str, study.Study]:
-    """real_tuning and real_finetuning."""
+    """real_tuning and real_curves."""
     tried = {f"{kind}: {name}": arm for kind, arms in trials().items() for name, arm in arms.items()}
     run_valid = functools.partial(run_arm, split="valid")
     tuning = study.Study("Which recipe for which kind?", setting(), tried, prepare, run_valid, 1, 100)
@@ -214,13 +214,5 @@ def studies() -> dict[str, study.Study]:
     question = "A real parent: dense fine-tuning, upcycled, as an E3, and without its last blocks."
     return {
         "real_tuning": tuning,
-        "real_finetuning": study.Study(question, setting(), RECIPES | longer, prepare, run_arm, SEEDS),
+        "real_curves": study.Study(question, setting(), RECIPES | longer, prepare, run_arm, SEEDS),
     }
-
-
-def gate(curves, ends: tuple[str, ...]) -> "gates.Gate":
-    """The gate of this task: of models with new upper blocks, the mixture against the dense one (`gates.judge`)."""
-    renamed = curves.replace(
-        {"arm": {"new dense": "parent", "new mixture": "scratch", "dense, twice as long": "dense"}}
-    )
-    return gates.judge(renamed[renamed["arm"].isin(("parent", "scratch", "dense"))], ends)

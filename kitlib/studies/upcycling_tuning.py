@@ -15,12 +15,13 @@ import functools
 from collections.abc import Callable
 
 from kitlib.studies import study
-from kitlib.studies.gates import COST
 from kitlib.studies.upcycling_recipes import Recipe
 from kitlib.studies.upcycling_runs import UpcyclingArm, prepare_parent, run_arm
 from kitlib.studies.upcycling_setups import Setup, deeper
 
 SEED = 100
+# How long the trials of a kind are, in parents of extra cost.
+COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5}
 PEAKS = {  # of the parent, by task
     "recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     "text": (0.001, 0.002, 0.004, 0.008, 0.016, 0.032),
@@ -89,7 +90,7 @@ def studies(name: str, task: Callable[..., Setup]) -> dict[str, study.Study]:
 
 
 def trial_arm(setup: Setup, kind: str, recipe: Recipe) -> UpcyclingArm:
-    """The arm of a kind, trained until its score can be read."""
+    """The arm of a kind, trained for the cost of a trial."""
     if kind == "dense":
         config = setup.dense
     else:

@@ -35,6 +35,43 @@ def test_an_open_gate_by_hand():
     assert gate.at_steps.gain.mean == pytest.approx(0.385) and gate.at_cost.gain.mean == pytest.approx(0.185)
 
 
+def test_the_gate_of_a_real_parent_by_hand():
+    """Its dense fine-tuning has to be near the end; a mixture with new blocks has to beat dense new blocks."""
+    made = curves(
+        **{
+            "dense": {0: 2.0, 20: 1.0, 80: 0.75, 100: 0.7},  # first fifth 1, last fifth 0.05
+            "dense, twice as long": {0: 2.0, 200: 0.635},  # 0.065 more, of 1.3
+            "new dense": {0: 2.0, 100: 1.0},
+            "new mixture": {0: 2.0, 99: 0.91},  # a step costs a little more, so there is one less
+        }
+    )
+    gate = gates.judge(made, (), gates.arms_of("real"))
+    assert gate.open and gate.plateau == pytest.approx(0.05) and gate.left == pytest.approx(0.05)
+    # After 99 steps the dense blocks have 1.01.
+    assert gate.at_steps.gain.mean == gate.at_cost.gain.mean == pytest.approx(0.1)
+    assert gates.arms_of("recall") == gates.arms_of("text") != gates.arms_of("real")
+
+
+def test_trials_are_read_from_one_table_or_two(monkeypatch):
+    rows = {"parents": {"peak 0.1": 3.0, "peak 0.2": 2.0}, "tuning": {"dense: peak 0.1": 1.0, "dense: peak 0.2": 1.5}}
+    made = {
+        f"{task}_{table}": pd.DataFrame(
+            {"arm": arm, "seed": 100, "extra_steps": step, "loss": loss + 10 - step}
+            for arm, loss in rows[table].items()
+            for step in (0, 10)
+        )
+        for task, table in (("recall", "parents"), ("recall", "tuning"), ("real", "tuning"))
+    }
+    monkeypatch.setattr(gates.tables, "read_table", lambda paper, name: made[name])
+    found = gates.trial_scores("recall")
+    assert found.to_dict("list") == {
+        "kind": ["parent", "parent", "dense", "dense"], "trial": ["peak 0.1", "peak 0.2"] * 2,
+        "loss": [3.0, 2.0, 1.0, 1.5], "best": [False, True, True, False],
+    }  # fmt: skip
+    assert gates.trial_scores("real")["kind"].tolist() == ["dense", "dense"]
+    assert gates.best("recall", "parent") == "peak 0.2"
+
+
 def test_each_condition_closes_it():
     rising = gates.judge(curves(parent={0: 6.0, 20: 4.0, 80: 1.3, 100: 1.0}), ())
     assert not rising.open and rising.reasons == [

@@ -15,7 +15,7 @@ TUNED = {"recall": upcycling_setups.recall, "text": upcycling_setups.text}
 @pytest.mark.parametrize("name", TUNED)
 def test_every_kind_has_at_least_six_different_trials(name):
     trials = upcycling_tuning.trials(name, 0.01)
-    assert set(trials) == set(upcycling_setups.KINDS) == set(gates.COST)
+    assert set(trials) == set(upcycling_setups.KINDS) == set(upcycling_tuning.COST)
     for kind, recipes in trials.items():
         assert len(recipes) == len(set(recipes.values())) >= gates.TRIALS, kind
     assert trials["upcycled"]["peak 0.005, raw, restarted"] == Recipe(0.005, "restart", renormalize=False)
@@ -33,7 +33,7 @@ def test_trials_have_their_own_seed_and_run_until_they_are_scored(name):
         kind = label.partition(":")[0]
         assert kind == arm.start and bool(surgery.moe_layers(arm.config)) == (kind in ("upcycled", "scratch"))
         cost = arm.steps * setup.relative_cost(arm.config) / setup.parent_steps
-        least = gates.COST[kind]
+        least = upcycling_tuning.COST[kind]
         assert least <= cost < least + 2 * setup.relative_cost(arm.config) / setup.parent_steps
     assert {arm.steps for arm in found[f"{name}_parents"].arms.values()} == {setup.parent_steps}
 
