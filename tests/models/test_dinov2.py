@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from kitlib import configs
-from kitlib.data import captioned, download
+from kitlib.data import captioned, download, files
 from kitlib.models import checkpoint, dinov2, flops
 from kitlib.models.checkpoint_names import CheckpointError
 from kitlib.models.vit import ViT
@@ -17,7 +17,7 @@ from kitlib.upcycling import surgery
 
 onnx = pytest.importorskip("onnx", reason="ONNX files are read by the package onnx, which is not installed")
 
-REFERENCE = Path(__file__).with_name("dinov2_reference.npz")  # made by make_dinov2.py
+REFERENCE = files.data_folder() / "dinov2_reference.npz"  # made by data/make_dinov2_reference.py
 WIDTH, HEADS, HIDDEN = 12, 2, 20
 SMALL = configs.vit("S/14", image_size=(28, 42), num_classes=0, layer_scale=1e-5, activation="gelu_exact").replace(
     width=WIDTH, depth=2, mlp_dim=HIDDEN, num_heads=HEADS

@@ -200,7 +200,28 @@ def test_find(root):
 def test_no_notebooks_is_reported_and_is_not_a_failure(root, capsys):
     assert run(root) == 0
     assert notebooks.check((), root=root) == 0
-    assert capsys.readouterr().out.count("There are no notebooks yet") == 2
+    assert capsys.readouterr().out.count("There is no notebook to execute") == 2
+
+
+def test_a_notebook_whose_weights_are_not_here_is_skipped_in_one_sentence(root, capsys, monkeypatch, tmp_path):
+    """By run, by check and by nbval alone; once they are there, it runs. A file that is no notebook lacks nothing."""
+    monkeypatch.setenv("KIT_WEIGHTS_DIR", str(tmp_path / "weights"))
+    path = root / "notebooks" / "18_real.ipynb"
+    nb = new_notebook(cells=[new_code_cell("print(1 + 1)")], metadata={"needs": "dinov2-s14"})
+    nbformat.write(nb, path)
+    reason = "18_real is skipped: it needs real weights, get them once with: kit weights fetch dinov2-s14\n"
+    assert run(root) == 0 and notebooks.check((), root=root) == 0
+    assert capsys.readouterr().out.count(reason) == 2
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--nbval", str(path)]
+    alone = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert alone.returncode == 0 and reason.strip() in alone.stdout.replace("\n", " ") and "1 skipped" in alone.stdout
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "dinov2-s14.onnx").touch()
+    assert run(root, refresh=True) == 0
+    refreshed = nbformat.read(path, as_version=4)
+    assert refreshed.metadata["needs"] == "dinov2-s14" and refreshed.cells[0].outputs[0].text == "2\n"
+    path.write_text("[]")
+    assert notebook_files.lacks(path) == "" == notebook_files.lacks(root / "none.ipynb")
 
 
 def test_outputs_are_refreshed_on_the_cpu_scale_only(root):

