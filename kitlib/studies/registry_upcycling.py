@@ -4,33 +4,20 @@ Published figures are those of its abstract, its tables and its appendix B; curv
 """
 
 from kitlib.studies.registry import Claim
+from kitlib.studies.registry_gated import HALF, REAL, RECALL
 
 FULL_SIZE = "needs JFT-300M or C4 and the published models; the kit compiles these sizes (notebook 16) only"
 FINE_TUNING = "no study fine-tunes an upcycled model yet"
 PROBE = "no study of upcycling measures few-shot accuracy yet; the probe itself is in notebook 11"
 
-HALF = "about 50 % of the dense cost, spent in addition"
-
-
-def _recall(item: str, claim: str, *beginnings: str, published: str = "") -> Claim:
-    return Claim(item, f"{claim} (recall of names)", published, "08.10", ("recall_curves", *beginnings))
-
-
 # fmt: off
-RECALL = (
-    _recall("abstract", "upcycled T5s beat dense training at the same extra cost", "upcycled beats dense",
-            "upcycled recalls more", published=HALF),
-    _recall("abstract", "upcycled T5s beat mixtures from scratch at the same extra cost", "upcycled beats scratch"),
-    _recall("figure 4", "with the parent's cost counted, the mixture from scratch is ahead", "scratch beats upcycled"),
-    _recall("figure 5", "sparse upcycling beats depth tiling, T5", "upcycled beats depth tiling"),
-    _recall("abstract", "names that were never taught (a control, not in the paper)", "names never taught"),
-)
 BY_COST = Claim("figure 9, section B.2", "language, per cost: C = 1 against dense", "", "08.8",
                 ("language_capacity", "upcycled (C = 1)"))
 # fmt: on
 
 CLAIMS = (
     *RECALL,
+    *REAL,
     Claim(
         "abstract",
         "upcycled ViTs beat dense training at the same extra cost",
