@@ -1,4 +1,4 @@
-"""Claims of Sparse Upcycling (arXiv 2212.05055) on tasks that have a gate (`studies.gates`): recall of names, and a real
+"""Claims of Sparse Upcycling (arXiv 2212.05055) on tasks that have a gate (`studies.gates`): recall of names, a real
 parent. `registry_upcycling` has the others.
 """
 
