@@ -3,6 +3,7 @@
     glosses("train")                             # 18,000 entries
     glosses("more")                              # 67,938 others
     categorised_glosses("train")                 # 6,000 others with their category, such as "noun.animal"
+    entries()                                    # (category, entry) of all 75,938 that have a category
     messages("train")                            # (language, message), 51,512 of them
 
 `text_batches` makes training batches from them.
@@ -54,6 +55,12 @@ def categorised_glosses(split: str = "train", *, data_dir: str | Path | None = N
     last = _lines(_folder(data_dir), "more_glosses.txt.xz")[-sum(CATEGORISED.values()) :]
     chosen = last[: CATEGORISED["train"]] if split == "train" else last[CATEGORISED["train"] :]
     return [(text, category) for category, text in chosen]
+
+
+def entries(*, data_dir: str | Path | None = None) -> list[tuple[str, str]]:
+    """(category, entry): all 75,938 of `glosses("more")` and `categorised_glosses`, for tasks about words instead of
+    glosses. data_dir and errors: as `glosses`."""
+    return _lines(_folder(data_dir), "more_glosses.txt.xz")
 
 
 def messages(split: str = "train", *, data_dir: str | Path | None = None) -> list[tuple[str, str]]:
