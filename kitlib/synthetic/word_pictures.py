@@ -30,7 +30,7 @@ from kitlib.synthetic.rendered_text import font_of_size
 
 CELL, LETTERS, BASELINE = 12, 12, 9  # pixels per letter, letters per picture, pixels above the line
 FONTS = ("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique")
-SIZES = (9, 10, 11)  # pixels per em
+SIZES = (8, 9, 10)  # pixels per em
 NOVEL = ("noun.body", "noun.event", "noun.food", "noun.object", "verb.motion", "verb.social")
 FEWEST = 100  # words of a category that is used
 NOISE = 0.2  # uniform, in both directions; the range is 1
