@@ -190,18 +190,18 @@ def _measured(model, params, arrays: dict[str, np.ndarray], split: str) -> dict[
 PEAKS = (1e-4, 3e-4, 1e-3)
 # Chosen by the trials of real_tuning; a test compares.
 RECIPES = {
-    "dense": RealArm("dense", 3e-4),
-    "upcycled": RealArm("upcycled", 3e-4, 1.0, True),
-    "top-1": RealArm("top-1", 3e-4),
+    "dense": RealArm("dense", math.sqrt(3) * 1e-4),
+    "upcycled": RealArm("upcycled", 3e-4, 1.0, False),
+    "top-1": RealArm("top-1", math.sqrt(3) * 1e-4),
     "E3": RealArm("E3", 3e-4),
     "new dense": RealArm("new dense", 1e-3),
     "new mixture": RealArm("new mixture", 1e-3, 1.0, False),
 }
-
-
-# Tried in addition: experts are given a second chance, since C = 1 leaves tokens without any at the start.
+# Tried in addition: a larger C for upcycling, since C = 1 leaves tokens without any expert at the start, and what lies
+# beyond a best one at an end of its range.
 MORE = {
     "upcycled": {f"peak {p:.2g}, renormalised, C = 2": RealArm("upcycled", p, 2.0, True) for p in PEAKS[:2]},
+    "new mixture": {f"peak {p:.2g}, raw": RealArm("new mixture", p, 1.0, False) for p in (0.0017, 0.003)},
 }
 
 
