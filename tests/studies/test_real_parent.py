@@ -13,7 +13,7 @@ from kitlib.data import download, files
 from kitlib.models import dinov2, vit_parts
 from kitlib.models.vit import ViT
 from kitlib.models.vit_parts import UpperViT
-from kitlib.studies import real_parent
+from kitlib.studies import gates, real_parent
 from kitlib.studies.real_parent import RealArm
 from kitlib.upcycling import surgery
 
@@ -117,3 +117,13 @@ def test_every_kind_has_six_trials_with_their_own_seed():
 
 def test_the_setting_names_what_is_trained():
     assert "blocks 10 and 11 of 12" in real_parent.setting() and files.recipe_hash(real_parent.setting())
+
+
+def test_the_frozen_recipes_are_the_best_trials():
+    scores = gates.trial_scores("real")
+    assert gates.unfinished(scores) == () and scores.groupby("kind")["best"].sum().eq(1).all()
+    trials = real_parent.trials()
+    assert set(scores["kind"]) == set(trials) == set(real_parent.RECIPES)
+    for kind, recipe in real_parent.RECIPES.items():
+        assert set(scores[scores["kind"] == kind]["trial"]) == set(trials[kind])
+        assert trials[kind][gates.best("real", kind)] == recipe, kind
