@@ -21,6 +21,7 @@ from kitlib.studies import gates, statistics, tables
 HIGHER = (
     "accuracy",
     "held_out_accuracy",
+    "unseen_accuracy",
     "shift_accuracy",
     "ood_",
     "shots_",
@@ -28,7 +29,7 @@ HIGHER = (
     "disagreement",
     "kl",
 )  # more is better
-LOWER = ("loss", "held_out_loss", "member_loss", "ece", "shift_loss", "shift_ece", "ood_fpr95", "brier")
+LOWER = ("loss", "held_out_loss", "unseen_loss", "member_loss", "ece", "shift_loss", "shift_ece", "ood_fpr95", "brier")
 PAPERS = ("upcycling", "ensembles", "palix")
 
 

@@ -15,7 +15,8 @@ from kitlib.configs import ViTConfig
 from kitlib.studies import real_parent, real_probes, study, upcycling_tuning
 from kitlib.studies.upcycling_ablations import ablations, headline
 from kitlib.studies.upcycling_runs import SHARES, UpcyclingArm, depth, prepare_parent, run_arm
-from kitlib.studies.upcycling_setups import Setup, deeper, language, recall, text, vision
+from kitlib.studies.upcycling_setups import Setup, deeper, language, vision
+from kitlib.studies.upcycling_tasks import recall, text, words
 from kitlib.upcycling import surgery
 from kitlib.upcycling.surgery import ExpertInit
 
@@ -25,9 +26,9 @@ HEADLINE_SEEDS = 10
 def studies() -> dict[str, study.Study]:
     """All studies: real_probes, real_tuning, real_curves, recall_parents, recall_tuning, recall_curves, ..."""
     by_name = real_probes.studies() | real_parent.studies()
-    for name, task in (("recall", recall), ("text", text)):
+    for name, task in (("recall", recall), ("text", text), ("words", words)):
         by_name |= upcycling_tuning.studies(name, task)
-    tasks = (("recall", recall, tuned), ("text", text, tuned), ("vision", vision, untuned))
+    tasks = (("recall", recall, tuned), ("text", text, tuned), ("words", words, tuned), ("vision", vision, untuned))
     for name, task, ask in (*tasks, ("language", language, untuned)):
         prepare, run = functools.partial(prepare_parent, task), functools.partial(run_arm, task)
         for topic, (question, arms) in ask(task()).items():

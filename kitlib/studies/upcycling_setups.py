@@ -1,8 +1,8 @@
-"""The models and data of the upcycling studies, one object each. Tuned: recall of names by a T5, and span corruption of
-bytes by a T5. Older and not tuned: a ViT on Fashion-MNIST and a T5 on WordNet's glosses.
+"""What a study of upcycling needs to know of its task, `Setup`, and the two older tasks, whose recipes are not tuned: a
+ViT on Fashion-MNIST and a T5 on WordNet's glosses. The tuned ones are in `upcycling_tasks`.
 
-All models are small enough for two CPU cores. Most have too much data to memorise: images are cropped at random, texts
-get new noise. Recall is the opposite: there is nothing else to do.
+All models are small enough for two CPU cores. These two have too much data to memorise: images are cropped at random,
+texts get new noise.
 
 Used by `studies.upcycling` and by notebooks 07 and 08.
 """
@@ -17,8 +17,7 @@ import optax
 
 from kitlib import configs, data, metrics
 from kitlib.configs import T5Config, ViTConfig
-from kitlib.data import byte_tokenizer, denoise, image_batches, text_batches, texts, tokenizer
-from kitlib.data import recall as recall_data
+from kitlib.data import image_batches, text_batches, tokenizer
 from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
 from kitlib.studies.upcycling_recipes import Recipe, schedule
@@ -115,7 +114,7 @@ def language(num_test: int = 896) -> Setup:
     held_out = text_batches.evaluation_set(text_batches.token_stream(data.glosses("test"), words), words, num_test)
 
     def evaluate(model, params):
-        sums = np.sum([_scores(model)(params, *part) for part in _parts(held_out, 64)], axis=0)
+        sums = np.sum([scores(model)(params, *part) for part in parts(held_out, 64)], axis=0)
         return {"accuracy": float(sums[0] / sums[2]), "loss": float(sums[1] / sums[2])}
 
     return Setup(
@@ -137,125 +136,6 @@ def language(num_test: int = 896) -> Setup:
     )
 
 
-# Chosen by the trials of `upcycling_tuning`, whose tables say how (data/results/upcycling_recall_parents.csv and
-# ..._tuning.csv; a test compares).
-RECALL_RECIPES = {
-    "parent": Recipe(0.016),
-    "dense": Recipe(0.008),
-    "upcycled": Recipe(0.016, "restart", capacity=2.0, renormalize=False),
-    "scratch": Recipe(0.008, capacity=2.0, renormalize=True),
-    "deeper": Recipe(0.016, "restart"),
-}
-
-
-@functools.cache
-def recall(split: str = "test") -> Setup:
-    """A T5 of 2 + 2 layers and width 32 learns names by heart; experts in the second layer of both stacks.
-
-    split: of what is taught, the 4,096 facts on which models are compared ("test"), or 4,096 others, by which recipes
-    are chosen ("valid"). Measured are loss per letter and exact recall, and both on facts that were never taught.
-    """
-    taught, words = recall_data.facts("taught"), recall_data.vocabulary()
-    asked = {"": taught[:4096] if split == "test" else taught[4096:8192], "held_out_": recall_data.facts("held_out")}
-
-    def evaluate(model, params):
-        row = {}
-        for prefix, facts in asked.items():
-            sums = np.sum([_scores(model)(params, *part) for part in _parts(vars(facts), 1024)], axis=0)
-            row |= {f"{prefix}accuracy": float(sums[3] / len(facts)), f"{prefix}loss": float(sums[1] / sums[2])}
-        return row
-
-    return _tuned_t5(
-        "T5, recall of names in 35 languages", words.size, 32, 4000, 256, RECALL_RECIPES, evaluate,
-        lambda seed: recall_data.batches(taught, 256, seed=seed), (taught.inputs.shape[1], taught.targets.shape[1]),
-    )  # fmt: skip
-
-
-# As for recall; ..._text_parents.csv and ..._text_tuning.csv.
-TEXT_RECIPES = {
-    "parent": Recipe(0.008),
-    "dense": Recipe(0.008),
-    "upcycled": Recipe(0.008, "restart", capacity=2.0, renormalize=False),
-    "scratch": Recipe(0.008, capacity=2.0, renormalize=False),
-    "deeper": Recipe(0.008, "restart"),
-}
-SPANS = denoise.Denoiser("", 0.15, 6)  # of bytes: about a word
-VALID = 2000  # texts of either kind that recipes are chosen by
-
-
-@functools.cache
-def text(split: str = "test") -> Setup:
-    """A T5 of 2 + 2 layers and width 48 fills in missing bytes: 86,000 glosses, and messages in 96 languages.
-
-    split: the texts on which models are compared ("test"), or others by which recipes are chosen ("valid"); neither is
-    trained on. Loss and accuracy count bytes of texts, not sentinels and ends, which are easy; loss is also measured on
-    glosses and messages alone.
-    """
-    words = byte_tokenizer.ByteTokenizer()
-    length = {"inputs_length": 96, "denoisers": (SPANS,)}
-
-    @functools.cache  # read when they are needed, not when studies are listed
-    def lines() -> dict[str, list[str]]:
-        glosses = [*data.glosses("train"), *data.glosses("more")]
-        return {"gloss": glosses, "message": [message for _, message in texts.messages("train")]}
-
-    @functools.cache
-    def stream() -> np.ndarray:
-        return text_batches.token_stream([text for kind in lines().values() for text in kind[VALID:]], words)
-
-    @functools.cache
-    def held_out() -> dict[str, dict]:
-        asked = {kind: known[:VALID] for kind, known in lines().items()}
-        if split == "test":
-            asked = {"gloss": data.glosses("test"), "message": [message for _, message in texts.messages("test")]}
-        streams = {kind: text_batches.token_stream(found, words) for kind, found in asked.items()}
-        return {kind: text_batches.evaluation_set(found, words, 512, **length) for kind, found in streams.items()}
-
-    def evaluate(model, params):
-        sums = {
-            kind: np.sum([_scores(model, words)(params, *part) for part in _parts(examples, 128)], axis=0)
-            for kind, examples in held_out().items()
-        }
-        total = sum(sums.values())
-        row = {"accuracy": float(total[0] / total[2]), "loss": float(total[1] / total[2])}
-        return row | {f"{kind}_loss": float(found[1] / found[2]) for kind, found in sums.items()}
-
-    return _tuned_t5(
-        "T5, span corruption of bytes, glosses and messages in 96 languages", words.vocab_size, 48, 2400, 64,
-        TEXT_RECIPES, evaluate, lambda seed: text_batches.batches(stream(), words, 64, seed=seed, **length),
-        (96, text_batches.Recipe(words, 96, (SPANS,)).targets_length),
-    )  # fmt: skip
-
-
-def _tuned_t5(name, vocab_size, width, steps, batch_size, recipes, evaluate, batches, lengths) -> Setup:
-    """A T5 of 2 + 2 layers with experts in the second of both; lengths: of inputs and targets, to count FLOPs."""
-    sizes = {"width": width, "mlp_dim": 4 * width, "num_encoder_layers": 2, "num_decoder_layers": 2}
-    return Setup(
-        name=name,
-        dense=configs.t5("tiny", vocab_size=vocab_size, head_dim=width // 4, **sizes),
-        parent_steps=steps,
-        optimizer=f"Adam, batches of {batch_size}",
-        transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
-        recipes=recipes,
-        restarts=True,
-        top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
-        sparse=_sparse_t5,
-        model=t5.T5,
-        loss=t5.seq2seq_loss,
-        init=t5.init_params,
-        batches=batches,
-        evaluate=evaluate,
-        forward_flops=lambda config: sum(flops.t5_forward_flops(config, *lengths).values()),
-    )
-
-
-def _sparse_t5(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **fields):
-    """The paper's recipe, but in the decoder, where a token chooses, C is the number K of its choices."""
-    fields |= {"num_experts": num_experts, "capacity_factor": capacity_factor, "renormalize": renormalize}
-    config = surgery.language_recipe(dense, **fields)
-    return config.replace(decoder_moe=config.decoder_moe.replace(num_selected=max(1, int(capacity_factor))))
-
-
 def deeper(config):
     """The configuration with one more block, of a T5 in each stack."""
     if isinstance(config, ViTConfig):
@@ -264,19 +144,20 @@ def deeper(config):
     return config.replace(**more)
 
 
-def _parts(examples: dict, size: int):
+def parts(examples: dict, size: int) -> list[tuple]:
+    """The inputs and targets of {"inputs": int32[n, N], "targets": int32[n, M]}, `size` at a time."""
     inputs, targets = examples["inputs"], examples["targets"]
     return [(inputs[i : i + size], targets[i : i + size]) for i in range(0, len(inputs), size)]
 
 
 @functools.cache
-def _scores(model, words=None):
-    """(parameters, inputs [B, N], targets [B, M]) -> sums: correct tokens, loss, tokens, examples without error.
+def scores(model, words=None) -> Callable:
+    """Of a T5: (parameters, inputs [B, N], targets [B, M]) -> sums: correct tokens, loss, tokens, faultless examples.
 
     words: a `ByteTokenizer`, to count bytes of texts only; None: all tokens but padding.
     """
 
-    def scores(params, inputs, targets):
+    def sums(params, inputs, targets):
         real = targets != t5.PAD
         logits, _ = model.apply(
             {"params": params}, inputs, t5.shift_right(targets), decoder_segments=real.astype(np.int32)
@@ -286,4 +167,4 @@ def _scores(model, words=None):
         correct = (logits.argmax(axis=-1) == targets) & counted
         return correct.sum(), (losses * counted).sum(), counted.sum(), (correct == counted).all(axis=-1).sum()
 
-    return jax.jit(scores)
+    return jax.jit(sums)

@@ -25,6 +25,7 @@ COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 
 PEAKS = {  # of the parent, by task
     "recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     "text": (0.001, 0.002, 0.004, 0.008, 0.016, 0.032),
+    "words": (0.001, 0.002, 0.004, 0.008, 0.016, 0.032),
 }
 # By task and kind, the trials that went on from a best one at an end of its range.
 BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
@@ -34,6 +35,7 @@ BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
         "scratch": {"peak 0.004, renormalised": Recipe(0.004, renormalize=True)},
     },
     "text": {},
+    "words": {},
 }
 
 

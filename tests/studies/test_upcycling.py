@@ -2,7 +2,7 @@
 
 import pytest
 
-from kitlib.studies import upcycling, upcycling_setups
+from kitlib.studies import upcycling, upcycling_tasks
 from kitlib.upcycling import surgery
 
 
@@ -13,11 +13,18 @@ def test_every_question_has_its_arms():
         for arm in () if name.startswith("real_") else study.arms.values():  # these have a test of their own
             if arm.start != "scratch":  # which dense models do, too: parents that are tuned, wider ones of "memory"
                 assert bool(surgery.moe_layers(arm.config)) == (arm.start == "upcycled"), name
-    assert {name.split("_")[0] for name in upcycling.studies()} == {"real", "recall", "text", "vision", "language"}
+    assert {name.split("_")[0] for name in upcycling.studies()} == {
+        "real",
+        "recall",
+        "text",
+        "words",
+        "vision",
+        "language",
+    }
 
 
 def test_headlines_have_ten_seeds_and_arms_that_end_at_their_cost():
-    study, task = upcycling.studies()["recall_curves"], upcycling_setups.recall()
+    study, task = upcycling.studies()["recall_curves"], upcycling_tasks.recall()
     assert study.seeds >= 10
     costs = {name: arm.steps * task.relative_cost(arm.config) / task.parent_steps for name, arm in study.arms.items()}
     step = 1.5 / task.parent_steps

@@ -2,11 +2,11 @@
 
 import pytest
 
-from kitlib.studies import upcycling_setups
+from kitlib.studies import upcycling_setups, upcycling_tasks
 from kitlib.studies.upcycling_ablations import COST, ablations, headline, placed
 from kitlib.upcycling import surgery
 
-TASKS = [upcycling_setups.recall, upcycling_setups.text]
+TASKS = [upcycling_tasks.recall, upcycling_tasks.text, upcycling_tasks.words]
 
 
 @pytest.mark.parametrize("setup", TASKS, ids=lambda setup: setup.__name__)
@@ -30,9 +30,13 @@ def test_the_tuned_default_is_in_every_study_of_upcycling(setup):
     task = setup()
     studies = ablations(task)
     default = studies["init"][1]["copies"]
+    recipe = task.recipes["upcycled"]
+    c, kind = f"C={recipe.capacity:.0f}", "renormalized" if recipe.renormalize else "raw"
     here = {
-        "experts": "E=16", "capacity": "C=2", "blocks": "last", "routers": "expert choice", "init": "copies",
-        "optimizer": "upcycled restarted", "renormalize": "raw C=2", "pretraining": "upcycled from 100 %",
+        "experts": "E=16", "capacity": c, "blocks": "last 2" if setup is upcycling_tasks.words else "last",
+        "routers": "expert choice", "init": "copies", "pretraining": "upcycled from 100 %",
+        "optimizer": f"upcycled {'restarted' if recipe.moments == 'restart' else 'resumed'}",
+        "renormalize": f"{kind} {c}",
     }  # fmt: skip
     for name, arm in here.items():
         assert studies[name][1][arm] == default, name
@@ -40,7 +44,7 @@ def test_the_tuned_default_is_in_every_study_of_upcycling(setup):
 
 
 def test_one_choice_at_a_time():
-    studies = ablations(upcycling_setups.recall())
+    studies = ablations(upcycling_tasks.recall())
     experts = {name: surgery.moe_layers(arm.config) for name, arm in studies["experts"][1].items()}
     assert {name: {moe.num_experts for moe in layers.values()} for name, layers in experts.items() if layers} == {
         f"E={n}": {n} for n in (4, 8, 16, 32, 64)
@@ -61,7 +65,7 @@ def test_one_choice_at_a_time():
 
 
 def test_places_of_experts():
-    task = upcycling_setups.recall()
+    task = upcycling_tasks.recall()
     found = {name: list(surgery.moe_layers(config)) for name, config in placed(task.sparse(task.dense)).items()}
     assert found == {
         "last": ["encoder/layers_1", "decoder/layers_1"],

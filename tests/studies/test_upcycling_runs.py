@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kitlib.studies import upcycling_recipes, upcycling_runs, upcycling_setups
+from kitlib.studies import upcycling_recipes, upcycling_runs, upcycling_setups, upcycling_tasks
 from kitlib.studies.upcycling_recipes import Recipe
 from kitlib.studies.upcycling_runs import UpcyclingArm
 
@@ -17,14 +17,14 @@ RATE = Recipe(2e-3)
 
 def short(task):
     """The same setup with a parent of four steps and two layers per stack, evaluated on few examples."""
-    task = task() if task is upcycling_setups.recall else task(num_test=128)
+    task = task() if task in (upcycling_tasks.recall, upcycling_tasks.words) else task(num_test=128)
     layers = {name: 2 for name in LAYERS if hasattr(task.dense, name)}
     recipes = dict.fromkeys(task.recipes, RATE)
     dense = task.dense.replace(**layers)
     return dataclasses.replace(task, parent_steps=4, dense=dense, name=f"short {task.name}", recipes=recipes)
 
 
-TASKS = [upcycling_setups.vision, upcycling_setups.language, upcycling_setups.recall]
+TASKS = [upcycling_setups.vision, upcycling_setups.language, upcycling_tasks.recall, upcycling_tasks.words]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.__name__)
@@ -54,7 +54,7 @@ def test_arms_start_at_the_parent(task, tmp_path):
     assert rows["dense"][1]["extra_cost"] == 0.25  # one step of four
     assert rows["upcycled"][1]["extra_cost"] > 0.25
     # With top-2 of 2 experts at capacity factor 1 the decoder may drop a token: for text the losses are only close.
-    tol = 1e-4 if task is upcycling_setups.vision else 2e-2
+    tol = 1e-4 if task in (upcycling_setups.vision, upcycling_tasks.words) else 2e-2
     assert rows["upcycled"][0]["loss"] == pytest.approx(rows["dense"][0]["loss"], abs=tol)
     assert rows["half"][0]["loss"] > rows["dense"][0]["loss"]
     np.testing.assert_equal(upcycling_runs.run_arm(lambda: quick, arms["upcycled"], 0, tmp_path), rows["upcycled"])
@@ -62,7 +62,7 @@ def test_arms_start_at_the_parent(task, tmp_path):
 
 def test_recipes_differ_in_rate_moments_and_cooldown(tmp_path, monkeypatch):
     monkeypatch.setattr(upcycling_recipes, "WARMUP", 1)  # the parent has four steps
-    quick = short(upcycling_setups.recall)
+    quick = short(upcycling_tasks.recall)
     upcycling_runs.prepare_parent(lambda: quick, 0, tmp_path)
 
     def losses(**changes):
@@ -78,7 +78,7 @@ def test_recipes_differ_in_rate_moments_and_cooldown(tmp_path, monkeypatch):
 
 
 def test_a_parent_is_made_once_and_a_damaged_one_is_refused(tmp_path):
-    quick = short(upcycling_setups.recall)
+    quick = short(upcycling_tasks.recall)
     upcycling_runs.prepare_parent(lambda: quick, 0, tmp_path)
     stored = sorted(tmp_path.iterdir())
     assert [path.stem.split("-")[-1] for path in stored] == ["100", "25", "50", "75"]
@@ -94,7 +94,7 @@ def test_a_parent_is_made_once_and_a_damaged_one_is_refused(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    quick = short(upcycling_setups.recall)
+    quick = short(upcycling_tasks.recall)
     arm = UpcyclingArm(quick.dense, "scratch", 4, Recipe(float("inf")))
     with pytest.raises(FloatingPointError, match="The loss is nan at step"):
         upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path)

@@ -5,11 +5,11 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from kitlib.studies import gates, runner, upcycling, upcycling_setups, upcycling_tuning
+from kitlib.studies import gates, runner, upcycling, upcycling_setups, upcycling_tasks, upcycling_tuning
 from kitlib.studies.upcycling_recipes import Recipe
 from kitlib.upcycling import surgery
 
-TUNED = {"recall": upcycling_setups.recall, "text": upcycling_setups.text}
+TUNED = {"recall": upcycling_tasks.recall, "text": upcycling_tasks.text, "words": upcycling_tasks.words}
 
 
 @pytest.mark.parametrize("name", TUNED)

@@ -1,0 +1,202 @@
+"""The tasks of upcycling whose recipes are tuned (`upcycling_tuning`): recall of names and span corruption of bytes by
+a T5, and pictures of words, sorted by meaning, by a ViT. Whether upcycling can be judged on them their gates say
+(`gates`).
+
+Used by `studies.upcycling`; recall is built in notebook 08.
+"""
+
+import functools
+
+import numpy as np
+import optax
+
+from kitlib import configs, data, metrics
+from kitlib.data import byte_tokenizer, denoise, image_batches, keyed_rng, text_batches, texts
+from kitlib.data import recall as recall_data
+from kitlib.models import flops, t5
+from kitlib.models.vit import ViT
+from kitlib.studies.upcycling_recipes import Recipe
+from kitlib.studies.upcycling_setups import Setup, parts, scores
+from kitlib.synthetic import word_pictures
+from kitlib.training import classification, optim
+from kitlib.upcycling import surgery
+
+# Chosen by the trials of `upcycling_tuning`, whose tables say how (data/results/upcycling_recall_parents.csv and
+# ..._tuning.csv; a test compares).
+RECALL_RECIPES = {
+    "parent": Recipe(0.016),
+    "dense": Recipe(0.008),
+    "upcycled": Recipe(0.016, "restart", capacity=2.0, renormalize=False),
+    "scratch": Recipe(0.008, capacity=2.0, renormalize=True),
+    "deeper": Recipe(0.016, "restart"),
+}
+
+
+@functools.cache
+def recall(split: str = "test") -> Setup:
+    """A T5 of 2 + 2 layers and width 32 learns names by heart; experts in the second layer of both stacks.
+
+    split: of what is taught, the 4,096 facts on which models are compared ("test"), or 4,096 others, by which recipes
+    are chosen ("valid"). Measured are loss per letter and exact recall, and both on facts that were never taught.
+    """
+    taught, words = recall_data.facts("taught"), recall_data.vocabulary()
+    asked = {"": taught[:4096] if split == "test" else taught[4096:8192], "held_out_": recall_data.facts("held_out")}
+
+    def evaluate(model, params):
+        row = {}
+        for prefix, facts in asked.items():
+            sums = np.sum([scores(model)(params, *part) for part in parts(vars(facts), 1024)], axis=0)
+            row |= {f"{prefix}accuracy": float(sums[3] / len(facts)), f"{prefix}loss": float(sums[1] / sums[2])}
+        return row
+
+    return _tuned_t5(
+        "T5, recall of names in 35 languages", words.size, 32, 4000, 256, RECALL_RECIPES, evaluate,
+        lambda seed: recall_data.batches(taught, 256, seed=seed), (taught.inputs.shape[1], taught.targets.shape[1]),
+    )  # fmt: skip
+
+
+# As for recall; ..._text_parents.csv and ..._text_tuning.csv.
+TEXT_RECIPES = {
+    "parent": Recipe(0.008),
+    "dense": Recipe(0.008),
+    "upcycled": Recipe(0.008, "restart", capacity=2.0, renormalize=False),
+    "scratch": Recipe(0.008, capacity=2.0, renormalize=False),
+    "deeper": Recipe(0.008, "restart"),
+}
+SPANS = denoise.Denoiser("", 0.15, 6)  # of bytes: about a word
+VALID = 2000  # texts of either kind that recipes are chosen by
+
+
+@functools.cache
+def text(split: str = "test") -> Setup:
+    """A T5 of 2 + 2 layers and width 48 fills in missing bytes: 86,000 glosses, and messages in 96 languages.
+
+    split: the texts on which models are compared ("test"), or others by which recipes are chosen ("valid"); neither is
+    trained on. Loss and accuracy count bytes of texts, not sentinels and ends, which are easy; loss is also measured on
+    glosses and messages alone.
+    """
+    words = byte_tokenizer.ByteTokenizer()
+    length = {"inputs_length": 96, "denoisers": (SPANS,)}
+
+    @functools.cache  # read when they are needed, not when studies are listed
+    def lines() -> dict[str, list[str]]:
+        glosses = [*data.glosses("train"), *data.glosses("more")]
+        return {"gloss": glosses, "message": [message for _, message in texts.messages("train")]}
+
+    @functools.cache
+    def stream() -> np.ndarray:
+        return text_batches.token_stream([text for kind in lines().values() for text in kind[VALID:]], words)
+
+    @functools.cache
+    def held_out() -> dict[str, dict]:
+        asked = {kind: known[:VALID] for kind, known in lines().items()}
+        if split == "test":
+            asked = {"gloss": data.glosses("test"), "message": [message for _, message in texts.messages("test")]}
+        streams = {kind: text_batches.token_stream(found, words) for kind, found in asked.items()}
+        return {kind: text_batches.evaluation_set(found, words, 512, **length) for kind, found in streams.items()}
+
+    def evaluate(model, params):
+        sums = {
+            kind: np.sum([scores(model, words)(params, *part) for part in parts(examples, 128)], axis=0)
+            for kind, examples in held_out().items()
+        }
+        total = sum(sums.values())
+        row = {"accuracy": float(total[0] / total[2]), "loss": float(total[1] / total[2])}
+        return row | {f"{kind}_loss": float(found[1] / found[2]) for kind, found in sums.items()}
+
+    return _tuned_t5(
+        "T5, span corruption of bytes, glosses and messages in 96 languages", words.vocab_size, 48, 2400, 64,
+        TEXT_RECIPES, evaluate, lambda seed: text_batches.batches(stream(), words, 64, seed=seed, **length),
+        (96, text_batches.Recipe(words, 96, (SPANS,)).targets_length),
+    )  # fmt: skip
+
+
+def _tuned_t5(name, vocab_size, width, steps, batch_size, recipes, evaluate, batches, lengths) -> Setup:
+    """A T5 of 2 + 2 layers with experts in the second of both; lengths: of inputs and targets, to count FLOPs."""
+    sizes = {"width": width, "mlp_dim": 4 * width, "num_encoder_layers": 2, "num_decoder_layers": 2}
+    return Setup(
+        name=name,
+        dense=configs.t5("tiny", vocab_size=vocab_size, head_dim=width // 4, **sizes),
+        parent_steps=steps,
+        optimizer=f"Adam, batches of {batch_size}",
+        transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
+        recipes=recipes,
+        restarts=True,
+        top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
+        sparse=_sparse_t5,
+        model=t5.T5,
+        loss=t5.seq2seq_loss,
+        init=t5.init_params,
+        batches=batches,
+        evaluate=evaluate,
+        forward_flops=lambda config: sum(flops.t5_forward_flops(config, *lengths).values()),
+    )
+
+
+def _sparse_t5(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **fields):
+    """The paper's recipe, but in the decoder, where a token chooses, C is the number K of its choices."""
+    fields |= {"num_experts": num_experts, "capacity_factor": capacity_factor, "renormalize": renormalize}
+    config = surgery.language_recipe(dense, **fields)
+    return config.replace(decoder_moe=config.decoder_moe.replace(num_selected=max(1, int(capacity_factor))))
+
+
+# As for recall; ..._words_parents.csv and ..._words_tuning.csv.
+WORDS_RECIPES = {
+    "parent": Recipe(0.004),
+    "dense": Recipe(0.004),
+    "upcycled": Recipe(0.004, "restart", capacity=2.0, renormalize=False),
+    "scratch": Recipe(0.004, capacity=2.0, renormalize=False),
+    "deeper": Recipe(0.004, "restart"),
+}
+
+
+@functools.cache
+def words(split: str = "test") -> Setup:
+    """A ViT of 4 blocks and width 32 reads words in pictures and says what kind of thing they mean; experts in the last
+    two blocks.
+
+    split: of what is taught, the 4,096 words on which models are compared ("test"), or 4,096 others, by which recipes
+    are chosen ("valid"), in new pictures. Measured are loss and accuracy, and both on words that were never taught.
+    """
+    taught = word_pictures.vocabulary("taught")
+
+    @functools.cache  # drawn when they are needed, not when studies are listed
+    def asked() -> dict[str, tuple]:
+        chosen = taught[:4096] if split == "test" else taught[4096:8192]
+        found, rng = {"": chosen, "unseen_": word_pictures.vocabulary("unseen")}, keyed_rng(0, int(split == "test"))
+        return {
+            prefix: (image_batches.to_float(word_pictures.pictures(known.letters, rng)), known.labels)
+            for prefix, known in found.items()
+        }
+
+    def evaluate(model, params):
+        row = {}
+        for prefix, (images, labels) in asked().items():
+            probs = metrics.softmax(classification.predict(model, params, images, batch_size=256))
+            row |= {f"{prefix}accuracy": metrics.accuracy(probs, labels), f"{prefix}loss": metrics.nll(probs, labels)}
+        return row
+
+    size = {"width": 32, "mlp_dim": 128, "depth": 4, "image_size": (12, 144), "channels": 1, "pool": "gap"}
+    return Setup(
+        name="ViT, pictures of words sorted by meaning",
+        dense=configs.vit("tiny/12", num_classes=len(taught.categories), **size),
+        parent_steps=4000,
+        optimizer="Adam, batches of 256",
+        transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
+        recipes=WORDS_RECIPES,
+        restarts=False,
+        top_k={},
+        sparse=_sparse_vit,
+        model=ViT,
+        loss=classification.classification_loss,
+        init=lambda model, seed: classification.init_params(model, (1, 12, 144, 1), seed),
+        batches=lambda seed: word_pictures.batches(taught, 256, seed=seed),
+        evaluate=evaluate,
+        forward_flops=lambda config: sum(flops.vit_forward_flops(config).values()),
+    )
+
+
+def _sparse_vit(dense, capacity_factor=2.0, renormalize=True, num_experts=16, **fields):
+    """The paper's recipe; one batch of 256 pictures with 12 tokens each is one group."""
+    fields |= {"num_experts": num_experts, "capacity_factor": capacity_factor, "renormalize": renormalize}
+    return surgery.vision_recipe(dense, **{"group_size": 3072} | fields)

@@ -1,0 +1,87 @@
+"""kitlib.studies.upcycling_tasks: what is asked and counted in recall, span corruption of bytes, pictures of words."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from kitlib import data
+from kitlib.data import texts
+from kitlib.studies import upcycling_tasks
+from kitlib.upcycling import surgery
+
+
+def test_experts_per_token_are_the_capacity_of_both_stacks():
+    for one, c in itertools.product((upcycling_tasks.recall(), upcycling_tasks.text()), (1.0, 2.0, 5.0)):
+        config = one.sparse(one.dense, capacity_factor=c, renormalize=True)
+        assert config.moe.capacity_factor == c and config.decoder_moe.num_selected == c
+        assert config.moe.renormalize and config.decoder_moe.renormalize
+
+
+@pytest.mark.slow
+def test_recall_of_a_model_that_knows_nothing_and_of_one_that_knows_all(monkeypatch):
+    """Loss near the entropy of letters and no name right at first; 0 and 1 if every logit is that of the target."""
+    one = upcycling_tasks.recall("valid")
+    model = one.model(one.dense)
+    found = one.evaluate(model, one.init(model, 0))
+    assert set(found) == {"accuracy", "loss", "held_out_accuracy", "held_out_loss"}
+    assert found["accuracy"] == 0.0 and 3 < found["loss"] < 12
+
+    def perfect(params, inputs, targets):
+        real = targets != 0
+        return real.sum(), 0.0, real.sum(), len(targets)
+
+    monkeypatch.setattr(upcycling_tasks, "scores", lambda model: perfect)
+    assert one.evaluate(model, None) == {"accuracy": 1.0, "loss": 0.0, "held_out_accuracy": 1.0, "held_out_loss": 0.0}
+
+
+@pytest.mark.slow
+def test_bytes_are_counted_without_sentinels_and_ends():
+    """A model that is always sure of the right token but at sentinels and ends, where it is sure of a wrong one."""
+    one = upcycling_tasks.text("valid")
+
+    class Knows:
+        def apply(self, variables, inputs, decoder_tokens, decoder_segments):
+            right = jax.numpy.concatenate([decoder_tokens[:, 1:], decoder_tokens[:, :1]], axis=1)
+            right = jax.numpy.where((right >= 3) & (right < 259), right, 3)  # not a byte: a wrong answer
+            return 50.0 * jax.nn.one_hot(right, 288), {}
+
+        __hash__ = object.__hash__
+
+    found = one.evaluate(Knows(), {})
+    # One target in five is a sentinel or an end. (The last, of which the decoder reads nothing, always is an end.)
+    assert set(found) == {"accuracy", "loss", "gloss_loss", "message_loss"}
+    assert found["accuracy"] == 1.0 and found["loss"] < 1e-6
+
+
+def test_texts_that_are_asked_about_are_not_trained_on():
+    """Validation and test texts, and the two splits of each, have no text in common with what is trained."""
+    glosses, messages = [*data.glosses("train"), *data.glosses("more")], [m for _, m in texts.messages("train")]
+    trained = {*glosses[upcycling_tasks.VALID :], *messages[upcycling_tasks.VALID :]}
+    valid = {*glosses[: upcycling_tasks.VALID], *messages[: upcycling_tasks.VALID]}
+    test = {*data.glosses("test"), *(m for _, m in texts.messages("test"))}
+    assert len(valid) == 4_000 and len(test) == 5_000
+    assert trained.isdisjoint(valid) and trained.isdisjoint(test) and valid.isdisjoint(test)
+
+
+@pytest.mark.slow
+def test_words_of_a_model_that_knows_nothing():
+    """A zero head gives each of the 33 categories the same probability; what is asked differs between the splits."""
+    one, other = upcycling_tasks.words("valid"), upcycling_tasks.words("test")
+    model = one.model(one.dense)
+    params = one.init(model, 0)
+    found = [task.evaluate(model, params) for task in (one, other)]
+    for row in found:
+        assert set(row) == {"accuracy", "loss", "unseen_accuracy", "unseen_loss"}
+        assert row["loss"] == pytest.approx(np.log(33), rel=1e-5) == row["unseen_loss"]
+    assert found[0]["accuracy"] != found[1]["accuracy"]  # the share of category 0, among other words
+
+
+def test_a_batch_of_words_is_one_group():
+    """Training and evaluation route 256 pictures of 12 tokens together."""
+    one = upcycling_tasks.words()
+    config = one.sparse(one.dense, capacity_factor=1.0, renormalize=False)
+    assert config.moe.group_size == 256 * config.num_tokens == 3072 and config.moe.capacity_factor == 1.0
+    assert list(surgery.moe_layers(config)) == [f"Transformer/encoderblock_{i}" for i in (2, 3)]
+    assert not config.moe.renormalize
