@@ -144,8 +144,8 @@ def _sparse_t5(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **
 WORDS_RECIPES = {
     "parent": Recipe(0.004),
     "dense": Recipe(0.004),
-    "upcycled": Recipe(0.004, "restart", capacity=2.0, renormalize=False),
-    "scratch": Recipe(0.004, capacity=2.0, renormalize=False),
+    "upcycled": Recipe(0.004, "restart", capacity=1.0, renormalize=False),
+    "scratch": Recipe(0.004, capacity=1.0, renormalize=False),
     "deeper": Recipe(0.004, "restart"),
 }
 
@@ -180,7 +180,7 @@ def words(split: str = "test") -> Setup:
     return Setup(
         name="ViT, pictures of words sorted by meaning",
         dense=configs.vit("tiny/12", num_classes=len(taught.categories), **size),
-        parent_steps=4000,
+        parent_steps=6000,
         optimizer="Adam, batches of 256",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
         recipes=WORDS_RECIPES,
@@ -196,7 +196,7 @@ def words(split: str = "test") -> Setup:
     )
 
 
-def _sparse_vit(dense, capacity_factor=2.0, renormalize=True, num_experts=16, **fields):
-    """The paper's recipe; one batch of 256 pictures with 12 tokens each is one group."""
+def _sparse_vit(dense, capacity_factor=1.0, renormalize=False, num_experts=16, **fields):
+    """The recipe of the paper's ablations, C = 1; one batch of 256 pictures with 12 tokens each is one group."""
     fields |= {"num_experts": num_experts, "capacity_factor": capacity_factor, "renormalize": renormalize}
     return surgery.vision_recipe(dense, **{"group_size": 3072} | fields)

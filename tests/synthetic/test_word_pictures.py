@@ -47,40 +47,33 @@ def test_letters_and_rows_by_hand():
         word_pictures.vocabulary("test")
 
 
-def test_pictures_show_ink_where_there_are_letters():
-    """Without noise a cell without a letter has one value, the paper's, and a cell with one has others; ink and paper
-    differ by at least 0.3 of the range, and both orders of light and dark occur."""
-    noise, word_pictures.NOISE = word_pictures.NOISE, 0.0
-    try:
-        images = word_pictures.pictures(np.tile(np.array([[3, 1, 20] + [0] * 9], np.uint8), (200, 1)), rng(0))
-    finally:
-        word_pictures.NOISE = noise
+def test_pictures_show_ink_where_there_are_letters(monkeypatch):
+    """Without noise a cell without a letter has one value, the paper's, and a cell with one has darker ones."""
+    monkeypatch.setattr(word_pictures, "NOISE", 0.0)
+    images = word_pictures.pictures(np.tile(np.array([[3, 1, 20] + [0] * 9], np.uint8), (200, 1)), rng(0))
     assert images.shape == (200, CELL, 12 * CELL, 1) and images.dtype == np.uint8
-    cells = images[..., 0].reshape(200, CELL, 12, CELL).transpose(0, 2, 1, 3).astype(int)
+    cells = images[..., 0].reshape(200, CELL, 12, CELL).transpose(0, 2, 1, 3) / 255
     empty, written = cells[:, 3:], cells[:, :3]
-    assert (np.ptp(empty, axis=(1, 2, 3)) == 0).all()
-    contrast = np.abs(written - empty[:, :1, :1, :1]).max(axis=(2, 3))
-    assert (contrast > 0.3 * 255 * 0.9).all()  # thin strokes do not reach the full colour
-    lighter = empty[:, 0, 0, 0] > written.reshape(200, -1).min(axis=1)
-    assert 0.3 < lighter.mean() < 0.7
+    assert (np.ptp(empty, axis=(1, 2, 3)) == 0).all() and empty.min() > 0.69
+    assert (written.min(axis=(2, 3)) < 0.5).all() and (written.max(axis=(2, 3)) == empty[:, :1, 0, 0]).all()
+    assert np.unique(images, axis=0).shape[0] == 200  # every picture is another one
 
 
 def test_noise_stays_in_its_range():
-    flat = word_pictures.pictures(np.zeros((50, 12), np.uint8), rng(0))[..., 0].astype(float) / 255
-    inside = flat[(flat > 0.01) & (flat < 0.99)]
-    assert np.ptp(flat, axis=(1, 2)).max() <= 2 * word_pictures.NOISE + 0.01
-    assert np.ptp(flat, axis=(1, 2)).min() > 0.2 and inside.size
+    flat = word_pictures.pictures(np.zeros((50, 12), np.uint8), rng(0))[..., 0] / 255
+    spread = np.ptp(flat, axis=(1, 2))
+    assert spread.min() > word_pictures.NOISE and spread.max() <= 2 * word_pictures.NOISE + 0.01
 
 
 def test_every_glyph_is_whole_and_different():
     """No two letters look the same, and at most a twentieth of a letter's ink is cut off at its cell's borders, of any
     letter in any font, size and place (drawn again on a larger canvas)."""
     glyphs = word_pictures._glyphs()
-    assert glyphs.shape == (len(word_pictures.FONTS) * len(word_pictures.SIZES) * 10, 27, CELL, CELL)
+    assert glyphs.shape == (len(word_pictures.FONTS) * len(word_pictures.SIZES) * 6, 27, CELL, CELL)
     assert not glyphs[:, 0].any()
     for kind, letters in enumerate(glyphs):
         assert np.unique(letters.reshape(27, -1), axis=0).shape == (27, CELL * CELL)
-        font = font_of_size(word_pictures.FONTS[kind // 30], word_pictures.SIZES[kind // 10 % 3])
+        font = font_of_size(word_pictures.FONTS[kind // 12], word_pictures.SIZES[kind // 6 % 2])
         for letter in range(1, 27):
             canvas = Image.new("L", (30, 30))
             ImageDraw.Draw(canvas).text((15, 15), chr(96 + letter), fill=255, font=font, anchor="ms")
