@@ -46,7 +46,7 @@ def toctree(lessons: list[Lesson]) -> str:
     listed = "\n".join(f"lessons/{lesson.name}" for lesson in lessons)
     return (
         f"```{{toctree}}\n:hidden:\n:caption: Lessons\n\n{listed}\n```\n\n"
-        "```{toctree}\n:hidden:\n:caption: Reference\n\nclaims\nglossary\napi/index\n```"
+        "```{toctree}\n:hidden:\n:caption: Reference\n\nclaims\nglossary\npalix\nspeed\napi/index\n```"
     )
 
 
