@@ -195,7 +195,8 @@ def pods(title: tyro.conf.Positional[str] = "", /, *, all: Flag = False) -> int:
 
 
 def stamp() -> int:
-    """Write the repository's address (pyproject.toml, [project.urls]) into badge and set-up cell of all notebooks."""
+    """Write the repository's address (pyproject.toml, [project.urls]) into all notebooks' badges and set-up cells, and
+    into README.md."""
     import nbformat
 
     from kitlib.data import files
@@ -207,6 +208,8 @@ def stamp() -> int:
         stamp_notebook(nb, path.name, address)
         files.write_text(path, nbformat.writes(nb))
         print(f"stamped {path.name}: {address or 'no address, [project.urls] Repository in pyproject.toml is unset'}")
+    readme = files.ROOT / "README.md"
+    files.write_text(readme, notebook_files.with_badges(readme.read_text(encoding="utf-8"), address))
     return 0
 
 

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import tomllib
@@ -97,6 +98,16 @@ def repository(root: Path = ROOT) -> str:
     """The project's address: `[project.urls] Repository` in pyproject.toml, written only there. "" while unset."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     return project.get("urls", {}).get("Repository", "").rstrip("/")
+
+
+def with_badges(readme: str, address: str) -> str:
+    """README.md with its line of badges (tests, site, licence) for this address; without one, none."""
+    badges = "<!-- badges -->"
+    if address:
+        owner, _, name = address.removeprefix("https://github.com/").partition("/")
+        tests, pages = f"{address}/actions/workflows/tests.yml", f"https://{owner}.github.io/{name}"
+        badges += f" [![tests]({tests}/badge.svg)]({tests}) [site]({pages}) · [Apache-2.0](LICENSE)"
+    return re.sub(r"^<!-- badges -->.*$", lambda _: badges, readme, flags=re.MULTILINE)
 
 
 def setup_cell(address: str) -> str:

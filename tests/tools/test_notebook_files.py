@@ -74,3 +74,16 @@ def test_jupyterlabs_server_saves_without_a_change(tmp_path, monkeypatch):
     model["content"]["metadata"]["language_info"]["version"] = "3.13.0"
     manager.save(model, copies[0].name)
     assert copies[0].read_bytes().rstrip(b"\n") == before.rstrip(b"\n")
+
+
+def test_badges_of_an_address_and_of_none():
+    """Stamping twice is stamping once, the rest of the page stays, and the repository's page has none while unset."""
+    readme = "# kitlib\n\n<!-- badges -->\n\ntext <!-- badges -->\n"
+    stamped = notebook_files.with_badges(readme, "https://github.com/people/kit")
+    line = stamped.splitlines()[2]
+    assert "(https://github.com/people/kit/actions/workflows/tests.yml)" in line
+    assert "https://people.github.io/kit)" in line and "text <!-- badges -->" in stamped
+    assert notebook_files.with_badges(stamped, "https://github.com/people/kit") == stamped
+    assert notebook_files.with_badges(stamped, "") == readme
+    page = (files.ROOT / "README.md").read_text()
+    assert notebook_files.with_badges(page, notebook_files.repository()) == page
