@@ -114,7 +114,7 @@ def language(num_test: int = 896) -> Setup:
     held_out = text_batches.evaluation_set(text_batches.token_stream(data.glosses("test"), words), words, num_test)
 
     def evaluate(model, params):
-        sums = np.sum([scores(model)(params, *part) for part in parts(held_out, 64)], axis=0)
+        sums = np.sum([t5_scores(model)(params, *part) for part in parts(held_out, 64)], axis=0)
         return {"accuracy": float(sums[0] / sums[2]), "loss": float(sums[1] / sums[2])}
 
     return Setup(
@@ -151,7 +151,7 @@ def parts(examples: dict, size: int) -> list[tuple]:
 
 
 @functools.cache
-def scores(model, words=None) -> Callable:
+def t5_scores(model, words=None) -> Callable:
     """Of a T5: (parameters, inputs [B, N], targets [B, M]) -> sums: correct tokens, loss, tokens, faultless examples.
 
     words: a `ByteTokenizer`, to count bytes of texts only; None: all tokens but padding.

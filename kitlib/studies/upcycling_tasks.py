@@ -16,7 +16,7 @@ from kitlib.data import recall as recall_data
 from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
 from kitlib.studies.upcycling_recipes import Recipe
-from kitlib.studies.upcycling_setups import Setup, parts, scores
+from kitlib.studies.upcycling_setups import Setup, parts, t5_scores
 from kitlib.synthetic import word_pictures
 from kitlib.training import classification, optim
 from kitlib.upcycling import surgery
@@ -45,7 +45,7 @@ def recall(split: str = "test") -> Setup:
     def evaluate(model, params):
         row = {}
         for prefix, facts in asked.items():
-            sums = np.sum([scores(model)(params, *part) for part in parts(vars(facts), 1024)], axis=0)
+            sums = np.sum([t5_scores(model)(params, *part) for part in parts(vars(facts), 1024)], axis=0)
             row |= {f"{prefix}accuracy": float(sums[3] / len(facts)), f"{prefix}loss": float(sums[1] / sums[2])}
         return row
 
@@ -97,7 +97,7 @@ def text(split: str = "test") -> Setup:
 
     def evaluate(model, params):
         sums = {
-            kind: np.sum([scores(model, words)(params, *part) for part in parts(examples, 128)], axis=0)
+            kind: np.sum([t5_scores(model, words)(params, *part) for part in parts(examples, 128)], axis=0)
             for kind, examples in held_out().items()
         }
         total = sum(sums.values())

@@ -32,7 +32,7 @@ def test_recall_of_a_model_that_knows_nothing_and_of_one_that_knows_all(monkeypa
         real = targets != 0
         return real.sum(), 0.0, real.sum(), len(targets)
 
-    monkeypatch.setattr(upcycling_tasks, "scores", lambda model: perfect)
+    monkeypatch.setattr(upcycling_tasks, "t5_scores", lambda model: perfect)
     assert one.evaluate(model, None) == {"accuracy": 1.0, "loss": 0.0, "held_out_accuracy": 1.0, "held_out_loss": 0.0}
 
 
