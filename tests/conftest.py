@@ -3,6 +3,7 @@
 import gc
 import os
 from importlib import metadata
+from pathlib import Path
 
 # A matching device for every developer: unit tests are about the CPU. Multi-device tests start their own process.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -33,6 +34,9 @@ FOREIGN_WARNINGS = (
 )
 
 
+MOST_MAPS = 30_000
+
+
 def pytest_configure(config):
     """Warnings are errors; later lines win, so the exceptions come after."""
     for line in ("error", *FOREIGN_WARNINGS):
@@ -44,6 +48,17 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Compiled programs hold memory maps, of which Linux gives a process 65,530 (vm.max_map_count): with too many a
+    worker crashes. Before that, programs of earlier files are forgotten."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

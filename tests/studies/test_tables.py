@@ -52,6 +52,7 @@ def test_stored_tables_are_whole():
     stored = sorted(path for path in runner.RESULTS.glob("*.csv") if path.stem.startswith(runner.PAPERS))
     expected = {f"upcycling_vision_{name}" for name in ("curves", "experts", "init")}
     expected |= {f"upcycling_recall_{name}" for name in ("parents", "tuning", "curves")}
+    expected |= {f"upcycling_real_{name}" for name in ("probes", "tuning", "curves")}
     expected |= {f"palix_{name}" for name in runner.studies_of("palix")}
     assert expected <= {path.stem for path in stored}
     for path in stored:
@@ -63,7 +64,8 @@ def test_stored_tables_are_whole():
         )
         for arm, rows in table.groupby("arm"):
             tests = [f": {column}" for column, _ in study.arms[arm].tests] if paper == "palix" else [""]
-            measured = [f"{metric}{test}" for test in tests for metric in ("accuracy", "loss")]
+            metrics = ("accuracy",) if name.endswith("_probes") else ("accuracy", "loss")
+            measured = [f"{metric}{test}" for test in tests for metric in metrics]
             assert np.isfinite(rows[measured]).all(axis=None), (name, arm)
         head = path.read_text().splitlines()[:4]
         assert head[0] == f"# {study.question}" and head[1] == f"# {study.setting}"
