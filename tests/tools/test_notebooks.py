@@ -284,7 +284,8 @@ def with_changed_digits(nb):
                         )
                         tags = {"tags": cell.metadata.get("tags", [])}
                         cells.append(new_code_cell(source, outputs=[stored], metadata=tags, execution_count=1))
-    return new_notebook(cells=cells, metadata=nb.metadata)
+    metadata = {name: value for name, value in nb.metadata.items() if name != "needs"}  # printing needs no weights
+    return new_notebook(cells=cells, metadata=metadata)
 
 
 def test_the_changed_digit_is_the_first_compared_one():
