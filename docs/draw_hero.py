@@ -72,11 +72,8 @@ def tower(axes) -> None:
         photo = np.asarray(file.crop((0, 0, 512, 512)).resize((448, 448), Image.Resampling.BICUBIC))
     _, out = jax.jit(ViT(config).apply)({"params": params}, dinov2.normalize(photo[None]))
     patches = np.asarray(out["block09"]["+mlp"][0, 1:])
-    centred = patches - patches.mean(axis=0)
-    parts = centred @ np.linalg.svd(centred, full_matrices=False)[2][:3].T
-    parts = (parts - parts.min(axis=0)) / np.ptp(parts, axis=0)
     axes[0].imshow(photo)
-    axes[1].imshow(parts.reshape(*config.grid, 3))
+    axes[1].imshow(plots.three_colours(patches).reshape(*config.grid, 3))
     for ax, title in zip(axes, ("a photograph", "what a real tower sees"), strict=True):
         ax.set_title(title)
         ax.axis("off")

@@ -13,7 +13,6 @@ The names are CLDR's; data/make_names.py made the file. Built in notebooks/08_t5
 import functools
 import gzip
 import hashlib
-import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ import grain
 import numpy as np
 
 from kitlib.configs.nearest_name import one_of
-from kitlib.data.files import data_folder, keyed_rng, read_checked
+from kitlib.data import shuffled
+from kitlib.data.files import data_folder, read_checked
 
 FILE = "names.txt.gz"
 PAD, EOS = 0, 1
@@ -144,18 +144,8 @@ def batches(facts: Facts, batch_size: int, *, seed: int = 0) -> grain.DatasetIte
     `get_state` and `set_state` continue with the very next batch. The last incomplete batch of an epoch is dropped.
     Raises ValueError if there are fewer facts than batch_size, or it is not positive.
     """
-    if not 1 <= batch_size <= len(facts):
-        raise ValueError(f"batch_size is {batch_size}; expected 1 to {len(facts)}, the number of facts.")
-    steps = len(facts) // batch_size
 
-    @functools.lru_cache(maxsize=2)  # the reader thread may be in two epochs at once
-    def order(epoch: int) -> np.ndarray:
-        return keyed_rng(seed, 0, epoch).permutation(len(facts))
-
-    def batch(position: int) -> dict[str, np.ndarray]:
-        epoch, step = divmod(position, steps)
-        rows = order(epoch)[step * batch_size : (step + 1) * batch_size]
+    def batch(rows: np.ndarray, position: int) -> dict[str, np.ndarray]:
         return {"inputs": facts.inputs[rows], "targets": facts.targets[rows]}
 
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # works while the device computes
-    return iter(grain.MapDataset.range(steps * (sys.maxsize // steps)).map(batch).to_iter_dataset(options))
+    return shuffled.batches(len(facts), batch_size, batch, seed=seed)

@@ -15,7 +15,6 @@ import collections
 import functools
 import hashlib
 import itertools
-import sys
 from dataclasses import dataclass
 
 import grain
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from kitlib.configs.nearest_name import one_of
-from kitlib.data import texts
+from kitlib.data import shuffled, texts
 from kitlib.data.files import keyed_rng
 from kitlib.data.image_batches import to_float
 from kitlib.synthetic.rendered_text import font_of_size
@@ -125,19 +124,9 @@ def batches(words: Words, batch_size: int, *, seed: int = 0) -> grain.DatasetIte
 
     Raises ValueError if there are fewer words than batch_size, or it is not positive.
     """
-    if not 1 <= batch_size <= len(words):
-        raise ValueError(f"batch_size is {batch_size}; expected 1 to {len(words)}, the number of words.")
-    steps = len(words) // batch_size
 
-    @functools.lru_cache(maxsize=2)  # the reader thread may be in two epochs at once
-    def order(epoch: int) -> np.ndarray:
-        return keyed_rng(seed, 0, epoch).permutation(len(words))
-
-    def batch(position: int) -> dict[str, np.ndarray]:
-        epoch, step = divmod(position, steps)
-        rows = order(epoch)[step * batch_size : (step + 1) * batch_size]
+    def batch(rows: np.ndarray, position: int) -> dict[str, np.ndarray]:
         images = to_float(pictures(words.letters[rows], keyed_rng(seed, 1, position)))
         return {"image": images, "label": words.labels[rows]}
 
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # works while the device computes
-    return iter(grain.MapDataset.range(steps * (sys.maxsize // steps)).map(batch).to_iter_dataset(options))
+    return shuffled.batches(len(words), batch_size, batch, seed=seed)

@@ -77,6 +77,15 @@ def attention_maps(images, maps, titles=(), size: float = 1.1):
     return axes
 
 
+def three_colours(patches) -> np.ndarray:
+    """float[N, D] -> float[N, 3] in [0, 1]: the first three principal components of N patches, as red, green and blue
+    (2304.07193, figure 1)."""
+    centred = np.asarray(patches) - np.mean(patches, axis=0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    parts = centred @ directions[:3].T
+    return (parts - parts.min(axis=0)) / np.ptp(parts, axis=0)
+
+
 def curves(ax, x, runs: dict[str, np.ndarray], *, xlabel: str, ylabel: str):
     """One line per name: the mean over seeds of float[seeds, points], with a band of its 95 % t-interval.
 

@@ -126,3 +126,17 @@ def test_reliability_diagram_bars_are_the_accuracy():
     np.testing.assert_allclose([bar.get_height() for bar in bars], [1, 0, 1])
     np.testing.assert_allclose([bar.get_height() for bar in over], [0, 0.8, 0], atol=1e-12)
     np.testing.assert_allclose([bar.get_height() for bar in under], [-0.4, 0, -0.1], atol=1e-12)
+
+
+def test_three_colours_are_principal_components():
+    """Patches that vary along three axes, most along the second: each colour is one axis, scaled to its own range."""
+    rng = np.random.default_rng(0)
+    axes = np.array([3.0, 9.0, 1.0]) * rng.uniform(-1, 1, (200, 3))
+    colours = plots.three_colours(np.concatenate([axes, np.zeros((200, 4))], axis=1))
+    assert (
+        colours.shape == (200, 3)
+        and colours.min(axis=0).tolist() == [0] * 3
+        and colours.max(axis=0).tolist() == [1] * 3
+    )
+    for colour, axis in zip(colours.T, (1, 0, 2), strict=True):
+        assert abs(np.corrcoef(colour, axes[:, axis])[0, 1]) > 0.95
