@@ -2,6 +2,7 @@
 
     kit claims upcycling                      # every study of the paper; some hours on two cores
     kit claims upcycling vision_experts       # one of them
+    kit claims upcycling --budget             # nothing is trained; how long would it take?
 
 A *study* compares *arms*; every arm is trained once per seed. Such a run is the unit of work: its rows are stored in
 build/claims as soon as it ends, so a command that was stopped continues where it was. Runs are independent, and every
@@ -13,9 +14,11 @@ import concurrent.futures
 import contextlib
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ from tqdm import tqdm
 
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import files
+from kitlib.studies import tables
 from kitlib.studies.study import Study
 from kitlib.training import process
 
@@ -35,17 +39,8 @@ WORK = files.writable("build/claims")
 
 def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
     """Runs the studies of one paper, all or the named ones, and writes their tables."""
-    studies = studies_of(paper)
-    for name in names:
-        one_of(f"study of {paper}", name, studies, SystemExit)
-    names = names or tuple(studies)
-    # One entry per file: studies that have an arm in common, such as the dense one, share its runs.
-    runs = {
-        run_file(paper, studies[name], arm, seed): (paper, name, arm, seed)
-        for name in names
-        for arm in studies[name].arms
-        for seed in seeds_of(studies[name])
-    }
+    studies = _named(paper, names)
+    runs = _runs(paper, studies)
     todo = [unit for file, unit in runs.items() if not file.is_file()]
     print(f"{paper}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
     with process.job_cache() as shared:
@@ -53,8 +48,55 @@ def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
         parents = {(studies[name].setting, seed): (paper, name, None, seed) for _, name, _, seed in todo}
         in_processes(list(parents.values()), jobs, f"{paper}: parents")
         in_processes(todo, jobs, paper)
+    for name, study in studies.items():
+        print(f"wrote {write_table(paper, name, study)}")
+
+
+def budget(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
+    """Prints how many runs the studies still need, and how many hours, and trains nothing.
+
+    A run takes as long as those that are done here, or else as those of the kit's stored table. What the arms of a
+    seed share, such as a parent, is trained once more per seed and not counted.
+    """
+    jobs, rest = jobs or os.cpu_count(), 0.0
+    for name, study in _named(paper, names).items():
+        runs = _runs(paper, {name: study})
+        done = [json.loads(file.read_text())["seconds"] for file in runs if file.is_file()]
+        seconds = sum(done) / len(done) if done else _stored_seconds(paper, name) / len(runs)
+        left = len(runs) - len(done)
+        hours = left * seconds / 3600 / jobs if left else 0.0  # unknown stays NaN
+        rest += 0.0 if math.isnan(hours) else hours
+        how_long = "not measured yet" if math.isnan(hours) else f"{hours:.1f} hours"
+        print(f"{name}: {left} of {len(runs)} runs are left, {how_long}")
+    print(f"{rest:.1f} hours in all, with {jobs} runs at a time; runs that studies share are counted in each")
+
+
+def _stored_seconds(paper: str, name: str) -> float:
+    """What all runs of a study took when its table was made, in seconds on one core; NaN without a table."""
+    try:
+        head = tables.table_path(paper, name).read_text()
+    except FileNotFoundError:
+        return math.nan
+    return 60 * float(re.search(r"^# kit claims .* (\d+) core-minutes$", head, re.MULTILINE)[1])
+
+
+def _named(paper: str, names: tuple[str, ...]) -> dict[str, Study]:
+    """The named studies of a paper; all, if none is named. An unknown name ends the program with a message."""
+    studies = studies_of(paper)
     for name in names:
-        print(f"wrote {write_table(paper, name, studies[name])}")
+        one_of(f"study of {paper}", name, studies, SystemExit)
+    return {name: studies[name] for name in names or studies}
+
+
+def _runs(paper: str, studies: dict[str, Study]) -> dict[Path, tuple]:
+    """The units of work, by the file of their rows: studies that have an arm in common, such as the dense one, share
+    its runs."""
+    return {
+        run_file(paper, study, arm, seed): (paper, name, arm, seed)
+        for name, study in studies.items()
+        for arm in study.arms
+        for seed in seeds_of(study)
+    }
 
 
 def seeds_of(study: Study) -> range:

@@ -16,7 +16,12 @@ from kitlib.data import files
 
 
 def read_table(paper: str, name: str, folder: Path | None = None) -> pd.DataFrame:
-    """A stored table: one row per arm, seed and evaluation.
+    """A stored table: one row per arm, seed and evaluation. Arguments and errors: as `table_path`."""
+    return pd.read_csv(table_path(paper, name, folder), comment="#")
+
+
+def table_path(paper: str, name: str, folder: Path | None = None) -> Path:
+    """The file of a stored table.
 
     folder: where it is; None: a table of one's own (`files.writable`), if there is one, else the kit's.
 
@@ -26,7 +31,7 @@ def read_table(paper: str, name: str, folder: Path | None = None) -> pd.DataFram
     path = folder / own.name if folder else own if own.is_file() else files.data_folder() / "results" / own.name
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; make it with: kit claims {paper} {name}")
-    return pd.read_csv(path, comment="#")
+    return path
 
 
 def final(table: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -88,8 +88,23 @@ def run_arm(task: Callable[[], Setup], arm: UpcyclingArm, seed: int, folder: Pat
         state = state.replace(opt_state=optimizer_state.restart(state.opt_state, task.tx, state.params))
     start = int(state.step)
     rows = [{"step": start, **task.evaluate(model, average)}]
-    rows += _train(task, arm.config, arm.recipe, state, average, batches, start + arm.steps)[2]
-    return _in_parents(rows, start, task.relative_cost(arm.config) / task.parent_steps)
+    _, average, more = _train(task, arm.config, arm.recipe, state, average, batches, start + arm.steps)
+    files.write_npz(_end_path(task, arm, folder, seed), _arrays(average))
+    return _in_parents(rows + more, start, task.relative_cost(arm.config) / task.parent_steps)
+
+
+def trained(task: Callable[[], Setup], arm: UpcyclingArm, seed: int, folder: Path):
+    """The averaged parameters at the end of an arm, for fine-tuning; the arm is trained if it was not before."""
+    like = jax.eval_shape(functools.partial(task().init, task().model(arm.config)), seed)
+    if arm.start == "parent":
+        prepare_parent(task, seed, folder)
+        state = jax.eval_shape(lambda params: loop.init_state(params, task().tx, seed), like)
+        return _read(_parent_path(task(), folder, seed, 1.0), (state, like))[0][1]
+    path = _end_path(task(), arm, folder, seed)
+    if not path.is_file():
+        prepare_parent(task, seed, folder)
+        run_arm(task, arm, seed, folder)
+    return _read(path, like)[0]
 
 
 def _in_parents(rows: list[dict], start: int, cost: float) -> list[dict]:
@@ -138,11 +153,18 @@ def _parent_path(task: Setup, folder: Path, seed: int, share: float) -> Path:
     return folder / f"parent-{files.recipe_hash(task.setting)}-{seed}-{round(100 * share)}.npz"
 
 
+def _end_path(task: Setup, arm: UpcyclingArm, folder: Path, seed: int) -> Path:
+    return folder / f"end-{files.recipe_hash(f'{task.setting}; {arm}')}-{seed}.npz"
+
+
 def _save(path: Path, tree, batches, rows: list[dict]) -> None:
-    leaves = [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
-    arrays = {f"arr_{i}": leaf for i, leaf in enumerate(leaves)}
     texts = {"data": np.array(json.dumps(batches.get_state())), "rows": np.array(json.dumps(rows))}
-    files.write_npz(path, arrays | texts)
+    files.write_npz(path, _arrays(tree) | texts)
+
+
+def _arrays(tree) -> dict[str, np.ndarray]:
+    leaves = [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
+    return {f"arr_{i}": leaf for i, leaf in enumerate(leaves)}
 
 
 def _load(path: Path, like, batches):
@@ -150,16 +172,22 @@ def _load(path: Path, like, batches):
 
     Raises ValueError with the file's name if it is damaged.
     """
+    tree, texts = _read(path, like, ("rows", "data"))
+    batches.set_state(texts["data"])
+    return tree, texts["rows"]
+
+
+def _read(path: Path, like, names: tuple[str, ...] = ()):
+    """(a stored tree, in the structure of `like`; {name: what JSON said}). Raises ValueError if the file is damaged."""
     leaves, tree = jax.tree.flatten(like)
     arrays = files.read_arrays(path)
     try:
-        rows, position = (json.loads(str(arrays[name])) for name in ("rows", "data"))
+        texts = {name: json.loads(str(arrays[name])) for name in names}
         stored = [jnp.asarray(arrays[f"arr_{i}"]) for i in range(len(leaves))]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no parent of this study ({error}): delete it, and it is trained again.") from error
-    batches.set_state(position)
+        raise ValueError(f"{path} is no file of this study ({error}): delete it, and it is made again.") from error
     stored = [jax.random.wrap_key_data(x) if _is_key(leaf) else x for x, leaf in zip(stored, leaves, strict=True)]
-    return tree.unflatten(stored), rows
+    return tree.unflatten(stored), texts
 
 
 def _is_key(leaf) -> bool:

@@ -116,13 +116,22 @@ def bench(names: Names = (), /) -> int:
     return runner.main(names) or 0 if done is None else done
 
 
-def claims(paper: tyro.conf.Positional[str] = "", studies: Names = (), /, *, list: Flag = False, jobs: int = 0) -> int:
+def claims(
+    paper: tyro.conf.Positional[str] = "",
+    studies: Names = (),
+    /,
+    *,
+    list: Flag = False,
+    budget: Flag = False,
+    jobs: int = 0,
+) -> int:
     """Measure a paper's claims at kit scale and store the tables in data/results: hours, resumable at any moment.
 
     Args:
         paper: upcycling, ensembles or palix.
         studies: the studies of that paper (kit claims PAPER --help lists them). All, if none is named.
         list: train nothing; print every claim of the papers, or of this one, and what became of it.
+        budget: train nothing; print how many runs are left, and how many hours they take.
         jobs: how many training runs at a time; 0 means one per core.
     """
     if list:
@@ -133,7 +142,7 @@ def claims(paper: tyro.conf.Positional[str] = "", studies: Names = (), /, *, lis
         raise SystemExit("kit claims: which paper? upcycling, ensembles or palix; or --list, to see what is known.")
     from kitlib.studies import runner
 
-    return runner.main(paper, studies, jobs) or 0
+    return (runner.budget if budget else runner.main)(paper, studies, jobs) or 0
 
 
 def list_studies(paper: str) -> int:

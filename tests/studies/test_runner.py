@@ -1,6 +1,7 @@
 """kitlib.studies.runner: runs are stored and shared, a stopped study continues, and a finished one becomes a table."""
 
 import dataclasses
+import json
 import os
 import random
 import subprocess
@@ -95,6 +96,30 @@ def test_a_stopped_study_goes_on(line_study, monkeypatch):
     runner.main("lines", ("one",))
     assert len(runs) == 6
     assert len(set(runs)) == 6
+
+
+def test_the_budget_counts_runs_and_trains_none(line_study, monkeypatch, capsys):
+    """By hand: three runs of 1,200 s are left, one at a time: an hour; two at a time: half of it. Before any run is
+    done, the stored table says how long all of them take together: 120 core-minutes for six of them."""
+    folder, _, runs = line_study
+    monkeypatch.setattr(runner.tables, "table_path", lambda paper, name: folder / f"{name}.csv")
+    runner.budget("lines", ("one",), jobs=1)
+    assert "one: 6 of 6 runs are left, not measured yet\n0.0 hours in all" in capsys.readouterr().out
+    (folder / "one.csv").write_text("# Is it steep?\n# kit claims lines one: 3 seeds, 120 core-minutes\narm,seed\n")
+    runner.budget("lines", ("one",), jobs=1)
+    assert "one: 6 of 6 runs are left, 2.0 hours\n2.0 hours in all, with 1 runs" in capsys.readouterr().out
+    assert not runs
+    runner.main("lines", ("two",))
+    for file in (folder / "work" / "lines").glob("*.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 1200.0}))
+    capsys.readouterr()
+    for jobs, hours in ((1, "1.0"), (2, "0.5")):
+        runner.budget("lines", jobs=jobs)
+        out = capsys.readouterr().out
+        assert f"one: 3 of 6 runs are left, {hours} hours\ntwo: 0 of 6 runs are left, 0.0 hours\n{hours} hours" in out
+    assert len(runs) == 6
+    with pytest.raises(SystemExit, match="Unknown study of lines 'three'"):
+        runner.budget("lines", ("three",))
 
 
 def test_a_changed_arm_runs_again(line_study):

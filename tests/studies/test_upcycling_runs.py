@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -75,6 +76,25 @@ def test_recipes_differ_in_rate_moments_and_cooldown(tmp_path, monkeypatch):
     assert len({round(run[1], 7) for run in (plain, faster, restarted)}) == 3
     # The cool-down covers steps 5 to 7, the last three before step 8: factor (8 - step) / 3, so step 4 is as without.
     assert cooled[1] == plain[1] and cooled[2] == plain[2] and cooled[3] != plain[3]
+
+
+def test_the_end_of_an_arm_is_what_was_measured_last(tmp_path):
+    """Trained before or not: the averaged parameters score as the last row of the arm; one file per arm and seed."""
+    quick = short(upcycling_tasks.recall)
+    sparse = quick.sparse(quick.dense, num_experts=2, capacity_factor=1.0, renormalize=True)
+    arms = [
+        UpcyclingArm(quick.dense, "parent", 4, RATE),
+        UpcyclingArm(quick.dense, "dense", 3, RATE),
+        UpcyclingArm(sparse, "upcycled", 3, RATE),
+        UpcyclingArm(sparse, "scratch", 3, RATE),
+    ]
+    for arm in arms:
+        params = upcycling_runs.trained(lambda: quick, arm, 0, tmp_path)
+        again = upcycling_runs.trained(lambda: quick, arm, 0, tmp_path)
+        jax.tree.map(np.testing.assert_array_equal, params, again)
+        last = upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path)[-1]
+        assert quick.evaluate(quick.model(arm.config), params).items() <= last.items()
+    assert len(list(tmp_path.glob("end-*.npz"))) == 3
 
 
 def test_a_parent_is_made_once_and_a_damaged_one_is_refused(tmp_path):
