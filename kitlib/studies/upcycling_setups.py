@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -114,8 +115,9 @@ def language(num_test: int = 896) -> Setup:
     held_out = text_batches.evaluation_set(text_batches.token_stream(data.glosses("test"), words), words, num_test)
 
     def evaluate(model, params):
-        sums = np.sum([t5_scores(model)(params, *part) for part in parts(held_out, 64)], axis=0)
-        return {"accuracy": float(sums[0] / sums[2]), "loss": float(sums[1] / sums[2])}
+        scores = np.concatenate([t5_scores(model)(params, *part) for part in parts(held_out, 64)], axis=1)
+        correct, loss, count, _ = scores.sum(axis=1)
+        return {"accuracy": float(correct / count), "loss": float(loss / count)}
 
     return Setup(
         name="T5, WordNet glosses, span corruption",
@@ -152,12 +154,13 @@ def parts(examples: dict, size: int) -> list[tuple]:
 
 @functools.cache
 def t5_scores(model, words=None) -> Callable:
-    """Of a T5: (parameters, inputs [B, N], targets [B, M]) -> sums: correct tokens, loss, tokens, faultless examples.
+    """Of a T5: (parameters, inputs [B, N], targets [B, M]) -> [4, B], sums over the tokens of each example: how many are
+    correct, loss, number of tokens; and whether all are correct.
 
     words: a `ByteTokenizer`, to count bytes of texts only; None: all tokens but padding.
     """
 
-    def sums(params, inputs, targets):
+    def scores(params, inputs, targets):
         real = targets != t5.PAD
         logits, _ = model.apply(
             {"params": params}, inputs, t5.shift_right(targets), decoder_segments=real.astype(np.int32)
@@ -165,6 +168,7 @@ def t5_scores(model, words=None) -> Callable:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         counted = real if words is None else words.is_text(targets)
         correct = (logits.argmax(axis=-1) == targets) & counted
-        return correct.sum(), (losses * counted).sum(), counted.sum(), (correct == counted).all(axis=-1).sum()
+        sums = [values.sum(axis=-1) for values in (correct, losses * counted, counted)]
+        return jnp.stack([*sums, (correct == counted).all(axis=-1)])
 
-    return jax.jit(sums)
+    return jax.jit(scores)

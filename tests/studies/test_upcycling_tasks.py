@@ -29,8 +29,8 @@ def test_recall_of_a_model_that_knows_nothing_and_of_one_that_knows_all(monkeypa
     assert found["accuracy"] == 0.0 and 3 < found["loss"] < 12
 
     def perfect(params, inputs, targets):
-        real = targets != 0
-        return real.sum(), 0.0, real.sum(), len(targets)
+        count = (targets != 0).sum(axis=1)
+        return np.stack([count, 0 * count, count, 0 * count + 1])
 
     monkeypatch.setattr(upcycling_tasks, "t5_scores", lambda model: perfect)
     assert one.evaluate(model, None) == {"accuracy": 1.0, "loss": 0.0, "held_out_accuracy": 1.0, "held_out_loss": 0.0}
