@@ -12,7 +12,7 @@ import dataclasses
 import functools
 
 from kitlib.configs import ViTConfig
-from kitlib.studies import real_parent, real_probes, study, upcycling_tuning
+from kitlib.studies import real_parent, real_probes, study, text_downstream, upcycling_tuning
 from kitlib.studies.upcycling_ablations import ablations, headline
 from kitlib.studies.upcycling_runs import SHARES, UpcyclingArm, depth, prepare_parent, run_arm
 from kitlib.studies.upcycling_setups import Setup, deeper, language, vision
@@ -25,7 +25,7 @@ HEADLINE_SEEDS = 10
 
 def studies() -> dict[str, study.Study]:
     """All studies: real_probes, real_tuning, real_curves, recall_parents, recall_tuning, recall_curves, ..."""
-    by_name = real_probes.studies() | real_parent.studies()
+    by_name = real_probes.studies() | real_parent.studies() | text_downstream.studies()
     for name, task in (("recall", recall), ("text", text), ("words", words)):
         by_name |= upcycling_tuning.studies(name, task)
     tasks = (("recall", recall, tuned), ("text", text, tuned), ("words", words, tuned), ("vision", vision, untuned))

@@ -154,8 +154,8 @@ def parts(examples: dict, size: int) -> list[tuple]:
 
 @functools.cache
 def t5_scores(model, words=None) -> Callable:
-    """Of a T5: (parameters, inputs [B, N], targets [B, M]) -> [4, B], sums over the tokens of each example: how many are
-    correct, loss, number of tokens; and whether all are correct.
+    """Of a T5: (parameters, inputs [B, N], targets [B, M]) -> [4, B], sums over the tokens of each example: how many
+    are correct, loss, how many there are; and whether all are correct.
 
     words: a `ByteTokenizer`, to count bytes of texts only; None: all tokens but padding.
     """
