@@ -59,10 +59,10 @@ def recall(split: str = "test") -> Setup:
 # As for recall; ..._text_parents.csv and ..._text_tuning.csv.
 TEXT_RECIPES = {
     "parent": Recipe(0.016),
-    "dense": Recipe(0.008),
-    "upcycled": Recipe(0.008, "restart", capacity=2.0, renormalize=False),
-    "scratch": Recipe(0.008, capacity=2.0, renormalize=False),
-    "deeper": Recipe(0.008, "restart"),
+    "dense": Recipe(0.008, "restart"),
+    "upcycled": Recipe(0.016, "restart", renormalize=True),
+    "scratch": Recipe(0.016, renormalize=True),
+    "deeper": Recipe(0.016, "restart"),
 }
 # Windows of 32 bytes, half of which are one missing span: UL2's extreme denoising, in short. (With spans of a word, 15
 # % of the text, a T5 of this size has not learned after 2,400 steps to use what surrounds them: 2.5 nats a byte.)

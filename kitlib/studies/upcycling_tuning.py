@@ -34,7 +34,10 @@ BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
         "upcycled": {"peak 0.032, raw, restarted": Recipe(0.032, "restart", renormalize=False)},
         "scratch": {"peak 0.004, renormalised": Recipe(0.004, renormalize=True)},
     },
-    "text": {},
+    "text": {
+        "dense": {"peak 0.004, restarted": Recipe(0.004, "restart")},
+        "upcycled": {"peak 0.032, renormalised, restarted": Recipe(0.032, "restart", renormalize=True)},
+    },
     "words": {},
 }
 
