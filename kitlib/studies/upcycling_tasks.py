@@ -60,8 +60,8 @@ def recall(split: str = "test") -> Setup:
 TEXT_RECIPES = {
     "parent": Recipe(0.016),
     "dense": Recipe(0.008, "restart"),
-    "upcycled": Recipe(0.016, "restart", renormalize=True),
-    "scratch": Recipe(0.016, renormalize=True),
+    "upcycled": Recipe(0.016, "restart", capacity=2.0, renormalize=True),
+    "scratch": Recipe(0.016, capacity=2.0, renormalize=True),
     "deeper": Recipe(0.016, "restart"),
 }
 # Windows of 32 bytes, half of which are one missing span: UL2's extreme denoising, in short. (With spans of a word, 15
