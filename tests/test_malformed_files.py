@@ -62,7 +62,7 @@ def test_public_checkpoints(config, tmp_path):
 
 
 def test_the_kits_own_weights(tmp_path):
-    params, path = random_params(VIT, spread=0.1), tmp_path / "own.npz"
+    params, path = random_params(VIT, spread=0.1), tmp_path / "own.safetensors"
     weights.save(path, params)
     expected = weights.load(path, params)
     check(path, lambda: weights.load(path, params), expected, 150, seed=1, errors=CheckpointError)

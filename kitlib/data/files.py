@@ -150,11 +150,11 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
 
 
-def write_npz(path: str | Path, arrays: dict[str, np.ndarray], *, compress: bool = False) -> None:
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes named arrays as one `.npz`, atomically (see `replacing`). Makes the folder if it is missing."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, partial.open("wb") as file:  # given a path, numpy would append a missing ".npz"
-        (np.savez_compressed if compress else np.savez)(file, **arrays)  # type: ignore[arg-type]  # names of arrays
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # names of arrays
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:

@@ -170,9 +170,9 @@ def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict
 
 
 def released_file() -> Path:
-    """The weights of the released model, a `.npz`; its scores in the `.csv` beside it. One's own, if there is one."""
-    own = files.writable("data/checkpoints/palix_s.npz")
-    return own if own.is_file() else files.data_folder() / "checkpoints" / "palix_s.npz"
+    """The weights of the released model; its scores are in the `.csv` beside it. One's own, if there is one."""
+    own = files.writable("data/checkpoints/palix_s.safetensors")
+    return own if own.is_file() else files.data_folder() / "checkpoints" / "palix_s.safetensors"
 
 
 def released_config() -> PaLIXConfig:
@@ -189,7 +189,7 @@ def released() -> tuple[palix.PaLIX, dict]:
 def main(folder: Path, seed: int = 0) -> None:
     """Trains all stages, then writes the weights and, next to them, the table of their scores."""
     params, _ = train_all(folder, released_config(), seed=seed)
-    path = files.writable("data/checkpoints/palix_s.npz")
+    path = files.writable("data/checkpoints/palix_s.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     weights.save(path, params)
     table = scorecard(*released(), TASKS, count=300)

@@ -165,7 +165,7 @@ def train() -> int:
 def stages(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
     """Train the kit's PaLI-X of size S in all its stages: an hour on two fast cores, resumable.
 
-    Writes data/checkpoints/palix_s.npz, which the notebooks load, and its scores next to it.
+    Writes data/checkpoints/palix_s.safetensors, which the notebooks load, and its scores next to it.
 
     Args:
         folder: for the saved states of every stage; started again with the same folder, training continues from them.

@@ -11,6 +11,7 @@ import pytest
 
 from kitlib import configs
 from kitlib.data import tokenizer
+from kitlib.data.files import ROOT
 from kitlib.models import palix
 from kitlib.multimodal import (
     generation,
@@ -207,3 +208,12 @@ def test_the_stored_scores_are_of_every_task_and_of_this_recipe():
     assert table[["score", "blind", "shuffled"]].stack().between(0, 1).all()
     steps = {"ocr": stages.OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
     assert f"# kit stages: seed 0, steps {steps}; " in path.read_text()
+
+
+def test_the_model_card_says_what_the_file_is():
+    card, (model, params) = (ROOT / "data" / "checkpoints" / "README.md").read_text(), stages.released()
+    assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters" in card
+    rows, columns = model.config.tower.image_size
+    assert f"{rows} x {columns} pixels" in " ".join(card.split())
+    assert f"{model.config.text.vocab_size:,} pieces" in card
+    assert all(f'"{part}/..."' in card for part in params)
