@@ -73,6 +73,28 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Runs `kit train ARGUMENTS`; the result is the exit status."""
+    name, recipe, options = _parsed("kit train", arguments)
+    together = options.distributed or options.address is not None
+    if together and SUPERVISED not in os.environ:
+        return _supervised(arguments, options.folder or Path("build/runs", name))
+    return _explained("kit train", lambda: _run(name, recipe, options))
+
+
+def export(arguments: list[str]) -> int:
+    """Runs `kit export NAME FOLDER OPTIONS`: the ViT of a finished run of `kit train NAME OPTIONS`, in the layout of
+    Hugging Face."""
+    if len(arguments) < 2 or any(argument.startswith("-") for argument in arguments[:2]):
+        raise SystemExit(
+            "kit export NAME FOLDER [the options of the run]: after `kit train vit --model.pool tok`, for example, "
+            "kit export vit hf/vit --model.pool tok"
+        )
+    name, target, *rest = arguments
+    _, recipe, options = _parsed("kit export", [name, *rest])
+    return _explained("kit export", lambda: _export(name, Path(target), recipe, options))
+
+
+def _parsed(program: str, arguments: list[str]) -> tuple:
+    """(name of the run, recipe, options). Ends the program with a message where they cannot be understood."""
     from kitlib.runs import recipes
 
     try:
@@ -87,19 +109,21 @@ def main(arguments: list[str]) -> int:
 
     parsed = tyro.cli(
         Command, default=Command(**_fields(recipe), **_fields(Options(scale=scale))), args=rest,
-        prog=f"kit train {name}", description=_description(name), config=(tyro.conf.AvoidSubcommands,),
+        prog=f"{program} {name}", description=_description(name), config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
-    together = parsed.distributed or parsed.address is not None
-    if together and SUPERVISED not in os.environ:
-        return _supervised(arguments, parsed.folder or Path("build/runs", name))
+    return name, *(kind(**_fields(parsed, kind)) for kind in (recipes.Recipe, Options))
+
+
+def _explained(program: str, work) -> int:
+    """work(), or the end of the program with one sentence for what users can change."""
     try:
-        return _run(name, *(kind(**_fields(parsed, kind)) for kind in (recipes.Recipe, Options)))
+        return work()
     except (ValueError, ModuleNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise SystemExit(str(error)) from None
     except OSError as error:
         from kitlib.data import files
 
-        raise SystemExit(f"kit train: {files.sentence(error)}") from None
+        raise SystemExit(f"{program}: {files.sentence(error)}") from None
 
 
 def _description(name: str) -> str:
@@ -192,6 +216,29 @@ def _run(name: str, recipe, options: Options) -> int:
     )  # fmt: skip
     if first:
         print(f"step {recipe.steps}: loss {history['loss'][-1]:.4f}; metrics in {folder / 'metrics.csv'}")
+    return 0
+
+
+def _export(name: str, target: Path, recipe, options: Options) -> int:
+    from kitlib import data
+    from kitlib.configs import ViTConfig
+    from kitlib.models import hugging_face
+    from kitlib.parallel import mesh
+    from kitlib.runs import train
+
+    if not isinstance(recipe.model, ViTConfig):
+        raise ValueError(f"{name} is no ViT; only ViTs are exported.")
+    hugging_face.check(recipe.model)
+    folder = options.folder or Path("build/runs", name)
+    if (step := train.saved_step(folder)) != recipe.steps:
+        raise ValueError(
+            f"There is no finished run in {folder}: it is at step {step or 0} of {recipe.steps}. Train it first, with "
+            "the same options: kit train."
+        )
+    state, _ = train.make(recipe, mesh.parse(options.mesh)).fit(folder)
+    classes = data.load(recipe.data, "train", full=recipe.full).class_names
+    hugging_face.save_vit(target, state.params, recipe.model, classes)
+    print(f"wrote {target}: config.json, model.safetensors, preprocessor_config.json")
     return 0
 
 

@@ -162,6 +162,13 @@ def train() -> int:
     return command.main(sys.argv[2:])
 
 
+def export() -> int:
+    """Write a trained ViT as a folder that Hugging Face's transformers reads: kit export NAME FOLDER."""
+    from kitlib.runs import command
+
+    return command.export(sys.argv[2:])
+
+
 def stages(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
     """Train the kit's PaLI-X of size S in all its stages: an hour on two fast cores, resumable.
 
@@ -250,11 +257,13 @@ def main() -> int:
         return 0
     if arguments[:1] == ["train"]:  # its options depend on the name that follows
         return train()
+    if arguments[:1] == ["export"]:
+        return export()
     if arguments[:1] == ["lab"] and not {"-h", "--help"} & set(arguments):  # its options are JupyterLab's
         return lab(tuple(arguments[1:]))
     if arguments[:1] == ["claims"] and len(arguments) == 3 and {"-h", "--help"} & set(arguments):
         return list_studies(next(name for name in arguments[1:] if name not in ("-h", "--help")))
-    found = (run, lab, copy, check, test, doctor, bench, claims, train, stages, pods, weights, stamp)
+    found = (run, lab, copy, check, test, doctor, bench, claims, train, export, stages, pods, weights, stamp)
     commands = {command.__name__: command for command in found}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")

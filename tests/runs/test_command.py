@@ -1,18 +1,23 @@
 """`kit train` as its users call it: in one process, on eight devices, in two processes, killed and started again."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 from devices import environment, free_port
 
+from kitlib import data
+from kitlib.models import hugging_face
 from kitlib.runs import command
 from kitlib.runs.command import Options
+from kitlib.training import checkpoints
 
 KIT = [sys.executable, "-c", "import sys; from kitlib.runs import command; sys.exit(command.main(sys.argv[1:]))"]
 RUN = [
@@ -155,3 +160,30 @@ def test_a_value_of_another_type_is_refused(capsys):
     with pytest.raises(SystemExit):
         command.main(["vit", "--steps", "many"])
     assert "steps" in capsys.readouterr().err
+
+
+def test_a_finished_vit_is_exported_and_an_unfinished_one_is_not(tmp_path, capsys):
+    options = ["--steps", "4", "--warmup", "1", "--batch-size", "16", "--model.depth", "1", "--folder"]
+    options += [str(tmp_path / "run"), "--log-every", "2", "--save-every", "2", "--evaluate-every", "4"]
+    gap = ["vit", str(tmp_path / "hf"), *options]
+    with pytest.raises(SystemExit, match=r"no place for this model: pool is 'gap', not 'tok'"):
+        command.export(gap)
+    with pytest.raises(SystemExit, match=r"There is no finished run in .*: it is at step 0 of 4. Train it first"):
+        command.export([*gap, "--model.pool", "tok"])
+    assert command.main(["vit", *options, "--model.pool", "tok"]) == 0
+    assert command.export([*gap, "--model.pool", "tok"]) == 0
+    assert "wrote" in capsys.readouterr().out
+    config, params = hugging_face.load_vit(tmp_path / "hf")
+    assert config.depth == 1 and config.num_classes == 10
+    stored = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert list(stored["id2label"].values()) == list(data.load("fashion_mnist", "test").class_names)
+    saver = checkpoints.Saver(tmp_path / "run" / "checkpoints")
+    restored = saver.manager.restore(
+        saver.latest, args=saver.ocp.args.Composite(state=saver.ocp.args.StandardRestore())
+    )
+    jax.tree.map(np.testing.assert_array_equal, params, restored.state["params"])
+    saver.close()
+    with pytest.raises(SystemExit, match="t5 is no ViT"):
+        command.export(["t5", str(tmp_path / "hf")])
+    with pytest.raises(SystemExit, match=r"kit export NAME FOLDER \[the options of the run\]"):
+        command.export(["vit", "--steps"])
