@@ -29,7 +29,19 @@ HIGHER = (
     "disagreement",
     "kl",
 )  # more is better
-LOWER = ("loss", "held_out_loss", "unseen_loss", "member_loss", "ece", "shift_loss", "shift_ece", "ood_fpr95", "brier")
+LOWER = (
+    "loss",
+    "held_out_loss",
+    "unseen_loss",
+    "gloss_loss",
+    "message_loss",
+    "member_loss",
+    "ece",
+    "shift_loss",
+    "shift_ece",
+    "ood_fpr95",
+    "brier",
+)
 PAPERS = ("upcycling", "ensembles", "palix")
 
 

@@ -4,19 +4,15 @@ Published figures are those of its abstract, its tables and its appendix B; curv
 """
 
 from kitlib.studies.registry import Claim
-from kitlib.studies.registry_gated import HALF, REAL, RECALL
+from kitlib.studies.registry_gated import HALF, REAL, RECALL, TEXT
 
 FULL_SIZE = "needs JFT-300M or C4 and the published models; the kit compiles these sizes (notebook 16) only"
 FINE_TUNING = "no study fine-tunes an upcycled model yet"
 PROBE = "no study of upcycling measures few-shot accuracy yet; the probe itself is in notebook 11"
 
-# fmt: off
-BY_COST = Claim("figure 9, section B.2", "language, per cost: C = 1 against dense", "", "08.8",
-                ("language_capacity", "upcycled (C = 1)"))
-# fmt: on
-
 CLAIMS = (
     *RECALL,
+    *TEXT,
     *REAL,
     Claim(
         "abstract",
@@ -27,24 +23,10 @@ CLAIMS = (
     ),
     Claim(
         "abstract",
-        "upcycled T5s beat dense training at the same extra cost",
-        HALF,
-        "08.8",
-        ("language_curves", "upcycled beats dense, +50 % cost", "upcycled beats dense, +100 % cost"),
-    ),
-    Claim(
-        "abstract",
         "upcycled ViTs beat mixtures from scratch with 100 % of the dense budget",
         "",
         "07.7",
         ("vision_curves", "upcycled beats scratch"),
-    ),
-    Claim(
-        "abstract",
-        "upcycled T5s beat mixtures from scratch with 100 % of the dense budget",
-        "",
-        "08.8",
-        ("language_curves", "upcycled beats scratch"),
     ),
     Claim(
         "introduction",
@@ -100,21 +82,8 @@ CLAIMS = (
         "07.7",
         ("vision_curves", "upcycled beats dense"),
     ),
-    Claim(
-        "figure 2",
-        "the same for language",
-        "",
-        "08.8",
-        ("language_curves", "upcycled beats dense, +50 % steps", "upcycled beats dense, +100 % steps"),
-    ),
     Claim("figure 3", "the gain carries over to fine-tuning on ImageNet", "", why_not=FINE_TUNING),
     Claim("figure 3", "the gain carries over to fine-tuning on SuperGLUE", "", why_not=FINE_TUNING),
-    Claim(
-        "figure 4",
-        "a mixture from scratch catches up, the parent's cost not counted",
-        "after about 120 % of the dense budget, language",
-        why_not="the stored runs end at twice the parent's steps, where scratch is still behind per extra cost",
-    ),
     Claim(
         "figure 4, table 2",
         "with the parent's cost counted, the mixture from scratch is ahead (vision)",
@@ -122,7 +91,6 @@ CLAIMS = (
         "07.7",
         ("vision_curves", "scratch beats upcycled"),
     ),
-    Claim("figure 4", "the same for language", "", "08.8", ("language_curves", "scratch beats upcycled")),
     Claim(
         "figure 5",
         "sparse upcycling beats depth tiling (measured here in vision; the paper: T5 Base)",
@@ -131,25 +99,18 @@ CLAIMS = (
         ("vision_curves", "upcycled beats depth tiling"),
     ),
     Claim(
-        "figure 5",
-        "sparse upcycling beats depth tiling, T5",
-        "",
-        "08.8",
-        ("language_curves", "upcycled beats depth tiling"),
-    ),
-    Claim(
         "figure 6",
         "the gain hardly depends on how long the parent was trained (vision)",
         "",
         "07.8",
         ("vision_pretraining",),
     ),
-    Claim("figure 6", "the same for language", "", "08.9", ("language_pretraining",)),
+    Claim("figure 6", "the same for language", "", "08.10", ("language_pretraining",)),
     Claim(
         "figure 8, section B.1",
         "language: expert choice beats top-1 and top-2",
         "",
-        "08.9",
+        "08.10",
         ("language_routers", "expert choice"),
     ),
     Claim(
@@ -162,7 +123,7 @@ CLAIMS = (
     Claim(
         "table 2, section B.1", "top-K needs batch priority (vision)", "", "07.8", ("vision_routers", "batch priority")
     ),
-    Claim("section B.1", "batch priority in language", "", "08.9", ("language_routers", "batch priority")),
+    Claim("section B.1", "batch priority in language", "", "08.10", ("language_routers", "batch priority")),
     Claim(
         "table 2",
         "ImageNet 10-shot accuracy after +7 epochs",
@@ -190,8 +151,7 @@ CLAIMS = (
         "07.7",
         ("vision_capacity", "upcycled (C = 1) beats dense"),
     ),
-    Claim("figure 9, section B.2", "language: C = 2 is best", "", "08.9", ("language_capacity", "C = ")),
-    BY_COST,
+    Claim("figure 9, section B.2", "language: C = 2 is best", "", "08.10", ("language_capacity", "C = ")),
     Claim(
         "figures 10 and 11, section B.3",
         "vision: more experts are better",
@@ -199,7 +159,7 @@ CLAIMS = (
         "07.8",
         ("vision_experts",),
     ),
-    Claim("section B.3", "language: more experts are better", "", "08.9", ("language_experts",)),
+    Claim("section B.3", "language: more experts are better", "", "08.10", ("language_experts",)),
     Claim("figure 11", "few-shot accuracy flattens with the number of experts", "", why_not=PROBE),
     Claim(
         "figure 12, section B.4",
@@ -208,9 +168,9 @@ CLAIMS = (
         "07.8",
         ("vision_blocks",),
     ),
-    Claim("section B.4", "which layers of a T5", "every other layer", "08.9", ("language_blocks",)),
+    Claim("section B.4", "which layers of a T5", "every other layer", "08.10", ("language_blocks",)),
     Claim("figure 13, section B.5", "vision: copies beat random and half random experts", "", "07.8", ("vision_init",)),
-    Claim("section B.5", "the same for language", "", "08.9", ("language_init",)),
+    Claim("section B.5", "the same for language", "", "08.10", ("language_init",)),
     Claim(
         "section B.5",
         "a little noise on the copies changes nothing, much noise harms",
@@ -231,12 +191,12 @@ CLAIMS = (
         "07.8",
         ("vision_optimizer", "fresh moments", "upcycled beats dense"),
     ),
-    Claim("section B.6", "language: resuming brings nothing", "", "08.9", ("language_optimizer", "resumed moments")),
+    Claim("section B.6", "language: resuming brings nothing", "", "08.10", ("language_optimizer", "resumed moments")),
     Claim(
         "section B.6",
         "the same controls for language",
         "",
-        "08.9",
+        "08.10",
         ("language_optimizer", "fresh moments", "upcycled beats dense"),
     ),
     Claim("section B.7", "vision: renormalised combine weights are better", "", "07.8", ("vision_renormalize",)),
@@ -250,7 +210,7 @@ CLAIMS = (
         "section B.7",
         "language: renormalising does not help",
         "C4 accuracy 70.8 % without, 70.7 % with; SuperGLUE 79.3 % and 78.8 %",
-        "08.9",
+        "08.10",
         ("language_renormalize",),
     ),
     Claim("section B.7", "0.3, 0.2, 0.1 become 0.5, 0.333, 0.167", "", "07.3", check="renormalised (section B.7)"),

@@ -1,4 +1,4 @@
-"""The assertions of notebooks: `claim`, `same`, `better`, `verdicts`, `exercise`, and `summary` as the last line.
+"""The assertions of notebooks: `claim`, `same`, `better`, `verdicts`, `gate`, `exercise`, and at the end `summary`.
 
 Every output of every notebook is compared character by character in the tests (strict nbval), so the text of an output
 must be identical on every CPU. What was measured is not: a check therefore shows two things at once, a text without
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from kitlib.studies import questions, statistics
+from kitlib.studies import gates, questions, statistics
 from kitlib.studies.statistics import Verdict
 from kitlib.tools.closeness import assert_close
 from kitlib.tools.rich import display_row
@@ -159,6 +159,22 @@ def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFram
     print(shown[list(columns)].rename(columns=columns).to_string(index=False))
     _lines.extend(rows["claim"])
     return rows
+
+
+def gate(task: str) -> pd.DataFrame:
+    """Shows whether claims about a task can be judged (`studies.gates`): its three conditions, and what the search for
+    recipes found. Returns the trials, for `plots.trials`. The numbers are those of stored tables, and compared."""
+    found, arms, trials = gates.read(task), gates.arms_of(task), gates.trial_scores(task)
+    print(f"gate of {task}: {'open' if found.open else 'closed'}")
+    for reason in found.reasons:
+        print(f"- {reason}")
+    print(f"dense: last fifth / first fifth of its training {found.plateau:.3f}, as much again {found.left:.3f} of all")
+    for where, verdict in (("steps", found.at_steps), ("cost", found.at_cost)):
+        gain = f"{verdict.gain.mean:+.3f} [{verdict.gain.low:+.3f}, {verdict.gain.high:+.3f}]"
+        print(f"{arms.new_mixture} against {arms.new_dense}, equal {where}: {gain}, {verdict.word}")
+    best = trials[trials["best"]].assign(of=lambda rows: rows["kind"].map(trials["kind"].value_counts()))
+    print(best[["kind", "of", "trial", "loss"]].to_string(index=False, float_format="%.3f"))
+    return trials
 
 
 def exercise(tag: str, fn: Callable, ref: Callable, *inputs, tol: float = 1e-4) -> None:

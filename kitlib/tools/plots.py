@@ -154,6 +154,23 @@ def study_points(ax, table, x: str, metric: str, *, xlabel: str, ylabel: str):
     return ax
 
 
+def trials(ax, table):
+    """The trials of every kind of model (`checks.gate`): validation loss against learning rate; the best one is black.
+
+    Lower is better; several trials at one rate differ in something else.
+    """
+    table = table.assign(peak=table["trial"].str.extract(r"peak ([\d.]+)")[0].astype(float))
+    for marker, (kind, rows) in zip(MARKERS, table.groupby("kind", sort=False), strict=False):
+        ax.plot(rows["peak"], rows["loss"], marker, fillstyle="none", label=kind)
+        ax.plot(rows["peak"][rows["best"]], rows["loss"][rows["best"]], marker, color="0.1")
+    peaks = sorted(table["peak"].unique())
+    ax.set(xscale="log", xlabel="peak of the learning rate", ylabel="validation loss", title="trials (black: the best)")
+    ax.set_xticks(peaks[::2], [f"{peak:.2g}" for peak in peaks[::2]])
+    ax.minorticks_off()
+    ax.legend(fontsize=8, ncols=2)
+    return ax
+
+
 def verdicts(ax, table, *, xlabel: str):
     """The rows of `checks.verdicts`, each with its 95 % t-interval and the mark of its verdict. (A verdict is corrected
     for the number of questions, an interval is not.) The axis is linear up to a power of ten below the largest value,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kitlib.moe import routing
+from kitlib.studies import gates
 from kitlib.tools import checks, rich
 
 
@@ -215,6 +216,23 @@ def test_verdicts_print_the_stored_questions(capsys):
     every = checks.verdicts("ensembles", "methods")
     assert 0 < len(some) < len(every)
     assert list(some["p"]) == list(every.set_index("claim").loc[some["claim"], "p"])  # one family in any case
+
+
+def test_a_gate_shows_its_conditions_and_the_best_trials(capsys):
+    for task, word in (("recall", "open"), ("real", "closed")):
+        trials = checks.gate(task)
+        lines = capsys.readouterr().out.splitlines()
+        found = gates.read(task)
+        assert lines[0] == f"gate of {task}: {word}" and lines[1 : 1 + len(found.reasons)] == [
+            f"- {reason}" for reason in found.reasons
+        ]
+        dense, steps, cost = lines[1 + len(found.reasons) :][:3]
+        assert f"{found.plateau:.3f}" in dense and f"{found.left:.3f}" in dense
+        for line, verdict in ((steps, found.at_steps), (cost, found.at_cost)):
+            assert f"{verdict.gain.mean:+.3f}" in line and line.endswith(f", {verdict.word}")
+        for kind in trials["kind"].unique():
+            (row,) = (line for line in lines if line.split()[: len(kind.split())] == kind.split() and " peak " in line)
+            assert gates.best(task, kind) in row and f" {(trials['kind'] == kind).sum()} " in row
 
 
 # exercise, summary, environment, scale

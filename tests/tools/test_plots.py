@@ -96,6 +96,21 @@ def test_study_points_join_what_no_cheaper_arm_beats():
     np.testing.assert_array_equal(frontier.get_ydata(), [7, 5, 1])
 
 
+def test_trials_are_points_and_the_best_one_is_black():
+    rows = [
+        ("dense", "peak 0.1, resumed", 3.0, False),
+        ("dense", "peak 0.4", 2.0, True),
+        ("new", "peak 0.2", 5.0, True),
+    ]
+    _, ax = plt.subplots()
+    plots.trials(ax, pd.DataFrame(rows, columns=["kind", "trial", "loss", "best"]))
+    assert ax.get_legend_handles_labels()[1] == ["dense", "new"]
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[0.1, 0.4], [0.4], [0.2], [0.2]]
+    assert [line.get_color() == "0.1" for line in ax.lines] == [False, True, False, True]
+    assert ax.lines[1].get_ydata().tolist() == [2.0]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.1", "0.4"]  # every second one
+
+
 def test_every_verdict_has_a_mark():
     rows = [
         ("a", 0.5, 0.4, 0.7, "seen"),
