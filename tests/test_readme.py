@@ -226,6 +226,11 @@ def conda_activate():
     assert "\nname: kit\n" in (ROOT / "environment.yml").read_text()
 
 
+def kit_export():
+    proven_by("runs/test_command.py", "test_a_finished_vit_is_exported_and_an_unfinished_one_is_not")
+    proven_by("models/test_hugging_face.py", "test_transformers_reads_it_and_computes_the_same_logits")
+
+
 EXERCISED = {
     "make run": lambda folder, _: make_run(folder),
     "make run NB=01": lambda folder, _: make_run(folder, "NB=01", notebook="01 "),
@@ -251,6 +256,7 @@ EXERCISED = {
     "kit stages": lambda *_: kit_stages(),
     **{command: lambda *_: kit_train() for command in COMMANDS if command.startswith("kit train v")},
     **{command: lambda *_, line=command: kit_train_dry(line) for command in COMMANDS if command.endswith("--dry-run")},
+    "kit export vit hf --model.pool tok": lambda *_: kit_export(),
     "kit pods": lambda *_: kit_pods(),
     "kit --help": lambda *_: kit_help(),
 }

@@ -50,7 +50,7 @@ def test_arms_start_at_the_parent(task, tmp_path):
     for name, (first, last) in rows.items():
         assert (first["extra_steps"], last["extra_steps"], first["extra_cost"]) == (0, 1, 0.0)
         assert np.isfinite(last["loss"])
-        changed = abs(last["loss"] - first["loss"]) > 1e-7
+        changed = abs(last["loss"] - first["loss"]) > 2e-6  # averaging equal parameters rounds
         assert changed == (name != "scratch"), name  # in its first step the learning rate is 0
     assert rows["dense"][1]["extra_cost"] == 0.25  # one step of four
     assert rows["upcycled"][1]["extra_cost"] > 0.25
