@@ -150,6 +150,13 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file atomically (see `replacing`). Makes the folder if it is missing."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes named arrays as one `.npz`, atomically (see `replacing`). Makes the folder if it is missing."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

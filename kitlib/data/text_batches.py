@@ -25,6 +25,14 @@ def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
     return np.array([i for text in texts for i in (*tokenizer.encode(text), tokenizer.eos_id)], np.int32)
 
 
+def padded(rows: Sequence, length: int, pad_id: int) -> np.ndarray:
+    """Rows of token ids as int32[n, length], each padded at its end."""
+    out = np.full((len(rows), length), pad_id, np.int32)
+    for whole, row in zip(out, rows, strict=True):
+        whole[: len(row)] = row
+    return out
+
+
 class Recipe:
     """Makes examples of fixed lengths from chunks of a stream, for one tokenizer and one list of denoisers.
 
@@ -54,15 +62,9 @@ class Recipe:
         ]
         inputs, targets = zip(*pairs, strict=True)
         return {
-            "inputs": self._padded(inputs, self.inputs_length),
-            "targets": self._padded(targets, self.targets_length),
+            "inputs": padded(inputs, self.inputs_length, self.tokenizer.pad_id),
+            "targets": padded(targets, self.targets_length, self.tokenizer.pad_id),
         }
-
-    def _padded(self, rows: Sequence[np.ndarray], length: int) -> np.ndarray:
-        out = np.full((len(rows), length), self.tokenizer.pad_id, np.int32)
-        for padded, row in zip(out, rows, strict=True):
-            padded[: len(row)] = row
-        return out
 
 
 def batches(

@@ -64,8 +64,7 @@ def save_vit(folder: str | Path, params: dict, config: ViTConfig, class_names: S
     flat = {name: np.asarray(leaf, np.float32) for name, leaf in flatten_dict(params, sep="/").items()}
     arrays = {new: to_torch(name, flat[name]) for name, new in names(config).items()}
     content = safetensors.numpy.save(arrays, metadata={"format": "pt"})  # transformers asks for this entry
-    with files.replacing(folder / "model.safetensors") as partial:
-        partial.write_bytes(content)
+    files.write_bytes(folder / "model.safetensors", content)
 
 
 def load_vit(folder: str | Path) -> tuple[ViTConfig, dict]:

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from kitlib.data.files import replacing
+from kitlib.data.files import write_bytes
 from kitlib.models import checkpoint
 from kitlib.models.checkpoint_files import CheckpointError, as_float32, read_safetensors
 
@@ -30,9 +30,7 @@ def save(path: str | Path, params: dict) -> None:
         if not (np.abs(value) <= np.finfo(np.float16).max).all():
             raise ValueError(f"{name} holds {np.abs(value).max()}, which float16 cannot: it ends at 65,504.")
         arrays[name] = value.astype(np.float16)
-    content = safetensors.numpy.save(arrays, metadata={"sha256": _digest(arrays)})
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+    write_bytes(path, safetensors.numpy.save(arrays, metadata={"sha256": _digest(arrays)}))
 
 
 def load(path: str | Path, expected: dict) -> dict:

@@ -129,11 +129,8 @@ SETTING = (
 def studies() -> dict[str, study.Study]:
     """All studies: methods, map, ablations, flops, sizes, data."""
 
-    def nothing(seed: int, folder: Path) -> None:
-        """Nothing is prepared: a training run that arms share is made by the first arm that needs it."""
-
     return {
-        name: study.Study(question, SETTING, arms, nothing, run_arm, SEEDS)
+        name: study.Study(question, SETTING, arms, study.nothing, run_arm, SEEDS)
         for name, (question, arms) in questions().items()
     }
 

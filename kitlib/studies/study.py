@@ -22,3 +22,7 @@ class Study:
     run_arm: Callable[[object, int, Path], list[dict]]
     seeds: int = SEEDS
     first_seed: int = 0  # of `seeds` seeds in a row; recipes are chosen on seeds that nothing is judged on
+
+
+def nothing(seed: int, folder: Path) -> None:
+    """The `prepare` of a study whose arms share no file, or in which the first arm that needs one makes it."""

@@ -21,6 +21,7 @@ import optax
 
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import byte_tokenizer, shuffled, texts
+from kitlib.data.text_batches import padded
 from kitlib.models import t5
 from kitlib.studies import study, upcycling_ablations, upcycling_tuning
 from kitlib.studies.upcycling_runs import UpcyclingArm, trained
@@ -65,7 +66,7 @@ def examples(task: str, split: str) -> dict[str, np.ndarray]:
         pairs = {"train": messages[VALID : VALID + LABELLED], "valid": messages[:VALID], "test": messages}[split]
     inputs = [WORDS.encode(words)[:LENGTH] for words, _ in pairs]
     targets = [[*WORDS.encode(label), WORDS.eos_id] for _, label in pairs]
-    return {"inputs": _padded(inputs, LENGTH), "targets": _padded(targets, _longest(task))}
+    return {"inputs": padded(inputs, LENGTH, WORDS.pad_id), "targets": padded(targets, _longest(task), WORDS.pad_id)}
 
 
 @functools.cache
@@ -76,13 +77,6 @@ def _longest(task: str) -> int:
     else:
         labels = [label for split in ("train", "test") for label, _ in texts.messages(split)]
     return 1 + max(len(label.encode()) for label in labels)
-
-
-def _padded(rows: list[list[int]], length: int) -> np.ndarray:
-    out = np.full((len(rows), length), WORDS.pad_id, np.int32)
-    for padded, row in zip(out, rows, strict=True):
-        padded[: len(row)] = row
-    return out
 
 
 def run_arm(task: Callable[[], Setup], split: str, arm: FineTuning, seed: int, folder: Path) -> list[dict]:
@@ -139,13 +133,15 @@ def studies() -> dict[str, study.Study]:
     question = "Does upcycling's gain carry over to fine-tuning?"
     return {
         "text_downstream_tuning": study.Study(
-            "Which learning rate for which start?", setting, trials(valid()), _nothing, tuning, 1, upcycling_tuning.SEED
+            "Which learning rate for which start?",
+            setting,
+            trials(valid()),
+            study.nothing,
+            tuning,
+            1,
+            upcycling_tuning.SEED,
         ),
         "text_downstream": study.Study(
-            question, setting, chosen, _nothing, functools.partial(run_arm, text, "test"), SEEDS
+            question, setting, chosen, study.nothing, functools.partial(run_arm, text, "test"), SEEDS
         ),
     }
-
-
-def _nothing(seed: int, folder: Path) -> None:
-    """What an arm starts from is trained by the first one that needs it."""

@@ -88,7 +88,7 @@ def studies(name: str, task: Callable[..., Setup]) -> dict[str, study.Study]:
     prepare, run = functools.partial(prepare_parent, valid), functools.partial(run_arm, valid)
     return {
         f"{name}_parents": study.Study(
-            "Which learning rate for the parent?", setup.name, parents, _nothing, run, 1, SEED
+            "Which learning rate for the parent?", setup.name, parents, study.nothing, run, 1, SEED
         ),
         f"{name}_tuning": study.Study("Which recipe for which kind?", setup.setting, later, prepare, run, 1, SEED),
     }
@@ -102,7 +102,3 @@ def trial_arm(setup: Setup, kind: str, recipe: Recipe) -> UpcyclingArm:
         config = deeper(setup.dense) if kind == "deeper" else setup.sparse(setup.dense, **recipe.experts)
     steps = -(-COST[kind] * setup.parent_steps // setup.relative_cost(config))
     return UpcyclingArm(config, kind, int(steps), recipe)
-
-
-def _nothing(seed: int, folder) -> None:
-    """The trials of a parent share no file."""

@@ -296,3 +296,9 @@ def test_a_checksum_is_noted_and_replaced(tmp_path):
             files.note_checksum(tmp_path / file)
     two = hashlib.sha256(b"two").hexdigest()
     assert (tmp_path / "checksums.txt").read_text() == f"{two}  a.csv\n{two}  b.csv\n"
+
+
+def test_write_bytes_makes_the_folder_and_leaves_nothing_else(tmp_path):
+    files.write_bytes(tmp_path / "new" / "a.bin", b"\x00\xff")
+    files.write_bytes(tmp_path / "new" / "a.bin", b"\x01")
+    assert (tmp_path / "new" / "a.bin").read_bytes() == b"\x01" and len(list((tmp_path / "new").iterdir())) == 1

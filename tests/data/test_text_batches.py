@@ -8,7 +8,7 @@ from resuming import check_exact_resume, same
 
 from kitlib import data
 from kitlib.data.denoise import SPAN_CORRUPTION, UL2, Denoiser, restore
-from kitlib.data.text_batches import Recipe, batches, evaluation_set, token_stream
+from kitlib.data.text_batches import Recipe, batches, evaluation_set, padded, token_stream
 from kitlib.data.tokenizer import Tokenizer
 
 KIT = Tokenizer.load()
@@ -237,3 +237,9 @@ def test_an_evaluation_set_larger_than_the_stream_is_named():
     for count, message in ((21, "has 20 chunks of 70, fewer than count, 21"), (0, "count is 0; expected at least 1")):
         with pytest.raises(ValueError, match=message):
             evaluation_set(STREAM, KIT, count)
+
+
+def test_rows_are_padded_at_their_end_with_the_tokenizers_own_id():
+    """A tokenizer without padding gets an id for it that is not 0 (`Tokenizer`)."""
+    found = padded([[5, 6], [7], []], 3, 9)
+    assert found.dtype == np.int32 and found.tolist() == [[5, 6, 9], [7, 9, 9], [9, 9, 9]]
