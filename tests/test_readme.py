@@ -354,18 +354,23 @@ def test_the_scores_are_those_of_the_checkpoint():
 
 
 def test_the_results_are_those_of_the_stored_tables():
-    recall = tables.read_table("upcycling", "recall_curves")
-    for share in (25, 50, 100):
-        at = tables.values_at(recall, "loss", "extra_cost", share / 100).mean()
-        assert f"| +{share} % | {at['dense']:.2f} | {at['upcycled']:.2f} | {at['scratch']:.2f} |" in README
-    reached = tables.values_at(recall[recall["arm"] == "dense"], "loss", "extra_cost", 1.0)["dense"]
-    cost = tables.reached(recall[recall["arm"] == "upcycled"], "loss", "extra_cost", reached)["upcycled"].mean()
-    assert f"the upcycled one has after {100 * cost:.0f} % of it" in README.replace("\n", " ")
+    for words, task in UPCYCLED.items():
+        table = tables.read_table("upcycling", f"{task}_curves")
+        at = tables.values_at(table, "loss", "extra_cost", 0.5).mean()
+        reached = tables.values_at(table[table["arm"] == "dense"], "loss", "extra_cost", 1.0)["dense"]
+        cost = tables.reached(table[table["arm"] == "upcycled"], "loss", "extra_cost", reached)["upcycled"].mean()
+        means = " | ".join(f"{at[arm]:.2f}" for arm in ("dense", "upcycled", "scratch"))
+        assert f"| {words} | {means} | +{100 * cost:.0f} % |" in README
     ends = tables.final(tables.read_table("upcycling", "real_curves"), "accuracy").mean()
     for words, arm in REAL_ARMS.items():
         assert f"| {words} | {ends[arm]:.3f} |" in README
 
 
+UPCYCLED = {
+    "a T5 learns 30,160 names by heart": "recall",
+    "a T5 fills gaps in texts that it has not seen": "text",
+    "a ViT learns what things in pictures are called": "pictures",
+}
 REAL_ARMS = {
     "go on, dense": "dense",
     "upcycled to eight experts": "upcycled",

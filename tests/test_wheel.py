@@ -40,7 +40,7 @@ from kitlib.tools import notebook_files
 assert not files.is_checkout()
 print(json.dumps({
     "package": kitlib.__file__, "pictures": len(data.load("fashion_mnist", "test")), "facts": len(recall.facts()),
-    "table": len(tables.read_table("upcycling", "vision_curves")), "weights": str(stages.released_file()),
+    "table": len(tables.read_table("upcycling", "recall_curves")), "weights": str(stages.released_file()),
     "results": str(runner.RESULTS), "work": str(runner.WORK),
     "copies": len(notebook_files.copy(Path("lessons"))),
 }))
@@ -64,9 +64,9 @@ def test_a_wheel_is_whole_and_writes_into_the_users_folder(installed, tmp_path):
     assert sorted(installed.rglob("*")) == before
     # One's own table is read in place of the kit's, and one's own folder can be named.
     own = "from kitlib.studies import runner, tables as t; print(runner.RESULTS, len(t.read_table('upcycling', "
-    own += "'vision_curves')))"
+    own += "'recall_curves')))"
     (tmp_path / "mine" / "data" / "results").mkdir(parents=True)
-    (tmp_path / "mine" / "data" / "results" / "upcycling_vision_curves.csv").write_text("arm,seed\na,0\n")
+    (tmp_path / "mine" / "data" / "results" / "upcycling_recall_curves.csv").write_text("arm,seed\na,0\n")
     env["KIT_HOME"] = str(tmp_path / "mine")
     done = subprocess.run(
         [sys.executable, "-c", own], cwd=tmp_path, env=env, capture_output=True, text=True, check=True

@@ -2,7 +2,7 @@
 
     iterator = batches(len(facts), 256, lambda rows, position: {"inputs": facts.inputs[rows]}, seed=0)
 
-`recall` and `synthetic.word_pictures` make their batches with it.
+`recall` and `synthetic.named_pictures` make their batches with it.
 """
 
 import functools

@@ -49,24 +49,30 @@ def probe_task() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def member_outputs(model: ViT | ensembles.Mimo, params: dict, passes: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
+    """`outputs_of` for the images of these studies."""
+    few, _, asked, _ = probe_task()
+    return outputs_of(model, params, test_images(), few, asked, passes, seed)
+
+
+def outputs_of(model: ViT | ensembles.Mimo, params, images: dict, few, asked, passes: int = 0, seed: int = 0) -> dict:
     """Logits float32[M, n, V] by name of the input; "few" and "asked": features [M, n, D] of the few-shot task.
 
-    passes: M of MC dropout, with masks drawn by `seed`; 0: no dropout.
+    images: float32[n, H, W, C] by name; few, asked: the same, to learn from and for the score. passes: M of MC dropout,
+    with masks drawn by `seed`; 0: no dropout.
     """
     outputs = {}
-    for name, pictures in test_images().items():
+    for name, pictures in images.items():
         if passes:
             outputs[name] = ensembles.mc_dropout(model, params, pictures, passes, seed=seed)
         else:
             outputs[name] = ensembles.predict_members(model, [params], pictures)
-    images, _, test, _ = probe_task()
     if isinstance(model, ensembles.Mimo):  # all of its members share one set of features
         c, m = model.config, model.num_members
         headless, params = ViT(c.replace(channels=m * c.channels, num_classes=0)), params["ViT"]
-        images, test = np.repeat(images, m, axis=-1), np.repeat(test, m, axis=-1)
+        few, asked = np.repeat(few, m, axis=-1), np.repeat(asked, m, axis=-1)
     else:
         headless = ViT(model.config.replace(num_classes=0))
-    return outputs | {"few": _features(headless, params, images), "asked": _features(headless, params, test)}
+    return outputs | {"few": _features(headless, params, few), "asked": _features(headless, params, asked)}
 
 
 def _features(model, params, images) -> np.ndarray:
@@ -77,7 +83,14 @@ def _features(model, params, images) -> np.ndarray:
 def measure(outputs: dict[str, np.ndarray]) -> dict[str, float]:
     """All metrics of an ensemble, from the outputs of its members; as fractions and in nats, never in percent."""
     labels = data.load("fashion_mnist", "test").arrays()[1]
-    logits = outputs["test"]
+    _, few_labels, _, asked_labels = probe_task()
+    row = clean(outputs["test"], labels) | shifted(outputs["corrupted"], labels[:NUM_CORRUPTED])
+    row |= foreign(outputs["test"], {name: outputs[name] for name in OOD_SETS})
+    return row | few_shots(outputs["few"], few_labels, outputs["asked"], asked_labels)
+
+
+def clean(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Of logits float32[M, n, V] for pictures like those that were trained on."""
     members = metrics.softmax(logits)
     mean = un.combine(members)
     row = {
@@ -92,32 +105,46 @@ def measure(outputs: dict[str, np.ndarray]) -> dict[str, float]:
     if len(logits) > 1:
         row |= {"disagreement": un.disagreement(members), "kl": un.kl(members)}
         row["cosine"] = un.cosine_similarity(members)
+    return row
 
-    repeated = np.tile(labels[:NUM_CORRUPTED], outputs["corrupted"].shape[1] // NUM_CORRUPTED)
-    shifted = un.combine(metrics.softmax(outputs["corrupted"]))
-    row["shift_accuracy"] = metrics.accuracy(shifted, repeated)
-    row["shift_loss"] = un.ensemble_nll(outputs["corrupted"], repeated)
-    row["shift_ece"] = metrics.ece(shifted, repeated)
 
+def shifted(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Of logits float32[M, k * n, V] for k corrupted versions of n pictures, one after the other; labels int[n]."""
+    repeated, mean = np.tile(labels, logits.shape[1] // len(labels)), un.combine(metrics.softmax(logits))
+    return {
+        "shift_accuracy": metrics.accuracy(mean, repeated),
+        "shift_loss": un.ensemble_nll(logits, repeated),
+        "shift_ece": metrics.ece(mean, repeated),
+    }
+
+
+def foreign(logits: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, float]:
+    """How well out-of-distribution sets can be told from known pictures: logits float32[M, n, V] of these, and by
+    name."""
+    row = {}
     scores = {"msp": lambda x: un.msp(metrics.softmax(x)), "energy": un.energy}
     scores["entropy"] = lambda x: un.entropy(metrics.softmax(x))
     if len(logits) > 1:
         scores["mutual_information"] = lambda x: un.mutual_information(metrics.softmax(x))
     for score_name, score in scores.items():
-        in_distribution = score(logits)
-        detections = [un.detection(in_distribution, score(outputs[name])) for name in OOD_SETS]
+        known = score(logits)
+        detections = [un.detection(known, score(unknown)) for unknown in sets.values()]
         row[f"ood_{score_name}"] = float(np.mean([d.auroc for d in detections]))
         if score_name == "msp":
             row["ood_fpr95"] = float(np.mean([d.fpr95 for d in detections]))
-            row |= {f"ood_{name}": d.auroc for name, d in zip(OOD_SETS, detections, strict=True)}
+            row |= {f"ood_{name}": d.auroc for name, d in zip(sets, detections, strict=True)}
+    return row
 
-    _, few_labels, _, query_labels = probe_task()
+
+def few_shots(few: np.ndarray, few_labels: np.ndarray, asked: np.ndarray, asked_labels: np.ndarray) -> dict[str, float]:
+    """Accuracies of ridge probes on features float32[M, n, D], fitted to `SHOTS` examples of every class."""
+    row = {}
     for n in SHOTS:
         accuracies = []
         for draw in range(NUM_DRAWS):
             rows = fewshot.shots(few_labels, n, seed=draw)
-            probe = fewshot.fit_probe(outputs["few"][:, rows], few_labels[rows], l2=1.0)
-            predicted = fewshot.probe_scores(probe, outputs["asked"]).argmax(axis=-1)
-            accuracies.append(np.mean(predicted == query_labels))
+            probe = fewshot.fit_probe(few[:, rows], few_labels[rows], l2=1.0)
+            predicted = fewshot.probe_scores(probe, asked).argmax(axis=-1)
+            accuracies.append(np.mean(predicted == asked_labels))
         row[f"shots_{n}"] = float(np.mean(accuracies))
     return row

@@ -16,7 +16,7 @@ from kitlib.configs import BatchEnsembleConfig, E3Config, MoEConfig, ViTConfig
 from kitlib.data import files, image_batches
 from kitlib.models import flops
 from kitlib.models.vit import ViT
-from kitlib.studies import study
+from kitlib.studies import naming, study
 from kitlib.studies.ensemble_measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs
 from kitlib.training import classification, loop
 from kitlib.training.recipe import adamw_cosine_step
@@ -127,9 +127,8 @@ SETTING = (
 
 
 def studies() -> dict[str, study.Study]:
-    """All studies: methods, map, ablations, flops, sizes, data."""
-
-    return {
+    """All studies: naming_tuning, naming (see `naming`); methods, map, ablations, flops, sizes, data."""
+    return naming.studies() | {
         name: study.Study(question, SETTING, arms, study.nothing, run_arm, SEEDS)
         for name, (question, arms) in questions().items()
     }

@@ -125,7 +125,7 @@ def trial_scores(task: str) -> pd.DataFrame:
             kind, _, trial = (f"parent: {label}" if table == "parents" else str(label)).partition(": ")
             rows.append({"kind": kind, "trial": trial, "loss": float(loss)})
     found = pd.DataFrame(rows)
-    return found.assign(best=found["loss"] == found.groupby("kind")["loss"].transform("min"))
+    return found.assign(best=found.index.isin(found.groupby("kind")["loss"].idxmin()))  # the first of equal ones
 
 
 def unfinished(found: pd.DataFrame) -> tuple[str, ...]:

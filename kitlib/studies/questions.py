@@ -1,6 +1,6 @@
 """The questions that are asked of the stored tables, and their verdicts: the one place where they are judged.
 
-    answers("upcycling", "vision_curves")      # a row per question of this table, judged as one family
+    answers("upcycling", "pictures_curves")    # a row per question of this table, judged as one family
     answers("upcycling")                       # of all tables of the paper
 
 Questions and margins are in `questions_upcycling`, `questions_ensembles` and `questions_palix`; notebooks, the registry
@@ -21,7 +21,7 @@ from kitlib.studies import gates, statistics, tables
 HIGHER = (
     "accuracy",
     "held_out_accuracy",
-    "unseen_accuracy",
+    "novel_accuracy",
     "shift_accuracy",
     "ood_",
     "shots_",
@@ -32,7 +32,7 @@ HIGHER = (
 LOWER = (
     "loss",
     "held_out_loss",
-    "unseen_loss",
+    "novel_loss",
     "gloss_loss",
     "message_loss",
     "member_loss",

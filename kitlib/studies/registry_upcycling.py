@@ -4,30 +4,17 @@ Published figures are those of its abstract, its tables and its appendix B; curv
 """
 
 from kitlib.studies.registry import Claim
-from kitlib.studies.registry_gated import HALF, REAL, RECALL, TEXT
+from kitlib.studies.registry_gated import PICTURES, REAL, RECALL, TEXT
 
 FULL_SIZE = "needs JFT-300M or C4 and the published models; the kit compiles these sizes (notebook 16) only"
 FINE_TUNING = "no study fine-tunes an upcycled model yet"
 PROBE = "no study of upcycling measures few-shot accuracy yet; the probe itself is in notebook 11"
 
 CLAIMS = (
+    *PICTURES,
     *RECALL,
     *TEXT,
     *REAL,
-    Claim(
-        "abstract",
-        "upcycled ViTs beat dense training at the same extra cost",
-        HALF,
-        "07.7",
-        ("vision_curves", "upcycled (C = 2) beats dense"),
-    ),
-    Claim(
-        "abstract",
-        "upcycled ViTs beat mixtures from scratch with 100 % of the dense budget",
-        "",
-        "07.7",
-        ("vision_curves", "upcycled beats scratch"),
-    ),
     Claim(
         "introduction",
         "the gain is largest for 10 to 60 % of extra budget",
@@ -75,29 +62,8 @@ CLAIMS = (
         "06.4",
         check="top-2 with full capacity",
     ),
-    Claim(
-        "figure 2",
-        "per step: dense and upcycled coincide at first, then a gap opens (vision)",
-        "",
-        "07.7",
-        ("vision_curves", "upcycled beats dense"),
-    ),
     Claim("figure 3", "the gain carries over to fine-tuning on ImageNet", "", why_not=FINE_TUNING),
     Claim("figure 3", "the gain carries over to fine-tuning on SuperGLUE", "", why_not=FINE_TUNING),
-    Claim(
-        "figure 4, table 2",
-        "with the parent's cost counted, the mixture from scratch is ahead (vision)",
-        "L/32, 14 epochs in all: 54.84 from scratch, 51.91 upcycled",
-        "07.7",
-        ("vision_curves", "scratch beats upcycled"),
-    ),
-    Claim(
-        "figure 5",
-        "sparse upcycling beats depth tiling (measured here in vision; the paper: T5 Base)",
-        "",
-        "07.7",
-        ("vision_curves", "upcycled beats depth tiling"),
-    ),
     Claim(
         "figure 6",
         "the gain hardly depends on how long the parent was trained (vision)",

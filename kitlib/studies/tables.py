@@ -1,6 +1,6 @@
 """Reading the stored tables of studies: the last evaluation of every run, or the value of a curve at some cost.
 
-    table = read_table("upcycling", "vision_curves")       # data/results/upcycling_vision_curves.csv
+    table = read_table("upcycling", "recall_curves")       # data/results/upcycling_recall_curves.csv
     final(table, "loss")                                   # a row per seed, a column per arm
     reached(table, "loss", "extra_cost", 1.2)              # the same: where each curve gets there
 

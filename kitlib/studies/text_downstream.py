@@ -1,7 +1,7 @@
 """Fine-tuning of dense and upcycled language models: does a gain carry over to tasks with few examples (2212.05055,
 figure 3)?
 
-    kit claims upcycling text_downstream_tuning     # six learning rates for every start and task
+    kit claims upcycling text_downstream_tuning     # seven learning rates for every start and task
     kit claims upcycling text_downstream
 
 The models are those at the end of the arms of text_curves: the parent, dense training and upcycling for a whole parent
@@ -32,7 +32,7 @@ from kitlib.training import loop, optim
 TASKS = ("category", "language")
 STEPS, BATCH, LENGTH = 500, 64, 40
 LABELLED = 5000  # examples that are fine-tuned on
-PEAKS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+PEAKS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 SEEDS = 10
 WORDS = byte_tokenizer.ByteTokenizer()
 # Chosen by the trials of text_downstream_tuning; a test compares.
@@ -107,7 +107,7 @@ def upstream(task: Setup) -> dict[str, UpcyclingArm]:
 
 
 def trials(task: Setup) -> dict[str, FineTuning]:
-    """Six learning rates for every task and start; the starts are the trials of the chosen recipes in text_tuning."""
+    """Seven learning rates for every task and start; the starts are the trials of the chosen recipes in text_tuning."""
     later = {
         kind: upcycling_tuning.trial_arm(task, kind, task.recipes[kind]) for kind in ("dense", "upcycled", "scratch")
     }

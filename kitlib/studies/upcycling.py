@@ -1,9 +1,9 @@
 """The studies of Sparse Upcycling (2212.05055) at kit scale: which arms answer which question.
 
 For every seed a dense parent is trained. Each arm then continues from it (or starts from scratch), see
-`upcycling_runs`. On tuned tasks every kind of arm has its own recipe (`upcycling_tuning`); on the two older tasks all
-have one, and the optimiser's moments are kept. For language the paper resets them and loses nothing; there a reset
-harms any run, dense ones too (the study "optimizer"), and would hide the effect of the experts. The curves have both.
+`upcycling_runs`. On tuned tasks every kind of arm has its own recipe (`upcycling_tuning`); on the two older tasks,
+which have no gate, all have one, and the optimiser's moments are kept. For language the paper resets them and loses
+nothing; there a reset harms any run, dense ones too (the study "optimizer"), and would hide the effect of the experts.
 
 Read in notebooks/07_sparse_upcycling.ipynb and notebooks/08_t5_and_upcycling.ipynb.
 """
@@ -15,8 +15,8 @@ from kitlib.configs import ViTConfig
 from kitlib.studies import real_parent, real_probes, study, text_downstream, upcycling_tuning
 from kitlib.studies.upcycling_ablations import ablations, headline
 from kitlib.studies.upcycling_runs import SHARES, UpcyclingArm, depth, prepare_parent, run_arm
-from kitlib.studies.upcycling_setups import Setup, deeper, language, vision
-from kitlib.studies.upcycling_tasks import recall, text, words
+from kitlib.studies.upcycling_setups import Setup, language, vision
+from kitlib.studies.upcycling_tasks import pictures, recall, text
 from kitlib.upcycling import surgery
 from kitlib.upcycling.surgery import ExpertInit
 
@@ -26,9 +26,14 @@ HEADLINE_SEEDS = 10
 def studies() -> dict[str, study.Study]:
     """All studies: real_probes, real_tuning, real_curves, recall_parents, recall_tuning, recall_curves, ..."""
     by_name = real_probes.studies() | real_parent.studies() | text_downstream.studies()
-    for name, task in (("recall", recall), ("text", text), ("words", words)):
+    for name, task in (("recall", recall), ("text", text), ("pictures", pictures)):
         by_name |= upcycling_tuning.studies(name, task)
-    tasks = (("recall", recall, tuned), ("text", text, tuned), ("words", words, tuned), ("vision", vision, untuned))
+    tasks = (
+        ("recall", recall, tuned),
+        ("text", text, tuned),
+        ("pictures", pictures, tuned),
+        ("vision", vision, untuned),
+    )
     for name, task, ask in (*tasks, ("language", language, untuned)):
         prepare, run = functools.partial(prepare_parent, task), functools.partial(run_arm, task)
         for topic, (question, arms) in ask(task()).items():
@@ -68,16 +73,6 @@ def untuned(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
     inits = {"copies": {}, "noise 0.25": {"noise": 0.25}, "noise 1": {"noise": 1.0}, "half redrawn": {"redraw": 0.5}}
     inits |= {"half random": {"fresh": num_experts // 2}, "random": {"fresh": num_experts}}
     return {
-        "curves": (
-            "Upcycled against dense continuation, MoE from scratch and depth tiling.",
-            {
-                "dense": UpcyclingArm(dense, "dense", 2 * steps, recipe),
-                "upcycled": upcycled(sparse(), steps=2 * steps),
-                "scratch": UpcyclingArm(sparse(), "scratch", 4 * steps, recipe),
-                "deeper": UpcyclingArm(deeper(dense), "deeper", 2 * steps, recipe),
-            }
-            | ({"restarted": upcycled(sparse(), steps=2 * steps, recipe=restarted)} if task.restarts else {}),
-        ),
         "experts": (
             "How many experts?",
             dense_arm | {f"E={n}": upcycled(sparse(num_experts=n)) for n in (2, 4, 8, 16, 32)},

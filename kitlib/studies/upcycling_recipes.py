@@ -21,17 +21,24 @@ class Recipe:
 
     peak: float  # of the learning rate
     moments: str = "resume"  # of the optimiser, at a parent's end; or "restart": new ones, while the schedule goes on
-    capacity: float | None = None  # C, experts per token; None: the setup's
+    capacity: float | None = None  # C, experts per token, or K of token choice; None: the setup's
     renormalize: bool | None = None  # whether the weights of a token's experts sum to 1; None: the setup's
     cooldown: int = 0  # the last steps of the arm, in which the rate falls to 0
+    # "top_k": tokens choose, with room for 1.5 times as many as on average; None: the setup's router. (An arm's
+    # configuration shows it, so its name does not.)
+    router: str | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         one_of("treatment of moments", self.moments, ("resume", "restart"))
+        if self.router is not None:
+            one_of("router of a recipe", self.router, ("top_k",))
 
     @property
     def experts(self) -> dict:
         """The fields of MoEConfig that the recipe sets."""
         fields = {"capacity_factor": self.capacity, "renormalize": self.renormalize}
+        if self.router == "top_k":
+            fields |= {"router": "top_k", "num_selected": int(self.capacity or 1), "capacity_factor": 1.5}
         return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -36,7 +36,6 @@ class Setup:
     optimizer: str  # a description of transform
     transform: Callable[[optax.Schedule], optax.GradientTransformation]  # the optimiser, but for the learning rate
     recipes: dict[str, Recipe]  # by the start of an arm, one of KINDS
-    restarts: bool  # whether the paper resets the optimiser's moments after surgery
     top_k: dict  # further fields of MoEConfig for a token-choice router
     sparse: Callable  # (dense, **fields of MoEConfig) -> configuration: the paper's recipe at kit scale
     model: Callable  # configuration -> Linen module
@@ -90,7 +89,6 @@ def vision(num_test: int = 5000) -> Setup:
         optimizer="AdamW",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, weight_decay=0.1, clip_norm=1.0),
         recipes=dict.fromkeys(KINDS, Recipe(2e-3)),
-        restarts=False,
         top_k={},
         # In training, one batch of 128 images with 16 tokens each is one group; the test set has the same groups.
         sparse=lambda dense, **fields: surgery.vision_recipe(dense, **{"num_experts": 8, "group_size": 2048} | fields),
@@ -126,7 +124,6 @@ def language(num_test: int = 896) -> Setup:
         optimizer="Adafactor",
         transform=lambda rate: optim.assemble(optim.scale_by_adafactor(), rate),
         recipes=dict.fromkeys(KINDS, Recipe(0.05)),
-        restarts=True,
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},  # as in the decoder: no noise
         sparse=lambda dense, **fields: surgery.language_recipe(dense, **{"num_experts": 8} | fields),
         model=t5.T5,

@@ -1,6 +1,5 @@
 """The tasks of upcycling whose recipes are tuned (`upcycling_tuning`): recall of names and span corruption of bytes by
-a T5, and pictures of words, sorted by meaning, by a ViT. Whether upcycling can be judged on them their gates say
-(`gates`).
+a T5, and things in pictures, named by a ViT. Whether upcycling can be judged on them their gates say (`gates`).
 
 Used by `studies.upcycling`; recall is built in notebook 08.
 """
@@ -17,7 +16,7 @@ from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
 from kitlib.studies.upcycling_recipes import Recipe
 from kitlib.studies.upcycling_setups import Setup, parts, t5_scores
-from kitlib.synthetic import word_pictures
+from kitlib.synthetic import named_pictures
 from kitlib.training import classification, optim
 from kitlib.upcycling import surgery
 
@@ -135,7 +134,6 @@ def _tuned_t5(name, vocab_size, width, heads, steps, batch_size, recipes, evalua
         optimizer=f"Adam, batches of {batch_size}",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
         recipes=recipes,
-        restarts=True,
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
         sparse=_sparse_t5,
         model=t5.T5,
@@ -154,33 +152,35 @@ def _sparse_t5(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **
     return config.replace(decoder_moe=config.decoder_moe.replace(num_selected=max(1, int(capacity_factor))))
 
 
-# As for recall; ..._words_parents.csv and ..._words_tuning.csv.
-WORDS_RECIPES = {
-    "parent": Recipe(0.004),
-    "dense": Recipe(0.004),
-    "upcycled": Recipe(0.004, "restart", capacity=1.0, renormalize=False),
-    "scratch": Recipe(0.004, capacity=1.0, renormalize=False),
-    "deeper": Recipe(0.004, "restart"),
+# As for recall; ..._pictures_parents.csv and ..._pictures_tuning.csv.
+PICTURES_RECIPES = {
+    "parent": Recipe(0.011),
+    "dense": Recipe(0.022, "restart"),
+    "upcycled": Recipe(0.044, "restart", capacity=2.0, renormalize=False),
+    "scratch": Recipe(0.011, capacity=1.0, renormalize=False, router="top_k"),
+    "deeper": Recipe(0.022),
 }
 
 
 @functools.cache
-def words(split: str = "test") -> Setup:
-    """A ViT of 4 blocks and width 32 reads words in pictures and says what kind of thing they mean; experts in the last
-    two blocks.
+def pictures(split: str = "test") -> Setup:
+    """A ViT of 4 blocks and width 16 sees a thing and a language and says what the thing's name begins with; experts in
+    the last two blocks.
 
-    split: of what is taught, the 4,096 words on which models are compared ("test"), or 4,096 others, by which recipes
-    are chosen ("valid"), in new pictures. Measured are loss and accuracy, and both on words that were never taught.
+    split: of what is taught, the 4,096 questions on which models are compared ("test"), or 4,096 others, by which
+    recipes are chosen ("valid"), in new pictures. Measured are loss and accuracy, and both on pairs of thing and
+    language that were never taught, and on things that were never seen.
     """
-    taught = word_pictures.vocabulary("taught")
+    taught = named_pictures.questions("taught")
 
     @functools.cache  # drawn when they are needed, not when studies are listed
     def asked() -> dict[str, tuple]:
-        chosen = taught[:4096] if split == "test" else taught[4096:8192]
-        found, rng = {"": chosen, "unseen_": word_pictures.vocabulary("unseen")}, keyed_rng(0, int(split == "test"))
+        known = taught[:4096] if split == "test" else taught[4096:8192]
+        others = {f"{other}_": named_pictures.questions(other) for other in ("held_out", "novel")}
+        rng = keyed_rng(0, int(split == "test"))
         return {
-            prefix: (image_batches.to_float(word_pictures.pictures(known.letters, rng)), known.labels)
-            for prefix, known in found.items()
+            prefix: (image_batches.to_float(named_pictures.pictures(questions, rng)), questions.labels)
+            for prefix, questions in ({"": known} | others).items()
         }
 
     def evaluate(model, params):
@@ -190,27 +190,26 @@ def words(split: str = "test") -> Setup:
             row |= {f"{prefix}accuracy": metrics.accuracy(probs, labels), f"{prefix}loss": metrics.nll(probs, labels)}
         return row
 
-    size = {"width": 32, "mlp_dim": 128, "depth": 4, "image_size": (12, 144), "channels": 1, "pool": "gap"}
+    size = {"width": 16, "mlp_dim": 64, "depth": 4, "num_heads": 2, "image_size": named_pictures.SIZE, "pool": "gap"}
     return Setup(
-        name="ViT, pictures of words sorted by meaning",
-        dense=configs.vit("tiny/12", num_classes=len(taught.categories), **size),
+        name="ViT, pictures of things, to be named in 27 languages",
+        dense=configs.vit("tiny/12", num_classes=len(named_pictures.LETTERS), **size),
         parent_steps=6000,
         optimizer="Adam, batches of 256",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
-        recipes=WORDS_RECIPES,
-        restarts=False,
+        recipes=PICTURES_RECIPES,
         top_k={},
         sparse=_sparse_vit,
         model=ViT,
         loss=classification.classification_loss,
-        init=lambda model, seed: classification.init_params(model, (1, 12, 144, 1), seed),
-        batches=lambda seed: word_pictures.batches(taught, 256, seed=seed),
+        init=lambda model, seed: classification.init_params(model, (1, *named_pictures.SIZE, 3), seed),
+        batches=lambda seed: named_pictures.batches(taught, 256, seed=seed),
         evaluate=evaluate,
         forward_flops=lambda config: sum(flops.vit_forward_flops(config).values()),
     )
 
 
-def _sparse_vit(dense, capacity_factor=1.0, renormalize=False, num_experts=16, **fields):
-    """The recipe of the paper's ablations, C = 1; one batch of 256 pictures with 12 tokens each is one group."""
+def _sparse_vit(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **fields):
+    """The recipe of the paper's vision models, C = 2; one batch of 256 pictures with 6 tokens each is one group."""
     fields |= {"num_experts": num_experts, "capacity_factor": capacity_factor, "renormalize": renormalize}
-    return surgery.vision_recipe(dense, **{"group_size": 3072} | fields)
+    return surgery.vision_recipe(dense, **{"group_size": 1536} | fields)

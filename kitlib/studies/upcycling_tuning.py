@@ -1,14 +1,15 @@
-"""How the recipes of the upcycling studies are chosen: six trials for every kind of arm, the best one is frozen.
+"""How the recipes of the upcycling studies are chosen: six trials or more for every kind of arm; the best is frozen.
 
     kit claims upcycling recall_parents                # six learning rates of the dense parent
-    kit claims upcycling recall_tuning                 # six trials each of all that comes after it
+    kit claims upcycling recall_tuning                 # as many trials each of all that comes after it
 
 The trials have a seed of their own and are scored on a validation split; nothing is judged on either. A trial's score
 is the loss at an extra cost of half a parent, for training from scratch of a whole one (`gates` reads the tables). All
-kinds have equally many trials; where the best one has the smallest or largest learning rate that was tried, the next
-one beyond is tried, too, until it is not. What they vary is what is known to matter for the kind: for all the peak of
-the learning rate; for a dense model whether the moments of the optimiser go on; for a new mixture whether weights are
-renormalised; for upcycling both.
+kinds of a task have equally many trials, six, or eight of pictures; where the best one has the smallest or largest
+learning rate that was tried, the next one beyond is tried, too, until it is not. What they vary is what is known to
+matter for the kind: for all the peak of the learning rate; for a dense model whether the moments of the optimiser go
+on; for a new mixture whether weights are renormalised; for upcycling both. With pictures, for which the papers have
+both kinds of routers, tokens may choose, too.
 """
 
 import functools
@@ -25,7 +26,7 @@ COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 
 PEAKS = {  # of the parent, by task
     "recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     "text": (0.001, 0.002, 0.004, 0.008, 0.016, 0.032),
-    "words": (0.001, 0.002, 0.004, 0.008, 0.016, 0.032),
+    "pictures": (0.001, 0.002, 0.004, 0.008, 0.011, 0.016, 0.023, 0.032),
 }
 # By task and kind, the trials that went on from a best one at an end of its range.
 BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
@@ -38,27 +39,39 @@ BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
         "dense": {"peak 0.004, restarted": Recipe(0.004, "restart")},
         "upcycled": {"peak 0.032, renormalised, restarted": Recipe(0.032, "restart", renormalize=True)},
     },
-    "words": {},
+    "pictures": {
+        "dense": {"peak 0.044, restarted": Recipe(0.044, "restart")},
+        "upcycled": {
+            f"peak {peak}, raw, restarted": Recipe(peak, "restart", renormalize=False) for peak in (0.044, 0.088)
+        },
+        "deeper": {"peak 0.044, resumed": Recipe(0.044)},
+    },
 }
 
 
 def trials(name: str, peak: float) -> dict[str, dict[str, Recipe]]:
-    """By kind of arm: recipes by name, first the six. peak: the parent's, once it is known."""
+    """By kind of arm: recipes by name. peak: the parent's, once it is known."""
     below, at, above = ({f"peak {x:g}": Recipe(x)} for x in (peak / 2, peak, 2 * peak))
-    rates = below | at | above
+    rates, upcycled_rates = below | at | above, below | at
+    raw, sums = {"renormalize": False}, {"renormalize": True}
+    resumed, restarted = {"moments": "resume"}, {"moments": "restart"}
+    moments = {"resumed": resumed, "restarted": restarted}
+    weights = {"raw": raw, "renormalised": sums}
+    upcycled = {
+        "raw, restarted": raw | restarted,
+        "renormalised, restarted": sums | restarted,
+        "renormalised, resumed": sums | resumed,
+    }
+    if name == "pictures":
+        rates, upcycled_rates = {f"peak {peak / 4:g}": Recipe(peak / 4)} | rates, at | above
+        weights = {"raw": raw, "top-1": raw | {"router": "top_k", "capacity": 1.0}}
+        upcycled |= {"top-2, renormalised, restarted": sums | restarted | {"router": "top_k", "capacity": 2.0}}
     first = {
         "parent": {f"peak {x:g}": Recipe(x) for x in PEAKS[name]},
-        "dense": _each(rates, resumed={"moments": "resume"}, restarted={"moments": "restart"}),
-        "deeper": _each(rates, resumed={"moments": "resume"}, restarted={"moments": "restart"}),
-        "scratch": _each(rates, raw={"renormalize": False}, renormalised={"renormalize": True}),
-        "upcycled": _each(
-            below | at,
-            **{
-                "raw, restarted": {"renormalize": False, "moments": "restart"},
-                "renormalised, restarted": {"renormalize": True, "moments": "restart"},
-                "renormalised, resumed": {"renormalize": True, "moments": "resume"},
-            },
-        ),
+        "dense": _each(rates, **moments),
+        "deeper": _each(rates, **moments),
+        "scratch": _each(rates, **weights),
+        "upcycled": _each(upcycled_rates, **upcycled),
     }
     return {kind: recipes | BEYOND[name].get(kind, {}) for kind, recipes in first.items()}
 

@@ -1,4 +1,4 @@
-"""The assertions of notebooks: `claim`, `same`, `better`, `verdicts`, `gate`, `exercise`, and at the end `summary`.
+"""The assertions of notebooks: `claim`, `same`, `better`, `verdicts`, `gate`, `worth`, `exercise`; last, `summary`.
 
 Every output of every notebook is compared character by character in the tests (strict nbval), so the text of an output
 must be identical on every CPU. What was measured is not: a check therefore shows two things at once, a text without
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from kitlib.studies import gates, questions, statistics
+from kitlib.metrics import t_interval
+from kitlib.studies import gates, questions, statistics, tables
 from kitlib.studies.statistics import Verdict
 from kitlib.tools.closeness import assert_close
 from kitlib.tools.rich import display_row
@@ -175,6 +176,23 @@ def gate(task: str) -> pd.DataFrame:
     best = trials[trials["best"]].assign(of=lambda rows: rows["kind"].map(trials["kind"].value_counts()))
     print(best[["kind", "of", "trial", "loss"]].to_string(index=False, float_format="%.3f"))
     return trials
+
+
+def worth(table: pd.DataFrame) -> float:
+    """Shows an upcycling study in the paper's unit, cost as a share of the parent's: how much dense training upcycling
+    is worth, and what the surgery changes. Returns the extra cost at which the mean curve of the mixture from scratch
+    has caught up with the upcycled one; infinity, if it has not by 1."""
+
+    def at(arm: str, cost: float) -> np.ndarray:
+        return tables.values_at(table[table["arm"] == arm], "loss", "extra_cost", cost)[arm].to_numpy()
+
+    seeds = sorted(table["seed"].unique())
+    level = pd.Series(at("dense", 1.0), index=seeds)
+    mean, low, high = (100 * x for x in t_interval(tables.reached(table, "loss", "extra_cost", level)["upcycled"]))
+    print(f"dense after +100 % of the parent's cost = upcycled after +{mean:.1f} % [{low:.1f}, {high:.1f}]")
+    print(f"surgery: from {at('parent', 1.0).mean():.3f} to {at('upcycled', 0.0).mean():.3f}")
+    ahead = (cost for cost in np.linspace(0.1, 1.0, 91) if at("scratch", cost).mean() < at("upcycled", cost).mean())
+    return float(next(ahead, np.inf))
 
 
 def exercise(tag: str, fn: Callable, ref: Callable, *inputs, tol: float = 1e-4) -> None:

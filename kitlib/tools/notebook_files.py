@@ -20,14 +20,23 @@ from kitlib.data.files import ROOT
 SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
 
 # The cell that makes a notebook run on Colab, byte for byte the same in every notebook (`kit stamp` writes it). Colab's
-# own jax and numpy must not be replaced under a running kernel, so only the kit is installed: --no-deps.
-SETUP_HEAD = """\
-# Colab only: installs the kit itself, nothing else of the environment is touched. Does nothing elsewhere.
+# own jax and numpy must not be replaced under a running kernel, so the kit is installed alone (--no-deps), and then
+# what is missing. {default} is the address of this version; without one, the user names what to install.
+SETUP = """\
+# Colab only: installs the kit and what it lacks there; jax, numpy and the rest stay. Does nothing elsewhere.
 import sys
 
 if "google.colab" in sys.modules:
-"""
-SETUP_UNSET = '    print("Clone the repository, run: pip install --no-deps -e .   in it, then restart the session.")'
+    import os
+    import subprocess
+
+    kit = os.environ.get("KITLIB", "{default}")  # a wheel, a folder, or git+ and an address
+    if not kit:
+        raise SystemExit("Name the kit first, for example: %env KITLIB=/content/kitlib-{version}-py3-none-any.whl")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", kit], check=True)
+    from kitlib.tools.complete import complete
+
+    complete()"""
 
 
 def find(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
@@ -111,9 +120,9 @@ def with_badges(readme: str, address: str) -> str:
 
 
 def setup_cell(address: str) -> str:
-    """Source of the Colab set-up cell: installs this version of the kit, or says how to do it by hand."""
-    install = f'    %pip install -q --no-deps grain "kitlib @ git+{address}@v{__version__}"'
-    return SETUP_HEAD + (install if address else SETUP_UNSET)
+    """Source of the Colab set-up cell: installs this version of the kit, from the address or from what KITLIB names."""
+    default = f"git+{address}@v{__version__}" if address else ""
+    return SETUP.format(default=default, version=__version__)
 
 
 def normalise(nb, *, figures: bool = True) -> None:

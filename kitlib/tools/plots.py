@@ -157,18 +157,45 @@ def study_points(ax, table, x: str, metric: str, *, xlabel: str, ylabel: str):
 def trials(ax, table):
     """The trials of every kind of model (`checks.gate`): validation loss against learning rate; the best one is black.
 
-    Lower is better; several trials at one rate differ in something else.
+    Lower is better; several trials at one rate differ in something else. What is worse than half of the trials of every
+    kind is drawn at the upper edge, so that the rest can be told apart.
     """
     table = table.assign(peak=table["trial"].str.extract(r"peak ([\d.]+)")[0].astype(float))
+    limit = table.groupby("kind")["loss"].median().max()
     for marker, (kind, rows) in zip(MARKERS, table.groupby("kind", sort=False), strict=False):
-        ax.plot(rows["peak"], rows["loss"], marker, fillstyle="none", label=kind)
+        ax.plot(rows["peak"], rows["loss"].clip(upper=limit), marker, fillstyle="none", label=kind)
         ax.plot(rows["peak"][rows["best"]], rows["loss"][rows["best"]], marker, color="0.1")
-    peaks = sorted(table["peak"].unique())
+    low, high = table["peak"].min(), table["peak"].max()
+    ticks = [x for x in (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0) if 0.9 * low <= x <= 1.1 * high]
     ax.set(xscale="log", xlabel="peak of the learning rate", ylabel="validation loss", title="trials (black: the best)")
-    ax.set_xticks(peaks[::2], [f"{peak:.2g}" for peak in peaks[::2]])
+    ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
     ax.minorticks_off()
     ax.legend(fontsize=8, ncols=2)
     return ax
+
+
+def study_search(found, table, steps: int, *, ylabel: str, ylim: tuple[float, float]):
+    """What a gate looks at. Left: the trials (`checks.gate`). Right, from the table of curves: dense training, which
+    goes on after the parent's `steps`, and a mixture from scratch. Returns the axes."""
+    _, axes = plt.subplots(1, 2, figsize=(11, 3.8))
+    trials(axes[0], found)
+    training = table[table["arm"].isin(("parent", "dense", "scratch"))].copy()
+    training.loc[training["arm"] == "dense", "extra_steps"] += steps
+    study_curves(axes[1], training, "extra_steps", "loss", xlabel="steps in all", ylabel=ylabel)
+    axes[1].set(ylim=ylim, title="dense is near its end, experts are not")
+    return axes
+
+
+def study_budget(table, panels: dict[str, str], limits):
+    """What an extra budget buys: a panel for each metric, with its label and its axis' limits. Returns the axes."""
+    _, axes = plt.subplots(1, len(panels), figsize=(13, 3.8))
+    shown = table[table["arm"].isin(("dense", "upcycled", "scratch", "deeper"))]
+    for ax, (metric, label), ylim in zip(axes, panels.items(), limits, strict=True):
+        study_curves(ax, shown, "extra_cost", metric, xlabel="extra cost (parent sunk)", ylabel=label)
+        ax.set(ylim=ylim)
+    for ax in axes[1:]:
+        ax.legend().remove()
+    return axes
 
 
 def verdicts(ax, table, *, xlabel: str):

@@ -1,7 +1,8 @@
-"""From one trained model to an ensemble: a V-MoE becomes an E3, a ViT becomes a BatchEnsemble.
+"""From one trained model to an ensemble: a V-MoE becomes an E3, a ViT (or V-MoE) a BatchEnsemble or a MIMO.
 
     params = split_routers(params, num_members=2)                   # for configs.e3(...)
     params = batch_ensemble_from_dense(params, config, key)         # config.batch_ensemble is set
+    params = mimo_from_single(params, num_members=2)                # for ensembles.Mimo(config, 2)
 
 Built in notebooks/10_e3.ipynb.
 """
@@ -61,3 +62,15 @@ def batch_ensemble_from_dense(params: dict, config: ViTConfig, key: jax.Array) -
     if flat:
         raise ValueError(f"The checkpoint has {', '.join(sorted(flat)[:3])}, for which a BatchEnsemble has no place.")
     return unflatten_dict(new, sep="/")
+
+
+def mimo_from_single(params: dict, num_members: int) -> dict:
+    """Parameters of a MIMO from those of a model that reads one picture: each member's pixels get 1/M of the patch
+    kernel [p, p, C, D], and each has a copy of the head. Where all members read the same picture, as at test time,
+    every member is the model it came from. Raises ValueError for a model without a head."""
+    if "head" not in params:
+        raise ValueError("The model has no head, so a MIMO cannot be made of it.")
+    kernel, m = params["embedding"]["kernel"], num_members
+    embedding = params["embedding"] | {"kernel": jnp.tile(kernel, (1, 1, m, 1)) / m}
+    head = {"kernel": jnp.tile(params["head"]["kernel"], (1, m)), "bias": jnp.tile(params["head"]["bias"], m)}
+    return {"ViT": params | {"embedding": embedding, "head": head}}

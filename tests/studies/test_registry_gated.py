@@ -1,13 +1,13 @@
 """The rows of tasks with a gate: they stand in the registry of the paper, and ask about tables that have a gate."""
 
 from kitlib.studies import questions, registry
-from kitlib.studies.registry_gated import REAL, RECALL, TEXT
+from kitlib.studies.registry_gated import PICTURES, REAL, RECALL, TEXT
 
 
 def test_the_rows_are_in_the_registry_and_ask_only_where_there_is_a_gate():
     rows = registry.claims_of("upcycling")
     asked = questions.questions_of("upcycling")
-    for claims, task in ((RECALL, "recall"), (TEXT, "text"), (REAL, "real")):
+    for claims, task in ((PICTURES, "pictures"), (RECALL, "recall"), (TEXT, "text"), (REAL, "real")):
         assert set(claims) <= set(rows)
         claims = [claim for claim in claims if not claim.check]  # the others are measured in a notebook
         assert {claim.asked[0] for claim in claims} == {f"{task}_curves"}

@@ -50,8 +50,9 @@ def test_stored_tables_are_whole():
     """Every table of a study in data/results has all arms and seeds, finite numbers, and the lines that say how it was
     made."""
     stored = sorted(path for path in runner.RESULTS.glob("*.csv") if path.stem.startswith(runner.PAPERS))
-    expected = {f"upcycling_vision_{name}" for name in ("curves", "experts", "init")}
-    expected |= {f"upcycling_recall_{name}" for name in ("parents", "tuning", "curves")}
+    expected = {f"upcycling_vision_{name}" for name in ("experts", "init")}
+    tuned = ("recall", "text", "pictures")
+    expected |= {f"upcycling_{task}_{name}" for task in tuned for name in ("parents", "tuning", "curves")}
     expected |= {f"upcycling_real_{name}" for name in ("probes", "tuning", "curves")}
     expected |= {f"palix_{name}" for name in runner.studies_of("palix")}
     assert expected <= {path.stem for path in stored}

@@ -69,7 +69,7 @@ def test_starts_are_the_ends_of_the_curves():
     expected = {"none": 0, "parent": 1, "dense": 1, "upcycled": 1, "scratch": 2}
     assert costs == pytest.approx(expected, abs=2e-3) and costs.keys() == expected.keys()
     tried = text_downstream.trials(task)
-    assert len(tried) == 2 * 5 * 6
+    assert len(tried) == 2 * 5 * 7
     for name, arm in tried.items():
         start = name.split()[1].rstrip(":")
         assert arm.upstream.config == starts[start].config and arm.upstream.steps <= starts[start].steps, name

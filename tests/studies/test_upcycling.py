@@ -17,7 +17,7 @@ def test_every_question_has_its_arms():
         "real",
         "recall",
         "text",
-        "words",
+        "pictures",
         "vision",
         "language",
     }

@@ -6,7 +6,7 @@ from kitlib.studies import upcycling_setups, upcycling_tasks
 from kitlib.studies.upcycling_ablations import COST, ablations, headline, placed
 from kitlib.upcycling import surgery
 
-TASKS = [upcycling_tasks.recall, upcycling_tasks.text, upcycling_tasks.words]
+TASKS = [upcycling_tasks.recall, upcycling_tasks.text, upcycling_tasks.pictures]
 
 
 @pytest.mark.parametrize("setup", TASKS, ids=lambda setup: setup.__name__)
@@ -33,7 +33,7 @@ def test_the_tuned_default_is_in_every_study_of_upcycling(setup):
     recipe = task.recipes["upcycled"]
     c, kind = f"C={recipe.capacity:.0f}", "renormalized" if recipe.renormalize else "raw"
     here = {
-        "experts": "E=16", "capacity": c, "blocks": "last 2" if setup is upcycling_tasks.words else "last",
+        "experts": "E=16", "capacity": c, "blocks": "last 2" if setup is upcycling_tasks.pictures else "last",
         "routers": "expert choice", "init": "copies", "pretraining": "upcycled from 100 %",
         "optimizer": f"upcycled {'restarted' if recipe.moments == 'restart' else 'resumed'}",
         "renormalize": f"{kind} {c}",

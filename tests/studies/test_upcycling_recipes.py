@@ -24,5 +24,11 @@ def test_a_cooldown_ends_at_zero_and_changes_nothing_before():
 def test_a_recipe_sets_what_it_names():
     assert Recipe(0.1).experts == {}
     assert Recipe(0.1, capacity=1.0, renormalize=False).experts == {"capacity_factor": 1.0, "renormalize": False}
+    # Tokens choose K = 2 experts, which have room for 1.5 times as many as on average.
+    chosen = Recipe(0.1, capacity=2.0, router="top_k")
+    assert chosen.experts == {"capacity_factor": 1.5, "router": "top_k", "num_selected": 2}
+    assert repr(chosen) == repr(Recipe(0.1, capacity=2.0))  # an arm's configuration tells them apart
+    with pytest.raises(ValueError, match="Unknown router of a recipe 'top-k'; did you mean 'top_k'"):
+        Recipe(0.1, router="top-k")
     with pytest.raises(ValueError, match="Unknown treatment of moments 'reset'; did you mean 'resume'"):
         Recipe(0.1, "reset")

@@ -8,7 +8,7 @@ from kitlib.models import flops
 from kitlib.studies import upcycling_setups, upcycling_tasks
 from kitlib.upcycling import surgery
 
-TUNED = [upcycling_tasks.recall, upcycling_tasks.text, upcycling_tasks.words]
+TUNED = [upcycling_tasks.recall, upcycling_tasks.text, upcycling_tasks.pictures]
 SETUPS = [upcycling_setups.vision, upcycling_setups.language, *TUNED]
 
 
@@ -27,7 +27,7 @@ def test_the_sparse_model_has_experts_and_costs_what_is_counted(setup):
     assert {moe.num_experts for moe in surgery.moe_layers(sparse).values()} == {experts}
     assert surgery.dense_twin(sparse) == one.dense
     assert one.forward_flops(sparse) > one.forward_flops(one.dense) > 0
-    if setup in (upcycling_setups.vision, upcycling_tasks.words):
+    if setup in (upcycling_setups.vision, upcycling_tasks.pictures):
         assert one.forward_flops(one.dense) == sum(flops.vit_forward_flops(one.dense).values())
 
 

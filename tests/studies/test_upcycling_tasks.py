@@ -66,22 +66,24 @@ def test_texts_that_are_asked_about_are_not_trained_on():
 
 
 @pytest.mark.slow
-def test_words_of_a_model_that_knows_nothing():
-    """A zero head gives each of the 33 categories the same probability; what is asked differs between the splits."""
-    one, other = upcycling_tasks.words("valid"), upcycling_tasks.words("test")
+def test_pictures_for_a_model_that_knows_nothing():
+    """A zero head gives each of the 26 letters the same probability; what is asked differs between the splits."""
+    one, other = upcycling_tasks.pictures("valid"), upcycling_tasks.pictures("test")
     model = one.model(one.dense)
     params = one.init(model, 0)
     found = [task.evaluate(model, params) for task in (one, other)]
+    measures = {f"{part}{measure}" for part in ("", "held_out_", "novel_") for measure in ("accuracy", "loss")}
     for row in found:
-        assert set(row) == {"accuracy", "loss", "unseen_accuracy", "unseen_loss"}
-        assert row["loss"] == pytest.approx(np.log(33), rel=1e-5) == row["unseen_loss"]
-    assert found[0]["accuracy"] != found[1]["accuracy"]  # the share of category 0, among other words
+        assert set(row) == measures
+        assert all(row[name] == pytest.approx(np.log(26), rel=1e-5) for name in measures if name.endswith("loss"))
+    assert found[0]["accuracy"] != found[1]["accuracy"]  # the share of the letter a, among other questions
+    assert found[0]["novel_accuracy"] == found[1]["novel_accuracy"]  # the same questions in new pictures
 
 
-def test_a_batch_of_words_is_one_group():
-    """Training and evaluation route 256 pictures of 12 tokens together."""
-    one = upcycling_tasks.words()
+def test_a_batch_of_pictures_is_one_group():
+    """Training and evaluation route 256 pictures of 6 tokens together."""
+    one = upcycling_tasks.pictures()
     config = one.sparse(one.dense, capacity_factor=1.0, renormalize=False)
-    assert config.moe.group_size == 256 * config.num_tokens == 3072 and config.moe.capacity_factor == 1.0
+    assert config.moe.group_size == 256 * config.num_tokens == 1536 and config.moe.capacity_factor == 1.0
     assert list(surgery.moe_layers(config)) == [f"Transformer/encoderblock_{i}" for i in (2, 3)]
     assert not config.moe.renormalize

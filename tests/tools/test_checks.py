@@ -7,6 +7,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from kitlib.moe import routing
@@ -233,6 +234,26 @@ def test_a_gate_shows_its_conditions_and_the_best_trials(capsys):
         for kind in trials["kind"].unique():
             (row,) = (line for line in lines if line.split()[: len(kind.split())] == kind.split() and " peak " in line)
             assert gates.best(task, kind) in row and f" {(trials['kind'] == kind).sum()} " in row
+
+
+def test_worth_by_hand(capsys):
+    """Dense falls from 1 to 0.8 for one parent. Upcycled starts at 1.2 and falls by 1 per parent: it is there at 0.4.
+    From scratch 3 - 3 x: it is below 1.2 - x from 0.9 on (3 - 2.7 = 0.3 = 1.2 - 0.9)."""
+    ends = {"parent": (5.0, 1.0), "dense": (1.0, 0.8), "upcycled": (1.2, 0.2), "scratch": (3.0, 0.0)}
+    table = pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "extra_cost": cost, "loss": end[0] + cost * (end[1] - end[0])}
+            for arm, end in ends.items()
+            for seed in (3, 4)
+            for cost in (0.0, 0.5, 1.0)
+        ]
+    )
+    assert checks.worth(table) == pytest.approx(0.91, abs=0.011)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "dense after +100 % of the parent's cost = upcycled after +40.0 % [40.0, 40.0]"
+    assert lines[1] == "surgery: from 1.000 to 1.200"
+    later = table.assign(loss=table["loss"] + 2.0 * (table["arm"] == "scratch"))
+    assert checks.worth(later) == np.inf
 
 
 # exercise, summary, environment, scale

@@ -17,6 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from kitlib import __version__
 from kitlib.data import files
 from kitlib.tools import notebook_files, notebooks
 
@@ -245,9 +246,9 @@ def test_environment_of_kernels(monkeypatch):
 
 
 def test_setup_cell():
-    assert "pip install --no-deps -e ." in notebook_files.setup_cell("")
+    assert 'os.environ.get("KITLIB", "")' in notebook_files.setup_cell("")
     set_up = notebook_files.setup_cell("https://github.com/someone/kit")
-    assert '%pip install -q --no-deps grain "kitlib @ git+https://github.com/someone/kit@v' in set_up
+    assert f'os.environ.get("KITLIB", "git+https://github.com/someone/kit@v{__version__}")' in set_up
 
 
 def test_the_address_is_written_in_pyproject_only(root):

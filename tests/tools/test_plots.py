@@ -108,7 +108,43 @@ def test_trials_are_points_and_the_best_one_is_black():
     assert [line.get_xdata().tolist() for line in ax.lines] == [[0.1, 0.4], [0.4], [0.2], [0.2]]
     assert [line.get_color() == "0.1" for line in ax.lines] == [False, True, False, True]
     assert ax.lines[1].get_ydata().tolist() == [2.0]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.1", "0.4"]  # every second one
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.1", "0.3"]  # round numbers in the range
+
+
+def test_the_worst_trials_do_not_squash_the_others():
+    """The largest median of a kind is 1.5: two trials that are far off are drawn there, and so is 1.8."""
+    rows = [("dense", f"peak {i}", loss, i == 1) for i, loss in enumerate((1.0, 1.2, 1.5, 1.8, 100.0), 1)]
+    rows += [("new", f"peak {i}", loss, i == 1) for i, loss in enumerate((0.5, 0.6, 100.0), 1)]
+    _, ax = plt.subplots()
+    plots.trials(ax, pd.DataFrame(rows, columns=["kind", "trial", "loss", "best"]))
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 1.2, 1.5, 1.5, 1.5]
+    assert ax.lines[2].get_ydata().tolist() == [0.5, 0.6, 1.5]
+
+
+def study(**arms) -> pd.DataFrame:
+    """Two seeds of arms whose loss at step t is given, costing one parent for 10 steps; metric "more" is twice that."""
+    return pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "extra_steps": t, "extra_cost": t / 10, "loss": x, "more": 2 * x}
+            for arm, values in arms.items()
+            for seed in range(2)
+            for t, x in values.items()
+        ]
+    )
+
+
+def test_what_a_gate_looks_at_and_what_a_budget_buys():
+    arms = {"parent": {0: 3.0, 10: 1.0}, "dense": {0: 1.0, 10: 0.9}, "scratch": {0: 3.0, 20: 0.5}, "upcycled": {0: 1.0}}
+    table = study(**arms)
+    found = pd.DataFrame([("dense", "peak 0.1", 1.0, True)], columns=["kind", "trial", "loss", "best"])
+    left, right = plots.study_search(found, table, 10, ylabel="loss", ylim=(0, 4))
+    assert left.get_ylabel() == "validation loss" and right.get_ylim() == (0, 4)
+    lines = {line.get_label(): line.get_xdata().tolist() for line in right.lines}
+    assert lines == {"parent": [0, 10], "dense": [10, 20], "scratch": [0, 20]}  # dense goes on where the parent ends
+    axes = plots.study_budget(table, {"loss": "a", "more": "b"}, [(0, 3), None])
+    assert [ax.get_ylabel() for ax in axes] == ["a", "b"] and axes[0].get_ylim() == (0, 3)
+    assert {line.get_label() for line in axes[1].lines} == {"dense", "scratch", "upcycled"}  # not the parent
+    assert axes[0].get_legend() and not axes[1].get_legend()
 
 
 def test_every_verdict_has_a_mark():

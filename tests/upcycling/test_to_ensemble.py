@@ -9,8 +9,10 @@ from small_batch_ensemble import TINY, ensemble, is_fast, logits_of
 from trees import random_params
 
 from kitlib import configs
+from kitlib.ensembles import Mimo
 from kitlib.models import checkpoint
-from kitlib.upcycling.to_ensemble import batch_ensemble_from_dense, split_routers
+from kitlib.models.vit import ViT
+from kitlib.upcycling.to_ensemble import batch_ensemble_from_dense, mimo_from_single, split_routers
 
 # ---------------------------------------------------------------------------------------------- an E3
 
@@ -110,3 +112,22 @@ def test_a_batch_ensemble_is_not_a_dense_checkpoint():
 def test_from_dense_needs_a_configuration_with_members():
     with pytest.raises(ValueError, match="has no batch_ensemble; set one"):
         batch_ensemble_from_dense(random_params(TINY), TINY, jax.random.key(0))
+
+
+# ---------------------------------------------------------------------------------------------- a MIMO
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_a_mimo_that_reads_one_picture_m_times_is_the_model_it_came_from(m):
+    params = random_params(TINY)
+    model = Mimo(TINY, m)
+    made = mimo_from_single(params, m)
+    images = np.random.default_rng(0).normal(size=(4, *TINY.image_size, TINY.channels)).astype(np.float32)
+    logits = model.apply({"params": made}, images)[0]
+    alone = ViT(TINY).apply({"params": params}, images)[0]
+    np.testing.assert_allclose(logits, np.broadcast_to(alone, (m, 4, 3)), rtol=1e-5, atol=1e-5)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images))["params"]
+    assert jax.tree.map(jnp.shape, made) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    with pytest.raises(ValueError, match="no head"):
+        mimo_from_single({name: leaf for name, leaf in params.items() if name != "head"}, m)

@@ -1,0 +1,224 @@
+"""Ensembles as the paper makes them (2110.03360, section 4): a V-MoE is pre-trained, then fine-tuned as itself, as an
+E3, and as every other kind of ensemble, and each of them is measured in every way.
+
+    kit claims upcycling pictures_curves     # pre-training; its gate is that of notebook 07
+    kit claims ensembles naming_tuning       # six learning rates for every kind
+    kit claims ensembles naming
+
+Pre-training is the naming of things in 27 languages (`synthetic.named_pictures`), for the cost of two dense parents;
+the models are those at the end of the arms "dense" and "scratch" of pictures_curves. Fine-tuning adds eight languages,
+4,000 facts. What is asked there are other pairs of these things and languages; many can be guessed from the languages
+that a model knows already.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from kitlib import ensembles
+from kitlib.configs import BatchEnsembleConfig, E3Config, ViTConfig
+from kitlib.data import files, keyed_rng
+from kitlib.data.image_batches import to_float
+from kitlib.ensembles import uncertainty
+from kitlib.models import flops
+from kitlib.models.vit import ViT
+from kitlib.studies import study, upcycling_ablations, upcycling_runs, upcycling_tasks, upcycling_tuning
+from kitlib.studies.ensemble_measures import clean, few_shots, foreign, outputs_of, shifted
+from kitlib.studies.naming_pictures import FOREIGN, NUM_CORRUPTED, late, pictures, probe
+from kitlib.synthetic import named_pictures
+from kitlib.training import classification, loop
+from kitlib.training.recipe import adamw_cosine_step
+from kitlib.upcycling import to_ensemble
+
+STEPS, BATCH = 500, 256
+PEAKS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+SEEDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class NamingArm:
+    """An ensemble or a single model: from what it is fine-tuned, as what, and how many runs or passes it combines."""
+
+    start: str  # "ViT" or "V-MoE"
+    config: ViTConfig
+    peak: float  # of the learning rate of fine-tuning
+    trainings: int = 1  # fine-tunings that are combined; more than one: a deep ensemble
+    shared: bool = False  # its members start from one pre-trained model ("downstream"), else each from its own
+    passes: int = 0  # MC dropout: passes at test time
+    inputs: int = 0  # MIMO: M
+    of_mean: bool = False  # trained on the loss of the mean prediction instead of the mean of the members' losses
+    steps: int = STEPS
+
+
+# ---------------------------------------------------------------------------------------------- one fine-tuning
+
+
+def pretrained(start: str, split: str, seed: int, folder: Path) -> dict:
+    """The parameters before fine-tuning. split: of the task of pre-training; recipes are chosen on "valid", where
+    models are trained for as long as its trials."""
+    make = functools.partial(upcycling_tasks.pictures, split)
+    task, kind = make(), {"ViT": "dense", "V-MoE": "scratch"}[start]
+    if split == "valid":
+        arm = upcycling_tuning.trial_arm(task, kind, task.recipes[kind])
+    else:
+        arm = upcycling_ablations.headline(task)[kind]
+    return upcycling_runs.trained(make, arm, seed, folder.parent / "upcycling")
+
+
+def converted(arm: NamingArm, params: dict, seed: int) -> dict:
+    """The parameters of a pre-trained model as those of the arm's model."""
+    if arm.inputs:
+        return to_ensemble.mimo_from_single(params, arm.inputs)
+    if arm.config.e3 and arm.config.e3.routers == "own":
+        return to_ensemble.split_routers(params, arm.config.e3.num_members)
+    if arm.config.batch_ensemble:
+        return to_ensemble.batch_ensemble_from_dense(params, arm.config, jax.random.key(seed))
+    return params
+
+
+def _model(arm: NamingArm):
+    return ensembles.Mimo(arm.config, arm.inputs) if arm.inputs else ViT(arm.config)
+
+
+def fine_tuned(arm: NamingArm, split: str, first: int, seed: int, folder: Path) -> dict:
+    """The parameters after fine-tuning. first: the seed of pre-training; seed: of fine-tuning."""
+    model, params = _model(arm), converted(arm, pretrained(arm.start, split, first, folder), seed)
+    make_loss, options = classification.classification_loss, {"of_mean": arm.of_mean}
+    if arm.inputs:
+        make_loss, options = ensembles.mimo_loss, {"same": 0.5}
+    tx, step = adamw_cosine_step(make_loss, model, arm.steps, arm.peak, warmup=arm.steps // 10, **options)
+    batches = named_pictures.batches(late("train"), BATCH, seed=seed)
+    return loop.fit(step, loop.init_state(params, tx, seed), batches, arm.steps)[0].params
+
+
+def stored_outputs(arm: NamingArm, first: int, seed: int, folder: Path) -> dict[str, np.ndarray]:
+    """The outputs of one fine-tuned model, from `folder` if they are there; deep ensembles share those of singles."""
+    single = dataclasses.replace(arm, trainings=1, shared=False)
+    path = folder / f"naming-{files.recipe_hash(f'{setting()}; {single}')}-{first}-{seed}.npz"
+    if not path.is_file():
+        params = fine_tuned(arm, "test", first, seed, folder)
+        few, _, asked, _ = probe()
+        files.write_npz(path, outputs_of(_model(arm), params, pictures(), few, asked, arm.passes, seed))
+    return files.read_arrays(path)
+
+
+# ---------------------------------------------------------------------------------------------- one ensemble
+
+
+def run_arm(arm: NamingArm, seed: int, folder: Path) -> list[dict]:
+    """One row: all measures of one ensemble, and its costs. No two ensembles of an arm share a fine-tuned model."""
+    members = range(seed, seed + SEEDS * arm.trainings, SEEDS)
+    runs = [stored_outputs(arm, seed if arm.shared else member, member, folder) for member in members]
+    joined = {name: np.concatenate([outputs[name] for outputs in runs]) for name in runs[0]}
+    labels, (_, few_labels, _, asked_labels) = late("test").labels, probe()
+    row = clean(joined["test"], labels) | shifted(joined["corrupted"], labels[:NUM_CORRUPTED])
+    row |= foreign(joined["test"], {name: joined[name] for name in FOREIGN})
+    row |= few_shots(joined["few"], few_labels, joined["asked"], asked_labels)
+    return [row | costs(arm)]
+
+
+def run_trial(arm: NamingArm, seed: int, folder: Path) -> list[dict]:
+    """One row: the loss on the questions by which recipes are chosen."""
+    params, asked = fine_tuned(arm, "valid", seed, seed, folder), late("valid")
+    images = to_float(named_pictures.pictures(asked, keyed_rng(0, 5)))
+    logits = (
+        ensembles.mc_dropout(_model(arm), params, images, arm.passes, seed=seed)
+        if arm.passes
+        else ensembles.predict_members(_model(arm), [params], images)
+    )
+    return [{"loss": uncertainty.ensemble_nll(logits, asked.labels)}]
+
+
+def costs(arm: NamingArm) -> dict[str, float]:
+    """Millions of parameters and of FLOPs per picture at test time; FLOPs of fine-tuning in 10^12."""
+    config = arm.config
+    if arm.inputs:
+        config = config.replace(channels=arm.inputs * config.channels, num_classes=arm.inputs * config.num_classes)
+    forward = sum(flops.vit_forward_flops(config).values())
+    return {
+        "mparams": arm.trainings * sum(flops.vit_parameters(config).values()) / 1e6,
+        "mflops": arm.trainings * max(1, arm.passes) * forward / 1e6,
+        "train_tflops": arm.trainings * 3 * forward * BATCH * arm.steps / 1e12,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- the studies
+
+# Chosen by the trials of naming_tuning; a test compares.
+CHOSEN = {
+    "ViT": 0.002,
+    "V-MoE": 0.002,
+    "V-MoE K=2": 0.002,
+    "E3 M=2": 0.002,
+    "E3 M=4": 0.002,
+    "E3 K=2 M=2": 0.002,
+    "dropout": 0.002,
+    "MC dropout M=2": 0.002,
+    "MC dropout M=8": 0.002,
+    "MIMO M=2": 0.002,
+    "BatchEnsemble M=2": 0.002,
+    "partition only": 0.002,
+    "loss of the mean": 0.002,
+}
+
+
+def kinds() -> dict[str, NamingArm]:
+    """What is fine-tuned: a ViT, a V-MoE, and single models and ensembles that are made of the V-MoE."""
+    task = upcycling_tasks.pictures()
+    vmoe = upcycling_ablations.sparse(task, "scratch")
+    two = vmoe.replace(moe=vmoe.moe.replace(num_selected=2))
+    dropout, rank_one = vmoe.replace(dropout=0.1), vmoe.replace(batch_ensemble=BatchEnsembleConfig((1,), 2))
+    found = {"ViT": NamingArm("ViT", task.dense, 0.0)}
+    for name, config, *fields in (
+        ("V-MoE", vmoe),
+        ("V-MoE K=2", two),
+        ("E3 M=2", vmoe.replace(e3=E3Config(2))),
+        ("E3 M=4", vmoe.replace(e3=E3Config(4))),
+        ("E3 K=2 M=2", two.replace(e3=E3Config(2))),
+        ("dropout", dropout),
+        ("MC dropout M=2", dropout, {"passes": 2}),
+        ("MC dropout M=8", dropout, {"passes": 8}),
+        ("MIMO M=2", vmoe, {"inputs": 2}),
+        ("BatchEnsemble M=2", rank_one),
+        ("partition only", vmoe.replace(e3=E3Config(2, tiling="none"))),
+        ("loss of the mean", vmoe.replace(e3=E3Config(2)), {"of_mean": True}),
+    ):
+        found[name] = NamingArm("V-MoE", config, 0.0, **(fields[0] if fields else {}))
+    return {name: dataclasses.replace(arm, peak=CHOSEN[name]) for name, arm in found.items()}
+
+
+def setting() -> str:
+    """What all arms have in common."""
+    return (
+        f"{STEPS} steps of Adam with batches of {BATCH}, cosine, on {len(late('train'))} facts in eight languages, "
+        f"after: {upcycling_tasks.pictures().setting}"
+    )
+
+
+def studies() -> dict[str, study.Study]:
+    """naming_tuning and naming."""
+    chosen = kinds()
+    trials = {
+        f"{name}: peak {peak:g}": dataclasses.replace(arm, peak=peak) for name, arm in chosen.items() for peak in PEAKS
+    }
+    deep = {
+        f"2 x {name}{' downstream' * shared}": dataclasses.replace(chosen[kind], trainings=2, shared=shared)
+        for name, kind, shared in (
+            ("ViT", "ViT", False),
+            ("V-MoE", "V-MoE", False),
+            ("V-MoE", "V-MoE", True),
+            ("E3", "E3 M=2", False),
+        )
+    }
+    ratio = costs(chosen["E3 M=2"])["mflops"] / costs(chosen["V-MoE"])["mflops"]
+    longer = {"V-MoE, E3's FLOPs": dataclasses.replace(chosen["V-MoE"], steps=round(STEPS * ratio))}
+    question = "A V-MoE is pre-trained and fine-tuned as itself, as an E3, and as other ensembles."
+    return {
+        "naming_tuning": study.Study(
+            "Which learning rate for which kind?", setting(), trials, study.nothing, run_trial, 1, upcycling_tuning.SEED
+        ),
+        "naming": study.Study(question, setting(), chosen | deep | longer, study.nothing, run_arm, SEEDS),
+    }

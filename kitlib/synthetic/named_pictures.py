@@ -1,0 +1,130 @@
+"""A question in a picture: what letter does the name of this thing begin with, in the language that is written below?
+
+    taught = questions("taught")                      # 17,000 pairs of a thing and a language
+    for batch in batches(taught, 256, seed=0): ...    # {"image": float32[B, 36, 24, 3], "label": int32[B]}
+
+A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the thing and the language
+and to remember the fact; the languages' names are often akin, so some can be guessed. Every picture has new light and
+new noise. The things are emoji (`captioned`), their names CLDR's (`recall`).
+
+A picture has 24 x 24 pixels and its language a strip of 12 x 24 below it: six patches of 12 x 12.
+"""
+
+import functools
+import unicodedata
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from PIL import Image, ImageDraw
+
+from kitlib.configs.nearest_name import one_of
+from kitlib.data import captioned, recall, shuffled
+from kitlib.data.files import keyed_rng
+from kitlib.data.image_batches import to_float
+from kitlib.synthetic.rendered_text import font_of_size
+
+SIDE, STRIP = 24, 12  # pixels: of the thing's picture, and the height of the language's strip
+SIZE = (SIDE + STRIP, SIDE)
+BASELINE, FONT = 9, ("DejaVuSansMono", 10)  # pixels from the strip's top to its line; name and pixels per em
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LIGHT, NOISE = (0.8, 1.2), 0.05  # factor of a picture's values; uniform noise in both directions, of a range of 1
+SPLITS = ("taught", "held_out", "novel")
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """n pairs of a thing and a language. Attributes:
+
+    things, languages: int32[n], rows of `things()` and of `recall.vocabulary().languages`.
+    labels: int32[n], the first letter of the name: 0 for a to 25 for z, without its accents.
+    """
+
+    things: np.ndarray
+    languages: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows) -> "Questions":
+        return Questions(self.things[rows], self.languages[rows], self.labels[rows])
+
+
+@functools.cache
+def things() -> tuple[dict[str, int], np.ndarray]:
+    """({thing: its row}, uint8[things, 24, 24, 3]): the emoji, first the 186 of the test split."""
+    found, pictures = {}, []
+    for split in ("test", "valid", "train"):
+        emoji = captioned.emoji(split)
+        for code, picture in zip(emoji.codes, emoji.images, strict=True):
+            found["".join(chr(int(point, 16)) for point in code.split("-") if point != "FE0F")] = len(found)
+            pictures.append(np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
+    return found, np.stack(pictures)
+
+
+def questions(split: str = "taught", *, late: bool = False) -> Questions:
+    """The questions of a split, in an order that is random but fixed: the first n are a fair sample.
+
+    split: "taught"; "held_out" (5 % of the pairs of such things and languages) or "novel" (about things that are in
+    neither). late: in every fourth of the 35 languages, which a model may learn after the others; False: in those.
+    Names that begin with another letter than a to z are left out. Raises ValueError for an unknown split.
+    """
+    one_of("split of the questions", split, SPLITS)
+    known, languages = things()[0], recall.vocabulary().languages
+    chosen = set(languages[3::4]) if late else set(languages) - set(languages[3::4])
+    new = len(captioned.emoji("test"))  # rows below are those of the test split
+    parts = recall.SPLITS if split == "novel" else (split,)
+    facts = [fact for part in parts for fact in recall.facts(part).names]
+    rows = [
+        (known[thing], languages.index(language), LETTERS.index(letter))
+        for language, thing, name in facts
+        if language in chosen
+        and thing in known
+        and (known[thing] < new) == (split == "novel")
+        and (letter := _initial(name)) in LETTERS
+    ]
+    return Questions(*np.array(rows, np.int32).T)
+
+
+def _initial(name: str) -> str:
+    """The first letter without its accents: "élan" -> "e"."""
+    return unicodedata.normalize("NFD", name)[0]
+
+
+def pictures(asked: Questions, rng: np.random.Generator) -> np.ndarray:
+    """uint8[n, 36, 24, 3]: things in new light above their languages, with noise."""
+    n = len(asked)
+    light = rng.uniform(*LIGHT, (n, 1, 1, 1)).astype(np.float32)
+    shown = things()[1][asked.things].astype(np.float32) / 255 * light
+    written = np.broadcast_to(_strips()[asked.languages, :, :, None], (n, STRIP, SIDE, 3))
+    image = np.concatenate([shown, written], axis=1)
+    image = image + NOISE * (2 * rng.random(image.shape, np.float32) - 1)
+    return (255 * np.clip(image, 0, 1) + 0.5).astype(np.uint8)
+
+
+@functools.cache
+def _strips() -> np.ndarray:
+    """float32[languages, 12, 24]: the code of each language in black on white, its letters equally far apart."""
+    strips = []
+    for code in recall.vocabulary().languages:
+        strip = Image.new("L", (SIDE, STRIP), 255)
+        for i, letter in enumerate(code):
+            place = (SIDE * (i + 0.5) / len(code), BASELINE)
+            ImageDraw.Draw(strip).text(place, letter, fill=0, font=font_of_size(*FONT), anchor="ms")
+        strips.append(np.asarray(strip, np.float32) / 255)
+    return np.stack(strips)
+
+
+def batches(asked: Questions, batch_size: int, *, seed: int = 0) -> grain.DatasetIterator:
+    """An endless iterator over {"image": float32[B, 36, 24, 3] in [-1, 1], "label": int32[B]}. Every epoch has a new
+    order, and every picture is new. `get_state` and `set_state` continue with the very next batch.
+
+    Raises ValueError if there are fewer questions than batch_size, or it is not positive.
+    """
+
+    def batch(rows: np.ndarray, position: int) -> dict[str, np.ndarray]:
+        images = to_float(pictures(asked[rows], keyed_rng(seed, 1, position)))
+        return {"image": images, "label": asked.labels[rows]}
+
+    return shuffled.batches(len(asked), batch_size, batch, seed=seed)

@@ -1,0 +1,105 @@
+"""kitlib.studies.naming: what is made of a V-MoE, that it starts as the V-MoE, and that runs are shared."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from trees import random_params
+
+from kitlib import ensembles
+from kitlib.ensembles import uncertainty
+from kitlib.models.vit import ViT
+from kitlib.studies import naming, naming_pictures, upcycling_tasks
+from kitlib.training import classification
+
+KINDS = naming.kinds()
+SINGLE = {"ViT", "V-MoE", "V-MoE K=2", "dropout", "partition only"}
+
+
+def test_all_kinds_are_those_that_are_tuned_and_have_six_trials():
+    found = naming.studies()
+    assert set(KINDS) == set(naming.CHOSEN)
+    for name, arm in KINDS.items():
+        tried = {arm.peak for label, arm in found["naming_tuning"].arms.items() if label.startswith(f"{name}: ")}
+        assert tried == set(naming.PEAKS) and arm.peak == naming.CHOSEN[name]
+    assert found["naming"].seeds >= 10 and found["naming_tuning"].first_seed not in range(found["naming"].seeds)
+    assert len(set(map(repr, found["naming"].arms.values()))) == len(found["naming"].arms)
+
+
+def test_members_of_deep_ensembles_are_the_runs_of_single_models(monkeypatch, tmp_path):
+    """Two upstream models, or one that is fine-tuned twice; no fine-tuned model is in two ensembles of an arm."""
+    asked = []
+    monkeypatch.setattr(naming, "stored_outputs", lambda arm, first, seed, folder: asked.append((first, seed)))
+    arms = naming.studies()["naming"].arms
+    expected = {"V-MoE": [(3, 3)], "2 x V-MoE": [(3, 3), (3 + 10, 3 + 10)], "2 x V-MoE downstream": [(3, 3), (3, 13)]}
+    for name, pairs in expected.items():
+        asked.clear()
+        with pytest.raises(TypeError):
+            naming.run_arm(arms[name], 3, tmp_path)  # no outputs
+        assert asked == pairs
+
+
+def test_costs_by_hand():
+    """An E3 has the parameters of its V-MoE; two models cost twice as much, eight passes eight times at test time."""
+    found = {name: naming.costs(arm) for name, arm in naming.studies()["naming"].arms.items()}
+    assert found["E3 M=2"]["mparams"] == found["V-MoE"]["mparams"]
+    assert found["2 x V-MoE"] == {name: pytest.approx(2 * value) for name, value in found["V-MoE"].items()}
+    assert found["MC dropout M=8"]["mflops"] == pytest.approx(8 * found["V-MoE"]["mflops"])
+    # MIMO reads two pictures: 12 * 12 * 3 more inputs of the patches, 26 more outputs of the head with their biases.
+    more = 12 * 12 * 3 * 16 + 26 * 17
+    assert (found["MIMO M=2"]["mparams"] - found["V-MoE"]["mparams"]) * 1e6 == pytest.approx(more)
+    assert found["V-MoE, E3's FLOPs"]["train_tflops"] == pytest.approx(found["E3 M=2"]["train_tflops"], rel=2e-3)
+    assert found["V-MoE"]["mflops"] < found["E3 M=2"]["mflops"] < found["2 x V-MoE"]["mflops"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["E3 M=2", "BatchEnsemble M=2", "MIMO M=2", "V-MoE K=2"])
+def test_what_is_fine_tuned_starts_near_the_v_moe(name):
+    """A member of a MIMO is the V-MoE at first, if all read the same picture. Those of an E3 have half of its experts
+    each, those of a BatchEnsemble other scales."""
+    arm, plain = KINDS[name], KINDS["V-MoE"]
+    params = random_params(plain.config)
+    start = naming.converted(arm, params, seed=0)
+    images = np.random.default_rng(0).normal(size=(5, 36, 24, 3)).astype(np.float32)
+    model = ensembles.Mimo(arm.config, arm.inputs) if arm.inputs else ViT(arm.config)
+    logits = classification.predict(model, start, images)
+    expected = classification.predict(ViT(plain.config), params, images)
+    assert logits.shape == ((5, 26) if name == "V-MoE K=2" else (2, 5, 26))
+    if arm.inputs:
+        np.testing.assert_allclose(logits, np.broadcast_to(expected, logits.shape), atol=1e-5)
+    else:
+        assert np.isfinite(logits).all() and not np.allclose(logits, expected, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["V-MoE", "E3 M=2", "MC dropout M=2", "MIMO M=2", "2 x V-MoE downstream"])
+def test_an_arm_is_fine_tuned_once_and_measured(name, tmp_path, monkeypatch):
+    task = upcycling_tasks.pictures()
+    arm = dataclasses.replace(naming.studies()["naming"].arms[name], steps=2)
+    base = arm.config.replace(e3=None, dropout=0.0)
+    monkeypatch.setattr(naming, "pretrained", lambda start, split, seed, folder: task.init(ViT(base), seed))
+    few = {part: images[:200] for part, images in naming_pictures.pictures().items()}
+    few["corrupted"] = naming_pictures.pictures()["corrupted"][:200]
+    monkeypatch.setattr(naming, "pictures", lambda: few)
+    late = naming.late
+    monkeypatch.setattr(naming, "late", lambda split: late(split)[:200] if split == "test" else late(split))
+    (row,) = naming.run_arm(arm, 0, tmp_path)
+    assert all(np.isfinite(value) for value in row.values())
+    assert row["members"] == (1 if name == "V-MoE" else 2)
+    assert len(list(tmp_path.glob("naming-*.npz"))) == arm.trainings
+    assert {f"ood_{foreign}" for foreign in naming_pictures.FOREIGN} <= set(row)
+    monkeypatch.setattr(naming, "fine_tuned", None)  # a second fine-tuning would fail
+    assert naming.run_arm(arm, 0, tmp_path) == [row]
+
+
+@pytest.mark.slow
+def test_a_trial_is_scored_by_the_loss_of_the_ensemble(tmp_path, monkeypatch):
+    """With a rate of 0 and equal logits for all letters the loss is log 26."""
+    task = upcycling_tasks.pictures()
+    arm = dataclasses.replace(KINDS["E3 M=2"], steps=1, peak=0.0)
+    base = arm.config.replace(e3=None)
+    monkeypatch.setattr(naming, "pretrained", lambda start, split, seed, folder: task.init(ViT(base), seed))
+    (row,) = naming.run_trial(arm, 100, tmp_path)
+    assert row["loss"] == pytest.approx(np.log(26), rel=1e-5)
+    zeros = np.zeros((2, 3, 26), np.float32)
+    assert uncertainty.ensemble_nll(zeros, np.array([0, 1, 2])) == pytest.approx(np.log(26))

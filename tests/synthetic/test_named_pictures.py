@@ -1,0 +1,113 @@
+"""kitlib.synthetic.named_pictures: which question is in which split, its label, how a picture is made, batches."""
+
+import numpy as np
+import pytest
+
+from kitlib.data import captioned, recall
+from kitlib.synthetic import named_pictures
+from kitlib.synthetic.named_pictures import LETTERS, NOISE, SIDE, SPLITS, Questions
+
+
+def test_splits_share_no_question_and_novel_things_are_those_of_the_test_emoji():
+    found = {split: named_pictures.questions(split) for split in SPLITS}
+    late = {split: named_pictures.questions(split, late=True) for split in SPLITS}
+    for split, asked in late.items():
+        assert set(asked.languages.tolist()) == set(range(3, 35, 4))
+        assert set(found[split].languages.tolist()) == set(range(35)) - set(range(3, 35, 4))
+        assert len(asked) == pytest.approx(len(found[split]) * 8 / 27, rel=0.2)
+    pairs = {split: set(zip(q.things.tolist(), q.languages.tolist(), strict=True)) for split, q in found.items()}
+    assert {split: len(q) for split, q in found.items()} == {split: len(p) for split, p in pairs.items()}
+    assert sum(map(len, pairs.values())) == len(set().union(*pairs.values())) > 21_000
+    assert len(set(found["held_out"].things.tolist()) - set(found["taught"].things.tolist())) < 10  # with one name only
+    assert found["novel"].things.max() < len(captioned.emoji("test")) <= found["taught"].things.min()
+    share = len(pairs["held_out"]) / (len(pairs["held_out"]) + len(pairs["taught"]))
+    assert share == pytest.approx(recall.HELD_OUT, abs=2e-3)
+    for asked in found.values():
+        assert len(np.unique(asked.labels)) == 26  # of every split
+        assert abs(np.bincount(asked.labels)[18] / len(asked) - 0.11) < 0.02  # s is the commonest, in every split
+
+
+def test_a_question_by_hand():
+    """The dog (1F415) is "Hund" in German and "koira" in Finnish; "élan" loses its accent; "Øl" is not asked."""
+    known, languages = named_pictures.things()[0], recall.vocabulary().languages
+    asked = [named_pictures.questions(split, late=late) for split in SPLITS for late in (False, True)]
+    label = {
+        (thing, languages[language]): LETTERS[letter]
+        for q in asked
+        for thing, language, letter in zip(q.things.tolist(), q.languages.tolist(), q.labels.tolist(), strict=True)
+    }
+    dog = known["\U0001f415"]
+    assert (label[dog, "de"], label[dog, "fi"], label[dog, "fr"]) == ("h", "k", "c")
+    assert named_pictures._initial("élan") == "e" and named_pictures._initial("øl") not in LETTERS
+    with pytest.raises(ValueError, match="Unknown split of the questions 'test'"):
+        named_pictures.questions("test")
+
+
+def test_labels_are_the_names_first_letters():
+    """Every fact about a pictured thing is asked once, unless the name begins with another letter than a to z."""
+    known, languages = named_pictures.things()[0], recall.vocabulary().languages
+    facts = [fact for split in recall.SPLITS for fact in recall.facts(split).names if fact[1] in known]
+    expected = {}
+    for language, thing, name in facts:
+        if name[0] in LETTERS:  # without an accent; those with one are tested above
+            expected[known[thing], languages.index(language)] = LETTERS.index(name[0])
+    asked = [named_pictures.questions(split, late=late) for split in SPLITS for late in (False, True)]
+    found = {
+        (thing, language): letter
+        for q in asked
+        for thing, language, letter in zip(q.things.tolist(), q.languages.tolist(), q.labels.tolist(), strict=True)
+    }
+    assert len(facts) >= len(found) >= len(expected) > 0.95 * len(facts)
+    assert all(found[pair] == letter for pair, letter in expected.items())
+
+
+def test_a_picture_is_the_thing_above_its_language(monkeypatch):
+    """Without noise and with the same light, two languages of one thing differ in the strip alone, two things in one
+    language above it."""
+    monkeypatch.setattr(named_pictures, "NOISE", 0.0)
+    monkeypatch.setattr(named_pictures, "LIGHT", (1.0, 1.0))
+    one = Questions(np.array([3, 3, 9]), np.array([0, 1, 1]), np.array([0, 0, 0]))
+    images = named_pictures.pictures(one, np.random.default_rng(0))
+    assert images.shape == (3, *named_pictures.SIZE, 3) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images[:2, :SIDE], named_pictures.things()[1][[3, 3]])
+    np.testing.assert_array_equal(images[1, SIDE:], images[2, SIDE:])
+    assert (images[0, SIDE:] != images[1, SIDE:]).any() and (images[1, :SIDE] != images[2, :SIDE]).any()
+
+
+def test_every_language_can_be_told_from_the_others():
+    strips = named_pictures._strips()
+    assert strips.shape == (35, 12, 24) and strips.max() == 1 and (strips.min(axis=(1, 2)) < 0.2).all()
+    distance = np.abs(strips[:, None] - strips[None]).sum(axis=(2, 3)) + 1e9 * np.eye(35)
+    assert distance.min() > 4  # in whole black pixels; noise of 0.05 sums to about 0.5 over a strip
+
+
+def test_light_and_noise_are_new_and_in_their_ranges():
+    """Where the picture is white, light of 0.8 to 1.2 leaves 0.8 to 1, and the noise is uniform within 0.05."""
+    asked = named_pictures.questions("taught")[np.zeros(300, int)]
+    images = named_pictures.pictures(asked, np.random.default_rng(1))
+    assert len(np.unique(images, axis=0)) == 300
+    white = (named_pictures.things()[1][asked.things[0]] == 255).all(axis=-1)
+    values = images[:, :SIDE][:, white] / 255
+    levels = values.mean(axis=(1, 2))
+    assert levels.min() < 0.85 and levels.max() > 0.97
+    dim = values[levels < 0.9]  # not clipped
+    spread = np.ptp(dim, axis=(1, 2))
+    assert spread.min() > NOISE and spread.max() <= 2 * NOISE + 0.01
+
+
+def test_batches_are_new_pictures_of_all_questions_and_go_on():
+    asked = named_pictures.questions("held_out")[:96]
+    iterator = named_pictures.batches(asked, 32, seed=3)
+    first = [next(iterator) for _ in range(3)]
+    assert first[0]["image"].dtype == np.float32 and first[0]["image"].shape == (32, 36, 24, 3)
+    assert -1 <= first[0]["image"].min() < first[0]["image"].max() <= 1
+    seen = np.sort(np.concatenate([batch["label"] for batch in first]))
+    np.testing.assert_array_equal(seen, np.sort(asked.labels))  # an epoch has every question once
+    state, after = iterator.get_state(), next(iterator)
+    again = named_pictures.batches(asked, 32, seed=3)
+    again.set_state(state)
+    np.testing.assert_equal(next(again), after)
+    other = next(named_pictures.batches(asked, 32, seed=4))
+    assert not np.array_equal(other["image"], first[0]["image"])
+    with pytest.raises(ValueError, match="batch_size is 97; expected 1 to 96"):
+        named_pictures.batches(asked, 97)
