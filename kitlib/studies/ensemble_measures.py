@@ -13,6 +13,7 @@ from kitlib import data, ensembles, metrics
 from kitlib.data import corruptions, image_batches, ood
 from kitlib.ensembles import uncertainty as un
 from kitlib.metrics import fewshot
+from kitlib.models import flops
 from kitlib.models.vit import ViT
 from kitlib.training import classification
 
@@ -148,3 +149,17 @@ def few_shots(few: np.ndarray, few_labels: np.ndarray, asked: np.ndarray, asked_
             accuracies.append(np.mean(predicted == asked_labels))
         row[f"shots_{n}"] = float(np.mean(accuracies))
     return row
+
+
+def costs(arm, batch_size: int) -> dict[str, float]:
+    """Millions of parameters and of FLOPs per image at test time, and training FLOPs in 10^12, of an arm of
+    `studies.ensembles` or `studies.naming`."""
+    config = arm.config
+    if arm.inputs:
+        config = config.replace(channels=arm.inputs * config.channels, num_classes=arm.inputs * config.num_classes)
+    forward = sum(flops.vit_forward_flops(config).values())
+    return {
+        "mparams": arm.trainings * sum(flops.vit_parameters(config).values()) / 1e6,
+        "mflops": arm.trainings * max(1, arm.passes) * forward / 1e6,
+        "train_tflops": arm.trainings * 3 * forward * batch_size * arm.steps / 1e12,
+    }

@@ -14,9 +14,8 @@ import numpy as np
 from kitlib import configs, data, ensembles
 from kitlib.configs import BatchEnsembleConfig, E3Config, MoEConfig, ViTConfig
 from kitlib.data import files, image_batches
-from kitlib.models import flops
 from kitlib.models.vit import ViT
-from kitlib.studies import naming, study
+from kitlib.studies import ensemble_measures, naming, study
 from kitlib.studies.ensemble_measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs
 from kitlib.training import classification, loop
 from kitlib.training.recipe import adamw_cosine_step
@@ -92,16 +91,8 @@ def run_arm(arm: EnsembleArm, seed: int, folder: Path) -> list[dict]:
 
 
 def costs(arm: EnsembleArm) -> dict[str, float]:
-    """Millions of parameters, millions of FLOPs per image at test time, and training FLOPs in 10^12."""
-    config = arm.config
-    if arm.inputs:
-        config = config.replace(channels=arm.inputs * config.channels, num_classes=arm.inputs * config.num_classes)
-    forward = sum(flops.vit_forward_flops(config).values())
-    return {
-        "mparams": arm.trainings * sum(flops.vit_parameters(config).values()) / 1e6,
-        "mflops": arm.trainings * max(1, arm.passes) * forward / 1e6,
-        "train_tflops": arm.trainings * 3 * forward * BATCH * arm.steps / 1e12,
-    }
+    """`ensemble_measures.costs` of one ensemble."""
+    return ensemble_measures.costs(arm, BATCH)
 
 
 # ---------------------------------------------------------------------------------------------- the questions

@@ -23,9 +23,15 @@ from kitlib.configs import BatchEnsembleConfig, E3Config, ViTConfig
 from kitlib.data import files, keyed_rng
 from kitlib.data.image_batches import to_float
 from kitlib.ensembles import uncertainty
-from kitlib.models import flops
 from kitlib.models.vit import ViT
-from kitlib.studies import study, upcycling_ablations, upcycling_runs, upcycling_tasks, upcycling_tuning
+from kitlib.studies import (
+    ensemble_measures,
+    study,
+    upcycling_ablations,
+    upcycling_runs,
+    upcycling_tasks,
+    upcycling_tuning,
+)
 from kitlib.studies.ensemble_measures import clean, few_shots, foreign, outputs_of, shifted
 from kitlib.studies.naming_pictures import FOREIGN, NUM_CORRUPTED, late, pictures, probe
 from kitlib.synthetic import named_pictures
@@ -133,16 +139,8 @@ def run_trial(arm: NamingArm, seed: int, folder: Path) -> list[dict]:
 
 
 def costs(arm: NamingArm) -> dict[str, float]:
-    """Millions of parameters and of FLOPs per picture at test time; FLOPs of fine-tuning in 10^12."""
-    config = arm.config
-    if arm.inputs:
-        config = config.replace(channels=arm.inputs * config.channels, num_classes=arm.inputs * config.num_classes)
-    forward = sum(flops.vit_forward_flops(config).values())
-    return {
-        "mparams": arm.trainings * sum(flops.vit_parameters(config).values()) / 1e6,
-        "mflops": arm.trainings * max(1, arm.passes) * forward / 1e6,
-        "train_tflops": arm.trainings * 3 * forward * BATCH * arm.steps / 1e12,
-    }
+    """`ensemble_measures.costs` of one ensemble; the training is that of fine-tuning."""
+    return ensemble_measures.costs(arm, BATCH)
 
 
 # ---------------------------------------------------------------------------------------------- the studies
