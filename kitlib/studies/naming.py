@@ -13,6 +13,7 @@ that a model knows already.
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import jax
@@ -48,7 +49,7 @@ SEEDS = 10
 class NamingArm:
     """An ensemble or a single model: from what it is fine-tuned, as what, and how many runs or passes it combines."""
 
-    start: str  # "ViT" or "V-MoE"
+    start: str  # "ViT", "V-MoE" (both from scratch) or "upcycled"
     config: ViTConfig
     peak: float  # of the learning rate of fine-tuning
     trainings: int = 1  # fine-tunings that are combined; more than one: a deep ensemble
@@ -66,7 +67,7 @@ def pretrained(start: str, split: str, seed: int, folder: Path) -> dict:
     """The parameters before fine-tuning. split: of the task of pre-training; recipes are chosen on "valid", where
     models are trained for as long as its trials."""
     make = functools.partial(upcycling_tasks.pictures, split)
-    task, kind = make(), {"ViT": "dense", "V-MoE": "scratch"}[start]
+    task, kind = make(), {"ViT": "dense", "V-MoE": "scratch", "upcycled": "upcycled"}[start]
     if split == "valid":
         arm = upcycling_tuning.trial_arm(task, kind, task.recipes[kind])
     else:
@@ -79,7 +80,7 @@ def converted(arm: NamingArm, params: dict, seed: int) -> dict:
     if arm.inputs:
         return to_ensemble.mimo_from_single(params, arm.inputs)
     if arm.config.e3 and arm.config.e3.routers == "own":
-        return to_ensemble.split_routers(params, arm.config.e3.num_members)
+        return to_ensemble.split_routers(params, arm.config.e3.num_members, arm.config.e3.overlap)
     if arm.config.batch_ensemble:
         return to_ensemble.batch_ensemble_from_dense(params, arm.config, jax.random.key(seed))
     return params
@@ -148,43 +149,51 @@ def costs(arm: NamingArm) -> dict[str, float]:
 # Chosen by the trials of naming_tuning; a test compares.
 CHOSEN = {
     "ViT": 0.002,
+    "upcycled": 0.002,
     "V-MoE": 0.002,
     "V-MoE K=2": 0.002,
+    "V-MoE K=4": 0.002,
     "E3 M=2": 0.002,
     "E3 M=4": 0.002,
     "E3 K=2 M=2": 0.002,
+    "E3 K=2 M=4": 0.002,
+    "E3 K=4 M=2": 0.002,
+    "E3 K=4 M=4": 0.002,
     "dropout": 0.002,
     "MC dropout M=2": 0.002,
     "MC dropout M=8": 0.002,
     "MIMO M=2": 0.002,
     "BatchEnsemble M=2": 0.002,
+    "tiling only": 0.002,
     "partition only": 0.002,
+    "ranked": 0.002,
+    "overlap 4": 0.002,
     "loss of the mean": 0.002,
 }
 
 
 def kinds() -> dict[str, NamingArm]:
-    """What is fine-tuned: a ViT, a V-MoE, and single models and ensembles that are made of the V-MoE."""
+    """What is fine-tuned: a ViT, the same upcycled, a V-MoE, and single models and ensembles made of the V-MoE."""
     task = upcycling_tasks.pictures()
     vmoe = upcycling_ablations.sparse(task, "scratch")
-    two = vmoe.replace(moe=vmoe.moe.replace(num_selected=2))
+    several = {k: vmoe.replace(moe=vmoe.moe.replace(num_selected=k)) for k in (1, 2, 4)}
     dropout, rank_one = vmoe.replace(dropout=0.1), vmoe.replace(batch_ensemble=BatchEnsembleConfig((1,), 2))
     found = {"ViT": NamingArm("ViT", task.dense, 0.0)}
-    for name, config, *fields in (
-        ("V-MoE", vmoe),
-        ("V-MoE K=2", two),
-        ("E3 M=2", vmoe.replace(e3=E3Config(2))),
-        ("E3 M=4", vmoe.replace(e3=E3Config(4))),
-        ("E3 K=2 M=2", two.replace(e3=E3Config(2))),
-        ("dropout", dropout),
-        ("MC dropout M=2", dropout, {"passes": 2}),
-        ("MC dropout M=8", dropout, {"passes": 8}),
-        ("MIMO M=2", vmoe, {"inputs": 2}),
-        ("BatchEnsemble M=2", rank_one),
-        ("partition only", vmoe.replace(e3=E3Config(2, tiling="none"))),
-        ("loss of the mean", vmoe.replace(e3=E3Config(2)), {"of_mean": True}),
-    ):
-        found[name] = NamingArm("V-MoE", config, 0.0, **(fields[0] if fields else {}))
+    found["upcycled"] = NamingArm("upcycled", upcycling_ablations.sparse(task), 0.0)
+    of_vmoe = {"V-MoE": vmoe, "V-MoE K=2": several[2], "V-MoE K=4": several[4], "dropout": dropout}
+    for k, m in itertools.product((1, 2, 4), (2, 4)):
+        of_vmoe[f"E3 K={k} M={m}" if k > 1 else f"E3 M={m}"] = several[k].replace(e3=E3Config(m))
+    of_vmoe |= {
+        "BatchEnsemble M=2": rank_one,
+        "tiling only": vmoe.replace(e3=E3Config(2, routers="shared")),
+        "partition only": vmoe.replace(e3=E3Config(2, tiling="none")),
+        "ranked": vmoe.replace(e3=E3Config(2, routers="ranked")),
+        "overlap 4": vmoe.replace(e3=E3Config(2, overlap=4)),
+    }
+    found |= {name: NamingArm("V-MoE", config, 0.0) for name, config in of_vmoe.items()}
+    found |= {f"MC dropout M={m}": NamingArm("V-MoE", dropout, 0.0, passes=m) for m in (2, 8)}
+    found["MIMO M=2"] = NamingArm("V-MoE", vmoe, 0.0, inputs=2)
+    found["loss of the mean"] = NamingArm("V-MoE", of_vmoe["E3 M=2"], 0.0, of_mean=True)
     return {name: dataclasses.replace(arm, peak=CHOSEN[name]) for name, arm in found.items()}
 
 
@@ -208,6 +217,7 @@ def studies() -> dict[str, study.Study]:
             ("ViT", "ViT", False),
             ("V-MoE", "V-MoE", False),
             ("V-MoE", "V-MoE", True),
+            ("V-MoE K=2", "V-MoE K=2", False),
             ("E3", "E3 M=2", False),
         )
     }

@@ -61,6 +61,7 @@ class Question:
         published: the paper's own answer, in a word; "-" if it has none.
         floor: chance; arms that are not above it cannot be compared.
         gate: the task whose gate (`studies.gates`) has to be open; else the verdict is "precondition not met".
+        needs: the claim of another question of the table, for which the same holds unless it is seen.
         where: the notebook and section that shows the verdict, such as "07.8".
     """
 
@@ -75,6 +76,7 @@ class Question:
     published: str = "-"
     floor: float | None = None
     gate: str = ""
+    needs: str = ""
     where: str = ""
 
 
@@ -127,14 +129,16 @@ def judge(questions: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
     """A row per question of one table: claim, published, gain, low, high (95 % t-interval), seeds, detectable (a gain
     found in 80 % of such studies), margin, p (corrected for the number of questions), verdict, metric, table, where."""
     verdicts = statistics.judge([compare(question, table) for question in questions])
+    seen = {""} | {question.claim for question, v in zip(questions, verdicts, strict=True) if v.seen}
+    met = [(not q.gate or gates.read(q.gate).open) and q.needs in seen for q in questions]
     rows = [
         {
             "claim": q.claim, "published": q.published, "gain": v.gain.mean, "low": v.gain.low, "high": v.gain.high,
             "seeds": v.gain.n, "detectable": v.gain.detectable, "margin": q.margin, "p": v.p,
-            "verdict": v.word if not q.gate or gates.read(q.gate).open else gates.NOT_MET,
+            "verdict": v.word if holds else gates.NOT_MET,
             "metric": q.metric, "table": q.table, "where": q.where,
         }
-        for q, v in zip(questions, verdicts, strict=True)
+        for q, v, holds in zip(questions, verdicts, met, strict=True)
     ]  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -11,27 +11,29 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from kitlib.configs import ViTConfig
+from kitlib.configs import E3Config, ViTConfig
 from kitlib.layers import batch_ensemble
 from kitlib.models import checkpoint
+from kitlib.moe.e3 import experts_of
 from kitlib.upcycling.surgery import ROUTER
 
 
-def split_routers(params, num_members: int):
+def split_routers(params, num_members: int, overlap: int = 0):
     """V-MoE -> E3 (2110.03360): every router [D, E] becomes M routers over E/M experts each, [D, M, E/M].
 
     Nothing else changes; member m owns experts m * E/M ... (m + 1) * E/M - 1. Gates grow, since each softmax is now
-    over E/M logits. Raises ValueError for a model without routers, and for experts that do not divide among M members.
+    over E/M logits. overlap: experts that a member borrows from those after it, as in `E3Config`. Raises ValueError for
+    a model without routers, and for experts that do not divide among M members.
     """
     flat = flatten_dict(params, sep="/")
     routers = [name for name in flat if ROUTER.fullmatch(name)]
     if not routers:
         raise ValueError("The model has no routers to split; E3 starts from a V-MoE.")
     for name in routers:
-        d, e = flat[name].shape
+        e = flat[name].shape[1]
         if num_members < 1 or e % num_members:
             raise ValueError(f"{e} experts do not divide among {num_members} members; {name} cannot be split.")
-        flat[name] = flat[name].reshape(d, num_members, e // num_members)
+        flat[name] = flat[name][:, experts_of(E3Config(num_members, overlap=overlap), e)]  # [D, M, E/M + overlap]
     return unflatten_dict(flat, sep="/")
 
 

@@ -13,7 +13,6 @@ from kitlib.studies import naming, naming_pictures, upcycling_tasks
 from kitlib.training import classification
 
 KINDS = naming.kinds()
-SINGLE = {"ViT", "V-MoE", "V-MoE K=2", "dropout", "partition only"}
 
 
 def test_all_kinds_are_those_that_are_tuned_and_have_six_trials():
@@ -53,7 +52,7 @@ def test_costs_by_hand():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["E3 M=2", "BatchEnsemble M=2", "MIMO M=2", "V-MoE K=2"])
+@pytest.mark.parametrize("name", ["E3 M=2", "overlap 4", "tiling only", "BatchEnsemble M=2", "MIMO M=2", "V-MoE K=2"])
 def test_what_is_fine_tuned_starts_near_the_v_moe(name):
     """A member of a MIMO is the V-MoE at first, if all read the same picture. Those of an E3 have half of its experts
     each, those of a BatchEnsemble other scales."""

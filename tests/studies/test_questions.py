@@ -57,6 +57,25 @@ def test_a_table_is_a_family(table):
     assert list(together["claim"]) == ["q0", "q1", "q2", "q3"] and set(together["verdict"]) == {"seen"}
 
 
+def test_a_question_can_need_another_ones_answer(table):
+    """That steep beats scratch is asked only if scratch beats dense, which it does, by 2; the reverse it does not."""
+    asked = [
+        Question("scratch helps", "made", "scratch", "dense", 0.5),
+        Question("scratch harms", "made", "dense", "scratch", 0.5),
+        Question("after a yes", "made", "steep", "scratch", 0.5, needs="scratch helps"),
+        Question("after a no", "made", "steep", "scratch", 0.5, needs="scratch harms"),
+    ]
+    found = questions.judge(asked, table).set_index("claim")["verdict"]
+    assert list(found) == ["seen", "reversed", "seen", "precondition not met"]
+
+
+def test_every_needed_question_is_asked_of_the_same_table():
+    for paper in questions.PAPERS:
+        asked = questions.questions_of(paper)
+        claims = {(question.table, question.claim) for question in asked}
+        assert all((question.table, question.needs) in claims for question in asked if question.needs)
+
+
 def test_errors_name_the_question(table):
     with pytest.raises(ValueError, match="Unknown arm of made 'stepe'; did you mean 'steep'"):
         ask(table, "stepe", "dense")

@@ -25,6 +25,8 @@ def test_split_routers():
         if name.endswith("Router/dense/kernel"):
             assert split[name].shape == (8, 2, 2)
             np.testing.assert_array_equal(split[name][:, 1, 0], leaf[:, 2])  # member 1 starts at expert 2 of 4
+            borrowed = flatten_dict(split_routers(params, 2, overlap=1), sep="/")[name]
+            np.testing.assert_array_equal(borrowed[:, 1], leaf[:, [2, 3, 0]])  # its own, and the next one
         else:
             np.testing.assert_array_equal(split[name], leaf)
     for members in (0, 3):
