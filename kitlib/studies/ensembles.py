@@ -1,4 +1,8 @@
-"""The studies of Sparse MoEs meet Efficient Ensembles (2110.03360) at kit scale: ensembles of every kind, and E3.
+"""Ensembles of every kind, trained from scratch on pictures of clothes, and with fewer pictures.
+
+The ensembles of 2110.03360, which are fine-tuned from a V-MoE, are in `naming`: trained from scratch on 10,000 pictures
+a V-MoE is no better than its ViT, so an ensemble of experts has nothing to build on (the methods that need no experts
+have).
 
 A *training run* trains one model from one seed. Only its outputs are kept: logits for test images, for 15 corruptions
 at 5 severities and for out-of-distribution images, and features for the images of a few-shot task. All measures of an
@@ -36,7 +40,6 @@ class EnsembleArm:
     inputs: int = 0  # MIMO: M
     steps: int = STEPS
     pictures: int = 10_000  # images of the training set
-    of_mean: bool = False  # trained on the loss of the mean prediction instead of the mean of the members' losses
 
 
 # ---------------------------------------------------------------------------------------------- one training run
@@ -51,7 +54,7 @@ def _train(arm: EnsembleArm, seed: int) -> dict:
         source = data.from_arrays(images, labels, name=source.name, class_names=source.class_names)
     model, warmup = _model(arm.config, arm.inputs), min(100, arm.steps // 4)
     # MIMO has its own loss. Both losses are module-level functions, so that several seeds of one model compile once.
-    make_loss, options = classification.classification_loss, {"of_mean": arm.of_mean}
+    make_loss, options = classification.classification_loss, {}
     if arm.inputs:
         make_loss, options = ensembles.mimo_loss, {"same": 0.5}
     tx, step = adamw_cosine_step(make_loss, model, arm.steps, PEAK, warmup=warmup, weight_decay=0.1, **options)
@@ -104,11 +107,11 @@ def model(width: int = 48, depth: int = 6, **fields) -> ViTConfig:
     return configs.vit("tiny/7", **heads, image_size=(28, 28), channels=1, num_classes=10, **fields)
 
 
-def sparse(config: ViTConfig, members: int = 0, e3: E3Config | None = None, **fields) -> ViTConfig:
-    """The V-MoE of a ViT, with experts in the last two odd blocks; with `members` or `e3`, the E3."""
+def sparse(config: ViTConfig, members: int = 0, **fields) -> ViTConfig:
+    """The V-MoE of a ViT, with experts in the last two odd blocks; with `members`, the E3."""
     moe = MoEConfig(**{"num_experts": 16, "capacity_factor": 1.5, "group_size": 2176, "split_init": True} | fields)
     blocks = tuple(range(1, config.depth, 2))[-2:]
-    return config.replace(moe=moe, moe_blocks=blocks, e3=E3Config(members) if members else e3)
+    return config.replace(moe=moe, moe_blocks=blocks, e3=E3Config(members) if members else None)
 
 
 SETTING = (
@@ -118,7 +121,7 @@ SETTING = (
 
 
 def studies() -> dict[str, study.Study]:
-    """All studies: naming_tuning, naming (see `naming`); methods, map, ablations, flops, sizes, data."""
+    """All studies: naming_tuning, naming (see `naming`); methods, data."""
     return naming.studies() | {
         name: study.Study(question, SETTING, arms, study.nothing, run_arm, SEEDS)
         for name, (question, arms) in questions().items()
@@ -132,16 +135,6 @@ def questions() -> dict[str, tuple[str, dict[str, EnsembleArm]]]:
     dropout = vit.replace(dropout=0.1)
     rank_one = vit.replace(batch_ensemble=BatchEnsembleConfig(e3.moe_blocks, 2))
     two = {name: EnsembleArm(config, 2) for name, config in (("2 x ViT", vit), ("2 x V-MoE", vmoe), ("2 x E3", e3))}
-    # As many steps as cost the same as two V-MoEs with STEPS steps each.
-    budget = costs(two["2 x V-MoE"])["train_tflops"]
-
-    def equal_cost(arm: EnsembleArm) -> EnsembleArm:
-        return dataclasses.replace(arm, steps=round(arm.steps * budget / costs(arm)["train_tflops"]))
-
-    sizes = {"S": model(32, 4), "M": vit, "L": model(64, 8)}
-    parts = {"tiling only": E3Config(2, routers="shared"), "partition only": E3Config(2, tiling="none")}
-    parts |= {"overlap 4": E3Config(2, overlap=4), "overlap 8": E3Config(2, overlap=8)}
-    parts |= {"ranked": E3Config(2, routers="ranked")}
     return {
         "methods": (
             "What does each kind of ensemble give, at equal steps?",
@@ -156,47 +149,6 @@ def questions() -> dict[str, tuple[str, dict[str, EnsembleArm]]]:
                 "BatchEnsemble M=2": EnsembleArm(rank_one),
                 "E3 M=2": EnsembleArm(e3),
                 **two,
-            },
-        ),
-        "map": (
-            "K experts a token, M members: static against adaptive combination.",
-            {
-                f"{kind} K={k} M={m}": EnsembleArm(sparse(vit, num_selected=k), m)
-                if kind == "deep" or m == 1
-                else EnsembleArm(sparse(vit, m, num_selected=k))
-                for kind in ("deep", "E3")
-                for k in (1, 2, 4)
-                for m in (1, 2, 4)
-                if kind == "deep" or m > 1
-            },
-        ),
-        "ablations": (
-            "What of E3 is needed?",
-            {"V-MoE": EnsembleArm(vmoe), "E3 M=2": EnsembleArm(e3)}
-            | {name: EnsembleArm(sparse(vit, e3=part)) for name, part in parts.items()}
-            | {
-                "loss of the mean": EnsembleArm(e3, of_mean=True),
-                "same start": EnsembleArm(sparse(vit, 2, split_init=False)),
-            },
-        ),
-        "flops": (
-            "The same training FLOPs for everyone: those of two V-MoEs.",
-            {
-                "ViT": equal_cost(EnsembleArm(vit)),
-                "V-MoE": equal_cost(EnsembleArm(vmoe)),
-                "V-MoE K=2": equal_cost(EnsembleArm(sparse(vit, num_selected=2))),
-                "E3 M=2": equal_cost(EnsembleArm(e3)),
-                "2 x ViT": equal_cost(two["2 x ViT"]),
-                "2 x V-MoE": two["2 x V-MoE"],
-                "2 x E3": equal_cost(two["2 x E3"]),
-            },
-        ),
-        "sizes": (
-            "Does a larger model gain more?",
-            {
-                f"{kind} {name}": EnsembleArm(sparse(config, m))
-                for name, config in sizes.items()
-                for kind, m in (("V-MoE", 0), ("E3 M=2", 2))
             },
         ),
         "data": (

@@ -6,14 +6,13 @@ E3, and as every other kind of ensemble, and each of them is measured in every w
     kit claims ensembles naming
 
 Pre-training is the naming of things in 27 languages (`synthetic.named_pictures`), for the cost of two dense parents;
-the models are those at the end of the arms "dense" and "scratch" of pictures_curves. Fine-tuning adds eight languages,
-4,000 facts. What is asked there are other pairs of these things and languages; many can be guessed from the languages
-that a model knows already.
+the models are those at the end of the arms "dense", "scratch" and, for one study of upcycling, "upcycled" of
+pictures_curves. Fine-tuning teaches 5,475 facts in eight more languages. As in pre-training, taught facts are asked,
+in pictures that are always new; beside them stand pairs of thing and language that were never taught.
 """
 
 import dataclasses
 import functools
-import itertools
 from pathlib import Path
 
 import jax
@@ -41,7 +40,7 @@ from kitlib.training.recipe import adamw_cosine_step
 from kitlib.upcycling import to_ensemble
 
 STEPS, BATCH = 500, 256
-PEAKS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+PEAKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 SEEDS = 10
 
 
@@ -122,6 +121,8 @@ def run_arm(arm: NamingArm, seed: int, folder: Path) -> list[dict]:
     joined = {name: np.concatenate([outputs[name] for outputs in runs]) for name in runs[0]}
     labels, (_, few_labels, _, asked_labels) = late("test").labels, probe()
     row = clean(joined["test"], labels) | shifted(joined["corrupted"], labels[:NUM_CORRUPTED])
+    untaught = clean(joined["held_out"], late("held_out").labels)
+    row |= {f"held_out_{name}": untaught[name] for name in ("accuracy", "loss", "ece")}
     row |= foreign(joined["test"], {name: joined[name] for name in FOREIGN})
     row |= few_shots(joined["few"], few_labels, joined["asked"], asked_labels)
     return [row | costs(arm)]
@@ -148,27 +149,23 @@ def costs(arm: NamingArm) -> dict[str, float]:
 
 # Chosen by the trials of naming_tuning; a test compares.
 CHOSEN = {
-    "ViT": 0.002,
-    "upcycled": 0.002,
-    "V-MoE": 0.002,
-    "V-MoE K=2": 0.002,
-    "V-MoE K=4": 0.002,
-    "E3 M=2": 0.002,
-    "E3 M=4": 0.002,
-    "E3 K=2 M=2": 0.002,
-    "E3 K=2 M=4": 0.002,
-    "E3 K=4 M=2": 0.002,
-    "E3 K=4 M=4": 0.002,
-    "dropout": 0.002,
-    "MC dropout M=2": 0.002,
-    "MC dropout M=8": 0.002,
-    "MIMO M=2": 0.002,
-    "BatchEnsemble M=2": 0.002,
-    "tiling only": 0.002,
-    "partition only": 0.002,
-    "ranked": 0.002,
-    "overlap 4": 0.002,
-    "loss of the mean": 0.002,
+    "ViT": 0.032,
+    "upcycled": 0.032,
+    "V-MoE": 0.016,
+    "V-MoE K=2": 0.032,
+    "E3 M=2": 0.032,
+    "E3 M=4": 0.032,
+    "E3 K=2 M=2": 0.016,
+    "dropout": 0.032,
+    "MC dropout M=2": 0.032,
+    "MC dropout M=8": 0.032,
+    "MIMO M=2": 0.016,
+    "BatchEnsemble M=2": 0.016,
+    "tiling only": 0.016,
+    "partition only": 0.016,
+    "ranked": 0.032,
+    "overlap 4": 0.032,
+    "loss of the mean": 0.016,
 }
 
 
@@ -176,14 +173,17 @@ def kinds() -> dict[str, NamingArm]:
     """What is fine-tuned: a ViT, the same upcycled, a V-MoE, and single models and ensembles made of the V-MoE."""
     task = upcycling_tasks.pictures()
     vmoe = upcycling_ablations.sparse(task, "scratch")
-    several = {k: vmoe.replace(moe=vmoe.moe.replace(num_selected=k)) for k in (1, 2, 4)}
+    two = vmoe.replace(moe=vmoe.moe.replace(num_selected=2))
     dropout, rank_one = vmoe.replace(dropout=0.1), vmoe.replace(batch_ensemble=BatchEnsembleConfig((1,), 2))
     found = {"ViT": NamingArm("ViT", task.dense, 0.0)}
     found["upcycled"] = NamingArm("upcycled", upcycling_ablations.sparse(task), 0.0)
-    of_vmoe = {"V-MoE": vmoe, "V-MoE K=2": several[2], "V-MoE K=4": several[4], "dropout": dropout}
-    for k, m in itertools.product((1, 2, 4), (2, 4)):
-        of_vmoe[f"E3 K={k} M={m}" if k > 1 else f"E3 M={m}"] = several[k].replace(e3=E3Config(m))
-    of_vmoe |= {
+    of_vmoe = {
+        "V-MoE": vmoe,
+        "V-MoE K=2": two,
+        "dropout": dropout,
+        "E3 M=2": vmoe.replace(e3=E3Config(2)),
+        "E3 M=4": vmoe.replace(e3=E3Config(4)),
+        "E3 K=2 M=2": two.replace(e3=E3Config(2)),
         "BatchEnsemble M=2": rank_one,
         "tiling only": vmoe.replace(e3=E3Config(2, routers="shared")),
         "partition only": vmoe.replace(e3=E3Config(2, tiling="none")),

@@ -1,5 +1,5 @@
-"""The pictures on which fine-tuned models are measured (`studies.naming`): what is asked, corrupted versions of it,
-things that no model has seen, and clothes for the few-shot task.
+"""The pictures on which fine-tuned models are measured (`studies.naming`): what was taught, in new pictures; corrupted
+versions of them; what was not taught; things that no model has seen; and clothes for the few-shot task.
 """
 
 import functools
@@ -15,7 +15,7 @@ from kitlib.studies.ensemble_measures import NUM_DRAWS, NUM_QUERIES, SHOTS
 from kitlib.synthetic import named_pictures
 from kitlib.synthetic.named_pictures import SIDE, Questions
 
-TRAIN, VALID = 4000, 500
+ASKED, VALID = 1500, 500
 NUM_CORRUPTED = 100  # questions per corruption and severity
 NUM_FOREIGN = 1000  # pictures per out-of-distribution set
 FOREIGN = ("novel", "clothes", "turned", "noise")
@@ -23,20 +23,22 @@ FOREIGN = ("novel", "clothes", "turned", "noise")
 
 @functools.cache
 def late(split: str) -> Questions:
-    """Questions in the eight languages that are learned last: "train" (4,000), "valid" (500) or "test" (1,282)."""
-    one_of("split of the late languages", split, ("train", "valid", "test"))
-    taught, held_out = (named_pictures.questions(part, late=True) for part in ("taught", "held_out"))
-    if split == "train":
-        return taught[:TRAIN]
-    if split == "valid":
-        return taught[TRAIN : TRAIN + VALID]
-    rest = taught[TRAIN + VALID :]
-    return Questions(*(np.concatenate([vars(part)[name] for part in (rest, held_out)]) for name in vars(rest)))
+    """Questions in the eight languages that are learned last: "train" (5,475); of these "test" (1,500), on which models
+    are compared, and "valid" (500), by which recipes are chosen; "held_out" (307), never taught.
+
+    Raises ValueError for another split.
+    """
+    one_of("split of the late languages", split, ("train", "test", "valid", "held_out"))
+    if split == "held_out":
+        return named_pictures.questions(split, late=True)
+    taught = named_pictures.questions("taught", late=True)
+    return {"train": taught, "test": taught[:ASKED], "valid": taught[ASKED : ASKED + VALID]}[split]
 
 
 @functools.cache
 def pictures() -> dict[str, np.ndarray]:
-    """float32[n, 36, 24, 3] by name: "test", "corrupted" (15 kinds in five severities) and the sets of `FOREIGN`.
+    """float32[n, 36, 24, 3] by name: "test", "held_out", "corrupted" (15 kinds in five severities) and the
+    sets of `FOREIGN`.
 
     Of these, "novel" has things that no model has seen, "clothes" Fashion-MNIST's, "turned" known things upside down
     and "noise" uniform pixels, each above one of the eight languages. Only the thing is corrupted, not the language.
@@ -47,6 +49,7 @@ def pictures() -> dict[str, np.ndarray]:
     sets = {"test": asked, "corrupted": np.concatenate([_above(things, first) for things in changed])}
     novel = named_pictures.questions("novel", late=True)[:NUM_FOREIGN]
     some = asked[:NUM_FOREIGN]
+    sets["held_out"] = named_pictures.pictures(late("held_out"), keyed_rng(0, 6))
     sets["novel"] = named_pictures.pictures(novel, rng)
     sets["clothes"] = _above(_clothes("test", np.arange(NUM_FOREIGN))[0], some)
     sets["turned"] = _above(some[:, SIDE - 1 :: -1], some)

@@ -125,7 +125,7 @@ QUESTIONS = (
     *_downstream("category"),
     *_downstream("language"),
     *_asked(
-        "vision", VISION, "capacity", "07.8",
+        "vision", VISION, "capacity", "07.9",
         ("upcycled (C = 1) beats dense, +50 % cost", "yes", "C=1", "dense", "extra_cost", 0.5),
         ("C = 1 beats C = 5, per step", "no", "C=1", "C=5"),
         ("C = 2 beats C = 5, per step", "no", "C=2", "C=5"),
@@ -133,35 +133,35 @@ QUESTIONS = (
         ("C = 2 beats C = 5, per cost", "yes", "C=2", "C=5", "extra_cost", 0.5),
     ),
     # With E = 2 and C = 2 both experts take every token: no choice is made, so E = 2 is no arm to compare with.
-    *_asked("vision", VISION, "experts", "07.8", ("32 experts beat 4", "yes", "E=32", "E=4")),
+    *_asked("vision", VISION, "experts", "07.9", ("32 experts beat 4", "yes", "E=32", "E=4")),
     *_asked(
-        "vision", VISION, "blocks", "07.8",
+        "vision", VISION, "blocks", "07.9",
         ("last 2 blocks beat all 4", "yes", "last 2", "all"),
         ("last 2 blocks beat the first 2", "yes", "last 2", "first 2"),
     ),
     *_asked(
-        "vision", VISION, "routers", "07.8",
+        "vision", VISION, "routers", "07.9",
         ("expert choice (C = 1) beats top-1", "equal", "expert choice C=1", "top-1 priority"),
         ("expert choice (C = 2) beats top-2", "equal", "expert choice C=2", "top-2 priority"),
         ("batch priority helps top-2", "yes", "top-2 priority", "top-2"),
     ),
     *_asked(
-        "vision", VISION, "init", "07.8",
+        "vision", VISION, "init", "07.9",
         ("copies beat half random experts", "yes", "copies", "half random"),
         ("copies beat random experts", "yes", "copies", "random"),
         ("copies beat half redrawn units", "at first", "copies", "half redrawn"),
     ),
     *_asked(
-        "vision", VISION, "optimizer", "07.8",
+        "vision", VISION, "optimizer", "07.9",
         ("resumed moments beat fresh ones", "yes", "resumed", "restarted"),
         ("fresh moments help dense training", "-", "dense restarted", "dense"),
         ("upcycled beats dense, both with fresh moments", "-", "restarted", "dense restarted"),
     ),
     *_asked(
-        "vision", VISION, "renormalize", "07.8",
+        "vision", VISION, "renormalize", "07.9",
         ("renormalised beats raw, C = 2", "yes", "renormalized C=2", "raw C=2"),
     ),
-    *_pretraining("vision", VISION, "07.8"),
+    *_pretraining("vision", VISION, "07.9"),
     # As in vision, E = 2 with C = 2 makes no choice.
     *_asked("language", LANGUAGE, "experts", "08.11", ("32 experts beat 4", "-", "E=32", "E=4")),
     *_asked(

@@ -9,36 +9,36 @@ from kitlib.studies.registry import Claim
 FULL_SIZE = (
     "needs JFT-300M or ImageNet and the published models; the kit compiles E3 H/14 (notebook 16), it does not train"
 )
-ON_VMOE = "the stored study has this method on a ViT alone, not on a V-MoE"
+MEASURES = ("ECE", "corrupted: loss", "OOD: AUROC", "10 shots")  # of the efficient ensembles on a V-MoE
+
+
+def _naming(item: str, claim: str, where: str, *beginnings: str, published: str = "") -> Claim:
+    """A claim about models that are fine-tuned to name things in pictures (`studies.naming`)."""
+    return Claim(item, claim, published, where, ("naming", *beginnings))
+
 
 CLAIMS = (
-    Claim(
-        "abstract", "mixtures and ensembles are complementary: two V-MoEs beat one", "", "09.7",
-        ("methods", "two V-MoEs beat one", "accuracy: two V-MoEs"),
-    ),
-    Claim(
-        "abstract", "complementary: an ensemble of V-MoEs beats one of ViTs", "", "09.7",
-        ("methods", "two V-MoEs beat two ViTs"),
-    ),
-    Claim(
-        "abstract", "complementary: an ensemble of E3s beats one of V-MoEs", "", "09.7",
-        ("methods", "two E3s beat two V-MoEs"),
-    ),
-    Claim("abstract", "E3 beats V-MoE in likelihood", "", "09.7", ("methods", "E3 beats V-MoE")),
-    Claim(
-        "abstract", "E3 beats V-MoE in accuracy (and, in the same study, in likelihood)", "", "10.6",
-        ("ablations", "accuracy: E3 beats V-MoE", "E3 beats V-MoE"),
-    ),
-    Claim("abstract", "E3 beats V-MoE in calibration", "", "11.4", ("methods", "ECE: E3 beats V-MoE")),
-    Claim(
-        "abstract", "E3 beats V-MoE in few-shot accuracy", "", "11.4",
-        ("methods", "1 shot: E3", "5 shots: E3", "10 shots: E3"),
-    ),
-    Claim(
-        "abstract", "E3 is more robust than V-MoE to corrupted images", "", "11.4",
-        ("methods", "corrupted: loss: E3", "corrupted: ECE: E3"),
-    ),
-    Claim("abstract", "E3 detects OOD images better than V-MoE", "", "11.4", ("methods", "OOD: AUROC: E3")),
+    _naming("abstract", "mixtures and ensembles are complementary: two V-MoEs beat one", "10.6",
+            "two V-MoEs beat one", "accuracy: two V-MoEs"),
+    _naming("abstract", "complementary: an ensemble of V-MoEs beats one of ViTs", "10.6", "two V-MoEs beat two ViTs"),
+    _naming("abstract", "complementary: an ensemble of E3s beats one of V-MoEs", "10.6", "two E3s beat two V-MoEs"),
+    _naming("abstract", "E3 beats V-MoE in likelihood and accuracy", "10.6", "E3 beats V-MoE", "accuracy: E3"),
+    _naming("abstract", "the same for what was never taught (a control, not in the paper)", "10.6", "never taught: "),
+    _naming("abstract", "E3 beats V-MoE in calibration", "11.4", "ECE: E3 beats V-MoE"),
+    _naming("abstract", "E3 beats V-MoE in few-shot accuracy", "11.4", "1 shot: E3", "5 shots: E3", "10 shots: E3"),
+    _naming("abstract", "E3 is more robust than V-MoE to corrupted images", "11.4", "corrupted: loss: E3",
+            "corrupted: ECE: E3"),
+    _naming("abstract", "E3 detects OOD images better than V-MoE", "11.4", "OOD: AUROC: E3"),
+    _naming("near OOD", "things never seen, beside known ones (the paper: CIFAR-10 against CIFAR-100)", "11.4",
+            "things never seen: "),
+    Claim("abstract", "from scratch a V-MoE of this size is no better than a ViT, so nothing can be asked of E3", "",
+          "09.7", ("methods", "V-MoE beats ViT", "two V-MoEs", "E3 beats V-MoE", "two E3s")),
+    _naming("2212.05055, figure 3", "an upcycled ViT is fine-tuned better than a dense one of the same cost", "07.8",
+            "upcycled beats dense", "accuracy: upcycled"),
+    _naming("2212.05055, figure 3", "the same for what was never taught (a control, not in the paper)", "07.8",
+            "never taught: upcycled"),
+    _naming("2212.05055, table 2", "10-shot accuracy of an upcycled ViT", "07.8", "10 shots: upcycled",
+            published="ImageNet, +7 epochs: dense 73.59, C = 1 74.04, C = 2 74.83"),
     Claim(
         "abstract", "up to 45 % fewer FLOPs than a deep ensemble", "up to 45 %", "10.5",
         check="L/16, lazy: share of FLOPs that an E3 saves against two V-MoEs",
@@ -47,7 +47,7 @@ CLAIMS = (
         "abstract, version 1", "30 to 43 % fewer FLOPs than a deep ensemble", "30 to 43 %", "10.5",
         check="S/32, block: share of FLOPs that an E3 saves against two V-MoEs",
     ),
-    Claim("abstract", "E3 gains more in larger models", "", "10.7", ("sizes", "size ", "E3 saves more")),
+    Claim("abstract", "E3 gains more in larger models", "", why_not="only one size has been fine-tuned so far"),
     Claim(
         "abstract", "scales to 2.7B parameters: H/14 with experts in its last five odd blocks", "2.7B", "10.3",
         check="H/14, experts in blocks last-5: million parameters, E3 and V-MoE alike",
@@ -56,41 +56,20 @@ CLAIMS = (
         "abstract", "that model's training step fits a TPU slice", "", "studies/test_pods.py",
         check="test_every_row_fits_and_was_compiled_within_a_minute_and_6_gib",
     ),
-    Claim(
-        "abstract, version 1", "at equal training FLOPs E3 matches a deep ensemble (here: two V-MoEs)", "", "10.8",
-        ("flops", "equal FLOPs: E3 beats two V-MoEs"),
-    ),
-    Claim(
-        "equal FLOPs", "at equal training FLOPs, E3 against one V-MoE", "", "10.8",
-        ("flops", "equal FLOPs: E3 beats V-MoE", "equal FLOPs, accuracy: E3", "equal FLOPs, ECE: E3",
-          "equal FLOPs, corrupted: loss: E3", "equal FLOPs, 10 shots: E3"),
-    ),
-    Claim(
-        "equal FLOPs", "at equal training FLOPs, two V-MoEs or E3s against one or two V-MoEs", "", "10.8",
-        ("flops", "equal FLOPs: two", "equal FLOPs, accuracy: two", "equal FLOPs, ECE: two",
-          "equal FLOPs, corrupted: loss: two", "equal FLOPs, 10 shots: two"),
-    ),
-    Claim(
-        "K x M study, version 1", "more members and more experts per token: both help, and add up (separate V-MoEs)",
-        "", "11.6", ("map", "V-MoEs, "),
-    ),
-    Claim("K x M study, version 1", "the same inside one E3", "", "11.6", ("map", "E3, ")),
-    Claim(
-        "ablation", "partition and tiling are both needed", "", "10.6",
-        ("ablations", "E3 beats tiling only", "E3 beats partition only"),
-    ),
-    Claim(
-        "ablation", "overlapping sets of experts, one router for all members", "", "10.6",
-        ("ablations", "E3 beats overlap", "E3 beats ranked"),
-    ),
-    Claim(
-        "appendix D.1", "the mean of the members' losses is trained, not the loss of their mean", "", "10.6",
-        ("ablations", "E3 beats loss of the mean", "loss of the mean"),
-    ),
-    Claim(
-        "released code", "experts that start equal (split_rngs=False)", "", "10.6", ("ablations",
-          "E3 beats same start"),
-    ),
+    _naming("abstract, version 1", "E3 matches a deep ensemble (here: two V-MoEs), for fewer FLOPs", "10.6",
+            "E3 beats two V-MoEs"),
+    _naming("equal FLOPs", "at equal training FLOPs, E3 against one V-MoE", "10.6", "E3 beats V-MoE, equal"),
+    _naming("main experiments", "several pre-trainings (upstream) against several fine-tunings (downstream)", "10.6",
+            "two pre-trainings"),
+    _naming("K x M study, version 1", "more members, or more experts per token?", "11.6", "members beat experts",
+            "ECE: members", "corrupted: loss: members"),
+    _naming("K x M study, version 1", "both add up", "11.6", "both: ", "ECE: both", "corrupted: loss: both"),
+    _naming("K x M study, version 1", "four members against two in one E3", "10.6", "four members"),
+    _naming("ablation", "partition and tiling are both needed", "10.7", "E3 beats tiling", "E3 beats partition"),
+    _naming("ablation", "overlapping sets of experts, one router for all members", "10.7", "E3 beats overlap",
+            "E3 beats ranked"),
+    _naming("appendix D.1", "the mean of the members' losses is trained, not the loss of their mean", "10.7",
+            "E3 beats loss of the mean", "members of the loss", "a member of the loss"),
     Claim(
         "method", "E3 with one member is the V-MoE", "", "10.3",
         check="number of logits that differ in any bit: E3 with M = 1 against its V-MoE",
@@ -121,10 +100,6 @@ CLAIMS = (
         why_not="the bucket with the weights cannot be reached from here",
     ),
     Claim(
-        "main experiments", "upstream ensembles (several pre-trainings) beat downstream ones (several fine-tunings)",
-        "", why_not="no study pre-trains once and fine-tunes several times",
-    ),
-    Claim(
         "efficient ensembles", "BatchEnsemble beats one ViT in likelihood", "", "09.7",
         ("methods", "BatchEnsemble beats ViT"),
     ),
@@ -148,31 +123,33 @@ CLAIMS = (
         ("methods", "ECE: 8 passes", "corrupted: loss: 8 passes", "corrupted: ECE: 8 passes",
           "OOD: AUROC: 8 passes", "1 shot: 8 passes", "5 shots: 8 passes", "10 shots: 8 passes"),
     ),
-    Claim("efficient ensembles", "BatchEnsemble on a V-MoE", "", why_not=ON_VMOE),
-    Claim("efficient ensembles", "MIMO on a V-MoE", "", why_not=ON_VMOE),
-    Claim("efficient ensembles", "MC dropout on a V-MoE", "", why_not=ON_VMOE),
+    _naming("efficient ensembles", "BatchEnsemble on a V-MoE, fine-tuned", "11.4", "BatchEnsemble beats V-MoE",
+            *(f"{measure}: BatchEnsemble" for measure in MEASURES)),
+    _naming("efficient ensembles", "MIMO on a V-MoE, fine-tuned", "11.4", "MIMO beats V-MoE",
+            *(f"{measure}: MIMO" for measure in MEASURES)),
+    _naming("efficient ensembles", "MC dropout on a V-MoE, fine-tuned", "11.4", "8 passes of MC dropout beat",
+            *(f"{measure}: 8 passes" for measure in MEASURES)),
     Claim(
         "deep ensembles", "two ViTs beat one in likelihood and accuracy", "", "09.7",
         ("methods", "two ViTs beat one", "accuracy: two ViTs"),
     ),
     Claim(
-        "deep ensembles", "two models in calibration, clean and corrupted", "", "11.4",
-        ("methods", "ECE: two", "corrupted: loss: two", "corrupted: ECE: two"),
+        "deep ensembles", "two ViTs in calibration, clean and corrupted", "", "11.4",
+        ("methods", "ECE: two ViTs", "corrupted: loss: two ViTs", "corrupted: ECE: two ViTs"),
     ),
     Claim(
-        "deep ensembles", "two models on OOD images and with few shots", "", "11.4",
+        "deep ensembles", "two ViTs on OOD images and with few shots", "", "11.4",
         ("methods", "OOD: AUROC: two", "1 shot: two", "5 shots: two", "10 shots: two"),
     ),
-    Claim("V-MoE", "V-MoE against ViT in likelihood", "", "09.7", ("methods", "V-MoE beats ViT")),
-    Claim(
-        "V-MoE", "V-MoE alone is no better calibrated or more robust than a ViT", "", "11.4",
-        ("methods", "ECE: V-MoE", "corrupted: loss: V-MoE", "corrupted: ECE: V-MoE", "OOD: AUROC: V-MoE",
-          "1 shot: V-MoE", "5 shots: V-MoE", "10 shots: V-MoE"),
-    ),
-    Claim(
-        "near OOD", "CIFAR-10 against CIFAR-100, ImageNet against Places365", "",
-        why_not="no study leaves out classes of one data set (near OOD); the kit's OOD sets are other kinds of images",
-    ),
+    _naming("V-MoE", "V-MoE beats ViT in likelihood and accuracy, fine-tuned", "10.6", "V-MoE beats ViT",
+            "accuracy: V-MoE"),
+    _naming("V-MoE", "V-MoE alone is no better calibrated or more robust than a ViT", "11.4", "ECE: V-MoE",
+            "corrupted: loss: V-MoE", "corrupted: ECE: V-MoE", "OOD: AUROC: V-MoE", "1 shot: V-MoE", "5 shots: V-MoE",
+            "10 shots: V-MoE"),
+    _naming("deep ensembles", "two ViTs beat one, fine-tuned", "10.6", "two ViTs beat one"),
+    _naming("deep ensembles", "two V-MoEs in calibration, on corrupted and OOD images, with few shots", "11.4",
+            "ECE: two", "corrupted: loss: two", "corrupted: ECE: two", "OOD: AUROC: two", "1 shot: two", "5 shots: two",
+            "10 shots: two"),
     Claim(
         "metrics", "OOD detection: AUROC, AUPRC, FPR95 as in scikit-learn", "", "11.2", check="AUROC of scikit-learn",
     ),

@@ -10,8 +10,7 @@ from kitlib.studies import ensembles
 
 pytestmark = pytest.mark.slow
 
-STUDIES = ensembles.questions()
-METHODS = STUDIES["methods"][1]
+METHODS = ensembles.questions()["methods"][1]
 
 
 def test_a_deep_ensemble_uses_the_training_runs_of_single_models(tmp_path):
@@ -35,11 +34,6 @@ def test_costs_of_training_and_inference():
     assert costs["MIMO M=2"]["mparams"] - costs["ViT"]["mparams"] == pytest.approx((49 * 48 + 10 * 49) / 1e6)
     ratio = costs["E3 M=2"]["mflops"] / costs["V-MoE"]["mflops"]
     assert ratio == pytest.approx(1 + (6 - 3 - 1 / 3) / 6, abs=0.02)  # copied after the attention of block 3 of 6
-
-
-def test_the_arms_of_the_flops_study_have_equal_training_flops():
-    trained = {name: ensembles.costs(arm)["train_tflops"] for name, arm in STUDIES["flops"][1].items()}
-    assert list(trained.values()) == pytest.approx([trained["2 x V-MoE"]] * len(trained), rel=2e-3)
 
 
 @pytest.mark.parametrize("name", ["MC dropout M=2", "MIMO M=2", "2 x E3"])

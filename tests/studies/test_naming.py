@@ -9,7 +9,7 @@ from trees import random_params
 from kitlib import ensembles
 from kitlib.ensembles import uncertainty
 from kitlib.models.vit import ViT
-from kitlib.studies import naming, naming_pictures, upcycling_tasks
+from kitlib.studies import naming, naming_pictures, tables, upcycling_tasks
 from kitlib.training import classification
 
 KINDS = naming.kinds()
@@ -23,6 +23,15 @@ def test_all_kinds_are_those_that_are_tuned_and_have_six_trials():
         assert tried == set(naming.PEAKS) and arm.peak == naming.CHOSEN[name]
     assert found["naming"].seeds >= 10 and found["naming_tuning"].first_seed not in range(found["naming"].seeds)
     assert len(set(map(repr, found["naming"].arms.values()))) == len(found["naming"].arms)
+
+
+def test_the_chosen_rates_are_the_best_of_the_trials_and_none_is_at_an_end():
+    trials = tables.read_table("ensembles", "naming_tuning")
+    kind, peak = trials["arm"].str.rsplit(": peak ", n=1).str[0], trials["arm"].str.rsplit(": peak ", n=1).str[1]
+    trials = trials.assign(kind=kind, peak=peak.astype(float))
+    best = trials.loc[trials.groupby("kind")["loss"].idxmin()].set_index("kind")["peak"]
+    assert best.to_dict() == naming.CHOSEN
+    assert not set(best.tolist()) & {min(naming.PEAKS), max(naming.PEAKS)}
 
 
 def test_members_of_deep_ensembles_are_the_runs_of_single_models(monkeypatch, tmp_path):
@@ -81,7 +90,9 @@ def test_an_arm_is_fine_tuned_once_and_measured(name, tmp_path, monkeypatch):
     few["corrupted"] = naming_pictures.pictures()["corrupted"][:200]
     monkeypatch.setattr(naming, "pictures", lambda: few)
     late = naming.late
-    monkeypatch.setattr(naming, "late", lambda split: late(split)[:200] if split == "test" else late(split))
+    monkeypatch.setattr(
+        naming, "late", lambda split: late(split)[:200] if split in ("test", "held_out") else late(split)
+    )
     (row,) = naming.run_arm(arm, 0, tmp_path)
     assert all(np.isfinite(value) for value in row.values())
     assert row["members"] == (1 if name == "V-MoE" else 2)
