@@ -361,9 +361,12 @@ def test_the_results_are_those_of_the_stored_tables():
         cost = tables.reached(table[table["arm"] == "upcycled"], "loss", "extra_cost", reached)["upcycled"].mean()
         means = " | ".join(f"{at[arm]:.2f}" for arm in ("dense", "upcycled", "scratch"))
         assert f"| {words} | {means} | +{100 * cost:.0f} % |" in README
-    ends = tables.final(tables.read_table("upcycling", "real_curves"), "accuracy").mean()
-    for words, arm in REAL_ARMS.items():
-        assert f"| {words} | {ends[arm]:.3f} |" in README
+    means = tables.read_table("ensembles", "naming").groupby("arm").mean(numeric_only=True)
+    for words, arm in FINE_TUNED.items():
+        losses = " | ".join(
+            f"{means.loc[arm, name]:.2f}" for name in ("loss", "held_out_loss", "shift_loss", "shots_10")
+        )
+        assert f"| {words} | {means.loc[arm, 'mflops'] / means.loc['ViT', 'mflops']:.1f} | {losses} |" in README
 
 
 UPCYCLED = {
@@ -371,12 +374,11 @@ UPCYCLED = {
     "a T5 fills gaps in texts that it has not seen": "text",
     "a ViT learns what things in pictures are called": "pictures",
 }
-REAL_ARMS = {
-    "go on, dense": "dense",
-    "upcycled to eight experts": "upcycled",
-    "upcycled, as an E3 of two members": "E3",
-    "new and dense": "new dense",
-    "new, with experts": "new mixture",
+FINE_TUNED = {
+    "ViT": "ViT",
+    "V-MoE of 16 experts": "V-MoE",
+    "E3 of two members": "E3 M=2",
+    "two V-MoEs": "2 x V-MoE",
 }
 
 
