@@ -1,7 +1,7 @@
 """`kit claims`: a paper's questions, answered by training at kit scale, over seeds, resumable, stored in data/results.
 
     kit claims upcycling                      # every study of the paper; some hours on two cores
-    kit claims upcycling vision_experts       # one of them
+    kit claims upcycling pictures_experts     # one of them
     kit claims upcycling --budget             # nothing is trained; how long would it take?
 
 A *study* compares *arms*; every arm is trained once per seed. Such a run is the unit of work: its rows are stored in

@@ -1,8 +1,8 @@
 """The studies of Sparse Upcycling (2212.05055) at kit scale: which arms answer which question.
 
 For every seed a dense parent is trained. Each arm then continues from it (or starts from scratch), see
-`upcycling_runs`. On tuned tasks every kind of arm has its own recipe (`upcycling_tuning`); on the two older tasks,
-which have no gate, all have one, and the optimiser's moments are kept. For language the paper resets them and loses
+`upcycling_runs`. On tuned tasks every kind of arm has its own recipe (`upcycling_tuning`); on the older task
+"language", which has no gate, all have one, and the optimiser's moments are kept. The paper resets them and loses
 nothing; there a reset harms any run, dense ones too (the study "optimizer"), and would hide the effect of the experts.
 
 Read in notebooks/07_sparse_upcycling.ipynb and notebooks/08_t5_and_upcycling.ipynb.
@@ -15,7 +15,7 @@ from kitlib.configs import ViTConfig
 from kitlib.studies import real_parent, real_probes, study, text_downstream, upcycling_tuning
 from kitlib.studies.upcycling_ablations import ablations, headline
 from kitlib.studies.upcycling_runs import SHARES, UpcyclingArm, depth, prepare_parent, run_arm
-from kitlib.studies.upcycling_setups import Setup, language, vision
+from kitlib.studies.upcycling_setups import Setup, language
 from kitlib.studies.upcycling_tasks import pictures, recall, text
 from kitlib.upcycling import surgery
 from kitlib.upcycling.surgery import ExpertInit
@@ -28,12 +28,7 @@ def studies() -> dict[str, study.Study]:
     by_name = real_probes.studies() | real_parent.studies() | text_downstream.studies()
     for name, task in (("recall", recall), ("text", text), ("pictures", pictures)):
         by_name |= upcycling_tuning.studies(name, task)
-    tasks = (
-        ("recall", recall, tuned),
-        ("text", text, tuned),
-        ("pictures", pictures, tuned),
-        ("vision", vision, untuned),
-    )
+    tasks = (("recall", recall, tuned), ("text", text, tuned), ("pictures", pictures, tuned))
     for name, task, ask in (*tasks, ("language", language, untuned)):
         prepare, run = functools.partial(prepare_parent, task), functools.partial(run_arm, task)
         for topic, (question, arms) in ask(task()).items():
@@ -49,7 +44,7 @@ def tuned(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
 
 
 def untuned(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
-    """The same for the older tasks, most arms with half of the parent's steps, as in the paper."""
+    """The same for the older task, most arms with half of the parent's steps, as in the paper."""
     dense, steps = task.dense, task.parent_steps // 2
     sparse = functools.partial(task.sparse, dense)
     num_experts = next(iter(surgery.moe_layers(sparse()).values())).num_experts
