@@ -42,17 +42,18 @@ def test_where_a_curve_reaches_a_level():
 
 
 def test_a_missing_table_names_its_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="kit claims upcycling vision_nothing"):
-        tables.read_table("upcycling", "vision_nothing", tmp_path)
+    with pytest.raises(FileNotFoundError, match="kit claims upcycling pictures_nothing"):
+        tables.read_table("upcycling", "pictures_nothing", tmp_path)
 
 
 def test_stored_tables_are_whole():
     """Every table of a study in data/results has all arms and seeds, finite numbers, and the lines that say how it was
     made."""
     stored = sorted(path for path in runner.RESULTS.glob("*.csv") if path.stem.startswith(runner.PAPERS))
-    expected = {f"upcycling_vision_{name}" for name in ("experts", "init")}
     tuned = ("recall", "text", "pictures")
-    expected |= {f"upcycling_{task}_{name}" for task in tuned for name in ("parents", "tuning", "curves")}
+    expected = {f"upcycling_{task}_{name}" for task in tuned for name in ("parents", "tuning", "curves")}
+    expected |= {f"upcycling_pictures_{name}" for name in ("experts", "init")}
+    expected |= {f"ensembles_{name}" for name in runner.studies_of("ensembles")}
     expected |= {f"upcycling_real_{name}" for name in ("probes", "tuning", "curves")}
     expected |= {f"palix_{name}" for name in runner.studies_of("palix")}
     assert expected <= {path.stem for path in stored}
@@ -65,7 +66,8 @@ def test_stored_tables_are_whole():
         )
         for arm, rows in table.groupby("arm"):
             tests = [f": {column}" for column, _ in study.arms[arm].tests] if paper == "palix" else [""]
-            metrics = ("accuracy",) if name.endswith("_probes") else ("accuracy", "loss")
+            alone = {"real_probes": ["accuracy"], "naming_tuning": ["loss"]}
+            metrics = alone.get(name, ["accuracy", "loss"])
             measured = [f"{metric}{test}" for test in tests for metric in metrics]
             assert np.isfinite(rows[measured]).all(axis=None), (name, arm)
         head = path.read_text().splitlines()[:4]
