@@ -151,6 +151,11 @@ def few_shots(few: np.ndarray, few_labels: np.ndarray, asked: np.ndarray, asked_
     return row
 
 
+def model_of(arm) -> ViT | ensembles.Mimo:
+    """The model that an arm of `studies.ensembles` or `studies.naming` trains."""
+    return ensembles.Mimo(arm.config, arm.inputs) if arm.inputs else ViT(arm.config)
+
+
 def costs(arm, batch_size: int) -> dict[str, float]:
     """Millions of parameters and of FLOPs per image at test time, and training FLOPs in 10^12, of an arm of
     `studies.ensembles` or `studies.naming`."""

@@ -18,9 +18,8 @@ import numpy as np
 from kitlib import configs, data, ensembles
 from kitlib.configs import BatchEnsembleConfig, E3Config, MoEConfig, ViTConfig
 from kitlib.data import files, image_batches
-from kitlib.models.vit import ViT
 from kitlib.studies import ensemble_measures, naming, study
-from kitlib.studies.ensemble_measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs
+from kitlib.studies.ensemble_measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs, model_of
 from kitlib.training import classification, loop
 from kitlib.training.recipe import adamw_cosine_step
 
@@ -52,7 +51,7 @@ def _train(arm: EnsembleArm, seed: int) -> dict:
         images, labels = source.arrays()
         images, labels = images[: arm.pictures], labels[: arm.pictures]
         source = data.from_arrays(images, labels, name=source.name, class_names=source.class_names)
-    model, warmup = _model(arm.config, arm.inputs), min(100, arm.steps // 4)
+    model, warmup = model_of(arm), min(100, arm.steps // 4)
     # MIMO has its own loss. Both losses are module-level functions, so that several seeds of one model compile once.
     make_loss, options = classification.classification_loss, {}
     if arm.inputs:
@@ -61,10 +60,6 @@ def _train(arm: EnsembleArm, seed: int) -> dict:
     state = loop.init_state(classification.init_params(model, (1, 28, 28, 1), seed), tx, seed)
     batches = image_batches.batches(source, BATCH, seed=seed, augment="flip")
     return loop.fit(step, state, batches, arm.steps)[0].params
-
-
-def _model(config: ViTConfig, inputs: int):
-    return ensembles.Mimo(config, inputs) if inputs else ViT(config)
 
 
 def outputs_file(arm: EnsembleArm, seed: int, folder: Path) -> Path:
@@ -78,7 +73,7 @@ def stored_outputs(arm: EnsembleArm, seed: int, folder: Path) -> dict[str, np.nd
     """The outputs of one training run, from `folder` if they are there."""
     path = outputs_file(arm, seed, folder)
     if not path.is_file():
-        outputs = member_outputs(_model(arm.config, arm.inputs), _train(arm, seed), arm.passes, seed)
+        outputs = member_outputs(model_of(arm), _train(arm, seed), arm.passes, seed)
         files.write_npz(path, outputs)
     return files.read_arrays(path)
 

@@ -23,7 +23,6 @@ from kitlib.configs import BatchEnsembleConfig, E3Config, ViTConfig
 from kitlib.data import files, keyed_rng
 from kitlib.data.image_batches import to_float
 from kitlib.ensembles import uncertainty
-from kitlib.models.vit import ViT
 from kitlib.studies import (
     ensemble_measures,
     study,
@@ -32,7 +31,7 @@ from kitlib.studies import (
     upcycling_tasks,
     upcycling_tuning,
 )
-from kitlib.studies.ensemble_measures import clean, few_shots, foreign, outputs_of, shifted
+from kitlib.studies.ensemble_measures import clean, few_shots, foreign, model_of, outputs_of, shifted
 from kitlib.studies.naming_pictures import FOREIGN, NUM_CORRUPTED, late, pictures, probe
 from kitlib.synthetic import named_pictures
 from kitlib.training import classification, loop
@@ -85,13 +84,9 @@ def converted(arm: NamingArm, params: dict, seed: int) -> dict:
     return params
 
 
-def _model(arm: NamingArm):
-    return ensembles.Mimo(arm.config, arm.inputs) if arm.inputs else ViT(arm.config)
-
-
 def fine_tuned(arm: NamingArm, split: str, first: int, seed: int, folder: Path) -> dict:
     """The parameters after fine-tuning. first: the seed of pre-training; seed: of fine-tuning."""
-    model, params = _model(arm), converted(arm, pretrained(arm.start, split, first, folder), seed)
+    model, params = model_of(arm), converted(arm, pretrained(arm.start, split, first, folder), seed)
     make_loss, options = classification.classification_loss, {"of_mean": arm.of_mean}
     if arm.inputs:
         make_loss, options = ensembles.mimo_loss, {"same": 0.5}
@@ -107,7 +102,7 @@ def stored_outputs(arm: NamingArm, first: int, seed: int, folder: Path) -> dict[
     if not path.is_file():
         params = fine_tuned(arm, "test", first, seed, folder)
         few, _, asked, _ = probe()
-        files.write_npz(path, outputs_of(_model(arm), params, pictures(), few, asked, arm.passes, seed))
+        files.write_npz(path, outputs_of(model_of(arm), params, pictures(), few, asked, arm.passes, seed))
     return files.read_arrays(path)
 
 
@@ -133,9 +128,9 @@ def run_trial(arm: NamingArm, seed: int, folder: Path) -> list[dict]:
     params, asked = fine_tuned(arm, "valid", seed, seed, folder), late("valid")
     images = to_float(named_pictures.pictures(asked, keyed_rng(0, 5)))
     logits = (
-        ensembles.mc_dropout(_model(arm), params, images, arm.passes, seed=seed)
+        ensembles.mc_dropout(model_of(arm), params, images, arm.passes, seed=seed)
         if arm.passes
-        else ensembles.predict_members(_model(arm), [params], images)
+        else ensembles.predict_members(model_of(arm), [params], images)
     )
     return [{"loss": uncertainty.ensemble_nll(logits, asked.labels)}]
 

@@ -94,6 +94,9 @@ def _data() -> list[Question]:
         return f"V-MoE n={n}", f"ViT n={n}"
 
     rows = [(f"{n:,} pictures: V-MoE beats ViT", "-", *saved(n)) for n in (1_000, 3_000, 10_000)]
+    for n in (1_000, 3_000, 10_000):
+        needs = f"{n:,} pictures: V-MoE beats ViT"
+        rows.append((f"{n:,} pictures: E3 beats V-MoE", "-", f"E3 M=2 n={n}", f"V-MoE n={n}", needs))
     more = ("V-MoE saves more with 10,000 pictures than with 1,000", "yes", saved(10_000), saved(1_000))
     return _clothes("data", "loss", "11.5", *rows, more)
 
