@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from kitlib.metrics.tokens import check_texts, tokenise
 
@@ -113,20 +114,12 @@ def anls(predictions, references) -> np.ndarray:
     return np.where(best > 0.5, best, 0.0)
 
 
-def edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance: the smallest number of characters to insert, delete or replace to turn a into b."""
-    above = list(range(len(b) + 1))  # distances of a[:i - 1] to every b[:j]
-    for i, x in enumerate(a, 1):
-        row = [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
-        above = row
-    return above[-1]
-
-
 def similarity(a: str, b: str) -> float:
-    """1 - edit distance / length of the longer text, from 0 to 1; two empty texts have similarity 1."""
-    return 1 - edit_distance(a, b) / max(len(a), len(b), 1)
+    """1 - edit distance / length of the longer text, from 0 to 1; two empty texts have similarity 1.
+
+    The edit (Levenshtein) distance is the smallest number of characters to insert, delete or replace.
+    """
+    return Levenshtein.normalized_similarity(a, b)
 
 
 def exact_match(predictions, references) -> np.ndarray:

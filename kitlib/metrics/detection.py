@@ -14,12 +14,12 @@ For each class and each IoU threshold .50, .55, ..., .95:
 3. Precision at recall r is the best precision at any recall of r or more, 0 if r is never reached. Its mean over r = 0,
    .01, ..., 1 is the AP, and the mean over thresholds and over the classes that have objects is *the* AP.
 
-AP is compared with other people's numbers, so this module follows pycocotools to the bit, rounding included: see
-`interpolated`.
+AP is compared with other people's numbers, so it is computed by a library whose scores equal those of pycocotools and
+lvis-api, faster-coco-eval. This module checks what it is given and puts it into COCO's form.
 
 Boxes are y0, x0, y1, x1 in any unit, the same for both sides. Equal scores keep the order of images and, within an
 image, of its detections, as in COCO's code: give distinct scores where that matters. Crowd regions (COCO's `iscrowd`)
-and the split by object size are not implemented. Sources: pycocotools and lvis-api; LVIS is arXiv 1908.03195.
+and the split by object size are left out. LVIS is arXiv 1908.03195.
 (`uncertainty.average_precision` is for one score per example; it has no boxes and does not interpolate.)
 """
 
@@ -27,10 +27,10 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
 
-# T thresholds, C classes; n detections and m objects of one class in one image.
+# T thresholds, C classes; n detections and m objects in one image.
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def coco(
     for i, truth in enumerate(truths):
         if len(truth.negatives) or len(truth.not_exhaustive):
             raise ValueError(f"Truth {i} has negatives or not_exhaustive, of which COCO's AP knows nothing: use lvis.")
-    return _result(_table(detections, truths, num_classes, max_detections, federated=False))
+    return _result(_table(detections, truths, [0] * num_classes, max_detections, federated=False))
 
 
 def lvis(detections: Sequence[Detections], truths: Sequence[Truth], image_counts, max_detections: int = 300) -> Result:
@@ -99,77 +99,65 @@ def lvis(detections: Sequence[Detections], truths: Sequence[Truth], image_counts
     counts = np.asarray(image_counts)
     if counts.ndim != 1 or (counts.size and not (np.issubdtype(counts.dtype, np.integer) and counts.min() >= 0)):
         raise ValueError(f"image_counts must be int[C], none below 0, got {counts.dtype}{list(counts.shape)}.")
-    table = _table(detections, truths, len(counts), max_detections, federated=True)
+    table = _table(detections, truths, counts, max_detections, federated=True)
     groups = {"rare": counts < 10, "common": (counts >= 10) & (counts < 100), "frequent": counts >= 100}
     rare, common, frequent = (_mean(table[groups[name]]) for name in ("rare", "common", "frequent"))
     return dataclasses.replace(_result(table), rare=rare, common=common, frequent=frequent)
 
 
-# ---------------------------------------------------------------------------------------------- the three steps
+# ---------------------------------------------------------------------------------------------- the library
 
 
-def match(overlaps) -> np.ndarray:
-    """Step 1 for one class in one image: IoUs float[n, m], detections by falling score -> bool[T, n], which find one.
-
-    A detection whose best object is taken gets the best free one, if that reaches the threshold; in Pascal VOC it would
-    be a false positive. Among equal overlaps the last object is taken, as in COCO's code.
-    """
-    overlaps = np.asarray(overlaps, np.float64)[:, ::-1]  # argmax takes the first
-    n, m = overlaps.shape
-    hits = np.zeros((len(THRESHOLDS), n), bool)
-    free = np.ones((len(THRESHOLDS), m), bool)
-    for i in range(n if m else 0):
-        allowed = np.where(free & (overlaps[i] >= THRESHOLDS[:, None]), overlaps[i], 0.0)
-        best = allowed.argmax(axis=1)
-        hits[:, i] = allowed.max(axis=1) > 0
-        free[hits[:, i], best[hits[:, i]]] = False
-    return hits
-
-
-def interpolated(hits, num_objects: int) -> float:
-    """Steps 2 and 3: bool[n], which detections by falling score find one of num_objects > 0 -> mean of 101 precisions.
-
-    In exact arithmetic, k of num_objects objects reach recall r / 100 if 100 k >= r num_objects. pycocotools compares
-    floats, and some of its 101 recalls are a little above their decimal value (.35 = 35 * 0.01, ...): with 35 of 100
-    objects found, .35 is not reached, and AP is lower by up to 1 / 101 per such recall. It also adds 2 ** -52 to the
-    number of detections, so the precision of a first hit is one bit below 1. Both are kept here.
-    """
-    found = np.cumsum(hits).astype(np.float64)
-    precision = found / (np.arange(1, len(found) + 1) + np.spacing(1))
-    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    first = np.searchsorted(found / num_objects, RECALLS)  # the first detection that reaches each recall
-    return float(np.append(best_from_here, 0.0)[first].mean())  # not reached: the 0 at the end
-
-
-def _table(detections, truths, num_classes, max_detections, federated) -> np.ndarray:
+def _table(detections, truths, image_counts, max_detections, federated) -> np.ndarray:
     """float64[C, T]: AP of each class at each threshold, NaN for a class without objects."""
     if len(detections) != len(truths):
         raise ValueError(f"Expected detections and truths of the same pictures, got {len(detections)}, {len(truths)}.")
     if max_detections < 1:
         raise ValueError(f"max_detections is {max_detections}; expected at least 1: 100 for COCO, 300 for LVIS.")
-    num_objects = np.zeros(num_classes, np.int64)
-    seen = [[] for _ in range(num_classes)]  # per class, one (scores[n], hits[T, n], counted[T, n]) per image
+    images, objects, found = [], [], []
     for i, (detected, truth) in enumerate(zip(detections, truths, strict=True)):
-        boxes, scores, classes = _checked_detections(detected, f"Detections {i}", num_classes)
-        objects, object_classes = _checked_truth(truth, f"Truth {i}", num_classes)
-        num_objects += np.bincount(object_classes, minlength=num_classes)
+        boxes, scores, classes = _checked_detections(detected, f"Detections {i}", len(image_counts))
+        true_boxes, true_classes = _checked_truth(truth, f"Truth {i}", len(image_counts))
+        images.append({"id": i, "height": 1, "width": 1})
+        images[-1] |= {"neg_category_ids": _ints(truth.negatives)}
+        images[-1] |= {"not_exhaustive_category_ids": _ints(truth.not_exhaustive)}
+        for box, kind in zip(true_boxes, true_classes, strict=True):
+            objects.append(_entry(i, box, kind) | {"id": len(objects) + 1, "iscrowd": 0})
         top = np.argsort(-scores, kind="stable")[:max_detections]
-        boxes, scores, classes = boxes[top], scores[top], classes[top]
-        judged = set(classes.tolist())
-        if federated:
-            judged &= {*object_classes.tolist(), *truth.negatives}
-        for c in judged:
-            hits = match(iou(boxes[classes == c], objects[object_classes == c]))
-            seen[c].append((scores[classes == c], hits, hits | (c not in truth.not_exhaustive)))
-    table = np.full((num_classes, len(THRESHOLDS)), np.nan)
-    table[num_objects > 0] = 0.0
-    for c in np.flatnonzero(num_objects):
-        if seen[c]:
-            scores, hits, counted = (np.concatenate(parts, axis=-1) for parts in zip(*seen[c], strict=True))
-            order = np.argsort(-scores, kind="stable")
-            hits, counted = hits[:, order], counted[:, order]
-            table[c] = [interpolated(h[k], num_objects[c]) for h, k in zip(hits, counted, strict=True)]
-    return table
+        rows = zip(boxes[top], classes[top], scores[top], strict=True)
+        found += [_entry(i, box, kind) | {"score": float(score)} for box, kind, score in rows]
+    table = np.full((len(image_counts), len(THRESHOLDS)), np.nan)
+    table[[one["category_id"] for one in objects]] = 0.0
+    if not objects or not found:
+        return table
+    kinds = [{"id": c, "name": str(c), "frequency": _frequency(n)} for c, n in enumerate(image_counts)]
+    truth = COCO({"images": images, "annotations": objects, "categories": kinds, "info": {}}, print_function=_quiet)
+    judge = COCOeval_faster(truth, truth.loadRes(found), "bbox", lvis_style=federated, print_function=_quiet)
+    judge.params.maxDets = [max_detections]
+    judge.params.areaRng, judge.params.areaRngLbl = judge.params.areaRng[:1], judge.params.areaRngLbl[:1]  # all sizes
+    judge.evaluate()
+    judge.accumulate()
+    precisions = judge.eval["precision"][..., 0, 0]  # [T, 101, C], -1 for a class without objects
+    return np.where(np.isnan(table), np.nan, precisions.mean(axis=1).T)
+
+
+def _entry(image: int, box, kind) -> dict:
+    """A box in COCO's form: x, y, width, height."""
+    y0, x0, y1, x1 = map(float, box)
+    corner_and_sides = [x0, y0, x1 - x0, y1 - y0]
+    return {"image_id": image, "category_id": int(kind), "bbox": corner_and_sides, "area": (y1 - y0) * (x1 - x0)}
+
+
+def _frequency(training_images: int) -> str:
+    return "r" if training_images < 10 else "c" if training_images < 100 else "f"
+
+
+def _ints(classes) -> list[int]:
+    return [int(c) for c in classes]
+
+
+def _quiet(*_, **__) -> None:
+    """The library reports its times."""
 
 
 def _result(table) -> Result:

@@ -7,9 +7,9 @@ import pytest
 from kitlib.metrics import answers as answer_metrics
 from kitlib.metrics.answers import (
     anls,
-    edit_distance,
     exact_match,
     normalise_answer,
+    similarity,
     vqa_accuracy,
     wu_palmer,
     wups,
@@ -143,21 +143,19 @@ def slow_distance(a, b):
     return min(slow_distance(a[1:], b) + 1, slow_distance(a, b[1:]) + 1, replaced)
 
 
-def test_distance_by_hand():
-    # kitten -> sitten -> sittin -> sitting; four letters of "" are four insertions.
-    for a, b, want in [("kitten", "sitting", 3), ("", "abcd", 4), ("abcd", "", 4), ("", "", 0), ("ab", "ba", 2)]:
-        assert edit_distance(a, b) == want
+def test_similarity_by_hand():
+    # kitten -> sitten -> sittin -> sitting: 3 of 7; four letters of "" are four insertions.
+    for a, b, want in [("kitten", "sitting", 4 / 7), ("", "abcd", 0), ("abcd", "", 0), ("", "", 1), ("ab", "ba", 0)]:
+        assert similarity(a, b) == pytest.approx(want)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_distance_against_the_recursion_and_the_axioms_of_a_metric(seed):
+def test_similarity_against_the_recursion_of_the_edit_distance(seed):
     rng = np.random.default_rng(seed)
     texts = ["".join(rng.choice(list("abc"), size=rng.integers(0, 9))) for _ in range(7)]
     for a, b in itertools.product(texts, repeat=2):
-        assert edit_distance(a, b) == slow_distance(a, b) == edit_distance(b, a)
-        assert (edit_distance(a, b) == 0) == (a == b)
-        assert abs(len(a) - len(b)) <= edit_distance(a, b) <= max(len(a), len(b))
-        assert all(edit_distance(a, b) <= edit_distance(a, c) + edit_distance(c, b) for c in texts)
+        assert similarity(a, b) == pytest.approx(1 - slow_distance(a, b) / max(len(a), len(b), 1))
+        assert (similarity(a, b) == 1) == (a == b)
 
 
 def test_anls_threshold_is_strict():
