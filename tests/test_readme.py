@@ -16,7 +16,7 @@ import pytest
 from kitlib.bench import runner
 from kitlib.data.files import ROOT
 from kitlib.multimodal import stages
-from kitlib.studies import tables
+from kitlib.studies import questions, tables
 from kitlib.tools import cli, executed, notebook_files, notebooks
 from kitlib.training import process
 
@@ -120,7 +120,7 @@ def kit_test(monkeypatch):
 
 
 def kit_doctor():
-    assert real(str(BIN / "kit"), "doctor").endswith("all is well with the library\n")
+    assert real(str(BIN / "kit"), "doctor").endswith("nothing to repair in the library\n")
 
 
 def kit_bench(monkeypatch):
@@ -172,6 +172,12 @@ def kit_claims_list():
     assert said == f"{claims} claims: {measured} measured, {checked} checked, {none} no counterpart"
 
 
+def kit_claims_of_one_study():
+    said = real(str(BIN / "kit"), "claims", "upcycling", "recall_curves", "--list")
+    assert "upcycled beats dense, extra cost 0.5: +0.3974 [+0.3851, +0.4097], seen (paper: yes)" in said
+    kit_claims()
+
+
 def kit_train():
     proven_by("runs/test_command.py", "test_eight_devices_and_two_processes_have_the_curve_of_one")
     for line in (line for line in COMMANDS if line.startswith("kit train v")):
@@ -216,6 +222,11 @@ def pip_install():
     )
     assert "Would install kitlib-" in out
     proven_by("test_environment.py", "test_every_dependency_and_extra_is_locked_within_its_bounds")
+    proven_by("test_installations.py", "test_an_environment_that_keeps_its_versions")
+
+
+def from_a_wheel():
+    proven_by("test_installations.py", "test_the_wheel_without_the_checkout")
 
 
 def conda_env():
@@ -249,10 +260,15 @@ EXERCISED = {
     "kit test": lambda _, monkeypatch: kit_test(monkeypatch),
     "kit doctor": lambda *_: kit_doctor(),
     "kit bench": lambda _, monkeypatch: kit_bench(monkeypatch),
-    "kit claims upcycling recall_curves": lambda *_: kit_claims(),
     "kit check 05": lambda *_: kit_check(),
     "kit copy mine": lambda folder, _: kit_copy(folder),
+    "kit lab mine": lambda *_: proven_by("tools/test_cli.py", "test_a_folder_for_lab_is_meant_from_here"),
+    "pip wheel --no-deps -w dist .": lambda *_: from_a_wheel(),
+    'pip install "dist/kitlib-0.1.0-py3-none-any.whl[lab]"': lambda *_: from_a_wheel(),
+    "kit copy mine 03": lambda *_: from_a_wheel(),
+    "jupyter execute --inplace mine/03_routers.ipynb": lambda *_: from_a_wheel(),
     "kit claims --list": lambda *_: kit_claims_list(),
+    "kit claims upcycling recall_curves --list": lambda *_: kit_claims_of_one_study(),
     "kit stages": lambda *_: kit_stages(),
     **{command: lambda *_: kit_train() for command in COMMANDS if command.startswith("kit train v")},
     **{command: lambda *_, line=command: kit_train_dry(line) for command in COMMANDS if command.endswith("--dry-run")},
@@ -359,13 +375,18 @@ def test_the_results_are_those_of_the_stored_tables():
         at = tables.values_at(table, "loss", "extra_cost", 0.5).mean()
         reached = tables.values_at(table[table["arm"] == "dense"], "loss", "extra_cost", 1.0)["dense"]
         cost = tables.reached(table[table["arm"] == "upcycled"], "loss", "extra_cost", reached)["upcycled"].mean()
-        means = " | ".join(f"{at[arm]:.2f}" for arm in ("dense", "upcycled", "scratch"))
-        assert f"| {words} | {means} | +{100 * cost:.0f} % |" in README
+        claims = questions.answers("upcycling", f"{task}_curves").set_index("claim")
+        gain = claims.loc["upcycled beats dense, extra cost 0.5"]
+        gain = f"{gain['gain']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}]"
+        row = f"{at['dense']:.2f} | {at['upcycled']:.2f} | {gain} | {at['scratch']:.2f} | +{100 * cost:.0f} %"
+        assert f"| {words} | {row} |" in README
+        assert claims.loc["scratch beats upcycled, total cost 2.0", "verdict"] == "seen"
+    never = "names never taught: upcycled has a lower loss than dense, extra cost 0.5"
+    assert claims.loc[never, "verdict"] == "reversed"  # of the last, pictures
     means = tables.read_table("ensembles", "naming").groupby("arm").mean(numeric_only=True)
     for words, arm in FINE_TUNED.items():
-        losses = " | ".join(
-            f"{means.loc[arm, name]:.2f}" for name in ("loss", "held_out_loss", "shift_loss", "shots_10")
-        )
+        measures = ("loss", "held_out_loss", "shift_loss", "shift_accuracy", "shots_10")
+        losses = " | ".join(f"{means.loc[arm, name]:.2f}" for name in measures)
         assert f"| {words} | {means.loc[arm, 'mflops'] / means.loc['V-MoE', 'mflops']:.1f} | {losses} |" in README
 
 
@@ -377,6 +398,7 @@ UPCYCLED = {
 FINE_TUNED = {
     "ViT": "ViT",
     "V-MoE of 16 experts": "V-MoE",
+    "the same with dropout": "dropout",
     "E3 of two members": "E3 M=2",
     "two V-MoEs": "2 x V-MoE",
 }
@@ -384,5 +406,5 @@ FINE_TUNED = {
 
 def test_lines_and_length():
     lines = README.splitlines()
-    assert len(lines) <= 210
+    assert len(lines) <= 240
     assert max(len(line) for line in lines if not line.startswith("|")) <= 120

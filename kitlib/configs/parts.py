@@ -44,6 +44,8 @@ def _is_whole(value) -> bool:
 class MoEConfig(Config):
     """A Mixture-of-Experts layer. The defaults are V-MoE's (2106.05974), K = 1.
 
+    What each field means stands beside it, in kitlib/configs/parts.py.
+
     The shapes of the parameters depend only on `num_experts`, `granularity`, the layer's sizes and, for Soft MoE, the
     capacity: K, capacity, groups, priority and dispatch may be changed for a trained model, with `replace`.
     """

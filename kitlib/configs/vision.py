@@ -8,7 +8,10 @@ from kitlib.configs.parts import REMAT, BatchEnsembleConfig, Config, E3Config, M
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ViTConfig(Config):
-    """A Vision Transformer. The defaults are those of "An Image is Worth 16x16 Words" (2010.11929)."""
+    """A Vision Transformer. The defaults are those of "An Image is Worth 16x16 Words" (2010.11929).
+
+    What each field means stands beside it, in kitlib/configs/vision.py.
+    """
 
     width: int  # D
     depth: int  # L, number of blocks
@@ -159,11 +162,12 @@ def vit(name: str, **overrides) -> ViTConfig:
     fields = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "num_heads": num_heads, "patch_size": int(patch)}
     if size == "22B":
         fields |= VIT22B_BLOCK
-    known = {field.name for field in dataclasses.fields(ViTConfig)}
+    if "patch_size" in overrides:
+        part = name.partition("/")[0]
+        raise ValueError(f"The patch size is part of the name, {name!r}: write {part}/{overrides['patch_size']} there.")
+    known = {field.name for field in dataclasses.fields(ViTConfig)} - {"patch_size"}
     for field in overrides:
         one_of("field of ViTConfig", field, known)
-    if "patch_size" in overrides:
-        raise ValueError(f"The patch size is part of the name {name!r}; write it there.")
     return ViTConfig(**fields | overrides)
 
 

@@ -99,13 +99,18 @@ def from_arrays(images: np.ndarray, labels: np.ndarray, *, name: str, class_name
         class_names: one name per class.
 
     Raises:
-        ValueError: the rank, type, length or labels are not as above.
+        ValueError: the rank, order of axes, type, length or labels are not as above.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
             f"The images of {name} are {images.dtype}{list(images.shape)}; expected uint8[n, H, W, C] with values 0 to "
             f"255 (one grey channel: images[..., None])."
+        )
+    if images.shape[1] <= 4 < images.shape[-1]:
+        raise ValueError(
+            f"The images of {name} are {list(images.shape)}, with channels first, it seems; expected [n, H, W, C]: use "
+            "images.transpose(0, 2, 3, 1)."
         )
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(

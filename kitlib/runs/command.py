@@ -45,7 +45,7 @@ class Options:
         devices: simulate this many devices of the CPU.
         dry_run: print sizes, memory per device and the table of specs, and end.
         log_every: steps between two rows of metrics.
-        evaluate_every: steps between two evaluations.
+        evaluate_every: steps between two evaluations, on the first 5,000 examples of the test set, in whole batches.
         save_every: steps between two checkpoints.
         distributed: connect with the other processes of the cluster (SLURM, Open MPI, Cloud TPU, Kubernetes).
         address: without such a cluster: host:port of process 0; with --processes and --index.
@@ -215,7 +215,11 @@ def _run(name: str, recipe, options: Options) -> int:
         progress=name if first else None, tensorboard=options.tensorboard, wandb=options.wandb,
     )  # fmt: skip
     if first:
-        print(f"step {recipe.steps}: loss {history['loss'][-1]:.4f}; metrics in {folder / 'metrics.csv'}")
+        print(f"step {recipe.steps}: training loss {history['loss'][-1]:.4f}; metrics in {folder / 'metrics.csv'}")
+        if scores := train.last_evaluation(folder):
+            examples = scores.pop("examples")
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            print(f"on {examples:,.0f} test examples: {shown}")
     return 0
 
 

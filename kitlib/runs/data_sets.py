@@ -33,7 +33,7 @@ NAMES = {
     T5Config: ("glosses",),
     PaLIXConfig: ("kit", *PUBLIC),
 }
-EVALUATED = 2_000  # examples at most
+EVALUATED = 5_000  # examples at most
 KIT_TASKS = {"captioning": 4, "naming": 2, "easy_vqa": 2, "object_aware_vqa": 1, "question_generation": 1}
 PROMPT, TARGET = 40, 56  # tokens
 INPUTS = 64  # tokens of a text with its spans cut out
@@ -67,6 +67,8 @@ def check(recipe: Recipe) -> None:
     if kind not in NAMES:
         raise TypeError(f"A run trains a ViT, a T5 or a PaLI-X, got {kind.__name__}.")
     one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
+    if kind is ViTConfig and recipe.data not in COMMITTED and not recipe.full:
+        raise ValueError(f"{recipe.data} does not come with the kit: add --full (full=True), and it is fetched once.")
 
 
 def load(recipe: Recipe) -> Data:

@@ -25,8 +25,8 @@ class Recipe:
 
     Attributes:
         model: its configuration; every field can be changed, as in --model.depth 6.
-        data: for a ViT fashion_mnist, cifar10 or another image set; for a T5 glosses; for a PaLI-X kit,
-            coco_captions, vqav2, textvqa, docvqa or lvis.
+        data: for a ViT fashion_mnist or animal_mnist, or with --full cifar10, cifar100 or imagenet2012; for a T5
+            glosses; for a PaLI-X kit, coco_captions, vqav2, textvqa, docvqa or lvis.
         batch_size: B, examples per step, of all devices together.
         steps: updates.
         peak: the largest learning rate.
@@ -37,7 +37,7 @@ class Recipe:
         clip_norm: of the gradients.
         accumulate: parts of a batch that are computed one after the other.
         augment: of images; see `image_batches.batches`.
-        full: the full public image set instead of the kit's small copy; needs the network once.
+        full: the full public image set, of fashion_mnist instead of the kit's small copy; needs the network once.
         files: of public sets with questions or captions: the paths that their function in `public_sets` takes.
         eval_files: the same of another split, to evaluate on; without them, a public set is not evaluated.
         seed: of parameters, data and dropout.

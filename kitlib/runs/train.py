@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import pandas as pd
 from jax.sharding import Mesh
 
 from kitlib.configs import T5Config, ViTConfig
@@ -61,7 +62,7 @@ class Run:
         return result
 
     def evaluator(self, batches: list[dict]) -> Callable:
-        """state -> {"loss", "accuracy", ...}, the means over batches of one size."""
+        """state -> {"loss", "accuracy", ...}, the means over batches of one size, and the number of "examples"."""
         on_mesh = [mesh.global_batch(self.mesh, batch) for batch in batches]
         scores_of = jax.jit(lambda params, batch: self.eval_loss(params, batch, jax.random.key(0)))
 
@@ -70,7 +71,8 @@ class Run:
             for batch in on_mesh:
                 loss, metrics = scores_of(state.params, batch)
                 scores.append({"loss": loss} | {name: x for name, x in metrics.items() if x.ndim == 0})
-            return {name: float(np.mean([float(s[name]) for s in scores])) for name in scores[0]}
+            means = {name: float(np.mean([float(s[name]) for s in scores])) for name in scores[0]}
+            return means | {"examples": sum(len(next(iter(batch.values()))) for batch in on_mesh)}
 
         return evaluate
 
@@ -133,6 +135,14 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 def saved_step(folder: str | Path) -> int | None:
     """The step of the newest checkpoint of a run; None if it has none."""
     return max((int(path.name) for path in Path(folder, "checkpoints").glob("*") if path.name.isdigit()), default=None)
+
+
+def last_evaluation(folder: str | Path) -> dict[str, float]:
+    """What the newest evaluation of a run measured, from its metrics.csv; {} if it had none."""
+    rows = pd.read_csv(Path(folder, "metrics.csv"))
+    rows = rows[rows["name"].str.startswith("eval/")]
+    newest = rows[rows["step"] == rows["step"].max()]
+    return {name.removeprefix("eval/"): value for name, value in zip(newest["name"], newest["value"], strict=True)}
 
 
 def make_writer(folder, recipe: Recipe, tensorboard: bool, wandb: str | None):

@@ -18,7 +18,7 @@ import numpy as np
 from kitlib import configs, data, ensembles
 from kitlib.configs import BatchEnsembleConfig, E3Config, MoEConfig, ViTConfig
 from kitlib.data import files, image_batches
-from kitlib.studies import ensemble_measures, naming, study
+from kitlib.studies import ensemble_measures, naming, naming_sizes, study
 from kitlib.studies.ensemble_measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs, model_of
 from kitlib.training import classification, loop
 from kitlib.training.recipe import adamw_cosine_step
@@ -116,11 +116,15 @@ SETTING = (
 
 
 def studies() -> dict[str, study.Study]:
-    """All studies: naming_tuning, naming (see `naming`); methods, data."""
-    return naming.studies() | {
-        name: study.Study(question, SETTING, arms, study.nothing, run_arm, SEEDS)
-        for name, (question, arms) in questions().items()
-    }
+    """All studies: naming_tuning, naming (see `naming`); naming_sizes_tuning, naming_sizes; methods, data."""
+    return (
+        naming.studies()
+        | naming_sizes.studies()
+        | {
+            name: study.Study(question, SETTING, arms, study.nothing, run_arm, SEEDS)
+            for name, (question, arms) in questions().items()
+        }
+    )
 
 
 def questions() -> dict[str, tuple[str, dict[str, EnsembleArm]]]:

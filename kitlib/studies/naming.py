@@ -47,7 +47,7 @@ SEEDS = 10
 class NamingArm:
     """An ensemble or a single model: from what it is fine-tuned, as what, and how many runs or passes it combines."""
 
-    start: str  # "ViT", "V-MoE" (both from scratch) or "upcycled"
+    start: str  # "ViT", "V-MoE", "E3" (all from scratch) or "upcycled"
     config: ViTConfig
     peak: float  # of the learning rate of fine-tuning
     trainings: int = 1  # fine-tunings that are combined; more than one: a deep ensemble
@@ -61,22 +61,24 @@ class NamingArm:
 # ---------------------------------------------------------------------------------------------- one fine-tuning
 
 
-def pretrained(start: str, split: str, seed: int, folder: Path) -> dict:
+def pretrained(arm: NamingArm, split: str, seed: int, folder: Path) -> dict:
     """The parameters before fine-tuning. split: of the task of pre-training; recipes are chosen on "valid", where
     models are trained for as long as its trials."""
-    make = functools.partial(upcycling_tasks.pictures, split)
-    task, kind = make(), {"ViT": "dense", "V-MoE": "scratch", "upcycled": "upcycled"}[start]
-    if split == "valid":
-        arm = upcycling_tuning.trial_arm(task, kind, task.recipes[kind])
-    else:
-        arm = upcycling_ablations.headline(task)[kind]
-    return upcycling_runs.trained(make, arm, seed, folder.parent / "upcycling")
+    make = functools.partial(upcycling_tasks.pictures, split, arm.config.width)
+    task, kind = make(), {"ViT": "dense", "V-MoE": "scratch"}.get(arm.start, arm.start)
+    before = upcycling_tuning.trial_arm(task, kind, task.recipes[kind])
+    if split == "test":
+        cost = 1.0 if kind in ("dense", "upcycled") else 2.0  # with the parent's, two in all
+        before = upcycling_ablations.tuned_arm(task, kind, before.config, cost)
+    return upcycling_runs.trained(make, before, seed, folder.parent / "upcycling")
 
 
 def converted(arm: NamingArm, params: dict, seed: int) -> dict:
     """The parameters of a pre-trained model as those of the arm's model."""
     if arm.inputs:
         return to_ensemble.mimo_from_single(params, arm.inputs)
+    if arm.start == "E3":
+        return params
     if arm.config.e3 and arm.config.e3.routers == "own":
         return to_ensemble.split_routers(params, arm.config.e3.num_members, arm.config.e3.overlap)
     if arm.config.batch_ensemble:
@@ -86,7 +88,7 @@ def converted(arm: NamingArm, params: dict, seed: int) -> dict:
 
 def fine_tuned(arm: NamingArm, split: str, first: int, seed: int, folder: Path) -> dict:
     """The parameters after fine-tuning. first: the seed of pre-training; seed: of fine-tuning."""
-    model, params = model_of(arm), converted(arm, pretrained(arm.start, split, first, folder), seed)
+    model, params = model_of(arm), converted(arm, pretrained(arm, split, first, folder), seed)
     make_loss, options = classification.classification_loss, {"of_mean": arm.of_mean}
     if arm.inputs:
         make_loss, options = ensembles.mimo_loss, {"same": 0.5}
@@ -151,6 +153,7 @@ CHOSEN = {
     "E3 M=2": 0.032,
     "E3 M=4": 0.032,
     "E3 K=2 M=2": 0.016,
+    "E3 pre-trained M=2": 0.032,
     "dropout": 0.032,
     "MC dropout M=2": 0.032,
     "MC dropout M=8": 0.032,
@@ -188,6 +191,7 @@ def kinds() -> dict[str, NamingArm]:
     found |= {name: NamingArm("V-MoE", config, 0.0) for name, config in of_vmoe.items()}
     found |= {f"MC dropout M={m}": NamingArm("V-MoE", dropout, 0.0, passes=m) for m in (2, 8)}
     found["MIMO M=2"] = NamingArm("V-MoE", vmoe, 0.0, inputs=2)
+    found["E3 pre-trained M=2"] = NamingArm("E3", of_vmoe["E3 M=2"], 0.0)
     found["loss of the mean"] = NamingArm("V-MoE", of_vmoe["E3 M=2"], 0.0, of_mean=True)
     return {name: dataclasses.replace(arm, peak=CHOSEN[name]) for name, arm in found.items()}
 

@@ -61,7 +61,7 @@ class Question:
         published: the paper's own answer, in a word; "-" if it has none.
         floor: chance; arms that are not above it cannot be compared.
         gate: the task whose gate (`studies.gates`) has to be open; else the verdict is "precondition not met".
-        needs: the claim of another question of the table, for which the same holds unless it is seen.
+        needs: claims of other questions of the table, for which the same holds unless all of them are seen.
         where: the notebook and section that shows the verdict, such as "07.8".
     """
 
@@ -76,7 +76,7 @@ class Question:
     published: str = "-"
     floor: float | None = None
     gate: str = ""
-    needs: str = ""
+    needs: tuple[str, ...] = ()
     where: str = ""
 
 
@@ -129,8 +129,9 @@ def judge(questions: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
     """A row per question of one table: claim, published, gain, low, high (95 % t-interval), seeds, detectable (a gain
     found in 80 % of such studies), margin, p (corrected for the number of questions), verdict, metric, table, where."""
     verdicts = statistics.judge([compare(question, table) for question in questions])
-    seen = {""} | {question.claim for question, v in zip(questions, verdicts, strict=True) if v.seen}
-    met = [(not q.gate or gates.read(q.gate).open) and q.needs in seen for q in questions]
+    open_ = [not question.gate or gates.read(question.gate).open for question in questions]
+    seen = {q.claim for q, v, is_open in zip(questions, verdicts, open_, strict=True) if v.seen and is_open}
+    met = [is_open and seen.issuperset(question.needs) for question, is_open in zip(questions, open_, strict=True)]
     rows = [
         {
             "claim": q.claim, "published": q.published, "gain": v.gain.mean, "low": v.gain.low, "high": v.gain.high,

@@ -46,7 +46,7 @@ def _clothes(table: str, metric: str, where: str, *rows) -> list[Question]:
     """rows: (claim, published, arm, baseline), and the claim that has to be seen first, if any."""
     return [
         Question(
-            claim, table, arm, baseline, CLOTHES[metric], metric, published=published, where=where, needs="".join(needs)
+            claim, table, arm, baseline, CLOTHES[metric], metric, published=published, where=where, needs=tuple(needs)
         )
         for claim, published, arm, baseline, *needs in rows
     ]
@@ -106,7 +106,7 @@ def _naming(metric: str, where: str, *rows, prefix: str = "") -> list[Question]:
     return [
         Question(
             f"{prefix}{claim}", "naming", arm, baseline, NAMING[metric], metric, published=published, gate="pictures",
-            where=where, needs="" if arm in ("V-MoE", "2 x ViT", "upcycled") else BETTER,
+            where=where, needs=() if arm in ("V-MoE", "2 x ViT", "upcycled") else (BETTER,),
         )
         for claim, published, arm, baseline in rows
     ]  # fmt: skip

@@ -1,34 +1,37 @@
 """What is asked of the tables of `kit claims upcycling`: questions of arXiv 2212.05055, and controls that it lacks.
 
 In most tables the margin, a difference of the loss that would not matter, is a tenth of what dense training gains from
-half of the parent's steps again: 0.223 in language, 0.104 in pictures, 0.087 in recall, 0.03 in text (the arm `dense`
-of every table, mean over seeds). It was set after the tables were made, by this rule, which looks at no other arm. Of
-shares, of names known or labels right, it is one in a hundred; for the real parent the margins are ROUGH ones, set
-before its table was made. Questions about pictures, recall, text and the real parent are judged only if the gate of the
-task is open.
+half of the parent's steps again: 0.104 in pictures, 0.087 in recall, 0.03 in text (the arm `dense` of every table, mean
+over seeds). It was set after the tables were made, by this rule, which looks at no other arm. Of shares, of names known
+or labels right, it is one in a hundred; for the real parent the margins are ROUGH ones, set before its table was made.
+All are judged only if the gate of their task is open.
 """
 
 from kitlib.studies.questions import Question
 
-LANGUAGE, PICTURES, RECALL, TEXT = 0.02, 0.01, 0.009, 0.004
+PICTURES, RECALL, TEXT = 0.01, 0.009, 0.004
 
 
 def _asked(prefix: str, margin: float, table: str, where: str, *rows) -> list[Question]:
     """rows: (claim, published, arm, baseline), and for curves (column, position)."""
-    gate = "" if prefix == "language" else prefix
     return [
         Question(
-            claim, f"{prefix}_{table}", arm, baseline, margin, published=published, gate=gate, where=where,
+            claim, f"{prefix}_{table}", arm, baseline, margin, published=published, gate=prefix, where=where,
             **dict(zip(("column", "position"), at, strict=False)),
         )
         for claim, published, arm, baseline, *at in rows
     ]  # fmt: skip
 
 
-def _pretraining(prefix: str, margin: float, where: str) -> list[Question]:
+def _parents(prefix: str, margin: float, where: str) -> list[Question]:
+    """Does the gain depend on the parent's training, or on its learning rate, which stays high?"""
     shares = ("25 %", "50 %", "75 %", "100 %")
     rows = [(f"upcycled after {x} beats dense", "yes", f"upcycled from {x}", f"dense from {x}") for x in shares]
-    return _asked(prefix, margin, "pretraining", where, *rows)
+    cooled = [
+        ("rate falls to 0: upcycled beats dense", "-", "upcycled", "dense"),
+        ("rate falls to 0: upcycled beats depth tiling", "-", "upcycled", "deeper"),
+    ]
+    return _asked(prefix, margin, "pretraining", where, *rows) + _asked(prefix, margin, "cooldown", where, *cooled)
 
 
 def _gated(task: str, where: str, margin: float):
@@ -79,7 +82,7 @@ def _fine_tuned(task: str, claim: str, published: str, arm: str, baseline: str, 
 
 def _downstream(task: str) -> list[Question]:
     """Figure 3: the gain of pre-training carries over, if pre-training itself does."""
-    needs = {"needs": f"{task}: pre-training helps"}
+    needs = {"needs": (f"{task}: pre-training helps",)}
     return [
         _fine_tuned(task, "pre-training helps", "-", "parent", "none"),
         _fine_tuned(task, "upcycled beats dense", "yes", "upcycled", "dense", **needs),
@@ -165,47 +168,45 @@ QUESTIONS = (
         ("renormalised beats raw, C = 2", "yes", "renormalized C=2", "raw C=2"),
         ("renormalised beats raw, C = 1", "yes", "renormalized C=1", "raw C=1"),
     ),
-    *_pretraining("pictures", PICTURES, "07.9"),
+    *_parents("pictures", PICTURES, "07.9"),
+    *_asked("text", TEXT, "experts", "08.11", ("32 experts beat 4", "yes", "E=32", "E=4")),
     *_asked(
-        "pictures", PICTURES, "cooldown", "07.9",
-        ("rate falls to 0: upcycled beats dense", "-", "upcycled", "dense"),
-        ("rate falls to 0: upcycled beats depth tiling", "-", "upcycled", "deeper"),
-    ),
-    *_asked("language", LANGUAGE, "experts", "08.11", ("32 experts beat 4", "-", "E=32", "E=4")),
-    *_asked(
-        "language", LANGUAGE, "capacity", "08.11",
-        ("C = 1 beats dense, +50 % steps", "-", "C=1", "dense"),
-        ("C = 2 beats C = 1, per step", "-", "C=2", "C=1"),
-        ("C = 2 beats C = 5, per step", "-", "C=2", "C=5"),
-        ("C = 2 beats C = 1, per cost", "yes", "C=2", "C=1", "extra_cost", 0.5),
+        "text", TEXT, "capacity", "08.11",
+        ("C = 1 beats dense, per cost", "-", "C=1", "dense"),
+        ("C = 5 beats C = 1, per step", "-", "C=5", "C=1", "extra_steps", 358),  # where C = 5 ends
+        ("C = 5 beats C = 2, per step", "-", "C=5", "C=2", "extra_steps", 358),
+        ("C = 2 beats C = 1, per cost", "yes", "C=2", "C=1"),
+        ("C = 2 beats C = 5, per cost", "yes", "C=2", "C=5"),
     ),
     *_asked(
-        "language", LANGUAGE, "blocks", "08.11",
-        ("every second layer beats all", "-", "every second", "all"),
-        ("last 2 layers beat the first 2", "-", "last 2", "first 2"),
+        "text", TEXT, "blocks", "08.11",
+        ("the last layers beat the first", "-", "last", "first"),
+        ("the last layers beat all", "-", "last", "all"),
+        ("both stacks beat the encoder alone", "-", "last", "encoder only"),
+        ("both stacks beat the decoder alone", "-", "last", "decoder only"),
     ),
     *_asked(
-        "language", LANGUAGE, "routers", "08.11",
-        ("expert choice (C = 1) beats top-1", "yes", "expert choice C=1", "top-1 priority"),
-        ("expert choice (C = 2) beats top-2", "yes", "expert choice C=2", "top-2 priority"),
+        "text", TEXT, "routers", "08.11",
+        ("expert choice beats top-2", "yes", "expert choice", "top-2 priority"),
         ("batch priority helps top-2", "-", "top-2 priority", "top-2"),
     ),
     *_asked(
-        "language", LANGUAGE, "init", "08.11",
+        "text", TEXT, "init", "08.11",
         ("copies beat half random experts", "-", "copies", "half random"),
         ("copies beat random experts", "-", "copies", "random"),
-        ("copies beat half redrawn units", "-", "copies", "half redrawn"),
+        ("copies beat half redrawn units", "at first", "copies", "half redrawn"),
     ),
     *_asked(
-        "language", LANGUAGE, "optimizer", "08.11",
-        ("resumed moments beat fresh ones", "no gain", "resumed", "restarted"),
-        ("fresh moments set dense training back", "-", "dense", "dense restarted"),
-        ("upcycled beats dense, both with fresh moments", "-", "restarted", "dense restarted"),
+        "text", TEXT, "optimizer", "08.11",
+        ("resumed moments beat fresh ones", "no gain", "upcycled resumed", "upcycled restarted"),
+        ("fresh moments help dense training", "-", "dense restarted", "dense resumed"),
+        ("upcycled beats dense, both with fresh moments", "yes", "upcycled restarted", "dense restarted"),
+        ("upcycled beats dense, both with resumed moments", "-", "upcycled resumed", "dense resumed"),
     ),
     *_asked(
-        "language", LANGUAGE, "renormalize", "08.11",
+        "text", TEXT, "renormalize", "08.11",
         ("renormalised beats raw, C = 2", "no", "renormalized C=2", "raw C=2"),
-        ("raw beats renormalised, C = 1", "-", "raw C=1", "renormalized C=1"),
+        ("renormalised beats raw, C = 1", "no", "renormalized C=1", "raw C=1"),
     ),
-    *_pretraining("language", LANGUAGE, "08.11"),
+    *_parents("text", TEXT, "08.11"),
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """The registry: one row for every figure, table and headline sentence of the three papers, and what became of it here.
 
     table()               # a row per claim of all papers
-    table("upcycling")    # of one; `kit claims --list upcycling` prints it
+    table("upcycling")    # of one; `kit claims upcycling --list` prints it
 
 A claim is *measured* (by questions asked of a stored table of runs), *checked* (exactly, by a check of a notebook or a
 test), or has *no counterpart*, with the reason. Results are derived from the stored tables each time; nothing is
@@ -9,6 +9,7 @@ written down twice. The rows are in `registry_upcycling`, `registry_ensembles` a
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -71,6 +72,7 @@ def table(paper: str | None = None) -> pd.DataFrame:
                 command, seeds = f"kit claims {name} {claim.asked[0]}", str(answers["seeds"].iloc[0])
                 result = "\n".join(
                     f"{row.claim}: {row.gain:+.4f} [{row.low:+.4f}, {row.high:+.4f}], {row.verdict}"
+                    + (f" (paper: {row.published})" if row.published != "-" else "")
                     for row in answers.itertuples()
                 )
             elif claim.check:
@@ -83,16 +85,31 @@ def table(paper: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def main(paper: str | None = None) -> int:
-    """`kit claims --list [PAPER]`: prints the registry, a block per claim, and how many of each kind there are."""
+LEGEND = """Gains are differences over paired seeds, with 95 % intervals, losses in nats, all else as a share. Above 0:
+the first is better, which is seen, or below 0 reversed, if it holds after a correction for all questions of the study
+(the interval has none). no difference above m: shown to be smaller than m. undecided: neither; so many seeds would do.
+precondition not met: the task cannot show it. paper: what it says, where it says something.
+The command after "again:" trains everything anew, which takes hours.
+"""
+
+
+def main(paper: str | None = None, studies: Sequence[str] = ()) -> int:
+    """`kit claims [PAPER [STUDY ...]] --list`: prints the registry, a block per claim, and how many of each kind there
+    are. studies: only the claims that were measured by these."""
     if paper:
         one_of("paper with claims", paper, questions.PAPERS, SystemExit)
     rows = table(paper)
+    if studies:
+        measured = {claim.asked[0] for claim in claims_of(paper) if claim.asked}
+        for name in studies:
+            one_of(f"measured study of {paper}", name, measured, SystemExit)
+        rows = rows[rows["command"].isin([f"kit claims {paper} {name}" for name in studies])]
+    print(LEGEND)
     for row in rows.itertuples():
         published = f" (published: {row.published})" if row.published else ""
         print(f"{row.paper}, {row.item}: {row.claim}{published}")
         if row.where:
-            print(f"    where: {row.where}; command: {row.command}; seeds: {row.seeds}")
+            print(f"    where: {row.where}; again: {row.command}; seeds: {row.seeds}")
         for line in row.result.split("\n"):
             print(f"    {line}")
     kinds = rows["result"].str.extract("^(checked|no counterpart)")[0].fillna("measured")

@@ -5,7 +5,7 @@
 
 A comparison of two arms over the same seeds is a list of gains, one per seed: their mean has a t-interval, and two null
 hypotheses: that there is *no difference*, and that there is a difference *of at least the margin*, below which it would
-not matter (stated before looking). A table answers many questions at once, so `judge` corrects for their number
+not matter (set without looking at it). A table answers many questions at once, so `judge` corrects for their number
 (`holm`): the probability that any verdict of the family is wrong is at most 5 %. The verdicts:
 
     seen                                the arm is better

@@ -32,15 +32,24 @@ def sparse(task: Setup, start: str = "upcycled", **fields):
     return task.sparse(task.dense, **task.recipes[start].experts | fields)
 
 
+def gated(task: Setup) -> dict[str, UpcyclingArm]:
+    """The arms that a gate looks at: dense training for the cost of two parents, and a mixture from scratch."""
+    return {
+        "parent": UpcyclingArm(task.dense, "parent", task.parent_steps, task.recipes["parent"]),
+        "dense": tuned_arm(task, "dense", task.dense, 1.0),
+        "scratch": tuned_arm(task, "scratch", sparse(task, "scratch"), 2.0),
+    }
+
+
 def headline(task: Setup) -> dict[str, UpcyclingArm]:
     """The arms of the paper's main figures: extra cost 1, from scratch a total cost of 2."""
-    dense = task.dense
+    found = gated(task)
     return {
-        "parent": UpcyclingArm(dense, "parent", task.parent_steps, task.recipes["parent"]),
-        "dense": tuned_arm(task, "dense", dense, 1.0),
+        "parent": found["parent"],
+        "dense": found["dense"],
         "upcycled": tuned_arm(task, "upcycled", sparse(task), 1.0),
-        "scratch": tuned_arm(task, "scratch", sparse(task, "scratch"), 2.0),
-        "deeper": tuned_arm(task, "deeper", deeper(dense), 1.0),
+        "scratch": found["scratch"],
+        "deeper": tuned_arm(task, "deeper", deeper(task.dense), 1.0),
     }
 
 

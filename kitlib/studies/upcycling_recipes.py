@@ -13,6 +13,7 @@ from kitlib.configs.nearest_name import one_of
 from kitlib.training import optim
 
 WARMUP, TIMESCALE = 100, 400  # steps
+TOP_1 = {"capacity": 1.0, "renormalize": False, "router": "top_k"}  # fields of a recipe in which tokens choose
 
 
 @dataclasses.dataclass(frozen=True)

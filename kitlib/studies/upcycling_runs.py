@@ -35,7 +35,8 @@ class UpcyclingArm:
     """The model that is trained after the parent, its start, its number of steps and its recipe."""
 
     config: ViTConfig | T5Config
-    # "parent": the parent's own training; "dense": it goes on; "upcycled"; "deeper": depth tiling; "scratch": anew
+    # "parent": the parent's own training; "dense": it goes on; "upcycled"; "deeper": depth tiling; "scratch" and "E3":
+    # anew
     start: str
     steps: int
     recipe: Recipe
@@ -64,7 +65,7 @@ def run_arm(task: Callable[[], Setup], arm: UpcyclingArm, seed: int, folder: Pat
     task = task()
     model, key = task.model(arm.config), jax.random.fold_in(jax.random.key(seed), 1)
     batches = task.batches(seed)
-    if arm.start == "scratch":
+    if arm.start in ("scratch", "E3"):
         params = task.init(model, seed)
         state, average = loop.init_state(params, task.tx, seed), params
     else:

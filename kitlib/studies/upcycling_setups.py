@@ -1,10 +1,10 @@
-"""What a study of upcycling needs to know of its task, `Setup`, and the two older tasks, whose recipes are not tuned: a
-ViT on Fashion-MNIST and a T5 on WordNet's glosses. The tuned ones are in `upcycling_tasks`.
+"""What a study of upcycling needs to know of its task, `Setup`, and two tasks for runs of a minute: a ViT on
+Fashion-MNIST and a T5 on WordNet's glosses. Those of the studies, whose recipes are tuned, are in `upcycling_tasks`.
 
 All models are small enough for two CPU cores. These two have too much data to memorise: images are cropped at random,
 texts get new noise.
 
-Used by `studies.upcycling` and by notebooks 07 and 08.
+Used by `studies.upcycling_tasks` and by notebooks 07 and 08.
 """
 
 import dataclasses

@@ -12,9 +12,10 @@ import optax
 from kitlib import configs, data, metrics
 from kitlib.data import byte_tokenizer, denoise, image_batches, keyed_rng, text_batches, texts
 from kitlib.data import recall as recall_data
+from kitlib.ensembles import uncertainty
 from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
-from kitlib.studies.upcycling_recipes import Recipe
+from kitlib.studies.upcycling_recipes import TOP_1, Recipe
 from kitlib.studies.upcycling_setups import Setup, parts, t5_scores
 from kitlib.synthetic import named_pictures
 from kitlib.training import classification, optim
@@ -152,20 +153,25 @@ def _sparse_t5(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **
     return config.replace(decoder_moe=config.decoder_moe.replace(num_selected=max(1, int(capacity_factor))))
 
 
-# As for recall; ..._pictures_parents.csv and ..._pictures_tuning.csv.
+# As for recall; ..._pictures_parents.csv and ..._pictures_tuning.csv. By width; at the others only E3 is asked about.
 PICTURES_RECIPES = {
-    "parent": Recipe(0.011),
-    "dense": Recipe(0.022, "restart"),
-    "upcycled": Recipe(0.044, "restart", capacity=2.0, renormalize=False),
-    "scratch": Recipe(0.011, capacity=1.0, renormalize=False, router="top_k"),
-    "deeper": Recipe(0.022),
+    16: {
+        "parent": Recipe(0.011),
+        "dense": Recipe(0.022, "restart"),
+        "upcycled": Recipe(0.044, "restart", capacity=2.0, renormalize=False),
+        "scratch": Recipe(0.011, **TOP_1),
+        "deeper": Recipe(0.022),
+        "E3": Recipe(0.011, **TOP_1),
+    },
+    8: {"parent": Recipe(0.011), "dense": Recipe(0.011), "scratch": Recipe(0.011, **TOP_1)},
+    32: {"parent": Recipe(0.011), "dense": Recipe(0.011), "scratch": Recipe(0.011, **TOP_1)},
 }
 
 
 @functools.cache
-def pictures(split: str = "test") -> Setup:
-    """A ViT of 4 blocks and width 16 sees a thing and a language and says what the thing's name begins with; experts in
-    the last two blocks.
+def pictures(split: str = "test", width: int = 16) -> Setup:
+    """A ViT of 4 blocks sees a thing and a language and says what the thing's name begins with; experts in the last two
+    blocks.
 
     split: of what is taught, the 4,096 questions on which models are compared ("test"), or 4,096 others, by which
     recipes are chosen ("valid"), in new pictures. Measured are loss and accuracy, and both on pairs of thing and
@@ -187,17 +193,20 @@ def pictures(split: str = "test") -> Setup:
         row = {}
         for prefix, (images, labels) in asked().items():
             probs = metrics.softmax(classification.predict(model, params, images, batch_size=256))
+            if classification.has_members(model):
+                probs = uncertainty.combine(probs)
             row |= {f"{prefix}accuracy": metrics.accuracy(probs, labels), f"{prefix}loss": metrics.nll(probs, labels)}
         return row
 
-    size = {"width": 16, "mlp_dim": 64, "depth": 4, "num_heads": 2, "image_size": named_pictures.SIZE, "pool": "gap"}
+    size = {"width": width, "mlp_dim": 4 * width, "depth": 4, "num_heads": width // 8}
+    size |= {"image_size": named_pictures.SIZE, "pool": "gap"}
     return Setup(
         name="ViT, pictures of things, to be named in 27 languages",
         dense=configs.vit("tiny/12", num_classes=len(named_pictures.LETTERS), **size),
         parent_steps=6000,
         optimizer="Adam, batches of 256",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
-        recipes=PICTURES_RECIPES,
+        recipes=PICTURES_RECIPES[width],
         top_k={},
         sparse=_sparse_vit,
         model=ViT,

@@ -15,18 +15,22 @@ both kinds of routers, tokens may choose, too.
 import functools
 from collections.abc import Callable
 
+from kitlib.configs import E3Config
 from kitlib.studies import study
-from kitlib.studies.upcycling_recipes import Recipe
+from kitlib.studies.upcycling_recipes import TOP_1, Recipe
 from kitlib.studies.upcycling_runs import UpcyclingArm, prepare_parent, run_arm
 from kitlib.studies.upcycling_setups import Setup, deeper
 
 SEED = 100
 # How long the trials of a kind are, in parents of extra cost.
-COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5}
+COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5, "E3": 1.0}
+PICTURES = (0.001, 0.002, 0.004, 0.008, 0.011, 0.016, 0.023, 0.032)
 PEAKS = {  # of the parent, by task
     "recall": (0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     "text": (0.001, 0.002, 0.004, 0.008, 0.016, 0.032),
-    "pictures": (0.001, 0.002, 0.004, 0.008, 0.011, 0.016, 0.023, 0.032),
+    "pictures": PICTURES,
+    "pictures8": PICTURES,
+    "pictures32": PICTURES,
 }
 # By task and kind, the trials that went on from a best one at an end of its range.
 BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
@@ -46,6 +50,8 @@ BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
         },
         "deeper": {"peak 0.044, resumed": Recipe(0.044)},
     },
+    "pictures8": {},
+    "pictures32": {},
 }
 
 
@@ -62,16 +68,20 @@ def trials(name: str, peak: float) -> dict[str, dict[str, Recipe]]:
         "renormalised, restarted": sums | restarted,
         "renormalised, resumed": sums | resumed,
     }
-    if name == "pictures":
+    if name.startswith("pictures"):
         rates, upcycled_rates = {f"peak {peak / 4:g}": Recipe(peak / 4)} | rates, at | above
-        weights = {"raw": raw, "top-1": raw | {"router": "top_k", "capacity": 1.0}}
+        weights = {"raw": raw, "top-1": TOP_1}
         upcycled |= {"top-2, renormalised, restarted": sums | restarted | {"router": "top_k", "capacity": 2.0}}
+    # An E3's tokens have to choose, so what varies is the rate alone; so do those of a V-MoE of another width, which
+    # becomes an E3.
+    top_1 = {f"peak {peak * f:g}, top-1": Recipe(peak * f, **TOP_1) for f in (0.125, 0.25, 0.5, 1, 2, 4)}
     first = {
         "parent": {f"peak {x:g}": Recipe(x) for x in PEAKS[name]},
         "dense": _each(rates, **moments),
         "deeper": _each(rates, **moments),
-        "scratch": _each(rates, **weights),
+        "scratch": top_1 if name in ("pictures8", "pictures32") else _each(rates, **weights),
         "upcycled": _each(upcycled_rates, **upcycled),
+        "E3": top_1,
     }
     return {kind: recipes | BEYOND[name].get(kind, {}) for kind, recipes in first.items()}
 
@@ -95,7 +105,8 @@ def studies(name: str, task: Callable[..., Setup]) -> dict[str, study.Study]:
     }
     later = {
         f"{kind}: {trial}": trial_arm(setup, kind, recipe)
-        for kind in ("dense", "upcycled", "scratch", "deeper")
+        for kind in setup.recipes
+        if kind != "parent"
         for trial, recipe in chosen[kind].items()
     }
     prepare, run = functools.partial(prepare_parent, valid), functools.partial(run_arm, valid)
@@ -113,5 +124,7 @@ def trial_arm(setup: Setup, kind: str, recipe: Recipe) -> UpcyclingArm:
         config = setup.dense
     else:
         config = deeper(setup.dense) if kind == "deeper" else setup.sparse(setup.dense, **recipe.experts)
+    if kind == "E3":
+        config = config.replace(e3=E3Config(2))
     steps = -(-COST[kind] * setup.parent_steps // setup.relative_cost(config))
     return UpcyclingArm(config, kind, int(steps), recipe)

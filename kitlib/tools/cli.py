@@ -1,5 +1,6 @@
 """The `kit` command. Each sub-command imports its modules only when it runs, so that `kit --help` is fast."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def check(nb: Names = (), /) -> int:
     """
     from kitlib.tools import notebooks
 
+    _needs_pytest("kit check")
     return notebooks.check(nb)
 
 
@@ -54,6 +56,7 @@ def test(paths: Names = (), /, *, quick: Flag = False) -> int:
     from kitlib.tools import notebooks
     from kitlib.training import process
 
+    _needs_pytest("kit test")
     folders = [f"tests/{path}" if (files.ROOT / "tests" / path).exists() else path for path in paths]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *(folders or ["tests"])]
     with process.job_cache() as shared:
@@ -66,15 +69,18 @@ def test(paths: Names = (), /, *, quick: Flag = False) -> int:
 
 
 def lab(options: Names = (), /) -> int:
-    """Open JupyterLab in notebooks/, in this environment. What is saved unchanged there stays unchanged.
+    """Open JupyterLab in notebooks/ or another folder, in this environment. A lesson that is saved without a change has
+    no difference in git.
 
     Args:
-        options: passed on to jupyter lab, such as --no-browser or --port 9000.
+        options: passed on to jupyter lab: a folder such as one made by `kit copy`, --no-browser, --port 9000.
     """
     from kitlib.data import files
     from kitlib.tools import notebook_files
 
     notebook_files.find(())  # exits with a message if there is no notebooks/ folder
+    # It starts in notebooks/, so a path that is meant from here is made absolute.
+    options = tuple(str(Path(option).resolve()) if Path(option).exists() else option for option in options)
     command = [sys.executable, "-m", "jupyter", "lab", *options]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # as in most containers, where Jupyter would refuse to start
         command.append("--allow-root")
@@ -92,7 +98,7 @@ def copy(folder: tyro.conf.Positional[Path], nb: Names = (), /) -> int:
     from kitlib.tools import notebook_files
 
     copies = notebook_files.copy(folder, nb)
-    print(f"copied {len(copies)} notebooks into {folder}; open them with: jupyter lab {folder}")
+    print(f"copied {len(copies)} notebooks into {folder}; open them with: kit lab {folder}")
     return 0
 
 
@@ -130,14 +136,14 @@ def claims(
     Args:
         paper: upcycling, ensembles or palix.
         studies: the studies of that paper (kit claims PAPER --help lists them). All, if none is named.
-        list: train nothing; print every claim of the papers, or of this one, and what became of it.
+        list: train nothing; print every claim of the papers, of this one or of these studies, and what became of it.
         budget: train nothing; print how many runs are left, and how many hours they take.
         jobs: how many training runs at a time; 0 means one per core.
     """
     if list:
         from kitlib.studies import registry
 
-        return registry.main(paper or None)
+        return registry.main(paper or None, studies)
     if not paper:
         raise SystemExit("kit claims: which paper? upcycling, ensembles or palix; or --list, to see what is known.")
     from kitlib.studies import runner
@@ -247,6 +253,14 @@ def stamp_notebook(nb, name: str, address: str) -> None:
     nb.cells[0].source = "\n".join(title).rstrip() + badge
 
 
+def _needs_pytest(command: str) -> None:
+    """Ends the program with one sentence if pytest is not installed."""
+    from kitlib.tools import doctor
+
+    if not importlib.util.find_spec("pytest"):
+        raise SystemExit(f"{command} needs the extra test: {doctor.install('test')}")
+
+
 def main() -> int:
     """Entry point; the result is the exit status."""
     arguments = sys.argv[1:]
@@ -269,6 +283,11 @@ def main() -> int:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
     except ModuleNotFoundError as error:
         raise SystemExit(f"{error}. In the kit's folder, run: pip install -e '.[lab,test]', then: kit doctor") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nkit: stopped; trainings, studies and downloads go on where they were.") from None
+    except BrokenPipeError:  # as in `kit claims --list | head`: nobody reads on, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         from kitlib.data import files
 

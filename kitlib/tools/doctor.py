@@ -35,7 +35,8 @@ def main() -> int:
             print(line, flush=True)
             failed += line.word == "FAIL"
     without = "" if failed else "".join(f"; {text}" for text in missing_extras())
-    print(f"kit doctor: {f'{failed} to repair, see FAIL above' if failed else 'all is well with the library'}{without}")
+    verdict = f"{failed} to repair, see FAIL above" if failed else "nothing to repair in the library"
+    print(f"kit doctor: {verdict}{without}")
     return int(failed > 0)
 
 
@@ -53,7 +54,14 @@ def missing_extras(requirements: list[str] | None = None) -> Iterator[str]:
             absent.setdefault(extra, []).append(requirement.name)
     for extra, names in absent.items():
         wanting = f"{EXTRAS[extra]} need the extra {extra} ({', '.join(names)})"
-        yield f"{wanting}: pip install 'kitlib[{extra}]', in a checkout pip install -e '.[{extra}]'"
+        yield f"{wanting}: {install(extra)}"
+
+
+def install(extra: str) -> str:
+    """How to get an extra: from a checkout, or together with the wheel."""
+    if (ROOT / "pyproject.toml").is_file():
+        return f"pip install -e '.[{extra}]'"
+    return f"pip install 'kitlib-...whl[{extra}]', with the file that you installed"
 
 
 def extra_of(requirement: Requirement) -> str:

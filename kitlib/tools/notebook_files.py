@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -58,6 +57,11 @@ def named(paths: list[Path], names: tuple[str, ...]) -> list[Path]:
     """Of these notebooks, those whose names start with any of `names`; all, if there are none. SystemExit as `find`."""
     chosen = set()
     for name in names:
+        parent = Path(name).parent
+        if parent not in (Path("."), Path("notebooks")) and parent.resolve() != paths[0].parent.resolve():
+            raise SystemExit(
+                f"{name} is none of the kit's own notebooks; a copy is executed by: jupyter execute --inplace {name}"
+            )
         stem = Path(name).name.removesuffix(".ipynb")
         found = [path for path in paths if path.stem.lower().startswith(stem.lower())]
         if not found:
@@ -91,7 +95,7 @@ def runnable(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
 
 def copy(folder: Path, names: tuple[str, ...] = ()) -> list[Path]:
     """Copies the notebooks, all or those whose names start with any of `names`, into a folder: to do exercises there
-    leaves the checkout as it is. Returns the copies.
+    leaves the checkout as it is. Links to what is not copied lead back to where it is. Returns the copies.
 
     Raises SystemExit for an unknown name, and if a file of that name is there already: nothing is written over.
     """
@@ -100,7 +104,18 @@ def copy(folder: Path, names: tuple[str, ...] = ()) -> list[Path]:
     if there := [path.name for path in sources if (folder / path.name).exists()]:
         raise SystemExit(f"kit copy: {folder / there[0]} is there already; name another folder, or move it away.")
     folder.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copy(path, folder / path.name)) for path in sources]
+    copied = {path.name for path in sources}
+
+    def elsewhere(link: re.Match) -> str:
+        target = sources[0].parent / link[1]
+        if link[1] in copied or not target.exists():
+            return link[0]
+        return "](" + os.path.relpath(target.resolve(), folder.resolve())
+
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        (folder / path.name).write_text(re.sub(r"\]\(([\w./-]+)", elsewhere, text), encoding="utf-8")
+    return [folder / path.name for path in sources]
 
 
 def repository(root: Path = ROOT) -> str:

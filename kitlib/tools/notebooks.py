@@ -188,8 +188,7 @@ def check(names: tuple[str, ...], root: Path = ROOT) -> int:
     if not paths:
         print("There is no notebook to execute.")
         return 0
-    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env"]
-    command += ["--nbval-sanitize-with", "notebooks/nbval_sanitize.cfg", "--nbval-cell-timeout", str(CELL_TIMEOUT)]
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-cell-timeout", str(CELL_TIMEOUT)]
     # loadscope keeps the cells of a notebook in one worker, in order. Two workers: four can run out of memory.
     command += ["-n", "2" if len(paths) > 1 else "0", "--dist", "loadscope", "--no-loadscope-reorder"]
     command += ["-p", "no:cacheprovider", "--rootdir", "."]

@@ -106,21 +106,21 @@ class Saver:
         step, args = self.latest, self.ocp.args
         self._check_files(step)
         like = like.replace(key=jax.random.key_data(like.key))
+        stored = self.manager.restore(step, args=args.Composite(data=args.JsonRestore())).data
+        self._check_recipe(stored["recipe"])
         try:
             got = self.manager.restore(
                 step,
-                args=args.Composite(
-                    state=args.StandardRestore(like), data=args.JsonRestore(), history=args.StandardRestore()
-                ),
+                args=args.Composite(state=args.StandardRestore(like), history=args.StandardRestore()),
             )
         except (ValueError, KeyError, OSError) as error:
             raise ValueError(
                 f"The checkpoint of step {step} in {self.directory} cannot be read or is of another model or "
                 f"optimiser: {error}"
             ) from error
-        self._check_run(got.data, batches)
+        self._check_data(stored, batches)
         # Every process is at the same batch. After a restart with more processes, new ones start where the first was.
-        positions = got.data["processes"]
+        positions = stored["processes"]
         batches.set_state(positions[jax.process_index() if jax.process_index() < len(positions) else 0])
         # Orbax commits arrays to their device. For committed arguments, XLA compiles another program, which may round
         # differently: arrays that are free in a new run must be free again.
@@ -149,12 +149,17 @@ class Saver:
                 f"Delete {folder}, to go on from the one before."
             )
 
-    def _check_run(self, stored: dict, batches) -> None:
-        if stored["recipe"] != self.recipe:
+    def _check_recipe(self, recipe: str) -> None:
+        """Before anything else is read: another model's shapes would fail with a less helpful message."""
+        if recipe != self.recipe:
+            was, now = recipe.split(", "), self.recipe.split(", ")
+            differ = [", ".join(part for part in a if part not in b) for a, b in ((was, now), (now, was))]
             raise ValueError(
-                f"{self.directory} has checkpoints of another recipe: {stored['recipe']!r}, now {self.recipe!r}. To "
-                f"start again, delete the folder."
+                f"{self.directory} has checkpoints of another recipe: {differ[0] or recipe}, now "
+                f"{differ[1] or self.recipe}. Name another folder; or delete this one, to start again."
             )
+
+    def _check_data(self, stored: dict, batches) -> None:
         self.first = stored["first"]
         if not self.first or len(self.first) != jax.process_count():  # each process reads other examples then
             return

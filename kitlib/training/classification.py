@@ -74,6 +74,7 @@ def train_classifier(
     model,
     source,
     *,
+    params: dict | None = None,
     seed: int = 0,
     num_steps: int = 800,
     batch_size: int = 128,
@@ -88,19 +89,28 @@ def train_classifier(
     """The recipe of the notebooks: AdamW, cosine, clipping at 1, for any image classifier on any `data.Source`.
 
     The seed determines the initial parameters, the order of the images and the dropout. Returns (parameters, history).
-    The defaults are for the tiny ViT on the kit's 10,000 images of Fashion-MNIST. checkpoint_dir, save_every: the run
+    params: start from these, such as upcycled ones, with a new optimiser and schedule (`upcycling.optimizer_state` has
+    what goes on with the old ones); they are not changed. The defaults are for the tiny ViT on the kit's 10,000 images
+    of Fashion-MNIST. checkpoint_dir, save_every: the run
     is saved there and goes on from there, after whatever ended it, bit by bit as without an end (see `loop.fit`); with
-    other arguments it is refused.
+    other arguments it is refused. Raises ValueError for a model with fewer outputs than the source has classes.
     """
     from kitlib.data import image_batches  # here, because Grain takes longer to import than JAX
 
-    params = init_params(model, (1, *source.image_shape), seed)
+    outputs = getattr(getattr(model, "config", None), "num_classes", source.num_classes)
+    if outputs < source.num_classes:
+        raise ValueError(
+            f"The model has {outputs} outputs, but {source.name} has {source.num_classes} classes; "
+            f"use num_classes={source.num_classes}."
+        )
+    # Copied, since the step overwrites what it is given.
+    start = jax.tree.map(jnp.array, params) if params else init_params(model, (1, *source.image_shape), seed)
     tx, step = adamw_cosine_step(classification_loss, model, num_steps, peak, warmup=warmup, weight_decay=weight_decay)
     batches = image_batches.batches(source, batch_size, seed=seed, augment=augment)
     recipe = f"{getattr(model, 'config', model)}, {source.name}, {seed=}, {num_steps=}, {batch_size=}, {peak=}, "
     recipe += f"{warmup=}, {weight_decay=}, {augment=}"
     state, history = loop.fit(
-        step, loop.init_state(params, tx, seed), batches, num_steps, progress=progress,
+        step, loop.init_state(start, tx, seed), batches, num_steps, progress=progress,
         checkpoint_dir=checkpoint_dir, save_every=save_every, recipe=recipe if checkpoint_dir else "",
     )  # fmt: skip
     return state.params, history

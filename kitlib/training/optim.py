@@ -55,8 +55,8 @@ def rsqrt(peak: float, total_steps: int, warmup: int = 0, cooldown: int = 0, tim
 def _check_steps(total_steps: int, ramp: int) -> None:
     if not 0 <= ramp < total_steps:
         raise ValueError(
-            f"Warm-up and cool-down take {ramp} steps; they must be fewer than the {total_steps} in all: shorten them, "
-            "or take more steps."
+            f"Warm-up and cool-down take {ramp} steps; they must be fewer than the {total_steps} in all: shorten them "
+            "(warmup, cooldown), or take more steps."
         )
 
 

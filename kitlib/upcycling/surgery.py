@@ -41,7 +41,10 @@ OUTPUT_LAYERS = ("Dense_1", "wo")
 
 def vision_recipe(dense: ViTConfig, **changes) -> ViTConfig:
     """The paper's ViT (section 3.1): experts in the last half of the blocks, E=32, expert choice with capacity factor
-    2, combine weights renormalised. `changes` are fields of MoEConfig, such as num_experts=8."""
+    2, combine weights renormalised. `changes` are fields of MoEConfig, such as num_experts=8.
+
+    The new model starts as the dense one where each token is chosen: surely with capacity_factor = E, often from 3. (In
+    our study of pictures, notebook 07, raw weights and fresh moments ended ahead.)"""
     blocks = tuple(range(dense.depth - dense.depth // 2, dense.depth))
     recipe = MoEConfig(router="expert_choice", capacity_factor=2.0, renormalize=True)
     return dense.replace(moe=recipe.replace(**changes), moe_blocks=blocks)

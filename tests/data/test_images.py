@@ -55,6 +55,7 @@ def test_take_never_returns_records_outside_the_view(indices):
     [
         (np.zeros((2, 4, 4), np.uint8), [0, 1], r"uint8\[2, 4, 4\]; expected uint8\[n, H, W, C\]"),
         (np.zeros((2, 4, 4, 1), np.float32), [0, 1], "float32"),
+        (np.zeros((2, 3, 32, 32), np.uint8), [0, 1], r"channels first, .* use images\.transpose\(0, 2, 3, 1\)"),
         (np.zeros((2, 4, 4, 1), np.uint8), [0], r"expected integers\[2\]"),
         (np.zeros((2, 4, 4, 1), np.uint8), [0.0, 1.0], "float64"),
         (np.zeros((2, 4, 4, 1), np.uint8), [0, 2], "from 0 to 2; expected 0 to 1"),

@@ -21,7 +21,7 @@ def test_images_fit_the_model_and_evaluation_batches_are_whole():
     found = data_sets.load(recipe("vit", batch_size=500))
     batch = next(found.batches)
     assert batch["image"].shape == (500, 28, 28, 1) and batch["label"].shape == (500,)
-    assert [len(b["label"]) for b in found.evaluation] == [500] * 4
+    assert [len(b["label"]) for b in found.evaluation] == [500] * 10
     first = data_sets.load(recipe("vit", batch_size=500)).evaluation[0]
     np.testing.assert_array_equal(first["image"], found.evaluation[0]["image"])
 
@@ -86,6 +86,7 @@ def test_public_sets_say_which_files_they_need(name):
         ("vit", {"data": "glosses"}, "Unknown data set for a ViT 'glosses'. Known: fashion_mnist"),
         ("t5", {"data": "c4"}, "Unknown data set for a T5 'c4'. Known: glosses"),
         ("palix", {"data": "coco"}, "Unknown data set for a PaLIX 'coco'; did you mean 'coco_captions'"),
+        ("vit", {"data": "cifar10"}, "cifar10 does not come with the kit: add --full"),
         ("vit", {"model": SEVEN}, "fashion_mnist has 1 channels and 10 .* add --model.channels 1 --model.num-classes"),
         ("t5", {"model": configs.t5("tiny", vocab_size=99)}, "tokenizer has 2048 ids, the model 99"),
     ],

@@ -51,8 +51,19 @@ def test_a_run_that_stops_goes_on_and_ends_the_same(tmp_path, monkeypatch):
 def test_another_recipe_does_not_go_on_in_the_same_folder(tmp_path):
     short = dataclasses.replace(TINY, steps=6)
     train.make(short).fit(tmp_path / "run")
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(ValueError, match=r"another recipe: seed=0.*, now seed=1.* Name another folder"):
         train.make(dataclasses.replace(short, seed=1)).fit(tmp_path / "run")
+    wider = dataclasses.replace(short, model=short.model.replace(mlp_dim=300))
+    with pytest.raises(ValueError, match=r"another recipe: .*, now .*mlp_dim=300"):  # not the shapes of its arrays
+        train.make(wider).fit(tmp_path / "run")
+
+
+def test_the_newest_evaluation(tmp_path):
+    rows = ["6,loss,2.0", "6,eval/loss,1.5", "6,eval/examples,40", "8,eval/loss,1.25", "8,eval/examples,40", "9,loss,1"]
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,name,value", *rows]) + "\n")
+    assert train.last_evaluation(tmp_path) == {"loss": 1.25, "examples": 40}
+    (tmp_path / "metrics.csv").write_text("step,name,value\n6,loss,2.0\n")
+    assert train.last_evaluation(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

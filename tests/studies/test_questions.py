@@ -62,8 +62,8 @@ def test_a_question_can_need_another_ones_answer(table):
     asked = [
         Question("scratch helps", "made", "scratch", "dense", 0.5),
         Question("scratch harms", "made", "dense", "scratch", 0.5),
-        Question("after a yes", "made", "steep", "scratch", 0.5, needs="scratch helps"),
-        Question("after a no", "made", "steep", "scratch", 0.5, needs="scratch harms"),
+        Question("after a yes", "made", "steep", "scratch", 0.5, needs=("scratch helps",)),
+        Question("after a no", "made", "steep", "scratch", 0.5, needs=("scratch harms",)),
     ]
     found = questions.judge(asked, table).set_index("claim")["verdict"]
     assert list(found) == ["seen", "reversed", "seen", "precondition not met"]
@@ -73,7 +73,7 @@ def test_every_needed_question_is_asked_of_the_same_table():
     for paper in questions.PAPERS:
         asked = questions.questions_of(paper)
         claims = {(question.table, question.claim) for question in asked}
-        assert all((question.table, question.needs) in claims for question in asked if question.needs)
+        assert all((question.table, need) in claims for question in asked for need in question.needs)
 
 
 def test_errors_name_the_question(table):

@@ -6,10 +6,10 @@ from kitlib.studies import tables
 from kitlib.studies.questions_upcycling import QUESTIONS
 
 
-@pytest.mark.parametrize(("prefix", "steps"), [("language", 800), ("pictures", 3000), ("recall", 2000), ("text", 1500)])
+@pytest.mark.parametrize(("prefix", "steps"), [("pictures", 3000), ("recall", 2000), ("text", 1500)])
 def test_the_margins_of_upcycling_follow_their_rule(prefix, steps):
     """A tenth of what dense training gains from half of the parent's steps, to one digit."""
-    curve = tables.read_table("upcycling", f"{prefix}_{'experts' if prefix == 'language' else 'curves'}")
+    curve = tables.read_table("upcycling", f"{prefix}_curves")
     dense = curve[curve["arm"] == "dense"].groupby("extra_steps")["loss"].mean()
     margin = {q.margin for q in QUESTIONS if q.table.startswith(prefix) and q.metric != "accuracy"}
     assert margin == {float(f"{(dense[0] - dense[steps]) / 10:.0e}")}

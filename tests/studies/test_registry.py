@@ -81,6 +81,16 @@ def test_the_table_has_a_result_for_every_claim(capsys):
         registry.main("pali")
 
 
+def test_the_claims_of_one_study(capsys):
+    assert registry.main("palix", ("frames",)) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Gains are differences") and "16 frames beat 8: +0.0073" in out
+    commands = set(re.findall("again: (.*);", out))
+    assert commands == {"kit claims palix frames"} and "checked: " not in out
+    with pytest.raises(SystemExit, match="Unknown measured study of palix 'frame'; did you mean 'frames'"):
+        registry.main("palix", ("frame",))
+
+
 def test_an_unknown_question_is_refused():
     with pytest.raises(ValueError, match="figure 9: no question of frames begins with '32 frames'"):
         registry.answers_to("palix", Claim("figure 9", "x", "", "15.6", ("frames", "32 frames")))

@@ -1,6 +1,7 @@
 """kitlib.studies.upcycling_tuning: equally many trials for every kind, scored where it says; the frozen recipes."""
 
 import dataclasses
+import functools
 
 import pandas as pd
 import pytest
@@ -10,15 +11,16 @@ from kitlib.studies.upcycling_recipes import Recipe
 from kitlib.upcycling import surgery
 
 TUNED = {"recall": upcycling_tasks.recall, "text": upcycling_tasks.text, "pictures": upcycling_tasks.pictures}
+TUNED |= {f"pictures{width}": functools.partial(upcycling_tasks.pictures, width=width) for width in (8, 32)}
 
 
 @pytest.mark.parametrize("name", TUNED)
 def test_every_kind_has_at_least_six_different_trials(name):
     trials = upcycling_tuning.trials(name, 0.01)
-    assert set(trials) == set(upcycling_setups.KINDS) == set(upcycling_tuning.COST)
+    assert set(trials) == {*upcycling_setups.KINDS, "E3"} == set(upcycling_tuning.COST)
     for kind, recipes in trials.items():
         assert len(recipes) == len(set(recipes.values())) >= gates.TRIALS, kind
-    other = 0.02 if name == "pictures" else 0.005  # upcycling wants higher rates than its parent there
+    other = 0.02 if name.startswith("pictures") else 0.005  # upcycling wants higher rates than its parent there
     for peak in (0.01, other):
         assert trials["upcycled"][f"peak {peak}, raw, restarted"] == Recipe(peak, "restart", renormalize=False)
 
@@ -33,7 +35,7 @@ def test_trials_have_their_own_seed_and_run_until_they_are_scored(name):
     assert all(upcycling_tuning.SEED not in runner.seeds_of(study) for study in judged)
     for label, arm in found[f"{name}_tuning"].arms.items():
         kind = label.partition(":")[0]
-        assert kind == arm.start and bool(surgery.moe_layers(arm.config)) == (kind in ("upcycled", "scratch"))
+        assert kind == arm.start and bool(surgery.moe_layers(arm.config)) == (kind in ("upcycled", "scratch", "E3"))
         cost = arm.steps * setup.relative_cost(arm.config) / setup.parent_steps
         least = upcycling_tuning.COST[kind]
         assert least <= cost < least + 2 * setup.relative_cost(arm.config) / setup.parent_steps

@@ -46,6 +46,25 @@ def test_lab_passes_options_on(monkeypatch):
         assert more["cwd"] == files.ROOT / "notebooks" and "JUPYTER_CONFIG_PATH" in more["env"]
 
 
+def test_a_folder_for_lab_is_meant_from_here(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(cli.subprocess, "run", lambda command, **more: started.append(command) or Done)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert cli.lab(("mine", "--no-browser")) == 7
+    assert started[0][4:6] == [str(tmp_path / "mine"), "--no-browser"]
+
+
+def test_ctrl_c_ends_with_a_sentence(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["kit", "doctor"])
+    monkeypatch.setattr(doctor, "main", interrupted)
+    with pytest.raises(SystemExit, match="stopped; trainings, studies and downloads go on where they were"):
+        cli.main()
+
+
 class Done:
     returncode = 7
 
@@ -54,10 +73,24 @@ def test_copies_are_announced(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["kit", "copy", str(tmp_path / "mine"), "07"])
     assert cli.main() == 0
     assert (
-        capsys.readouterr().out
-        == f"copied 1 notebooks into {tmp_path}/mine; open them with: jupyter lab {tmp_path}/mine\n"
+        capsys.readouterr().out == f"copied 1 notebooks into {tmp_path}/mine; open them with: kit lab {tmp_path}/mine\n"
     )
     assert (tmp_path / "mine" / "07_sparse_upcycling.ipynb").is_file()
+
+
+@pytest.mark.parametrize("line", [["check", "05"], ["test", "moe"]])
+def test_comparing_without_pytest_says_what_to_install(line, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kit", *line])
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=rf"kit {line[0]} needs the extra test: pip install -e '\.\[test\]'"):
+        cli.main()
+
+
+def test_output_that_nobody_reads_to_its_end():
+    """`kit claims palix --list | head -1` ends without a message."""
+    kit = f"{sys.executable} -c 'from kitlib.tools.cli import main; raise SystemExit(main())' claims palix --list"
+    done = subprocess.run(f"{kit} | head -1", shell=True, capture_output=True, text=True, cwd=files.ROOT)
+    assert done.stdout.startswith("Gains are differences") and done.stderr == ""
 
 
 @pytest.mark.parametrize("line", [["claims", "palix", "--help"], ["claims", "--help", "palix"]])

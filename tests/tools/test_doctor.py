@@ -16,7 +16,7 @@ def test_this_environment_is_complete(capsys):
     assert doctor.main() == 0
     out = capsys.readouterr().out
     assert "[FAIL]" not in out
-    assert out.endswith("kit doctor: all is well with the library\n")
+    assert out.endswith("kit doctor: nothing to repair in the library\n")
     assert "[OK] python 3." in out and "[OK] jax " in out and "CPU cores" in out
 
 
@@ -50,13 +50,19 @@ def test_packages():
 def test_a_missing_extra_names_its_commands(monkeypatch, capsys):
     wanted = ["numpy>=1", "no-such-lab>=1; extra == 'lab'", "numpy>=999; extra == 'lab'", "nothing; extra == 'pods'"]
     assert list(doctor.missing_extras(wanted)) == [
-        "kit run and kit lab need the extra lab (no-such-lab, numpy): pip install 'kitlib[lab]', in a checkout pip "
-        "install -e '.[lab]'"
+        "kit run and kit lab need the extra lab (no-such-lab, numpy): pip install -e '.[lab]'"
     ]
     assert list(doctor.missing_extras(["numpy>=1; extra == 'lab'"])) == []
     monkeypatch.setattr(doctor, "missing_extras", lambda: iter(["kit run needs the extra lab"]))
     assert doctor.main() == 0
-    assert capsys.readouterr().out.endswith("kit doctor: all is well with the library; kit run needs the extra lab\n")
+    assert capsys.readouterr().out.endswith(
+        "kit doctor: nothing to repair in the library; kit run needs the extra lab\n"
+    )
+
+
+def test_how_to_get_an_extra_without_a_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    assert doctor.install("test") == "pip install 'kitlib-...whl[test]', with the file that you installed"
 
 
 def test_the_lock_is_the_kits_own():

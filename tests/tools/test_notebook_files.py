@@ -1,6 +1,8 @@
 """kitlib.tools.notebook_files: copies for exercises, and saving without a change (the rest is in test_notebooks.py)."""
 
+import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -14,7 +16,12 @@ ALL = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 def test_copies_are_for_exercises(tmp_path):
     copies = notebook_files.copy(tmp_path / "mine", ("07", "13"))
     assert [path.name for path in copies] == ["07_sparse_upcycling.ipynb", "13_pali_x.ipynb"]
-    assert copies[0].read_bytes() == (files.ROOT / "notebooks" / copies[0].name).read_bytes()
+    before = json.loads((files.ROOT / "notebooks" / copies[0].name).read_text())["cells"]
+    after = json.loads(copies[0].read_text())["cells"]
+    assert [cell for cell in before if cell["cell_type"] == "code"] == [c for c in after if c["cell_type"] == "code"]
+    text = "".join(line for cell in after if cell["cell_type"] == "markdown" for line in cell["source"])
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("https:")]
+    assert len(links) > 10 and all((copies[0].parent / link).exists() for link in links)  # also those to other lessons
     copies[0].write_text("done")
     with pytest.raises(SystemExit, match=r"07_sparse_upcycling\.ipynb is there already; name another folder"):
         notebook_files.copy(tmp_path / "mine", ("06", "07"))
@@ -23,6 +30,16 @@ def test_copies_are_for_exercises(tmp_path):
         notebook_files.copy(tmp_path / "other", ("07_sprase",))
     assert not (tmp_path / "other").exists()
     assert len(notebook_files.copy(tmp_path / "all")) == len(ALL)
+
+
+@pytest.mark.parametrize("name", ["mine/07_sparse_upcycling.ipynb", "mine/07"])
+def test_a_copy_is_not_taken_for_the_lesson_of_its_name(name, tmp_path, monkeypatch):
+    """By its path a lesson is found from anywhere; a copy of the same name would be left alone."""
+    assert notebook_files.find((str(files.ROOT / "notebooks" / "07_sparse_upcycling.ipynb"), "notebooks/08"))
+    notebook_files.copy(tmp_path / "mine", ("07",))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"{name} is none of the kit's own notebooks; .* jupyter execute --inplace"):
+        notebook_files.find((name,))
 
 
 def test_a_wheel_has_its_notebooks_elsewhere(tmp_path, monkeypatch):

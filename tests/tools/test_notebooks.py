@@ -124,16 +124,23 @@ def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
     assert address.sub("", path.read_text()) == address.sub("", first)
 
     # Only differences in addresses and after "took" are allowed.
-    path.write_text(address.sub("0x7f0000000000", first).replace("took 1.5 s\\n", "took 9.5 s\\n"))
-    assert strict_failures(root, monkeypatch) == []
-    path.write_text(first.replace('"0.75 and 2', '"0.76 and 2'))
-    assert strict_failures(root, monkeypatch) == [("01_good", "Cell 2")]
+    plain = [sys.executable, "-m", "pytest", "--nbval", "notebooks/"]  # as anybody's CI runs it
+    printed = {"KIT_SCALE": "cpu", "JAX_PLATFORMS": "cpu"}
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    for compare in (
+        lambda: notebooks.check((), root=root),
+        lambda: subprocess.run(plain, cwd=root, env=os.environ | printed).returncode,
+    ):
+        path.write_text(address.sub("0x7f0000000000", first).replace("took 1.5 s\\n", "took 9.5 s\\n"))
+        assert strict_failures(root, monkeypatch, compare) == []
+        path.write_text(first.replace('"0.75 and 2', '"0.76 and 2'))
+        assert strict_failures(root, monkeypatch, compare) == [("01_good", "Cell 2")]
 
 
-def strict_failures(root, monkeypatch) -> list[tuple[str, str]]:
-    """What `kit check` finds: (notebook, code cell), from its report and not from its text."""
+def strict_failures(root, monkeypatch, compare=None) -> list[tuple[str, str]]:
+    """What `kit check` finds, or another command: (notebook, code cell), from its report and not from its text."""
     monkeypatch.setenv("PYTEST_ADDOPTS", "--junitxml=report.xml")
-    status = notebooks.check((), root=root)
+    status = compare() if compare else notebooks.check((), root=root)
     cases = list(xml.etree.ElementTree.parse(root / "report.xml").iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None]
     assert cases and bool(status) == bool(failed)

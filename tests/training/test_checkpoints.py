@@ -54,7 +54,7 @@ def test_another_recipe_is_refused(tmp_path):
     saver = checkpoints.Saver(tmp_path / "run", "width 64")
     saver.save(1, state(), batches(), {"loss": np.zeros(1, np.float32)})
     checkpoints.Saver(tmp_path / "run", "width 64").restore(state(), batches())
-    with pytest.raises(ValueError, match=r"checkpoints of another recipe: 'width 64', now 'width 128'"):
+    with pytest.raises(ValueError, match=r"checkpoints of another recipe: width 64, now width 128"):
         checkpoints.Saver(tmp_path / "run", "width 128").restore(state(), batches())
 
 

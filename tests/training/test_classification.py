@@ -158,6 +158,27 @@ def test_training_is_determined_by_its_seed():
     assert history["loss"][-1] != other["loss"][-1]
 
 
+@pytest.mark.slow
+def test_training_starts_from_parameters_that_it_leaves_as_they_are():
+    """With a rate of 0 they are returned; without decay nothing else changes them."""
+    source = data.load("fashion_mnist")[:32]
+    model = ViT(configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=10))
+    start = random_params(model.config)
+    options = {"num_steps": 2, "batch_size": 16, "warmup": 1, "weight_decay": 0.0}
+    before = jax.tree.map(np.array, start)
+    end, _ = classification.train_classifier(model, source, params=start, peak=0.0, **options)
+    jax.tree.map(np.testing.assert_array_equal, end, before)
+    end, _ = classification.train_classifier(model, source, params=start, peak=0.1, **options)
+    jax.tree.map(np.testing.assert_array_equal, start, before)
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(end), jax.tree.leaves(before), strict=True))
+
+
+def test_a_model_with_too_few_outputs_is_refused():
+    model = ViT(configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=3))
+    with pytest.raises(ValueError, match="has 3 outputs, but fashion_mnist has 10 classes; use num_classes=10"):
+        classification.train_classifier(model, data.load("fashion_mnist"))
+
+
 # ---------------------------------------------------------------------------------------------- predictions
 
 SIZES = {"width": 8, "depth": 1, "mlp_dim": 12, "num_heads": 2, "image_size": (8, 8), "channels": 1, "num_classes": 3}
