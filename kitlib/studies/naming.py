@@ -7,8 +7,9 @@ E3, and as every other kind of ensemble, and each of them is measured in every w
 
 Pre-training is the naming of things in 27 languages (`synthetic.named_pictures`), for the cost of two dense parents;
 the models are those at the end of the arms "dense", "scratch" and, for one study of upcycling, "upcycled" of
-pictures_curves. Fine-tuning teaches 5,475 facts in eight more languages. As in pre-training, taught facts are asked,
-in pictures that are always new; beside them stand pairs of thing and language that were never taught.
+pictures_curves, and an E3 that is trained as "scratch" is. Fine-tuning teaches 5,475 facts in eight more languages. As
+in pre-training, taught facts are asked, in pictures that are always new; beside them stand pairs of thing and language
+that were never taught.
 """
 
 import dataclasses

@@ -135,10 +135,13 @@ def _fine_tuned() -> list[Question]:
         ("E3 beats V-MoE, equal training FLOPs", "-", "E3 M=2", "V-MoE, E3's FLOPs"),
         ("E3 beats two V-MoEs", "equal", "E3 M=2", "2 x V-MoE"),
         ("four members beat two in an E3", "-", "E3 M=4", "E3 M=2"),
+        ("an E3 that is pre-trained as one beats V-MoE", "-", "E3 pre-trained M=2", "V-MoE"),
+        ("pre-training as an E3 beats reshaping", "-", "E3 pre-trained M=2", "E3 M=2"),
     )  # fmt: skip
     asked += _naming("accuracy", "10.6", *THREE, prefix="accuracy: ")
     controls = [(claim, "-", arm, baseline) for claim, _, arm, baseline in THREE]
-    asked += _naming("held_out_loss", "10.6", *controls, prefix="never taught: ")
+    whole = ("pre-training as an E3 beats reshaping", "-", "E3 pre-trained M=2", "E3 M=2")
+    asked += _naming("held_out_loss", "10.6", *controls, whole, prefix="never taught: ")
     asked += _naming(
         "loss", "10.7",
         *((f"E3 beats {name}", "-", "E3 M=2", name)

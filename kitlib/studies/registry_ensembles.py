@@ -61,6 +61,8 @@ CLAIMS = (
     _naming("equal FLOPs", "at equal training FLOPs, E3 against one V-MoE", "10.6", "E3 beats V-MoE, equal"),
     _naming("main experiments", "several pre-trainings (upstream) against several fine-tunings (downstream)", "10.6",
             "two pre-trainings"),
+    _naming("version 1", "an E3 that is pre-trained as one, not made of a V-MoE (a control, not in the paper)", "10.6",
+            "an E3 that is pre-trained", "pre-training as an E3", "never taught: pre-training"),
     _naming("K x M study, version 1", "more members, or more experts per token?", "11.6", "members beat experts",
             "ECE: members", "corrupted: loss: members"),
     _naming("K x M study, version 1", "both add up", "11.6", "both: ", "ECE: both", "corrupted: loss: both"),

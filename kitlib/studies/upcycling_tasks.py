@@ -161,10 +161,10 @@ PICTURES_RECIPES = {
         "upcycled": Recipe(0.044, "restart", capacity=2.0, renormalize=False),
         "scratch": Recipe(0.011, **TOP_1),
         "deeper": Recipe(0.022),
-        "E3": Recipe(0.011, **TOP_1),
+        "E3": Recipe(0.022, **TOP_1),
     },
-    8: {"parent": Recipe(0.011), "dense": Recipe(0.011), "scratch": Recipe(0.011, **TOP_1)},
-    32: {"parent": Recipe(0.011), "dense": Recipe(0.011), "scratch": Recipe(0.011, **TOP_1)},
+    8: {"parent": Recipe(0.016), "dense": Recipe(0.016), "scratch": Recipe(0.016, **TOP_1)},
+    32: {"parent": Recipe(0.008), "dense": Recipe(0.008), "scratch": Recipe(0.008, **TOP_1)},
 }
 
 

@@ -112,7 +112,7 @@ def better(
       tag: what is compared ("upcycled beats dense at equal compute").
       a, b: one number per seed (or image), the same seeds in the same order, at least 3.
       higher: whether a higher number is the better one; for a loss pass False.
-      margin: a difference that would not matter, set without looking at it; None: it is not asked whether there is none.
+      margin: a difference that would not matter, set without looking at it; None: that there is none is not asked.
       floor: chance, or a control's number per seed: arms that are not above it cannot be compared.
       over: the kind of pairs: "seeds", or "pictures".
 
