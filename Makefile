@@ -15,10 +15,13 @@ export KIT_SCALE = $(SCALE)
 export PYTHONNOUSERSITE = 1
 unexport PYTHONPATH
 
-.PHONY: run lab quick test newest lint lock clean
+.PHONY: help run lab quick test newest lint lock clean
 
 run: .venv/ready
 	$(BIN)/kit run $(NB)
+
+help:
+	@sed -n 's/^# //p' Makefile | head -7
 
 lab: .venv/ready
 	$(BIN)/kit lab

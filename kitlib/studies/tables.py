@@ -34,6 +34,14 @@ def table_path(paper: str, name: str, folder: Path | None = None) -> Path:
     return path
 
 
+def is_stored(paper: str, name: str) -> bool:
+    """Whether there is a table of a study."""
+    try:
+        return bool(table_path(paper, name))
+    except FileNotFoundError:
+        return False
+
+
 def final(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The last evaluation of every run: one row per seed, one column per arm, in the order of the study."""
     last = table.groupby(["seed", "arm"], sort=False)[metric].last().unstack("arm")

@@ -153,10 +153,11 @@ def claims(
 
 def list_studies(paper: str) -> int:
     """`kit claims PAPER --help`: the studies of a paper, with their questions, arms and seeds."""
-    from kitlib.studies import runner
+    from kitlib.studies import runner, tables
 
     for name, study in runner.studies_of(paper).items():
-        print(f"{name}: {study.question} {len(study.arms)} arms, {study.seeds} seeds")
+        stored = ", stored" if tables.is_stored(paper, name) else ""
+        print(f"{name}: {study.question} {len(study.arms)} arms, {study.seeds} seeds{stored}")
     print(f"run them with: kit claims {paper} NAME ...; the tables go to {runner.RESULTS}")
     return 0
 

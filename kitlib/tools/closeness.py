@@ -42,6 +42,8 @@ def _assert_leaf_close(where: str, mine: np.ndarray, lib: np.ndarray, tol: float
     scale = np.maximum(1.0, np.where(np.isfinite(lib), np.abs(lib), 1.0))
     if not (error <= tol * scale).all():  # NaN, on either side, fails
         at = [int(i) for i in np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), lib.shape)]
+        if not at:  # a single number
+            raise AssertionError(f"{where}: got {mine[()]:.6g}, expected {lib[()]:.6g}, tolerance {tol:g}.")
         raise AssertionError(
             f"{where}: max error {error[tuple(at)]:.3g} at {at} (got {mine[tuple(at)]:.6g}, expected "
             f"{lib[tuple(at)]:.6g}), mean error {np.mean(error):.3g}, tolerance {tol:g} · max(1, |expected|)."

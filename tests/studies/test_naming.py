@@ -9,7 +9,7 @@ from trees import random_params
 from kitlib import ensembles
 from kitlib.ensembles import uncertainty
 from kitlib.models.vit import ViT
-from kitlib.studies import naming, naming_pictures, tables, upcycling_tasks
+from kitlib.studies import naming, naming_pictures, tables, upcycling_ablations, upcycling_runs, upcycling_tasks
 from kitlib.training import classification
 
 KINDS = naming.kinds()
@@ -32,6 +32,25 @@ def test_the_chosen_rates_are_the_best_of_the_trials_and_none_is_at_an_end():
     best = trials.loc[trials.groupby("kind")["loss"].idxmin()].set_index("kind")["peak"]
     assert best.to_dict() == naming.CHOSEN
     assert not set(best.tolist()) & {min(naming.PEAKS), max(naming.PEAKS)}
+
+
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_what_is_fine_tuned_was_pre_trained_as_the_curves_say(split, monkeypatch, tmp_path):
+    """The arms at the end of pictures_curves, on "valid" the trials; an E3 for the cost of two parents, or of one."""
+    found = []
+    monkeypatch.setattr(upcycling_runs, "trained", lambda make, arm, seed, folder: found.append(arm))
+    for name in ("ViT", "V-MoE", "upcycled", "E3 M=2", "E3 pre-trained M=2"):
+        naming.pretrained(KINDS[name], split, 0, tmp_path / "ensembles")
+    task = upcycling_tasks.pictures(split)
+    curves = upcycling_ablations.headline(task)
+    if split == "test":
+        assert found[:4] == [curves["dense"], curves["scratch"], curves["upcycled"], curves["scratch"]]
+    assert [arm.config for arm in found[:4]] == [curves[k].config for k in ("dense", "scratch", "upcycled", "scratch")]
+    assert found[4].config == KINDS["E3 M=2"].config and found[4].recipe == task.recipes["E3"]
+    cost = found[4].steps * task.relative_cost(found[4].config) / task.parent_steps
+    assert cost == pytest.approx(2 if split == "test" else 1, rel=1e-3)
+    params = {"any": 1}
+    assert naming.converted(KINDS["E3 pre-trained M=2"], params, 0) is params
 
 
 def test_members_of_deep_ensembles_are_the_runs_of_single_models(monkeypatch, tmp_path):

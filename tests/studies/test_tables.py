@@ -24,6 +24,10 @@ def test_the_last_evaluation_of_every_run():
     np.testing.assert_allclose(last["a steep one"], [4.0, 5.0, 6.0])  # 10 + seed - 0.3 * 20
 
 
+def test_a_study_is_stored_or_not():
+    assert tables.is_stored("palix", "frames") and not tables.is_stored("palix", "frame")
+
+
 def test_values_between_evaluations_are_interpolated():
     between = tables.values_at(line_table(), "loss", "extra_steps", 15)
     np.testing.assert_allclose(between["dense"], [8.5, 9.5, 10.5])

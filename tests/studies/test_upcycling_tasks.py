@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from kitlib import data
+from kitlib.configs import E3Config
 from kitlib.data import texts
 from kitlib.studies import upcycling_tasks
+from kitlib.synthetic import named_pictures
 from kitlib.upcycling import surgery
 
 
@@ -78,6 +80,22 @@ def test_pictures_for_a_model_that_knows_nothing():
         assert all(row[name] == pytest.approx(np.log(26), rel=1e-5) for name in measures if name.endswith("loss"))
     assert found[0]["accuracy"] != found[1]["accuracy"]  # the share of the letter a, among other questions
     assert found[0]["novel_accuracy"] == found[1]["novel_accuracy"]  # the same questions in new pictures
+
+
+@pytest.mark.slow
+def test_an_e3_is_scored_by_its_members_mean(monkeypatch):
+    """Two members, sure of two letters, one of them right: the mean gives each a half, and the loss is log 2."""
+    one = upcycling_tasks.pictures("valid")
+    config = one.sparse(one.dense, **one.recipes["E3"].experts).replace(e3=E3Config(2))
+    labels = named_pictures.questions("taught")[4096:8192].labels
+
+    def sure(model, params, images, batch_size):
+        right = labels if len(images) == len(labels) else np.zeros(len(images), int)
+        logits = 50.0 * np.eye(26, dtype=np.float32)
+        return np.stack([logits[right], logits[(right + 1) % 26]])
+
+    monkeypatch.setattr(upcycling_tasks.classification, "predict", sure)
+    assert one.evaluate(one.model(config), {})["loss"] == pytest.approx(np.log(2), rel=1e-5)
 
 
 def test_a_batch_of_pictures_is_one_group():

@@ -98,7 +98,7 @@ def test_the_studies_of_a_paper_are_listed(line, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kit", *line])
     assert cli.main() == 0
     out = capsys.readouterr().out
-    assert "frames: " in out and " seeds\n" in out and "kit claims palix NAME" in out
+    assert "frames: " in out and " seeds, stored\n" in out and "kit claims palix NAME" in out
 
 
 @pytest.mark.parametrize(
