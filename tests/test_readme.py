@@ -400,6 +400,7 @@ FINE_TUNED = {
     "V-MoE of 16 experts": "V-MoE",
     "the same with dropout": "dropout",
     "E3 of two members": "E3 M=2",
+    "E3, pre-trained as one": "E3 pre-trained M=2",
     "two V-MoEs": "2 x V-MoE",
 }
 

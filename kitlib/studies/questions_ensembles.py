@@ -140,8 +140,11 @@ def _fine_tuned() -> list[Question]:
     )  # fmt: skip
     asked += _naming("accuracy", "10.6", *THREE, prefix="accuracy: ")
     controls = [(claim, "-", arm, baseline) for claim, _, arm, baseline in THREE]
-    whole = ("pre-training as an E3 beats reshaping", "-", "E3 pre-trained M=2", "E3 M=2")
-    asked += _naming("held_out_loss", "10.6", *controls, whole, prefix="never taught: ")
+    reshaped = ("pre-training as an E3 beats reshaping", "-", "E3 pre-trained M=2", "E3 M=2")
+    asked += _naming("held_out_loss", "10.6", *controls, reshaped, prefix="never taught: ")
+    whole = ("an E3 that is pre-trained as one beats V-MoE", "-", "E3 pre-trained M=2", "V-MoE")
+    for metric in ("accuracy", "shift_loss", "shots_10"):
+        asked += _naming(metric, "10.6", whole, prefix=f"{MEASURES.get(metric, metric)}: ")
     asked += _naming(
         "loss", "10.7",
         *((f"E3 beats {name}", "-", "E3 M=2", name)

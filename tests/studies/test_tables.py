@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib.studies import runner, tables
+from kitlib.studies import questions, runner, tables
 
 
 def line_table() -> pd.DataFrame:
@@ -56,10 +56,8 @@ def test_stored_tables_are_whole():
     stored = sorted(path for path in runner.RESULTS.glob("*.csv") if path.stem.startswith(runner.PAPERS))
     tuned = ("recall", "text", "pictures")
     expected = {f"upcycling_{task}_{name}" for task in tuned for name in ("parents", "tuning", "curves")}
-    expected |= {f"upcycling_pictures_{name}" for name in ("experts", "init")}
-    expected |= {f"ensembles_{name}" for name in runner.studies_of("ensembles")}
-    expected |= {f"upcycling_real_{name}" for name in ("probes", "tuning", "curves")}
-    expected |= {f"palix_{name}" for name in runner.studies_of("palix")}
+    expected |= {f"{paper}_{q.table}" for paper in runner.PAPERS for q in questions.questions_of(paper)}
+    expected |= {"ensembles_naming_tuning"} | {f"upcycling_real_{name}" for name in ("probes", "tuning")}
     assert expected <= {path.stem for path in stored}
     for path in stored:
         paper, name = path.stem.split("_", 1)
