@@ -163,7 +163,7 @@ PICTURES_RECIPES = {
         "deeper": Recipe(0.022),
         "E3": Recipe(0.022, **TOP_1),
     },
-    8: {"parent": Recipe(0.016), "dense": Recipe(0.016), "scratch": Recipe(0.016, **TOP_1)},
+    8: {"parent": Recipe(0.016), "dense": Recipe(0.032, "restart"), "scratch": Recipe(0.016, **TOP_1)},
     32: {"parent": Recipe(0.008), "dense": Recipe(0.008), "scratch": Recipe(0.008, **TOP_1)},
 }
 

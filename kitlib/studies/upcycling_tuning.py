@@ -50,7 +50,7 @@ BEYOND: dict[str, dict[str, dict[str, Recipe]]] = {
         },
         "deeper": {"peak 0.044, resumed": Recipe(0.044)},
     },
-    "pictures8": {},
+    "pictures8": {"dense": {"peak 0.064, restarted": Recipe(0.064, "restart")}},
     "pictures32": {},
 }
 

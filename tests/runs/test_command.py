@@ -143,7 +143,7 @@ def test_overrides_are_typed_and_scale_chooses_the_defaults(monkeypatch):
         (["vit", "--mesh", "data=1,data=1"], "data is there twice"),
         (["vit", "--data", "glosses", "--dry-run"], "Unknown data set for a ViT"),
         (["vit", "--devices", "-3"], "must be at least 1, got -3"),
-        (["vit", "--data", "imagenet2012"], "available only with full=True"),
+        (["vit", "--data", "imagenet2012"], "does not come with the kit: add --full"),
         (["palix", "--data", "vqav2"], "vqav2 needs 3 paths"),
         (["vit", "--steps", "10"], "Warm-up and cool-down take 100 steps"),
         (["vit", "--wandb", "p", "--steps", "200"], "pip install wandb"),
