@@ -100,11 +100,12 @@ def test_the_wheel_without_the_checkout(there, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")
-def test_the_three_commands_on_the_newest_python(tmp_path):
-    """`make run` in a copy of the checkout, with Python 3.13 and the locked set; the oldest runs these tests."""
-    found = uv("python", "find", "--no-python-downloads", "3.13")
-    if found.returncode or sys.version_info[:2] == (3, 13):
-        pytest.skip("Python 3.13 is missing, or runs these tests")
+@pytest.mark.parametrize("version", WAYS)
+def test_the_first_command_on_the_oldest_and_the_newest_python(version, tmp_path):
+    """`make run` in a copy of the checkout, which makes an environment of the locked set first."""
+    found = uv("python", "find", "--no-python-downloads", version)
+    if found.returncode:
+        pytest.skip(f"uv or Python {version} is missing")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no checkout")
