@@ -118,9 +118,9 @@ def _table(detections, truths, image_counts, max_detections, federated) -> np.nd
     for i, (detected, truth) in enumerate(zip(detections, truths, strict=True)):
         boxes, scores, classes = _checked_detections(detected, f"Detections {i}", len(image_counts))
         true_boxes, true_classes = _checked_truth(truth, f"Truth {i}", len(image_counts))
-        images.append({"id": i, "height": 1, "width": 1})
-        images[-1] |= {"neg_category_ids": _ints(truth.negatives)}
-        images[-1] |= {"not_exhaustive_category_ids": _ints(truth.not_exhaustive)}
+        sets = {"neg_category_ids": _ints(truth.negatives)}
+        sets |= {"not_exhaustive_category_ids": _ints(truth.not_exhaustive)}
+        images.append({"id": i, "height": 1, "width": 1, **sets})
         for box, kind in zip(true_boxes, true_classes, strict=True):
             objects.append(_entry(i, box, kind) | {"id": len(objects) + 1, "iscrowd": 0})
         top = np.argsort(-scores, kind="stable")[:max_detections]
