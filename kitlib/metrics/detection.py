@@ -81,7 +81,7 @@ def coco(
     for i, truth in enumerate(truths):
         if len(truth.negatives) or len(truth.not_exhaustive):
             raise ValueError(f"Truth {i} has negatives or not_exhaustive, of which COCO's AP knows nothing: use lvis.")
-    return _result(_table(detections, truths, [0] * num_classes, max_detections, federated=False))
+    return _result(_table(detections, truths, num_classes, max_detections, federated=False))
 
 
 def lvis(detections: Sequence[Detections], truths: Sequence[Truth], image_counts, max_detections: int = 300) -> Result:
@@ -99,7 +99,7 @@ def lvis(detections: Sequence[Detections], truths: Sequence[Truth], image_counts
     counts = np.asarray(image_counts)
     if counts.ndim != 1 or (counts.size and not (np.issubdtype(counts.dtype, np.integer) and counts.min() >= 0)):
         raise ValueError(f"image_counts must be int[C], none below 0, got {counts.dtype}{list(counts.shape)}.")
-    table = _table(detections, truths, counts, max_detections, federated=True)
+    table = _table(detections, truths, len(counts), max_detections, federated=True)
     groups = {"rare": counts < 10, "common": (counts >= 10) & (counts < 100), "frequent": counts >= 100}
     rare, common, frequent = (_mean(table[groups[name]]) for name in ("rare", "common", "frequent"))
     return dataclasses.replace(_result(table), rare=rare, common=common, frequent=frequent)
@@ -108,7 +108,7 @@ def lvis(detections: Sequence[Detections], truths: Sequence[Truth], image_counts
 # ---------------------------------------------------------------------------------------------- the library
 
 
-def _table(detections, truths, image_counts, max_detections, federated) -> np.ndarray:
+def _table(detections, truths, num_classes, max_detections, federated) -> np.ndarray:
     """float64[C, T]: AP of each class at each threshold, NaN for a class without objects."""
     if len(detections) != len(truths):
         raise ValueError(f"Expected detections and truths of the same pictures, got {len(detections)}, {len(truths)}.")
@@ -116,8 +116,8 @@ def _table(detections, truths, image_counts, max_detections, federated) -> np.nd
         raise ValueError(f"max_detections is {max_detections}; expected at least 1: 100 for COCO, 300 for LVIS.")
     images, objects, found = [], [], []
     for i, (detected, truth) in enumerate(zip(detections, truths, strict=True)):
-        boxes, scores, classes = _checked_detections(detected, f"Detections {i}", len(image_counts))
-        true_boxes, true_classes = _checked_truth(truth, f"Truth {i}", len(image_counts))
+        boxes, scores, classes = _checked_detections(detected, f"Detections {i}", num_classes)
+        true_boxes, true_classes = _checked_truth(truth, f"Truth {i}", num_classes)
         sets = {"neg_category_ids": _ints(truth.negatives)}
         sets |= {"not_exhaustive_category_ids": _ints(truth.not_exhaustive)}
         images.append({"id": i, "height": 1, "width": 1, **sets})
@@ -126,11 +126,12 @@ def _table(detections, truths, image_counts, max_detections, federated) -> np.nd
         top = np.argsort(-scores, kind="stable")[:max_detections]
         rows = zip(boxes[top], classes[top], scores[top], strict=True)
         found += [_entry(i, box, kind) | {"score": float(score)} for box, kind, score in rows]
-    table = np.full((len(image_counts), len(THRESHOLDS)), np.nan)
+    table = np.full((num_classes, len(THRESHOLDS)), np.nan)
     table[[one["category_id"] for one in objects]] = 0.0
     if not objects or not found:
         return table
-    kinds = [{"id": c, "name": str(c), "frequency": _frequency(n)} for c, n in enumerate(image_counts)]
+    # LVIS's groups of classes are made from the table, in `lvis`; the library only asks that each class has one.
+    kinds = [{"id": c, "name": str(c), "frequency": "f"} for c in range(num_classes)]
     truth = COCO({"images": images, "annotations": objects, "categories": kinds, "info": {}}, print_function=_quiet)
     judge = COCOeval_faster(truth, truth.loadRes(found), "bbox", lvis_style=federated, print_function=_quiet)
     judge.params.maxDets = [max_detections]
@@ -146,10 +147,6 @@ def _entry(image: int, box, kind) -> dict:
     y0, x0, y1, x1 = map(float, box)
     corner_and_sides = [x0, y0, x1 - x0, y1 - y0]
     return {"image_id": image, "category_id": int(kind), "bbox": corner_and_sides, "area": (y1 - y0) * (x1 - x0)}
-
-
-def _frequency(training_images: int) -> str:
-    return "r" if training_images < 10 else "c" if training_images < 100 else "f"
 
 
 def _ints(classes) -> list[int]:

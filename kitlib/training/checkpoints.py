@@ -106,18 +106,9 @@ class Saver:
         step, args = self.latest, self.ocp.args
         self._check_files(step)
         like = like.replace(key=jax.random.key_data(like.key))
-        stored = self.manager.restore(step, args=args.Composite(data=args.JsonRestore())).data
+        stored = self._read(step, data=args.JsonRestore()).data
         self._check_recipe(stored["recipe"])
-        try:
-            got = self.manager.restore(
-                step,
-                args=args.Composite(state=args.StandardRestore(like), history=args.StandardRestore()),
-            )
-        except (ValueError, KeyError, OSError) as error:
-            raise ValueError(
-                f"The checkpoint of step {step} in {self.directory} cannot be read or is of another model or "
-                f"optimiser: {error}"
-            ) from error
+        got = self._read(step, state=args.StandardRestore(like), history=args.StandardRestore())
         self._check_data(stored, batches)
         # Every process is at the same batch. After a restart with more processes, new ones start where the first was.
         positions = stored["processes"]
@@ -148,6 +139,16 @@ class Saver:
                 f"The checkpoint of step {step} in {self.directory} is damaged: {wrong[0]} is not as it was written. "
                 f"Delete {folder}, to go on from the one before."
             )
+
+    def _read(self, step: int, **parts):
+        """These parts of a checkpoint; raises ValueError with its folder if they cannot be read."""
+        try:
+            return self.manager.restore(step, args=self.ocp.args.Composite(**parts))
+        except (ValueError, KeyError, OSError) as error:
+            raise ValueError(
+                f"The checkpoint of step {step} in {self.directory} cannot be read or is of another model or "
+                f"optimiser: {error}"
+            ) from error
 
     def _check_recipe(self, recipe: str) -> None:
         """Before anything else is read: another model's shapes would fail with a less helpful message."""

@@ -91,9 +91,9 @@ def train_classifier(
     The seed determines the initial parameters, the order of the images and the dropout. Returns (parameters, history).
     params: start from these, such as upcycled ones, with a new optimiser and schedule (`upcycling.optimizer_state` has
     what goes on with the old ones); they are not changed. The defaults are for the tiny ViT on the kit's 10,000 images
-    of Fashion-MNIST. checkpoint_dir, save_every: the run
-    is saved there and goes on from there, after whatever ended it, bit by bit as without an end (see `loop.fit`); with
-    other arguments it is refused. Raises ValueError for a model with fewer outputs than the source has classes.
+    of Fashion-MNIST. checkpoint_dir, save_every: the run is saved there and goes on from there, after whatever ended
+    it, bit by bit as without an end (see `loop.fit`); with other arguments it is refused (of params it is only compared
+    whether there were any). Raises ValueError for a model with fewer outputs than the source has classes.
     """
     from kitlib.data import image_batches  # here, because Grain takes longer to import than JAX
 
@@ -108,7 +108,7 @@ def train_classifier(
     tx, step = adamw_cosine_step(classification_loss, model, num_steps, peak, warmup=warmup, weight_decay=weight_decay)
     batches = image_batches.batches(source, batch_size, seed=seed, augment=augment)
     recipe = f"{getattr(model, 'config', model)}, {source.name}, {seed=}, {num_steps=}, {batch_size=}, {peak=}, "
-    recipe += f"{warmup=}, {weight_decay=}, {augment=}"
+    recipe += f"{warmup=}, {weight_decay=}, {augment=}" + ", from given parameters" * bool(params)
     state, history = loop.fit(
         step, loop.init_state(start, tx, seed), batches, num_steps, progress=progress,
         checkpoint_dir=checkpoint_dir, save_every=save_every, recipe=recipe if checkpoint_dir else "",
