@@ -9,8 +9,8 @@
 A ViT, the *tower*, encodes every image independently. Its patches are not pooled: one linear map projects them to the
 width of the text model, so that n images of k patches become n * k *visual tokens*. In the encoder they precede the
 tokens of the prompt, and all tokens attend to all. Frames of a video and exemplars of a few-shot prompt are images like
-any other. The decoder generates the answer. Where a patch is in its image is encoded by the tower only; the relative
-positions of the encoder hardly distinguish patches.
+any other. The decoder generates the answer. Where a patch is in its image is encoded by the tower only, as the relative
+positions of the encoder hardly distinguish patches; with `visual_positions`, our addition, also after the projection.
 
 In a few-shot prompt, every image has its own text. Only positions show which text belongs to which image, and T5's
 relative positions do not distinguish distances beyond 128 tokens: after four images of 64 patches, no text could be
@@ -30,6 +30,7 @@ import numpy as np
 from kitlib.configs import PaLIXConfig
 from kitlib.configs.nearest_name import one_of
 from kitlib.layers.initialize import init_params as initialize
+from kitlib.layers.visual_positions import VisualPositions
 from kitlib.models.t5 import PAD, T5, check_tokens, shift_right, token_loss
 from kitlib.models.vit import ViT
 
@@ -75,6 +76,7 @@ class PaLIX(nn.Module):
     """(images float[B, n, height, width, C], prompt_tokens int32[B, N], decoder_tokens int32[B, M]) -> (logits, out).
 
     logits float32[B, M, V]. images may be [B, height, width, C], one image per example, or None: text only.
+    features float[B, n, k, D_v], instead of images: the tower's output, computed before.
     images_valid bool[B, n] is False for padding, if examples have fewer than n images. Few-shot prompts are
     int32[B, n, L], one text per image, of which the last is the query; then N = n * L below. Prompts are padded with 0.
     Tokens do not attend to padding, and images do not attend to each other before the encoder. Texts without images may
@@ -92,37 +94,50 @@ class PaLIX(nn.Module):
         c = self.config
         self.tower = ViT(c.tower)
         self.projection = nn.Dense(c.text.width, dtype=jnp.dtype(c.text.dtype))
+        if c.visual_positions:
+            self.positions = VisualPositions(c.tower.grid, c.max_images)
         self.text = T5(c.text)
 
     def see(self, images, train: bool = False):
-        """images float[B, n, height, width, C] -> (visual tokens float[B, n * k, D], the tower's intermediates)."""
+        """images float[B, n, height, width, C] -> (features float[B, n, k, D_v], the tower's intermediates)."""
         b, n = images.shape[:2]
         patches, out = self.tower(images.reshape(b * n, *images.shape[2:]), train)  # [B * n, k, D_v]
         if self.frozen_tower:
             patches = jax.lax.stop_gradient(patches)
-        return self.projection(patches).reshape(b, n * patches.shape[1], -1), out  # [B, n * k, D]
+        return patches.reshape(b, n, *patches.shape[1:]), out
 
-    def encode(self, images, prompt_tokens, images_valid=None, segments=None, *, train: bool = False):
+    def project(self, features):
+        """features float[B, n, k, D_v] -> visual tokens float[B, n * k, D]."""
+        tokens = self.projection(features)  # [B, n, k, D]
+        if self.config.visual_positions:
+            tokens = self.positions(tokens)
+        return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
+
+    def encode(self, images, prompt_tokens, images_valid=None, segments=None, *, features=None, train: bool = False):
         """(encoded float[B, n * k + N, D], out), from the arguments of the model."""
         few_shot, length = prompt_tokens.ndim == 3, prompt_tokens.shape[-1]
         if few_shot:
-            check_few_shot(images, prompt_tokens)
+            check_few_shot(images, features, prompt_tokens)
             prompt_tokens = prompt_tokens.reshape(prompt_tokens.shape[0], -1)  # [B, n * L]
         check_tokens(prompt_tokens)
         x, out = self.text.embed(prompt_tokens), {}  # [B, N, D]
         valid = (prompt_tokens != PAD).astype(jnp.int32) if segments is None else segments  # [B, N]
         visible = position = None
-        if images is not None:
+        if images is not None or features is not None:
             if segments is not None:
                 raise ValueError("Examples with pictures are not packed: give segments for texts alone.")
-            images, images_valid = check_pictures(self.config, images, images_valid, prompt_tokens.shape[0])
-            visual, out["tower"] = self.see(images, train)  # [B, n * k, D]
+            if features is None:
+                images, images_valid = check_pictures(self.config, images, images_valid, prompt_tokens.shape[0])
+                features, out["tower"] = self.see(images, train)  # [B, n, k, D_v]
+            else:
+                images_valid = check_features(self.config, features, images_valid, prompt_tokens.shape[0])
+            visual = self.project(features)  # [B, n * k, D]
             k = self.config.tower.num_tokens
             x = jnp.concatenate([visual, x], axis=1)  # [B, n * k + N, D]
             visual_valid = jnp.repeat(images_valid.astype(jnp.int32), k, axis=1)  # [B, n * k]
             valid = jnp.concatenate([visual_valid, valid], axis=1)  # [B, n * k + N]
             out["visual"] = visual
-            episode, position = sequence_order(images.shape[1], k, length, few_shot)  # [n * k + N] both
+            episode, position = sequence_order(features.shape[1], k, length, few_shot)  # [n * k + N] both
             visible = visibility(self.visible, episode, position)  # [1, 1, n * k + N, n * k + N] or None
         out["segments"] = valid
         encoded, more = self.text.encode_embedded(x, valid, visible, position, train=train)  # [B, n * k + N, D]
@@ -137,18 +152,22 @@ class PaLIX(nn.Module):
         images_valid=None,
         segments=None,
         decoder_segments=None,
+        features=None,
         train=False,
     ):
-        encoded, out = self.encode(images, prompt_tokens, images_valid, segments, train=train)  # [B, n * k + N, D]
+        encoded, out = self.encode(
+            images, prompt_tokens, images_valid, segments, features=features, train=train
+        )  # [B, n * k + N, D]
         logits, more = self.text.decode(encoded, decoder_tokens, out["segments"], decoder_segments, train=train)
         parts = [part["auxiliary_loss"] for part in (out, more, out.get("tower", {})) if "auxiliary_loss" in part]
         return logits, {**out, **more, **({"auxiliary_loss": sum(parts)} if parts else {})}
 
-    # The methods for `decode`; inputs: {"prompt_tokens", and optionally "images", "images_valid"}.
+    # The methods for `decode`; inputs: {"prompt_tokens", and optionally "images" or "features", "images_valid"}.
 
     def init_cache(self, inputs: dict, length: int):
         """The cache for generating `length` tokens: see `t5.T5.init_cache`."""
-        encoded, out = self.encode(inputs.get("images"), inputs["prompt_tokens"], inputs.get("images_valid"))
+        images, valid, features = (inputs.get(name) for name in ("images", "images_valid", "features"))
+        encoded, out = self.encode(images, inputs["prompt_tokens"], valid, features=features)
         return self.text.cache(encoded, out["segments"] != 0, length)
 
     def decode_step(self, tokens, position, cache):
@@ -156,11 +175,12 @@ class PaLIX(nn.Module):
         return self.text.decode_step(tokens, position, cache)
 
 
-def check_few_shot(images, prompt_tokens) -> None:
-    """Raises ValueError unless few-shot prompts int32[B, n, L] have n images and at most `FEW_SHOT_TEXT_LENGTH` tokens
-    per text."""
-    got = "none" if images is None else f"shape {images.shape}"
-    if images is None or images.ndim != 5 or images.shape[1] != prompt_tokens.shape[1]:
+def check_few_shot(images, features, prompt_tokens) -> None:
+    """Raises ValueError unless few-shot prompts int32[B, n, L] have n images, or features of n images, and at most
+    `FEW_SHOT_TEXT_LENGTH` tokens per text."""
+    seen, ndim = (images, 5) if features is None else (features, 4)
+    if seen is None or seen.ndim != ndim or seen.shape[1] != prompt_tokens.shape[1]:
+        got = "none" if seen is None else f"shape {seen.shape}"
         raise ValueError(
             f"Prompts {prompt_tokens.shape} are few-shot, [B, n, L]: they need one image per text, images "
             f"float[B, n={prompt_tokens.shape[1]}, height, width, C]; got {got}."
@@ -181,14 +201,28 @@ def check_pictures(config: PaLIXConfig, images, images_valid, batch: int):
             f"Images must be float[B, n, height, width, C] or [B, height, width, C] with B={batch} as the prompts, "
             f"got shape {images.shape}."
         )
-    b, n = images.shape[:2]
-    if not 1 <= n <= config.max_images:
-        raise ValueError(f"An example has 1 to {config.max_images} images or frames (max_images), got {n}.")
+    return images, _check_valid(config, images_valid, images.shape[:2])
+
+
+def check_features(config: PaLIXConfig, features, images_valid, batch: int):
+    """images_valid bool[B, n]. Raises ValueError unless features float[B, n, k, D_v] are the output of this tower."""
+    k, width = config.tower.num_tokens, config.tower.width
+    if features.ndim != 4 or features.shape[0] != batch or features.shape[2:] != (k, width):
+        raise ValueError(
+            f"Features must be float[B={batch}, n, k={k}, D_v={width}], the output of the tower for n images per "
+            f"prompt, got shape {features.shape}."
+        )
+    return _check_valid(config, images_valid, features.shape[:2])
+
+
+def _check_valid(config: PaLIXConfig, images_valid, shape: tuple[int, int]):
+    if not 1 <= shape[1] <= config.max_images:
+        raise ValueError(f"An example has 1 to {config.max_images} images or frames (max_images), got {shape[1]}.")
     if images_valid is None:
-        return images, jnp.ones((b, n), bool)
-    if images_valid.shape != (b, n):
-        raise ValueError(f"images_valid must be bool[B, n] = {(b, n)}, got {images_valid.shape}.")
-    return images, images_valid.astype(bool)
+        return jnp.ones(shape, bool)
+    if images_valid.shape != shape:
+        raise ValueError(f"images_valid must be bool[B, n] = {shape}, got {images_valid.shape}.")
+    return images_valid.astype(bool)
 
 
 def init_params(model: PaLIX, seed: int = 0) -> dict:
@@ -203,10 +237,11 @@ def init_params(model: PaLIX, seed: int = 0) -> dict:
 def answer_loss(model: PaLIX, *, z_loss: float = 0.0, train: bool = True) -> Callable:
     """Mean cross-entropy over the target tokens of a batch from `batching.to_arrays` or `batching.pack`.
 
-    "images" float[B, n, height, width, C] and "images_valid" bool[B, n], or neither; "prompt_tokens" int32[B, N], few-
-    shot [B, n, L]; "targets" int32[B, M]; "weights" float[B, M], the weights of the target tokens in the mean (0 for
-    coordinates of noise boxes), by default 0 for padding and 1 for all else. Packed texts also have "prompt_segments"
-    and "target_segments". Prompts carry no loss. The metric is token "accuracy". train: as for `t5.seq2seq_loss`.
+    "images" float[B, n, height, width, C] or "features" float[B, n, k, D_v], the tower's output, and "images_valid"
+    bool[B, n], or neither; "prompt_tokens" int32[B, N], few-shot [B, n, L]; "targets" int32[B, M]; "weights" float[B,
+    M], the weights of the target tokens in the mean (0 for coordinates of noise boxes), by default 0 for padding and 1
+    for all else. Packed texts also have "prompt_segments" and "target_segments". Prompts carry no loss. The metric is
+    token "accuracy". train: as for `t5.seq2seq_loss`.
     """
 
     def loss_fn(params, batch, key):
@@ -218,6 +253,7 @@ def answer_loss(model: PaLIX, *, z_loss: float = 0.0, train: bool = True) -> Cal
             batch["prompt_tokens"],
             shift_right(targets, segments),
             images_valid=batch.get("images_valid"),
+            features=batch.get("features"),
             segments=batch.get("prompt_segments"),
             decoder_segments=(targets != PAD).astype(jnp.int32) if segments is None else segments,
             train=train,

@@ -116,10 +116,16 @@ def groups(stage: Stage, seed: int, split: str = "train") -> dict[str, Group]:
 
 
 def at_resolution(params: dict, config: PaLIXConfig, pixels: int) -> tuple[dict, PaLIXConfig]:
-    """The same model for images of another size: the tower's position embeddings are resized."""
+    """The same model for images of another size: the position embeddings of patches are resized."""
     tower = config.tower.replace(image_size=(pixels, pixels))
     table = resize_positions(params["tower"]["pos_embedding"], config.tower.grid, tower.grid)
-    return params | {"tower": params["tower"] | {"pos_embedding": table}}, config.replace(tower=tower)
+    resized = params | {"tower": params["tower"] | {"pos_embedding": table}}
+    if config.visual_positions:
+        lines = dict(params["positions"])
+        for name, old, new in zip(("row_embedding", "column_embedding"), config.tower.grid, tower.grid, strict=True):
+            lines[name] = resize_positions(lines[name][None], (old, 1), (new, 1))[0]
+        resized |= {"positions": lines}
+    return resized, config.replace(tower=tower)
 
 
 def start_stage(stage: Stage, params: dict, config: PaLIXConfig, seed: int = 0) -> tuple:

@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 RULES = (
     ("embedding/kernel", (None, None, None, "fsdp")),  # patches [p, p, channels, D]
     ("pos_embedding|cls|probe", ()),
+    ("(row|column|image)_embedding", ()),  # [gh, D], [gw, D], [n, D]
     ("token_embedder/embedding", ("tensor", "fsdp")),  # [V, D]
     ("rel_embedding", ()),  # [H, buckets]
     ("(query|key|value)/kernel", ("fsdp", "tensor")),  # ViT [D, H, d], T5 [D, H * d]

@@ -85,6 +85,40 @@ def test_visual_tokens_follow_the_order_of_the_frames(params):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("positions", [False, True])
+def test_features_of_the_tower_stand_for_images(params, positions):
+    """The tower's output, computed before, gives the same logits, gradients of all else, and texts."""
+    model, tree = PaLIX(XS.replace(visual_positions=positions), frozen_tower=True), params
+    if positions:
+        tree = params | {"positions": palix.init_params(model)["positions"]}
+    patches, _ = apply(ViT(XS.tower), params["tower"], (IMAGES.reshape(6, 32, 32, 3),), {})
+    seen = patches.reshape(2, 3, K, 64)
+    with_images, _ = run(tree, IMAGES, model=model)
+    np.testing.assert_allclose(run(tree, None, model=model, features=seen)[0], with_images, atol=1e-5)
+    one, other = gradient(tree, model), gradient(tree, model, images=None, features=seen)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
+    inputs = {"prompt_tokens": PROMPTS}
+    of_images, _ = decode.greedy(model, tree, inputs | {"images": IMAGES}, max_length=5)
+    of_features, _ = decode.greedy(model, tree, inputs | {"features": seen}, max_length=5)
+    np.testing.assert_array_equal(of_images, of_features)
+
+
+@pytest.mark.slow
+def test_positions_are_added_to_the_projected_patches(params):
+    """And they are all that differs; examples with padding images have the same positions as without."""
+    model = PaLIX(XS.replace(visual_positions=True))
+    tree = params | {"positions": palix.init_params(model)["positions"]}
+    _, plain = run(params, IMAGES)
+    _, placed = run(tree, IMAGES, model=model)
+    added = (placed["visual"] - plain["visual"]).reshape(2, 3, *XS.tower.grid, 64)
+    rows, columns, images = (tree["positions"][f"{name}_embedding"] for name in ("row", "column", "image"))
+    np.testing.assert_allclose(added[0, 2, 1, 3], rows[1] + columns[3] + images[0], atol=1e-5)
+    np.testing.assert_allclose(added[1, 0, 2, 0], rows[2] + columns[0] + images[2], atol=1e-5)
+    _, last = run(tree, IMAGES[:, 1:], model=model)
+    np.testing.assert_allclose(last["visual"], placed["visual"][:, K:], atol=1e-6)
+
+
+@pytest.mark.slow
 def test_padding_images_change_nothing(params):
     """The content of a padding image does not matter. (Its positions do: they are relative, and the text follows.)"""
     valid = jnp.asarray([[True, True, False]] * 2)
@@ -460,6 +494,21 @@ def test_shapes_first_and_parameters_later():
 def test_images_that_do_not_fit(params, images, fields, message):
     with pytest.raises(ValueError, match=message):
         PaLIX(XS).apply({"params": params}, images, PROMPTS, WRITTEN, **fields)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields", "message"),
+    [
+        ((2, K, 64), {}, r"Features must be float\[B=2, n, k=16, D_v=64\].* got shape \(2, 16, 64\)"),
+        ((2, 3, K, 32), {}, r"got shape \(2, 3, 16, 32\)"),
+        ((1, 3, K, 64), {}, r"B=2"),
+        ((2, 17, K, 64), {}, r"1 to 16 images or frames \(max_images\), got 17"),
+        ((2, 3, K, 64), {"images_valid": jnp.ones((2, 2), bool)}, r"images_valid must be bool\[B, n\] = \(2, 3\)"),
+    ],
+)
+def test_features_that_do_not_fit(params, shape, fields, message):
+    with pytest.raises(ValueError, match=message):
+        PaLIX(XS).apply({"params": params}, None, PROMPTS, WRITTEN, features=np.zeros(shape, np.float32), **fields)
 
 
 def test_images_of_bytes_are_refused(params):

@@ -114,6 +114,20 @@ def test_a_larger_grid_and_back(params):
     assert same["tower"]["pos_embedding"] is table
 
 
+def test_rows_and_columns_of_a_larger_grid(params):
+    """The vectors of 8 rows become those of 12: the first and the last stay; the second, one of 11 steps down instead of
+    one of 7, lies at 7/11 of the way from the first to the second of the old ones."""
+    config = CONFIG.replace(visual_positions=True)
+    rows, columns = (np.random.default_rng(i).normal(size=(8, 64)).astype(np.float32) for i in range(2))
+    images = np.ones((16, 64), np.float32)
+    lines = {"row_embedding": rows, "column_embedding": columns, "image_embedding": images}
+    larger, _ = at_resolution(params | {"positions": lines}, config, 96)
+    found = jax.tree.map(np.asarray, larger["positions"])
+    np.testing.assert_allclose(found["row_embedding"][[0, 11]], rows[[0, 7]], atol=1e-6)
+    np.testing.assert_allclose(found["row_embedding"][1], rows[0] + 7 / 11 * (rows[1] - rows[0]), atol=1e-6)
+    assert found["column_embedding"].shape == (12, 64) and (found["image_embedding"] == images).all()
+
+
 # --- training ---
 
 

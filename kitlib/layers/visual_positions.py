@@ -1,0 +1,41 @@
+"""Where a visual token comes from: learned vectors per row, per column and per image, added after the projection.
+
+    tokens = VisualPositions(grid=(8, 8), max_images=16)(tokens)      # float[B, n, k, D], k = 64
+
+A departure from PaLI-X (2305.18565), whose visual tokens carry only what the tower's position embeddings left in them;
+T5's relative positions tell near from far along the sequence, and nothing of a second dimension. In a large model that
+suffices, in a small one it does not: without these vectors it learned to name things and not to find them (notebook
+13). DETR (2005.12872) and ViTDet's descendants add positions of both axes for the same reason.
+"""
+
+import flax.linen as nn
+import jax
+
+
+def positions(rows: jax.Array, columns: jax.Array, images: jax.Array) -> jax.Array:
+    """The vector of every visual token: its row's, its column's and its image's, added.
+
+    rows: float[gh, D]. columns: float[gw, D]. images: float[n, D]. Returns float[n, gh * gw, D], patches row by row.
+    """
+    grid = rows[:, None] + columns[None]  # [gh, gw, D]
+    return images[:, None] + grid.reshape(-1, rows.shape[-1])[None]  # [n, k, D]
+
+
+class VisualPositions(nn.Module):
+    """float[B, n, k, D] -> float[B, n, k, D]: visual tokens of n images with k = rows x columns patches each.
+
+    Images are counted from the last one, whose vector is `image_embedding[0]`: examples with fewer images are padded in
+    front, and that must not change them. All vectors start from N(0, 1), about as long as the projected patches; from
+    zero they grew too slowly. n is at most `max_images`.
+    """
+
+    grid: tuple[int, int]
+    max_images: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        n, width, normal = tokens.shape[1], tokens.shape[-1], nn.initializers.normal(1.0)
+        rows = self.param("row_embedding", normal, (self.grid[0], width))
+        columns = self.param("column_embedding", normal, (self.grid[1], width))
+        images = self.param("image_embedding", normal, (self.max_images, width))[:n][::-1]  # the last one is the first
+        return tokens + positions(rows, columns, images).astype(tokens.dtype)[None]
