@@ -2,8 +2,9 @@
 
 Read `files` (paths, checksums, seeded generators), then `images` and `datasets` (what `load` returns), then
 `image_batches`. For text: `texts`, `tokenizer`, `byte_tokenizer`, `denoise`, `text_batches`; `recall` (names to know by
-heart); `shuffled` (epochs of rows). For multimodal work: `captioned` (emoji with names in 16 languages, easy-VQA). For
-robustness: `corruptions`, `ood`. `tfds_builders` prepares full public sets, `download` fetches real weights.
+heart); `shuffled` (epochs of rows). For multimodal work: `captioned` (emoji with names in 16 languages, easy-VQA) and
+`emoji_styles` (the same emoji, drawn by others). For robustness: `corruptions`, `ood`. `tfds_builders` prepares full
+public sets, `download` fetches real weights.
 """
 
 from kitlib.data.datasets import load

@@ -119,13 +119,13 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
     def pictures(arrays):
         images = arrays["test_twemoji" if style == "twemoji" else f"{split}_images"]
         codes = arrays[f"{split}_codes"].tolist()
-        _check_pictures(images, 32)
+        check_pictures(images, 32)
         _check_texts([codes])
         if not len(set(codes)) == len(codes) == len(images):
             raise ValueError(f"{len(images)} pictures, {len(codes)} codes, {len(set(codes))} of them different")
         return images, codes
 
-    images, codes = _read_npz(folder, "emoji.npz", pictures)
+    images, codes = read_npz(folder, "emoji.npz", pictures)
 
     def captions(content):
         row = {code: i for i, code in enumerate(content["codes"])}
@@ -147,10 +147,7 @@ def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> Eas
     one_of("split of easy-VQA", split, ("train", "test"))
 
     def decode(arrays):
-        # A pixel is an index into the palette of its picture; all palettes are concatenated in one array.
-        sizes = arrays[f"{split}_palette_sizes"].astype(np.int64)
-        starts = np.cumsum(sizes) - sizes
-        images = arrays[f"{split}_palettes"][starts[:, None, None] + arrays[f"{split}_pixels"]]
+        images = coloured(arrays, split)
         questions, answers = (
             tuple(arrays[name][arrays[f"{split}_{name}"]].tolist()) for name in ("questions", "answers")
         )
@@ -162,10 +159,10 @@ def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> Eas
         if not len(index) == len(questions) == len(answers) or len(counts) != len(images):
             counted = f"{len(index)} counted for {len(counts)} of {len(images)} pictures"
             raise ValueError(f"{len(questions)} questions, {len(answers)} answers, {counted}")
-        _check_pictures(images, 64)
+        check_pictures(images, 64)
         return EasyVqa(images, questions, answers, index)
 
-    return _read_npz(Path(data_dir) if data_dir else data_folder(), "easy_vqa.npz", decode)
+    return read_npz(Path(data_dir) if data_dir else data_folder(), "easy_vqa.npz", decode)
 
 
 def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]]:
@@ -186,7 +183,15 @@ def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]
     return _read_json(folder, "taxonomy.json.gz", paths)
 
 
-def _check_pictures(images: np.ndarray, side: int) -> None:
+def coloured(arrays, prefix: str) -> np.ndarray:
+    """uint8[n, H, W, 3] of pictures that are stored as `make_pictures.indexed` gives them: a pixel is an index into the
+    palette of its picture, and all palettes are concatenated in one array."""
+    sizes = arrays[f"{prefix}_palette_sizes"].astype(np.int64)
+    starts = np.cumsum(sizes) - sizes
+    return arrays[f"{prefix}_palettes"][starts[:, None, None] + arrays[f"{prefix}_pixels"]]
+
+
+def check_pictures(images: np.ndarray, side: int) -> None:
     """Raises ValueError unless the pictures are uint8[n, side, side, 3]."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
         raise ValueError(f"pictures are {images.dtype}{list(images.shape)}, expected uint8[n, {side}, {side}, 3]")
@@ -204,7 +209,7 @@ def _wrong_content(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is not a data file of the kit ({reason}): make it with data/make_pictures.py.")
 
 
-def _read_npz(folder: Path, file: str, decode: Callable[[Any], Any]):
+def read_npz(folder: Path, file: str, decode: Callable[[Any], Any]):
     """Returns decode(arrays) for the arrays of a checked file. Nothing in the file is ever unpickled."""
     data = read_checked(folder, file)
     try:

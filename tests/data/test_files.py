@@ -20,7 +20,7 @@ FOLDER = data.data_folder()
 def data_files():
     """The files of the data folder, without those that describe or make them."""
     about = {"LICENSES", "checksums.txt", "make_data.py", "make_pictures.py", "make_multilingual.py", "make_names.py"}
-    about |= {"make_texts.py", "make_dinov2_reference.py"}
+    about |= {"make_texts.py", "make_dinov2_reference.py", "make_styles.py"}
     return [path for path in FOLDER.iterdir() if path.is_file() and path.name not in about]
 
 
@@ -32,6 +32,7 @@ def test_checksums_cover_exactly_the_data_files():
     expected = {*(f"{name}.npz" for name in datasets.COMMITTED), "glosses.txt.gz", "tokenizer.model"}
     expected |= {"easy_vqa.npz", "emoji.npz", "emoji_names.json.gz", "taxonomy.json.gz", "multilingual.model"}
     expected |= {
+        "emoji_styles.npz",
         "visual_codebook.npz",
         "dinov2_reference.npz",
         "names.txt.gz",
