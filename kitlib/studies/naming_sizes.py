@@ -19,9 +19,9 @@ from kitlib.studies.naming import NamingArm
 KINDS = ("ViT", "V-MoE", "E3 M=2")
 # By width, the learning rates of fine-tuning, chosen by the trials of naming_sizes_tuning and naming_tuning.
 CHOSEN = {
-    8: {"ViT": 0.032, "V-MoE": 0.032, "E3 M=2": 0.032},
+    8: {"ViT": 0.032, "V-MoE": 0.016, "E3 M=2": 0.032},
     16: {kind: naming.CHOSEN[kind] for kind in KINDS},
-    32: {"ViT": 0.016, "V-MoE": 0.016, "E3 M=2": 0.016},
+    32: {"ViT": 0.016, "V-MoE": 0.008, "E3 M=2": 0.016},
 }
 
 

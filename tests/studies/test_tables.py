@@ -68,7 +68,7 @@ def test_stored_tables_are_whole():
         )
         for arm, rows in table.groupby("arm"):
             tests = [f": {column}" for column, _ in study.arms[arm].tests] if paper == "palix" else [""]
-            alone = {"real_probes": ["accuracy"], "naming_tuning": ["loss"]}
+            alone = {"real_probes": ["accuracy"], "naming_tuning": ["loss"], "naming_sizes_tuning": ["loss"]}
             metrics = alone.get(name, ["accuracy", "loss"])
             measured = [f"{metric}{test}" for test in tests for metric in metrics]
             assert np.isfinite(rows[measured]).all(axis=None), (name, arm)

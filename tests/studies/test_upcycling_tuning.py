@@ -42,7 +42,7 @@ def test_trials_have_their_own_seed_and_run_until_they_are_scored(name):
     assert {arm.steps for arm in found[f"{name}_parents"].arms.values()} == {setup.parent_steps}
 
 
-@pytest.mark.parametrize("name", ["recall", "text", "pictures"])
+@pytest.mark.parametrize("name", TUNED)
 def test_the_frozen_recipes_are_the_best_trials(name):
     """Each recipe of the setup is the trial with the lowest loss of the stored tables."""
     setup = TUNED[name]()
