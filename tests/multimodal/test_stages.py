@@ -115,8 +115,8 @@ def test_a_larger_grid_and_back(params):
 
 
 def test_rows_and_columns_of_a_larger_grid(params):
-    """The vectors of 8 rows become those of 12: the first and the last stay; the second, one of 11 steps down instead of
-    one of 7, lies at 7/11 of the way from the first to the second of the old ones."""
+    """The vectors of 8 rows become those of 12: the first and the last stay; the second, one of 11 steps down instead
+    of one of 7, lies at 7/11 of the way from the first to the second of the old ones."""
     config = CONFIG.replace(visual_positions=True)
     rows, columns = (np.random.default_rng(i).normal(size=(8, 64)).astype(np.float32) for i in range(2))
     images = np.ones((16, 64), np.float32)
