@@ -113,13 +113,31 @@ def rows_to_arrays(
     image_size: int = 64,
 ) -> dict[str, np.ndarray]:
     """As `to_arrays`, for examples that are already tokenised."""
+    lengths = {"num_images": num_images, "prompt_length": prompt_length, "target_length": target_length}
+    texts = texts_to_arrays(rows, pad_id, **lengths)
+    images = np.zeros((len(rows), num_images, image_size, image_size, 3), np.float32)
+    for i, row in enumerate(rows):
+        if len(row.images):
+            images[i, -len(row.images) :] = image_batches.to_float(stretched(row.images, image_size))
+    return {"images": images} | texts
+
+
+def stretched(images: np.ndarray, image_size: int) -> np.ndarray:
+    """uint8[n, H, W, 3] -> uint8[n, image_size, image_size, 3]. Stretched, not cropped: a question may be about the
+    border, and boxes are shares of the whole image."""
+    return image_batches.stretch(images, image_size, image_size)
+
+
+def texts_to_arrays(
+    rows: Sequence[Tokenised], pad_id: int, *, num_images: int, prompt_length: int, target_length: int
+) -> dict[str, np.ndarray]:
+    """As `rows_to_arrays`, without "images"."""
     if not rows or num_images < 1:
         raise ValueError(f"Expected at least one example and num_images >= 1, got {len(rows)} and {num_images}.")
     b, few_shot = len(rows), [row.few_shot for row in rows]
     if any(few_shot) != all(few_shot):
         raise ValueError(f"Few-shot examples need a batch of their own, got {sum(few_shot)} of them among {b}.")
     out = {
-        "images": np.zeros((b, num_images, image_size, image_size, 3), np.float32),
         "images_valid": np.zeros((b, num_images), bool),
         "prompt_tokens": np.full((b, num_images if few_shot[0] else 1, prompt_length), pad_id, np.int32),
         "targets": np.full((b, target_length), pad_id, np.int32),
@@ -134,11 +152,7 @@ def rows_to_arrays(
                 f"tokens and a target of {len(target)} tokens; the batch takes {num_images} images, few-shot with a "
                 f"prompt each, of {prompt_length} tokens, and a target of {target_length}."
             )
-        if n:
-            # Stretched, not cropped: a question may be about the border, and boxes are shares of the whole image.
-            stretched = image_batches.stretch(row.images, image_size, image_size)
-            out["images"][i, -n:] = image_batches.to_float(stretched)
-            out["images_valid"][i, -n:] = True
+        out["images_valid"][i, num_images - n :] = True
         for part, line in zip(parts, out["prompt_tokens"][i, -len(parts) :], strict=True):
             line[: len(part)] = part
         out["targets"][i, : len(target)] = target

@@ -45,7 +45,16 @@ class Mixture:
 
     def draw(self, i: int) -> Example:
         """The i-th example, i = 0, 1, ... The order in which the weights were written down does not matter."""
+        task, rng = self._task(i)
+        return task.draw(rng)
+
+    def draw_all(self, i: int) -> list[Example]:
+        """The i-th examples about the same images: several, if their task has several (`Task.draw_all`)."""
+        task, rng = self._task(i)
+        return task.draw_all(rng) if task.draw_all else [task.draw(rng)]
+
+    def _task(self, i: int) -> tuple[Task, np.random.Generator]:
         rng = keyed_rng(self.seed, i)
         names = sorted(self.weights)
         weights = np.array([self.weights[name] for name in names], np.float64)
-        return self.tasks[str(rng.choice(names, p=weights / weights.sum()))].draw(rng)
+        return self.tasks[str(rng.choice(names, p=weights / weights.sum()))], rng

@@ -17,7 +17,7 @@ reports how many fit. If no example of a task fits, `batches` raises ValueError.
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -63,7 +63,7 @@ def batches(groups: Mapping[str, Group], tokenizer: Tokenizer) -> grain.DatasetI
         raise ValueError("There is no group, so there is nothing to batch.")
     for name, group in groups.items():
         for task in _drawn_from(group):
-            if not any(_fits(example, group) for example in _examples(group, task, TRIES, tokenizer)):
+            if not any(fits(example, group) for example in _examples(group, task, TRIES, tokenizer)):
                 raise ValueError(
                     f"No example of {task} fits into the group {name!r}: all of {TRIES} have more than "
                     f"{group.num_images} images, {group.prompt_length} prompt tokens or {group.target_length} target "
@@ -99,7 +99,7 @@ def group_batch(group: Group, tokenizer: Tokenizer, position: int) -> dict[str, 
 def shares_that_fit(group: Group, tokenizer: Tokenizer, count: int = 100) -> dict[str, float]:
     """{task: the share of its examples that fit into a row}, of `count` examples; training leaves the others out."""
     return {
-        task: sum(_fits(example, group) for example in _examples(group, task, count, tokenizer)) / count
+        task: sum(fits(example, group) for example in _examples(group, task, count, tokenizer)) / count
         for task in _drawn_from(group)
     }
 
@@ -113,9 +113,10 @@ def _examples(group: Group, task: str, count: int, tokenizer: Tokenizer) -> Iter
     return (batching.tokenise(draw(keyed_rng(seed, 0, i)), tokenizer) for i in range(count))
 
 
-def _fits(example: Tokenised, group: Group) -> bool:
-    """Whether the example fits into an empty row."""
-    return len(example.images) <= group.num_images and bool((_needs(example) <= _lengths(group)).all())
+def fits(example: Tokenised, group: Group, beside: Sequence[Tokenised] = ()) -> bool:
+    """Whether the example fits into a row of the group, beside those that are packed into it already."""
+    needs = sum((_needs(other) for other in beside), _needs(example))
+    return len(example.images) <= group.num_images and bool((needs <= _lengths(group)).all())
 
 
 def _needs(example: Tokenised) -> np.ndarray:
@@ -129,12 +130,10 @@ def _lengths(group: Group) -> np.ndarray:
 
 def _fitting(draws: Iterator[Tokenised], group: Group) -> list[Tokenised]:
     """The first of these draws that fits into a row; of packed texts, also the following ones, as long as they fit."""
-    chosen, used = [], np.zeros(2, int)
+    chosen = []
     for example in draws:
-        needs = _needs(example)
-        if (used + needs <= _lengths(group)).all() and len(example.images) <= group.num_images:
+        if fits(example, group, chosen):
             chosen.append(example)
-            used += needs
             if group.num_images:
                 return chosen
         elif chosen:

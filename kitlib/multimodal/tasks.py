@@ -39,6 +39,7 @@ class Task:
         metric: (texts, examples) -> float[B], or one float for a metric that is not a mean over examples, such as AP.
         unit: the metric's name.
         choose: (count, seed) -> test examples, `count` of them or as many as there are; None: they are drawn by `draw`.
+        draw_all: generator -> several examples about the same images, for training; None: the one of `draw`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Task:
     metric: Callable[[Sequence[str], Sequence[Example]], np.ndarray | float] = exact_matches
     unit: str = "exact match"
     choose: Callable[[int, int], list[Example]] | None = None
+    draw_all: Callable[[np.random.Generator], list[Example]] | None = None
 
     def examples(self, count: int, seed: int = SEED) -> list[Example]:
         """Examples for a test; those that are drawn have a generator each."""

@@ -1,0 +1,217 @@
+"""What a frozen tower says of images, computed once and used for many prompts: training batches from shards on disk.
+
+    tower = Tower(config.tower, params["tower"])
+    for batch in batches(groups, tokenizer, tower, folder): ...  # as `mixture_batches.batches`: "features", no "images"
+
+In stages in which the tower is frozen, its output for an image is always the same. So it is computed once per image,
+for all questions about it: names in many languages, boxes of every object, all rows of a receipt (`Task.draw_all`).
+
+A *shard* holds the rows of a number of steps: the features of all different images, and per row the texts and the
+numbers of its images. Its rows are shuffled, so that a batch has different images. A shard is a pure function of its
+number, the groups and the tower; only one is in memory, and only the last one on disk. So a run can stop at any step:
+it continues from the step of its checkpoint, and a shard that is missing is made again.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from kitlib.configs import ViTConfig
+from kitlib.data import files, image_batches, keyed_rng
+from kitlib.data.tokenizer import Tokenizer
+from kitlib.models.vit import ViT
+from kitlib.multimodal import batching
+from kitlib.multimodal.batching import Tokenised
+from kitlib.multimodal.mixture_batches import Group, fits
+
+STEPS = 100  # per shard
+MANY = 10**9  # numbers of draws that a shard has for itself
+CHUNK = 256  # images that go through the tower at once
+BARREN = 4096  # draws without a row that fits, after which there seems to be none
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tower:
+    """A frozen tower: its configuration and parameters, without a head."""
+
+    config: ViTConfig
+    params: dict
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that differ for another configuration and for another value of any parameter."""
+        digest = hashlib.sha256(repr(self.config).encode())
+        for path, leaf in jax.tree.leaves_with_path(self.params):
+            digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """uint8[P, H, W, 3] -> float16[P, k, D_v]: what the tower says of every patch."""
+        out = np.zeros((len(images), self.config.num_tokens, self.config.width), np.float16)
+        for start in range(0, len(images), CHUNK):
+            chunk = images[start : start + CHUNK]
+            padded = np.concatenate([chunk, np.zeros((CHUNK - len(chunk), *chunk.shape[1:]), np.uint8)])
+            out[start : start + CHUNK] = self._forward(self.params, image_batches.to_float(padded))[: len(chunk)]
+        return out
+
+    @functools.cached_property
+    def _forward(self):
+        return jax.jit(lambda params, images: ViT(self.config).apply({"params": params}, images)[0])
+
+
+class FeatureBatches:
+    """An endless iterator over {name of a group: its arrays}: "features" float16[B, n, k, D_v] and "images_valid"
+    bool[B, n], and the texts of `batching.to_arrays`; of a group without images, those of `batching.pack`.
+
+    `get_state` is a small dict that can be written as JSON; `set_state` on an iterator made with the same arguments
+    continues with the next batch.
+    """
+
+    def __init__(self, groups: Mapping[str, Group], tokenizer: Tokenizer, tower: Tower, folder: str | Path, steps: int):
+        self.groups, self.tokenizer, self.tower = groups, tokenizer, tower
+        self.folder, self.steps = Path(folder), steps
+        self.step, self.number, self.shard = 0, -1, {}
+
+    def __iter__(self):
+        return self
+
+    def get_state(self) -> dict:
+        return {"step": self.step}
+
+    def set_state(self, state: dict) -> None:
+        self.step = state["step"]
+
+    def __next__(self) -> dict[str, dict[str, np.ndarray]]:
+        number, at = divmod(self.step, self.steps)
+        if number != self.number:
+            self.shard, self.number = self._open(number), number
+        batch = {}
+        for name, group in self.groups.items():
+            rows = slice(at * group.size, (at + 1) * group.size)
+            arrays = {
+                key.partition("/")[2]: array[rows] for key, array in self.shard.items() if key.startswith(f"{name}/")
+            }
+            if group.num_images:
+                arrays["features"] = self.shard["features"][arrays.pop("numbers")]  # [B, n, k, D_v]
+            batch[name] = arrays
+        self.step += 1
+        return batch
+
+    def _open(self, number: int) -> dict[str, np.ndarray]:
+        """The arrays of a shard, from its file if there is one; files of others are removed."""
+        path = self.folder / f"shard-{number:05d}.npz"
+        made_by = {"tower": self.tower.fingerprint, "recipe": files.recipe_hash(recipe(self.groups, self.steps))}
+        if path.is_file():
+            arrays = files.read_arrays(path)
+            for name, want in made_by.items():
+                if (got := str(arrays.pop(name, ""))) != want:
+                    raise ValueError(
+                        f"{path} has features of another {name} ({got or 'unknown'}; this run's is {want}): "
+                        f"delete the folder, and they are computed again."
+                    )
+            return arrays
+        arrays = make_shard(self.groups, self.tokenizer, self.tower, number, self.steps)
+        files.write_npz(path, arrays | {name: np.array(text) for name, text in made_by.items()})
+        for old in self.folder.glob("shard-*.npz"):
+            if old != path:
+                old.unlink()
+        return arrays
+
+
+def batches(
+    groups: Mapping[str, Group], tokenizer: Tokenizer, tower: Tower, folder: str | Path, *, steps: int = STEPS
+) -> FeatureBatches:
+    """Training batches of these groups whose images went through the tower before. folder: for shards; steps: of each.
+
+    The iterator raises ValueError, with the file's name, for a shard in the folder that is damaged or was made with
+    another tower, other groups or another number of steps; and for a group in which no example fits.
+    """
+    if not groups:
+        raise ValueError("There is no group, so there is nothing to batch.")
+    return FeatureBatches(groups, tokenizer, tower, folder, steps)
+
+
+# ---------------------------------------------------------------------------------------------- one shard
+
+
+def make_shard(
+    groups: Mapping[str, Group], tokenizer: Tokenizer, tower: Tower, number: int, steps: int
+) -> dict[str, np.ndarray]:
+    """The arrays of shard `number`: "features" float16[P, k, D_v] of all different images, and of every group
+    "group/name" for each of its arrays and "group/numbers" int32[R, n], the images of its R = B * steps rows."""
+    images, arrays = Images(), {}
+    for name, group in groups.items():
+        rows = draw_rows(group, tokenizer, number, group.size * steps)
+        lengths = {"prompt_length": group.prompt_length, "target_length": group.target_length}
+        if group.num_images:
+            found = batching.texts_to_arrays(
+                [row[0] for row in rows], tokenizer.pad_id, num_images=group.num_images, **lengths
+            )
+            found["numbers"] = np.zeros((len(rows), group.num_images), np.int32)  # padding: any, as it is not valid
+            for i, (row,) in enumerate(rows):
+                numbers = [images.number(image) for image in batching.stretched(row.images, group.image_size)]
+                found["numbers"][i, group.num_images - len(numbers) :] = numbers
+        else:
+            found = batching.pack(rows, tokenizer.pad_id, **lengths)
+        order = keyed_rng(group.mixture.seed, 1, number).permutation(len(rows))
+        arrays |= {f"{name}/{key}": array[order] for key, array in found.items()}
+    return arrays | {"features": tower.features(images.stacked(tower.config))}
+
+
+def draw_rows(group: Group, tokenizer: Tokenizer, number: int, count: int) -> list[list[Tokenised]]:
+    """The examples of `count` rows of shard `number`: one each, or packed texts; those that do not fit are left out.
+
+    Raises ValueError if none of very many fits.
+    """
+    rows, barren = [], 0
+    for i in range(number * MANY, (number + 1) * MANY):
+        examples = (batching.tokenise(example, tokenizer) for example in group.mixture.draw_all(i))
+        fitting = [example for example in examples if fits(example, group)]
+        barren = 0 if fitting else barren + 1
+        if barren == BARREN:
+            raise ValueError(
+                f"None of {BARREN} examples of {', '.join(group.mixture.weights)} fits into {group.num_images} images, "
+                f"{group.prompt_length} prompt tokens and {group.target_length} target tokens."
+            )
+        for example in fitting:
+            if rows and not group.num_images and fits(example, group, rows[-1]):
+                rows[-1].append(example)
+            elif len(rows) == count:
+                return rows
+            else:
+                rows.append([example])
+    raise AssertionError("a shard has more draws than it can use")
+
+
+class Images:
+    """Different images, numbered in the order in which they came."""
+
+    def __init__(self):
+        self.images, self.numbers = [], {}
+
+    def number(self, image: np.ndarray) -> int:
+        """The number of an image uint8[H, W, 3]; the same for equal ones."""
+        key = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        if key not in self.numbers:
+            self.numbers[key] = len(self.images)
+            self.images.append(image)
+        return self.numbers[key]
+
+    def stacked(self, tower: ViTConfig) -> np.ndarray:
+        """uint8[P, H, W, 3]; P may be 0."""
+        return np.stack(self.images) if self.images else np.zeros((0, *tower.image_size, tower.channels), np.uint8)
+
+
+def recipe(groups: Mapping[str, Group], steps: int) -> str:
+    """All that decides a shard but its number and the tower, in words."""
+    parts = [
+        f"{name}: {dict(sorted(group.mixture.weights.items()))} seed {group.mixture.seed} {group.size} rows, "
+        f"{group.num_images} images of {group.image_size}, {group.prompt_length} and {group.target_length} tokens"
+        for name, group in groups.items()
+    ]
+    return "; ".join([f"{steps} steps", *parts])
