@@ -9,7 +9,7 @@ Read in notebooks/07_sparse_upcycling.ipynb, 08_t5_and_upcycling.ipynb and 18_re
 import functools
 from collections.abc import Callable
 
-from kitlib.studies import real_parent, real_probes, study, text_downstream, upcycling_tuning
+from kitlib.studies import real_parent, real_probes, recall_memory, study, text_downstream, upcycling_tuning
 from kitlib.studies.upcycling_ablations import ablations, gated, headline
 from kitlib.studies.upcycling_runs import prepare_parent, run_arm
 from kitlib.studies.upcycling_setups import Setup
@@ -20,13 +20,11 @@ HEADLINE_SEEDS = 10
 
 def studies() -> dict[str, study.Study]:
     """All studies: real_probes, real_tuning, real_curves, recall_parents, recall_tuning, recall_curves, ..."""
-    by_name = real_probes.studies() | real_parent.studies() | text_downstream.studies()
+    by_name = real_probes.studies() | real_parent.studies() | text_downstream.studies() | recall_memory.studies()
     question = "Upcycled against dense continuation, MoE from scratch and depth tiling."
     for name, task in (("recall", recall), ("text", text), ("pictures", pictures)):
         by_name |= _studies(name, task, question, headline(task()))
-        choices = ablations(task())
-        memory = {"memory": choices.pop("memory")}
-        for topic, (asked, arms) in (memory if name == "recall" else choices).items():
+        for topic, (asked, arms) in ({} if name == "recall" else ablations(task())).items():
             by_name[f"{name}_{topic}"] = _study(task, asked, arms, study.SEEDS)
     for width in (8, 32):  # of which narrower and wider E3s are made (`naming_sizes`)
         task = functools.partial(pictures, width=width)

@@ -18,7 +18,6 @@ from kitlib.upcycling.surgery import ExpertInit
 
 COST = 0.25  # of every arm, in parents
 EXPERTS = (4, 8, 16, 32, 64)
-SIZES = (2, 4, 8, 16, 32, 64)  # numbers of experts of the study of memory
 
 
 def tuned_arm(task: Setup, start: str, config, cost: float = COST, **fields) -> UpcyclingArm:
@@ -127,20 +126,6 @@ def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
             {
                 kind: _cooled(tuned_arm(task, kind, config, 2 * COST))
                 for kind, config in (("dense", task.dense), ("upcycled", default), ("deeper", deeper(task.dense)))
-            },
-        ),
-        "memory": (
-            "What is remembered with more experts, at the FLOPs of the dense model? And with a wider one, at more?",
-            {"F": tuned_arm(task, "scratch", task.dense, 1.0, recipe=task.recipes["parent"])}
-            | {
-                f"{k} F": tuned_arm(task, "scratch", task.dense.replace(mlp_dim=k * task.dense.mlp_dim), k, recipe=on)
-                for k in (2, 4)
-            }
-            | {
-                f"E={n}": tuned_arm(
-                    task, "scratch", configured("scratch", capacity_factor=1.0, renormalize=False, num_experts=n), 1.0
-                )
-                for n in SIZES
             },
         ),
     }

@@ -11,10 +11,7 @@ def test_every_question_has_its_arms():
         assert (study.seeds == 1) if name.endswith(("_parents", "_tuning")) else (study.seeds >= 5)
         assert len(set(map(repr, study.arms.values()))) == len(study.arms), name  # no arm occurs twice
         for arm in () if name.startswith(("real_", "text_down")) else study.arms.values():  # these have their own tests
-            if arm.start not in (
-                "scratch",
-                "E3",
-            ):  # which dense models do, too: parents that are tuned, wider ones of "memory"
+            if arm.start not in ("scratch", "E3"):  # some new models are dense: tuned parents, wider ones
                 assert bool(surgery.moe_layers(arm.config)) == (arm.start == "upcycled"), name
     tasks = {name.split("_")[0] for name in upcycling.studies()}
     assert tasks == {"real", "recall", "text", "pictures", "pictures8", "pictures32"}
