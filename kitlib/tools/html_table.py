@@ -36,14 +36,22 @@ class Html:
         return "Html(...)"
 
 
-def table(images, texts: Mapping[str, Sequence[str]], *, right: Mapping[str, Sequence[bool]] | None = None) -> Html:
+def table(
+    images,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    right: Mapping[str, Sequence[bool]] | None = None,
+    more: Mapping[str, Sequence[str]] | None = None,
+    side: int = SIDE,
+) -> Html:
     """One column per image uint8[n, H, W, 3] and one row per language, with a text for each image.
 
-    right: which texts are right, in the same form; these are bold. Raises ValueError for a language with more or fewer
-    texts than images, or an unknown language.
+    right: which texts are right, in the same form; these are bold. more: further rows, by their headings. side: the
+    width of an image on the page, in pixels. Raises ValueError for a row with more or fewer texts than images, or an
+    unknown language.
     """
     cells = [
-        f'<td><img width="{SIDE}" alt="picture {i}" src="{_address(image)}"></td>' for i, image in enumerate(images)
+        f'<td><img width="{side}" alt="picture {i}" src="{_address(image)}"></td>' for i, image in enumerate(images)
     ]
     rows = [f"<tr><th></th>{''.join(cells)}</tr>"]
     for language, row in texts.items():
@@ -58,6 +66,11 @@ def table(images, texts: Mapping[str, Sequence[str]], *, right: Mapping[str, Seq
         ]
         cells = [f'<td lang="{language}" dir="auto">{text}</td>' for text in shown]
         rows.append(f"<tr><th>{LANGUAGES[language]}</th>{''.join(cells)}</tr>")
+    for heading, row in (more or {}).items():
+        if len(row) != len(images):
+            raise ValueError(f"{heading} has {len(row)} texts for {len(images)} pictures.")
+        cells = [f'<td dir="auto">{html.escape(text)}</td>' for text in row]
+        rows.append(f"<tr><th>{html.escape(heading)}</th>{''.join(cells)}</tr>")
     return Html(f"<table>{''.join(rows)}</table>")
 
 

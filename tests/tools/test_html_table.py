@@ -59,3 +59,12 @@ def test_scripts_that_figures_can_show_are_those_that_the_module_names():
 def test_impossible_tables_are_refused(texts, right, message):
     with pytest.raises(ValueError, match=message):
         html_table.table(IMAGES, texts, right=right)
+
+
+def test_further_rows_have_their_own_headings():
+    shown = html_table.table(IMAGES, {"en": ["cat", "dog"]}, more={"how < many": ["1", "2 & 3"]}, side=100).text
+    rows = re.findall("<tr>(.*?)</tr>", shown)
+    assert len(rows) == 3 and rows[2].startswith("<th>how &lt; many</th>") and "2 &amp; 3" in rows[2]
+    assert shown.count('width="100"') == 2
+    with pytest.raises(ValueError, match="how many has 1 texts for 2 pictures"):
+        html_table.table(IMAGES, {}, more={"how many": ["1"]})

@@ -1,0 +1,134 @@
+"""kitlib.multimodal.showcase: any picture file, the chain of questions, frames where the boxes are."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kitlib import configs
+from kitlib.data import captioned, tokenizer
+from kitlib.models import palix
+from kitlib.multimodal import showcase
+from kitlib.multimodal.prompts import without_prefix
+
+RED = np.full((64, 64, 3), (200, 30, 30), np.uint8)
+
+
+def seen(boxes) -> showcase.Seen:
+    return showcase.Seen(RED, {}, np.array(boxes, float).reshape(-1, 4), ["cat"] * len(boxes), "", "", "")
+
+
+# --- reading ---
+
+
+def test_a_wide_picture_is_padded_and_not_stretched(tmp_path):
+    """20 x 10 red pixels become 64 x 32 in the middle of 64 x 64; above and below is white."""
+    Image.new("RGB", (20, 10), (200, 30, 30)).save(tmp_path / "wide.png")
+    found = showcase.read_picture(tmp_path / "wide.png")
+    assert found.shape == (64, 64, 3) and found.dtype == np.uint8
+    assert (found[:12] > 240).all() and (found[52:] > 240).all()  # resizing blurs the border a little
+    np.testing.assert_allclose(found[20:44], np.broadcast_to([200, 30, 30], (24, 64, 3)), atol=20)
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (showcase.read_picture(tmp_path / "clear.png", 16) == 255).all()
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    """EXIF orientation 6: the camera was turned, so the stored top is the right side of the picture."""
+    stored = Image.fromarray(np.concatenate([np.zeros((4, 8, 3)), np.full((4, 8, 3), 255)]).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    found = showcase.read_picture(tmp_path / "turned.jpg", 8)
+    assert found[:, 5:].mean() < 40 and found[:, :3].mean() > 215
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", "cut"])
+def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "odd.png"
+    if content == "cut":
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(path)
+        content = path.read_bytes()[:-300]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd\.png is not a picture that can be read .*PNG, JPEG or WebP"):
+        showcase.read_picture(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.png is missing: give the path of a picture"):
+        showcase.read_picture(tmp_path / "none.png")
+
+
+# --- asking ---
+
+
+@pytest.fixture
+def model():
+    return palix.PaLIX(configs.palix("XS", tower={"image_size": (64, 64)}))
+
+
+def test_the_name_it_gives_is_what_it_is_asked_to_find_and_to_count(monkeypatch, model):
+    asked = []
+
+    def answers(model, params, examples, **options):
+        asked.extend(examples)
+        if len(examples) == len(captioned.LANGUAGES):
+            return [f"cat {language}" for language in captioned.LANGUAGES]
+        return ["100 200 500 600 cat en ; 0 0 9 9 noise ; 7 8", "3", "blue"][: len(examples)]
+
+    monkeypatch.setattr(showcase, "generated_texts", answers)
+    found = showcase.look(model, {}, RED, question="what color is it?")
+    prompts = [example.prompt for example in asked]
+    assert len(prompts) == 16 + 3 and all((example.images[0] == RED).all() for example in asked)
+    assert prompts[1] == "Generate the alt-text in de at 0: <extra_id_0>"
+    assert prompts[16] == "detect cat en" and prompts[17].endswith("how many: cat en?")
+    assert without_prefix(asked[18]).prompt == "what color is it?"
+    assert found.captions["de"] == "cat de" and found.names == ["cat en"]
+    np.testing.assert_allclose(found.boxes, np.array([[100, 200, 500, 600]]) / 999)
+    assert (found.count, found.question, found.answer) == ("3", "what color is it?", "blue")
+
+
+def test_nothing_written_and_no_question(monkeypatch, model):
+    monkeypatch.setattr(showcase, "generated_texts", lambda model, params, examples, **more: [""] * len(examples))
+    found = showcase.look(model, {}, RED)
+    assert found.boxes.shape == (0, 4) and found.names == [] and found.answer == ""
+
+
+@pytest.mark.slow
+def test_any_model_gives_texts_for_everything():
+    config = configs.palix(
+        "XS", tower={"image_size": (64, 64)}, text={"vocab_size": tokenizer.multilingual().vocab_size}
+    )
+    model = palix.PaLIX(config)
+    found = showcase.look(model, palix.init_params(model), RED, question="what is this?")
+    assert set(found.captions) == set(captioned.LANGUAGES)
+    assert all(isinstance(text, str) for text in (*found.captions.values(), found.count, found.answer))
+
+
+def test_a_question_that_is_too_long(monkeypatch, model):
+    monkeypatch.setattr(showcase, "generated_texts", lambda model, params, examples, **more: ["cat"] * len(examples))
+    with pytest.raises(ValueError, match=r"The question has \d+ tokens, at most 64 fit"):
+        showcase.look(model, {}, RED, question="is it red? " * 40)
+
+
+# --- drawing ---
+
+
+def test_frames_are_where_the_boxes_are():
+    """64 pixels at four times the size: the box from 1/3 to 2/3 of 255 has corners at 85 and 170."""
+    drawn = showcase.with_boxes(seen([[1 / 3, 1 / 3, 2 / 3, 2 / 3]]))
+    assert drawn.shape == (256, 256, 3)
+    for at in (85, 170):
+        assert (drawn[at, 85:171] == 255).all() and (drawn[85:171, at] == 255).all()
+    for at in (86, 169):
+        assert (drawn[at, 86:170] == 0).all() and (drawn[86:170, at] == 0).all()
+    changed = (drawn != RED[0, 0]).any(axis=-1)
+    assert changed.sum() == 4 * 85 + 4 * 83 and not changed[:85].any() and not changed[87:169, 87:169].any()
+
+
+def test_boxes_without_area_and_at_the_border_are_drawn_or_left_out():
+    assert (showcase.with_boxes(seen([[0.5, 0.5, 0.5, 0.5]])) == RED[0, 0]).all()
+    drawn = showcase.with_boxes(seen([[0, 0, 1, 1]]))
+    assert (drawn[0] == 255).all() and (drawn[-1] == 255).all()
+    assert (showcase.with_boxes(seen([])) == RED[0, 0]).all()
