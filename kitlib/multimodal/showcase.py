@@ -1,6 +1,6 @@
 """What a PaLI-X says about any picture: its name in sixteen languages, where it is, how many there are, and an answer.
 
-    seen = look(*stages.released(), read_picture("dog.png"), question="what color is it?")
+    seen = ask_about(*stages.released(), read_picture("dog.png"), question="what color is it?")
     seen.captions["de"], seen.boxes, seen.count, seen.answer
 
 The questions follow each other, as a user would ask them: what the model calls the thing in English is what it is then
@@ -65,7 +65,7 @@ def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
     return np.asarray(square.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
 
 
-def look(model, params, image: np.ndarray, *, question: str = "") -> Seen:
+def ask_about(model, params, image: np.ndarray, *, question: str = "") -> Seen:
     """Asks a model for all of `Seen`. image: uint8[H, W, 3]; question: in English, in the model's words.
 
     Raises ValueError for a question that is too long.

@@ -8,6 +8,8 @@ the loss on what was never taught 0.362. They were set after the tables were mad
 arm. (On clean images a second run brings no calibration, so its margin is that of accuracy; the margin of disagreement,
 half a per cent of the answers, follows no rule.)
 
+In `naming_sizes` the margins are those of `naming`, for all widths; they were set before its table was made.
+
 In `naming` nothing is asked of an ensemble of experts unless the gate of its pre-training is open and the V-MoE is seen
 to be better than the ViT after fine-tuning, too; in `methods` and `data`, trained from scratch, unless the V-MoE is.
 """
@@ -180,4 +182,36 @@ def _fine_tuned() -> list[Question]:
     return asked
 
 
-QUESTIONS = (*_methods(), *_data(), *_fine_tuned())
+GATES = {8: "pictures8", 16: "pictures", 32: "pictures32"}  # by width
+OF_SIZES = {"loss": "", "accuracy": "accuracy: ", "held_out_loss": "never taught: "} | {
+    metric: f"{MEASURES[metric]}: " for metric in ("shift_loss", "ece", "shots_10")
+}
+
+
+def _sizes() -> list[Question]:
+    """Does E3 gain more over its V-MoE in a wider model? And what does a V-MoE gain over a ViT?"""
+
+    def ask(metric: str, claim: str, published: str, arm, baseline, width: int, *needs: str) -> Question:
+        return Question(
+            f"{OF_SIZES[metric]}{claim}", "naming_sizes", arm, baseline, NAMING[metric], metric, published=published,
+            gate=GATES[width], needs=needs, where="10.8",
+        )  # fmt: skip
+
+    def pair(kind: str, other: str, width: int) -> tuple[str, str]:
+        return f"{kind}, width {width}", f"{other}, width {width}"
+
+    better = {width: f"width {width}: {BETTER}" for width in GATES}
+    asked = [ask("loss", claim, "-", *pair("V-MoE", "ViT", width), width) for width, claim in better.items()]
+    for metric in OF_SIZES:
+        published = "-" if metric == "held_out_loss" else "yes"
+        asked += [
+            ask(metric, f"width {width}: E3 beats V-MoE", "-", *pair("E3 M=2", "V-MoE", width), width, claim)
+            for width, claim in better.items()
+        ]
+        pairs = pair("E3 M=2", "V-MoE", 16), pair("E3 M=2", "V-MoE", 8)  # the widths whose gates are open
+        claim = "E3 gains more over its V-MoE with width 16 than with 8"
+        asked.append(ask(metric, claim, published, *pairs, 16, better[8], better[16]))
+    return asked
+
+
+QUESTIONS = (*_methods(), *_data(), *_fine_tuned(), *_sizes())

@@ -23,7 +23,7 @@ def main(paths: tuple[str, ...], question: str = "", out: Path = Path("build/sho
     side = model.config.tower.image_size[0]
     try:
         images = [showcase.read_picture(path, side) for path in paths]
-        seen = [showcase.look(model, params, image, question=question) for image in images]
+        seen = [showcase.ask_about(model, params, image, question=question) for image in images]
     except (OSError, ValueError) as error:
         raise SystemExit(f"kit show: {error}") from None
     for path, one in zip(paths, seen, strict=True):

@@ -78,7 +78,7 @@ def test_the_name_it_gives_is_what_it_is_asked_to_find_and_to_count(monkeypatch,
         return ["100 200 500 600 cat en ; 0 0 9 9 noise ; 7 8", "3", "blue"][: len(examples)]
 
     monkeypatch.setattr(showcase, "generated_texts", answers)
-    found = showcase.look(model, {}, RED, question="what color is it?")
+    found = showcase.ask_about(model, {}, RED, question="what color is it?")
     prompts = [example.prompt for example in asked]
     assert len(prompts) == 16 + 3 and all((example.images[0] == RED).all() for example in asked)
     assert prompts[1] == "Generate the alt-text in de at 0: <extra_id_0>"
@@ -91,7 +91,7 @@ def test_the_name_it_gives_is_what_it_is_asked_to_find_and_to_count(monkeypatch,
 
 def test_nothing_written_and_no_question(monkeypatch, model):
     monkeypatch.setattr(showcase, "generated_texts", lambda model, params, examples, **more: [""] * len(examples))
-    found = showcase.look(model, {}, RED)
+    found = showcase.ask_about(model, {}, RED)
     assert found.boxes.shape == (0, 4) and found.names == [] and found.answer == ""
 
 
@@ -101,7 +101,7 @@ def test_any_model_gives_texts_for_everything():
         "XS", tower={"image_size": (64, 64)}, text={"vocab_size": tokenizer.multilingual().vocab_size}
     )
     model = palix.PaLIX(config)
-    found = showcase.look(model, palix.init_params(model), RED, question="what is this?")
+    found = showcase.ask_about(model, palix.init_params(model), RED, question="what is this?")
     assert set(found.captions) == set(captioned.LANGUAGES)
     assert all(isinstance(text, str) for text in (*found.captions.values(), found.count, found.answer))
 
@@ -109,7 +109,7 @@ def test_any_model_gives_texts_for_everything():
 def test_a_question_that_is_too_long(monkeypatch, model):
     monkeypatch.setattr(showcase, "generated_texts", lambda model, params, examples, **more: ["cat"] * len(examples))
     with pytest.raises(ValueError, match=r"The question has \d+ tokens, at most 64 fit"):
-        showcase.look(model, {}, RED, question="is it red? " * 40)
+        showcase.ask_about(model, {}, RED, question="is it red? " * 40)
 
 
 # --- drawing ---

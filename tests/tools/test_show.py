@@ -18,12 +18,12 @@ def files(tmp_path, monkeypatch):
     """Two pictures; the model calls everything a cat."""
     monkeypatch.setattr(stages, "released", lambda: (MODEL, {}))
 
-    def look(model, params, image, *, question):
+    def ask_about(model, params, image, *, question):
         captions = dict.fromkeys(captioned.LANGUAGES, "<cat>") | {"th": "แมว"}
         box = np.array([[0.1, 0.1, 0.5, 0.5]])
         return showcase.Seen(image, captions, box, ["cat"], "1", question, "blue" if question else "")
 
-    monkeypatch.setattr(showcase, "look", look)
+    monkeypatch.setattr(showcase, "ask_about", ask_about)
     for name in ("a.png", "b.png"):
         Image.new("RGB", (10, 10), "red").save(tmp_path / name)
     return [str(tmp_path / name) for name in ("a.png", "b.png")]
