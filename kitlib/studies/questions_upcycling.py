@@ -23,6 +23,25 @@ def _asked(prefix: str, margin: float, table: str, where: str, *rows) -> list[Qu
     ]  # fmt: skip
 
 
+def _memory(metric: str, margin: float, *rows, prefix: str = "") -> list[Question]:
+    """What experts add at the FLOPs of the dense model (2410.19034). rows: (claim, published, arm, baseline)."""
+    return [
+        Question(
+            f"{prefix}{claim}", "recall_memory", arm, baseline, margin, metric, published=published, gate="recall",
+            where="08.12",
+        )
+        for claim, published, arm, baseline in rows
+    ]  # fmt: skip
+
+
+REMEMBERED = (
+    ("16 experts remember more than the dense model, equal FLOPs", "yes", "E=16", "F"),
+    ("64 experts remember more than 16, equal FLOPs", "yes", "E=64", "E=16"),
+    ("4 experts remember as much as an MLP of twice the width, with fewer parameters", "equal", "E=4", "2 F"),
+    ("64 experts remember more than an MLP of 4 times the width", "yes", "E=64", "4 F"),
+)
+
+
 def _parents(prefix: str, margin: float, where: str) -> list[Question]:
     """Does the gain depend on the parent's training, or on its learning rate, which stays high?"""
     shares = ("25 %", "50 %", "75 %", "100 %")
@@ -209,4 +228,6 @@ QUESTIONS = (
         ("renormalised beats raw, C = 1", "no", "renormalized C=1", "raw C=1"),
     ),
     *_parents("text", TEXT, "08.11"),
+    *_memory("accuracy", 0.01, *REMEMBERED),
+    *_memory("held_out_loss", RECALL, ("64 experts against 16", "-", "E=64", "E=16"), prefix="never taught: "),
 )  # fmt: skip

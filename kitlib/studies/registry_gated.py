@@ -44,6 +44,9 @@ RECALL = (
           ("recall_curves", "names never taught")),
     Claim("figure 4", "a mixture from scratch catches up, the parent's cost not counted (recall of names)",
           "after about 120 % of the dense budget", "08.8", check="recall: extra cost at which scratch has caught up"),
+    Claim("2410.19034", "experts add memory without FLOPs, as much as a dense model of as many parameters", "", "08.12",
+          ("recall_memory", "16 experts", "64 experts", "4 experts")),
+    Claim("2410.19034", "names that were never taught (a control)", "", "08.12", ("recall_memory", "never taught")),
 )
 TEXT = (
     *_upcycled("text", "texts that were not trained on", "08.9"),
