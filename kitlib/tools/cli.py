@@ -243,30 +243,12 @@ def stamp() -> int:
     address = notebook_files.repository()
     for path in notebook_files.find(()):
         nb = nbformat.read(path, as_version=4)
-        stamp_notebook(nb, path.name, address)
+        notebook_files.stamp(nb, path.name, address)
         files.write_text(path, nbformat.writes(nb))
         print(f"stamped {path.name}: {address or 'no address, [project.urls] Repository in pyproject.toml is unset'}")
     readme = files.ROOT / "README.md"
     files.write_text(readme, notebook_files.with_badges(readme.read_text(encoding="utf-8"), address))
     return 0
-
-
-def stamp_notebook(nb, name: str, address: str) -> None:
-    """Sets the last line of the title cell (the Colab badge; none if there is no address) and the set-up cell."""
-    from kitlib import __version__
-    from kitlib.tools import notebook_files
-
-    setup = [c for c in nb.cells if notebook_files.SKIP in c.metadata.get("tags", []) and "google.colab" in c.source]
-    if len(setup) != 1:
-        raise SystemExit(
-            f"{name}: got {len(setup)} set-up cells (tag {notebook_files.SKIP}, google.colab), expected one."
-        )
-    setup[0].source = notebook_files.setup_cell(address)
-    title = [line for line in nb.cells[0].source.splitlines() if not line.startswith("[![Open in Colab]")]
-    colab, project = "https://colab.research.google.com", address.removeprefix("https://github.com/")
-    link = f"{colab}/github/{project}/blob/v{__version__}/notebooks/{name}"
-    badge = f"\n\n[![Open in Colab]({colab}/assets/colab-badge.svg)]({link})" if address else ""
-    nb.cells[0].source = "\n".join(title).rstrip() + badge
 
 
 def _needs_pytest(command: str) -> None:

@@ -124,6 +124,19 @@ def repository(root: Path = ROOT) -> str:
     return project.get("urls", {}).get("Repository", "").rstrip("/")
 
 
+def stamp(nb, name: str, address: str) -> None:
+    """Sets the last line of the title cell (the Colab badge; none if there is no address) and the set-up cell."""
+    setup = [c for c in nb.cells if SKIP in c.metadata.get("tags", []) and "google.colab" in c.source]
+    if len(setup) != 1:
+        raise SystemExit(f"{name}: got {len(setup)} set-up cells (tag {SKIP}, google.colab), expected one.")
+    setup[0].source = setup_cell(address)
+    title = [line for line in nb.cells[0].source.splitlines() if not line.startswith("[![Open in Colab]")]
+    colab, project = "https://colab.research.google.com", address.removeprefix("https://github.com/")
+    link = f"{colab}/github/{project}/blob/v{__version__}/notebooks/{name}"
+    badge = f"\n\n[![Open in Colab]({colab}/assets/colab-badge.svg)]({link})" if address else ""
+    nb.cells[0].source = "\n".join(title).rstrip() + badge
+
+
 def with_badges(readme: str, address: str) -> str:
     """README.md with its line of badges (tests, site, licence) for this address; without one, none."""
     badges = "<!-- badges -->"

@@ -116,12 +116,12 @@ def test_stamp_writes_badge_and_setup_cell():
     setup = new_code_cell('"google.colab"', metadata={"tags": [notebook_files.SKIP]})
     nb = new_notebook(cells=[new_markdown_cell("# 01 Title"), setup])
     for _ in range(2):  # stamping twice is stamping once
-        cli.stamp_notebook(nb, "01_x.ipynb", address)
+        notebook_files.stamp(nb, "01_x.ipynb", address)
         title, badge = nb.cells[0].source.split("\n\n")
         assert title == "# 01 Title"
         assert "/github/someone/kit/blob/v" in badge and badge.endswith("/notebooks/01_x.ipynb)")
         assert setup.source == notebook_files.setup_cell(address)
-    cli.stamp_notebook(nb, "01_x.ipynb", "")
+    notebook_files.stamp(nb, "01_x.ipynb", "")
     assert nb.cells[0].source == "# 01 Title"  # no dead badge
     with pytest.raises(SystemExit, match="got 0 set-up cells"):
-        cli.stamp_notebook(new_notebook(cells=[new_markdown_cell("# 01 Title")]), "01_x.ipynb", "")
+        notebook_files.stamp(new_notebook(cells=[new_markdown_cell("# 01 Title")]), "01_x.ipynb", "")
