@@ -16,8 +16,8 @@ class PaLIXConfig(Config):
     tower: ViTConfig  # pool="none", num_classes=0: its output is all its patches
     text: T5Config
     max_images: int = 16  # the largest n: images, frames or exemplars of one example
-    # Learned vectors per row, column and image after the projection (`layers.visual_positions`): our departure, without
-    # which a small model does not learn where things are. Off for the published sizes.
+    # Learned vectors per row, column and image after the projection (`layers.visual_positions`): our departure for
+    # small models, off for the published sizes.
     visual_positions: bool = False
 
     def __post_init__(self):

@@ -206,7 +206,8 @@ def _check_texts(groups) -> None:
 
 def _wrong_content(path: Path, error: Exception) -> ValueError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    return ValueError(f"{path} is not a data file of the kit ({reason}): make it with data/make_pictures.py.")
+    script = "make_styles" if path.name == "emoji_styles.npz" else "make_pictures"
+    return ValueError(f"{path} is not a data file of the kit ({reason}): make it with data/{script}.py.")
 
 
 def read_npz(folder: Path, file: str, decode: Callable[[Any], Any]):

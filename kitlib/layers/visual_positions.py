@@ -3,9 +3,8 @@
     tokens = VisualPositions(grid=(8, 8), max_images=16)(tokens)      # float[B, n, k, D], k = 64
 
 A departure from PaLI-X (2305.18565), whose visual tokens carry only what the tower's position embeddings left in them;
-T5's relative positions tell near from far along the sequence, and nothing of a second dimension. In a large model that
-suffices, in a small one it does not: without these vectors it learned to name things and not to find them (notebook
-13). DETR (2005.12872) and ViTDet's descendants add positions of both axes for the same reason.
+T5's relative positions tell near from far along the sequence, and nothing of a second dimension. That suffices in a
+large model; these vectors are for small ones, whose towers pass on little of where a patch is.
 """
 
 import flax.linen as nn
@@ -25,8 +24,8 @@ class VisualPositions(nn.Module):
     """float[B, n, k, D] -> float[B, n, k, D]: visual tokens of n images with k = rows x columns patches each.
 
     Images are counted from the last one, whose vector is `image_embedding[0]`: examples with fewer images are padded in
-    front, and that must not change them. All vectors start from N(0, 1), about as long as the projected patches; from
-    zero they grew too slowly. n is at most `max_images`.
+    front, and that must not change them. All vectors start from N(0, 1), about as long as the projected patches. n
+    is at most `max_images`.
     """
 
     grid: tuple[int, int]

@@ -15,6 +15,7 @@ it continues from the step of its checkpoint, and a shard that is missing is mad
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,12 +28,11 @@ from kitlib.data.tokenizer import Tokenizer
 from kitlib.models.vit import ViT
 from kitlib.multimodal import batching
 from kitlib.multimodal.batching import Tokenised
-from kitlib.multimodal.mixture_batches import Group, fits
+from kitlib.multimodal.mixture_batches import Group, check_groups, fits
 
 STEPS = 100  # per shard
 MANY = 10**9  # numbers of draws that a shard has for itself
 CHUNK = 256  # images that go through the tower at once
-BARREN = 4096  # draws without a row that fits, after which there seems to be none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,11 +128,10 @@ def batches(
 ) -> FeatureBatches:
     """Training batches of these groups whose images went through the tower before. folder: for shards; steps: of each.
 
-    The iterator raises ValueError, with the file's name, for a shard in the folder that is damaged or was made with
-    another tower, other groups or another number of steps; and for a group in which no example fits.
+    Raises ValueError as `mixture_batches.batches`. The iterator raises it, with the file's name, for a shard in the
+    folder that is damaged or was made with another tower, other groups or another number of steps.
     """
-    if not groups:
-        raise ValueError("There is no group, so there is nothing to batch.")
+    check_groups(groups, tokenizer)
     return FeatureBatches(groups, tokenizer, tower, folder, steps)
 
 
@@ -164,28 +163,17 @@ def make_shard(
 
 
 def draw_rows(group: Group, tokenizer: Tokenizer, number: int, count: int) -> list[list[Tokenised]]:
-    """The examples of `count` rows of shard `number`: one each, or packed texts; those that do not fit are left out.
-
-    Raises ValueError if none of very many fits.
-    """
-    rows, barren = [], 0
-    for i in range(number * MANY, (number + 1) * MANY):
+    """The examples of `count` rows of shard `number`: one each, or packed texts; those that do not fit are left out."""
+    rows = []
+    for i in itertools.count(number * MANY):
         examples = (batching.tokenise(example, tokenizer) for example in group.mixture.draw_all(i))
-        fitting = [example for example in examples if fits(example, group)]
-        barren = 0 if fitting else barren + 1
-        if barren == BARREN:
-            raise ValueError(
-                f"None of {BARREN} examples of {', '.join(group.mixture.weights)} fits into {group.num_images} images, "
-                f"{group.prompt_length} prompt tokens and {group.target_length} target tokens."
-            )
-        for example in fitting:
+        for example in (example for example in examples if fits(example, group)):
             if rows and not group.num_images and fits(example, group, rows[-1]):
                 rows[-1].append(example)
             elif len(rows) == count:
                 return rows
             else:
                 rows.append([example])
-    raise AssertionError("a shard has more draws than it can use")
 
 
 class Images:

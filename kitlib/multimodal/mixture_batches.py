@@ -59,6 +59,17 @@ def batches(groups: Mapping[str, Group], tokenizer: Tokenizer) -> grain.DatasetI
     that can be written as JSON; `set_state` on an iterator made with the same arguments continues with the next batch.
     Raises ValueError if there is no group, if no example of a task in `TRIES` fits, and as `group_batch`.
     """
+    check_groups(groups, tokenizer)
+
+    def batch(position: int) -> dict[str, dict[str, np.ndarray]]:
+        return {name: group_batch(group, tokenizer, position) for name, group in groups.items()}
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # works while the device computes
+    return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(options))
+
+
+def check_groups(groups: Mapping[str, Group], tokenizer: Tokenizer) -> None:
+    """Raises ValueError if there is no group, and if no example of a task in `TRIES` fits into its group."""
     if not groups:
         raise ValueError("There is no group, so there is nothing to batch.")
     for name, group in groups.items():
@@ -69,12 +80,6 @@ def batches(groups: Mapping[str, Group], tokenizer: Tokenizer) -> grain.DatasetI
                     f"{group.num_images} images, {group.prompt_length} prompt tokens or {group.target_length} target "
                     f"tokens."
                 )
-
-    def batch(position: int) -> dict[str, dict[str, np.ndarray]]:
-        return {name: group_batch(group, tokenizer, position) for name, group in groups.items()}
-
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # works while the device computes
-    return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(options))
 
 
 def group_batch(group: Group, tokenizer: Tokenizer, position: int) -> dict[str, np.ndarray]:

@@ -37,7 +37,7 @@ def _memory(metric: str, margin: float, *rows, prefix: str = "") -> list[Questio
 REMEMBERED = (
     ("16 experts remember more than the dense model, equal FLOPs", "yes", "E=16", "F"),
     ("64 experts remember more than 16, equal FLOPs", "yes", "E=64", "E=16"),
-    ("4 experts remember as much as an MLP of twice the width, with fewer parameters", "equal", "E=4", "2 F"),
+    ("4 experts remember as much as an MLP of twice the width, which has fewer parameters", "equal", "E=4", "2 F"),
     ("64 experts remember more than an MLP of 4 times the width", "yes", "E=64", "4 F"),
 )
 

@@ -24,7 +24,8 @@ def studies() -> dict[str, study.Study]:
     question = "Upcycled against dense continuation, MoE from scratch and depth tiling."
     for name, task in (("recall", recall), ("text", text), ("pictures", pictures)):
         by_name |= _studies(name, task, question, headline(task()))
-        for topic, (asked, arms) in ({} if name == "recall" else ablations(task())).items():
+    for name, task in (("text", text), ("pictures", pictures)):
+        for topic, (asked, arms) in ablations(task()).items():
             by_name[f"{name}_{topic}"] = _study(task, asked, arms, study.SEEDS)
     for width in (8, 32):  # of which narrower and wider E3s are made (`naming_sizes`)
         task = functools.partial(pictures, width=width)

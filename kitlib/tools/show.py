@@ -27,7 +27,7 @@ def main(paths: tuple[str, ...], question: str = "", out: Path = Path("build/sho
     except (OSError, ValueError) as error:
         raise SystemExit(f"kit show: {error}") from None
     for path, one in zip(paths, seen, strict=True):
-        said = [one.captions["en"], f"{len(one.boxes)} boxes", f"how many: {one.count}"]
+        said = [one.captions["en"], f"boxes: {len(one.boxes)}", f"how many: {one.count}"]
         print(f"{path}: {', '.join(said + [f'{question} {one.answer}'] * bool(question))}")
     out.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(out, PAGE.format(table=page_table(seen).text))

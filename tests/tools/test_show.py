@@ -37,12 +37,12 @@ def test_the_page_has_every_picture_and_every_answer(files, tmp_path, capsys):
     assert page.count(">blue<") == 2 and "what color is it?" in page
     assert "http" not in page  # no network
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{files[0]}: <cat>, 1 boxes, how many: 1, what color is it? blue" and len(lines) == 3
+    assert lines[0] == f"{files[0]}: <cat>, boxes: 1, how many: 1, what color is it? blue" and len(lines) == 3
 
 
 def test_without_a_question_there_is_no_row_for_it(files, tmp_path, capsys):
     show.main((files[0],), out=tmp_path / "page.html")
-    assert capsys.readouterr().out.startswith(f"{files[0]}: <cat>, 1 boxes, how many: 1\n")
+    assert capsys.readouterr().out.startswith(f"{files[0]}: <cat>, boxes: 1, how many: 1\n")
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<th>") == 1 + 16 + 1
 
 
