@@ -119,6 +119,12 @@ def facts(split: str = "taught", *, data_dir: str | Path | None = None) -> Facts
     return Facts(inputs, padded, tuple((language, thing, name) for *_, language, thing, name in chosen))
 
 
+def all_names(*, data_dir: str | Path | None = None) -> tuple[str, ...]:
+    """Every name in every language, also those that are left out of the facts. Errors as for `facts`."""
+    _, rows = _table(Path(data_dir) if data_dir else data_folder())
+    return tuple(name for _, names in rows for name in names if name)
+
+
 @functools.lru_cache(maxsize=2)
 def _table(folder: Path) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
     """(languages, ((thing, its names by language), ...)); "" where there is no name."""

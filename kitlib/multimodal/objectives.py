@@ -23,9 +23,11 @@ from kitlib.multimodal import visual_tokens
 from kitlib.multimodal.prompts import (
     BETWEEN,
     CODES,
+    FIRST_IN,
     PREFIXES,
     SENTINEL,
     SOLVED,
+    TRANSLATE,
     UNSPACED,
     WHAT,
     WITH_OCR,
@@ -86,6 +88,26 @@ def vqa(images, question: str, answer: str, language: str, *, ocr: str = "", max
     return _example("vqa", _pictures(images, max_images), content, checked_text(answer), language)
 
 
+def translation(name: str, answer: str, language: str, first: tuple[str, str] | None = None) -> Example:
+    """The text half of `vqa`: what is this name, in another language? No image.
+
+    first: (name, language) to be written before the answer: "what is Hund? first in en" -> "dog ; chien".
+    """
+    return _named(NO_IMAGE, TRANSLATE.format(name=checked_text(name)), answer, language, first)
+
+
+def naming(image, answer: str, language: str, first: tuple[str, str] | None = None) -> Example:
+    """5: what is this? first: as in `translation`, so that a name can be reached by way of another language."""
+    return _named(_pictures(image, 1), WHAT, answer, language, first)
+
+
+def _named(pictures, question: str, answer: str, language: str, first) -> Example:
+    if first:
+        name, other = first
+        question, answer = question + FIRST_IN.format(language=CODES[other]), name + BETWEEN + answer
+    return _example("vqa", pictures, question, checked_text(answer), language)
+
+
 def question_generation(image, question: str, answer: str, language: str) -> Example:
     """6: an answer -> the question."""
     return _example("question_generation", _pictures(image, 1), checked_text(answer), checked_text(question), language)
@@ -106,13 +128,22 @@ def screenshot_to_markup(image, markup: str) -> Example:
     return _example("screenshot_to_markup", _pictures(image, 1), "", checked_text(markup))
 
 
-def detection(image, boxes, names, asked: Sequence[str], rng: np.random.Generator, total: int | None = None) -> Example:
+def detection(
+    image,
+    boxes,
+    names,
+    asked: Sequence[str],
+    rng: np.random.Generator,
+    total: int | None = None,
+    bins: int = box_texts.BINS,
+) -> Example:
     """12: names -> the boxes of all objects with these names, in random order, written by `boxes.target`.
 
     The image has n objects: boxes float[n, 4] and n names. asked: the names in the prompt, all different, in the
     language of `names`, as nothing else in the prompt shows it; some may be absent. total: the number of boxes after
-    adding boxes of noise, whose coordinates carry no loss; None: no noise. Raises ValueError if `asked` is empty or has
-    a name twice, if there is no box to write, for an object named NOISE, and as `boxes.quantize` and `boxes.add_noise`.
+    adding boxes of noise, whose coordinates carry no loss; None: no noise. bins: see `boxes`. Raises ValueError if
+    `asked` is empty or has a name twice, if there is no box to write, for an object named NOISE, and as
+    `boxes.quantize` and `boxes.add_noise`.
     """
     asked = list(asked)
     if not asked or len(set(asked)) != len(asked):
@@ -128,7 +159,7 @@ def detection(image, boxes, names, asked: Sequence[str], rng: np.random.Generato
     if not names:
         raise ValueError(f"None of {asked} is in the image, so there is nothing to write but noise: give a total.")
     prompt = PREFIXES["detection"] + BETWEEN.join(asked)
-    return Example(_pictures(image, 1), prompt, tuple(box_texts.target(boxes, names)), "detection")
+    return Example(_pictures(image, 1), prompt, tuple(box_texts.target(boxes, names, bins)), "detection")
 
 
 def masked_tokens(image, hidden, codebook: np.ndarray) -> Example:

@@ -41,6 +41,8 @@ WITH_OCR = "{question} OCR: {ocr}"  # after the question: text of the image, rea
 SOLVED = "{question} {answer}"  # an exemplar; in captioning, its caption replaces the sentinel
 BETWEEN = " ; "  # between the names in a prompt
 WHAT = "what is this?"  # the question whose answers are names or made-up words
+TRANSLATE = "what is {name}?"  # asked without an image
+FIRST_IN = " first in {language}"  # after either: the answer is the name in this language, then in the prefix's
 UNSPACED = ("zh", "ja", "th")  # written without spaces between words
 CODES = ByLanguage({code: code for code in LANGUAGES})  # raises ValueError for an unknown one and names the nearest
 

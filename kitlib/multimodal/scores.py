@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kitlib.metrics.answers import exact_match, similarity
+from kitlib.metrics.answers import anls, exact_match, similarity
 from kitlib.metrics.detection import Detections, Truth, coco
 from kitlib.multimodal import boxes
 from kitlib.multimodal.prompts import Example
@@ -21,6 +21,11 @@ def exact_matches(predictions: Sequence[str], examples: Sequence[Example]) -> np
     return exact_match(predictions, [example.answer for example in examples])
 
 
+def anls_values(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+    """float[B], `metrics.answers.anls` of every text: the share of correct letters, 0 where it is below a half."""
+    return anls(predictions, [[example.answer] for example in examples])
+
+
 def letter_similarity(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
     """float[B], the share of correct letters: 1 - edit distance / length of the longer text.
 
@@ -29,25 +34,25 @@ def letter_similarity(predictions: Sequence[str], examples: Sequence[Example]) -
     return np.array([similarity(text, example.answer) for text, example in zip(predictions, examples, strict=True)])
 
 
-def ap50(predictions: Sequence[str], examples: Sequence[Example]) -> float:
+def ap50(predictions: Sequence[str], examples: Sequence[Example], bins: int = boxes.BINS) -> float:
     """Average precision at IoU 0.5 of the generated boxes; NaN if no example has an object other than noise.
 
-    Texts give no confidences: boxes are ranked by their position in the text.
+    Texts give no confidences: boxes are ranked by their position in the text. bins: see `boxes`.
     """
-    names = sorted({name for example in examples for name in boxes.from_text(example.answer)[1]} - {boxes.NOISE})
+    names = sorted({name for example in examples for name in boxes.from_text(example.answer, bins)[1]} - {boxes.NOISE})
     number = {name: i for i, name in enumerate(names)}
-    targets = [read_detections(example.answer, number) for example in examples]
+    targets = [read_detections(example.answer, number, bins) for example in examples]
     truths = [Truth(target.boxes, target.classes) for target in targets]
-    return coco([read_detections(text, number) for text in predictions], truths, len(names)).ap50
+    return coco([read_detections(text, number, bins) for text in predictions], truths, len(names)).ap50
 
 
-def read_detections(text: str, number: Mapping[str, int]) -> Detections:
+def read_detections(text: str, number: Mapping[str, int], bins: int = boxes.BINS) -> Detections:
     """The boxes in a text whose names are among the classes {name: number}, ranked by their position in the text.
 
     Other names are left out. Unreadable parts of the text, such as boxes with inverted corners, detect nothing: their
     objects count as missed.
     """
-    found, names, _ = boxes.from_text(text)
+    found, names, _ = boxes.from_text(text, bins)
     kept = [i for i, name in enumerate(names) if name in number]
     classes = np.array([number[names[i]] for i in kept], int)
     return Detections(found[kept], -np.arange(len(kept), dtype=float), classes)

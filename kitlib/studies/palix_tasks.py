@@ -64,15 +64,15 @@ def few_counting(data: KitData, rng) -> Example:
     return counting(data, keyed_rng(7, rng.integers(200)))
 
 
-def word(data: KitData, rng, *size: int) -> Example:
-    """An image of one of `few_words` -> the word. size: of the image and of the letters, in pixels."""
+def word(data: KitData, rng, side: int = scenes.SIZE, sizes: tuple[int, int] = rendered_text.SIZES) -> Example:
+    """An image of one of `few_words` -> the word. side: of the image in pixels; sizes: of its letters."""
     text = pick(few_words(), rng)
-    return objectives.split_ocr(rendered_text.line(text, rng, *size)[0], [text], "en", 0)
+    return objectives.split_ocr(rendered_text.line(text, rng, side, sizes)[0], [text], "en", 0)
 
 
 def small_word(data: KitData, rng) -> Example:
     """The same in a larger image with the smallest letters."""
-    return word(data, rng, SMALL, rendered_text.SMALLEST)
+    return word(data, rng, SMALL, (rendered_text.SMALLEST, rendered_text.SMALLEST))
 
 
 def two_words(data: KitData, rng, *, with_text: bool) -> Example:

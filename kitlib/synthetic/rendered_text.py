@@ -1,6 +1,7 @@
 """Images of rendered words whose text and boxes are known. Pages and receipts: `rendered_pages`.
 
     vocabulary = words("train")["fr"]                        # no word is in two splits, in any language
+    vocabulary = more_words("train")                         # more than twice as many, of 35 further languages
     rng = data.keyed_rng(seed, i)                            # the i-th example, whatever was drawn before
     picture, box = line("bonjour", rng)                      # uint8[64, 64, 3] and the box of its ink
     picture, texts, boxes = scattered(["un", "DEUX"], rng)   # in reading order: " ".join(texts) is the OCR text
@@ -9,8 +10,8 @@
 The fonts are DejaVu and STIX from matplotlib's wheel; a character that no font has is refused, not drawn as a box. Ink
 is dark and paper light, with a contrast of at least 4.5, which WCAG 2 requires for small print. Light ink and slanted
 fonts would only take a small model longer to learn. A size is in pixels per em, and an x is half as high: from 10 on,
-text is easy to read; 8 is the minimum. Boxes are float64[n, 4] as in `multimodal.boxes`, around the pixels that a text
-changed.
+text is easy to read; 8 is the minimum; of a word at 20 five letters fit into 64 pixels. Boxes are float64[n, 4] as in
+`multimodal.boxes`, around the pixels that a text changed.
 """
 
 import functools
@@ -26,9 +27,10 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from kitlib.configs.nearest_name import one_of
-from kitlib.data import captioned
+from kitlib.data import captioned, recall
 
-SMALLEST, LARGEST = 8, 16  # pixels per em
+SMALLEST = 8  # pixels per em
+SIZES = (8, 16)  # the usual range of sizes
 PAPER, INK = (200, 256), (0, 81)  # ranges of red, green and blue, without the second number
 GAP = 3  # pixels: at least between two words, between two blocks of a page, between a frame and its text
 LETTERS = dict.fromkeys(("en", "fr", "de", "es", "it", "pt"), "[A-Za-zÀ-ÖØ-öø-ÿŒœ]") | {"el": "[Ά-ώ]", "ru": "[Ѐ-ӿ]"}
@@ -59,37 +61,54 @@ def words(split: str = "train") -> dict[str, tuple[str, ...]]:
     return out
 
 
+def more_words(split: str = "train") -> tuple[str, ...]:
+    """Words of 2 to 9 letters in the emoji's names in 35 further languages, from Afrikaans to Vietnamese, if each of
+    their letters is also one of `words`; lower and upper case, without those of `words`. Splits and errors: as there.
+    """
+    one_of("split of the words", split, ("train", "valid", "test"))
+    known = {word for part in ("train", "valid", "test") for found in words(part).values() for word in found}
+    text = " ".join(recall.all_names()).lower()
+    found, letters = set(re.findall(r"\w+", f"{text} {text.upper()}")), {letter for word in known for letter in word}
+    return tuple(
+        sorted(word for word in found - known if 2 <= len(word) <= 9 and set(word) <= letters and _split(word) == split)
+    )
+
+
 def _split(word: str) -> str:
     plain = "".join(c for c in unicodedata.normalize("NFD", word.casefold()) if not unicodedata.combining(c))
     return ("test", "valid", *["train"] * 8)[int(hashlib.sha256(plain.encode()).hexdigest(), 16) % 10]
 
 
-def line(text: str, rng: np.random.Generator, side: int = 64, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def line(
+    text: str, rng: np.random.Generator, side: int = 64, sizes: tuple[int, int] = SIZES
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws one word or short line as `scattered` does: uint8[side, side, 3] and the box of its ink, float64[4]."""
-    image, _, boxes = scattered([text], rng, side, size)
+    image, _, boxes = scattered([text], rng, side, sizes)
     return image, boxes[0]
 
 
-def scattered(texts: Sequence[str], rng: np.random.Generator, side: int = 64, size: int | None = None) -> tuple:
+def scattered(texts: Sequence[str], rng: np.random.Generator, side: int = 64, sizes: tuple[int, int] = SIZES) -> tuple:
     """Draws words or short lines on one paper without overlap, each with a random position, font, size and ink.
 
-    Returns uint8[side, side, 3], the n texts in `reading_order` and their boxes, float64[n, 4]. Each size is `size`, or
-    random from 8 to 16. If not all texts fit, smaller sizes are tried, down to 8; four long ones of `words` fit at side
-    64, six at 96. Raises ValueError for a blank text, a character without glyph, texts that do not fit at size 8, and a
-    size below 8.
+    Returns uint8[side, side, 3], the n texts in `reading_order` and their boxes, float64[n, 4]. Each size is random
+    within `sizes`, smallest and largest. If not all texts fit, smaller sizes are tried, down to the smallest; at size 8
+    four long ones of `words` fit at side 64, six at 96. Raises ValueError for a blank text, a character without glyph,
+    texts that do not fit at the smallest size, and sizes that are not in order or below 8.
     """
-    image, boxes, _ = _scatter(texts, rng, side, size)
+    image, boxes, _ = _scatter(texts, rng, side, sizes)
     order = reading_order(boxes)
     return image, tuple(texts[i] for i in order), boxes[order] / side
 
 
-def spelled(texts: Sequence[str], rng: np.random.Generator, side: int = 64) -> tuple[np.ndarray, str, np.ndarray]:
+def spelled(
+    texts: Sequence[str], rng: np.random.Generator, side: int = 64, sizes: tuple[int, int] = SIZES
+) -> tuple[np.ndarray, str, np.ndarray]:
     """The picture of `scattered`, all its letters, text by text, and the box of each, float64[n, 4].
 
     A letter's box is as high as the ink of its text and as wide as the letter's advance: side by side the boxes form a
     line.
     """
-    image, boxes, drawn = _scatter(texts, rng, side, None)
+    image, boxes, drawn = _scatter(texts, rng, side, sizes)
     out = []
     for text, (top, _, bottom, _), (font, start) in zip(texts, boxes, drawn, strict=True):
         ends = [start + font.getlength(text[:k]) for k in range(len(text) + 1)]
@@ -97,17 +116,19 @@ def spelled(texts: Sequence[str], rng: np.random.Generator, side: int = 64) -> t
     return image, "".join(texts), np.array(out, np.float64).reshape(-1, 4) / side
 
 
-def _scatter(texts, rng, side: int, size: int | None) -> tuple[np.ndarray, np.ndarray, list]:
+def _scatter(texts, rng, side: int, sizes: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list]:
     """(uint8[side, side, 3], the texts' boxes in pixels int[n, 4], each text's (font, column of its first letter))."""
-    if size is not None and size < SMALLEST:
-        raise ValueError(f"The size is {size}; expected at least {SMALLEST} pixels, below which letters run together.")
+    low, high = sizes
+    if not SMALLEST <= low <= high:
+        raise ValueError(
+            f"sizes are {sizes}; expected (smallest, largest), at least {SMALLEST} pixels, below which letters run "
+            f"together."
+        )
     known, paper = [fonts_for([text], FONTS, side) for text in texts], colour(rng, PAPER)
-    for largest in np.repeat(np.arange(size or LARGEST, SMALLEST - 1, -1), 4).tolist():  # four tries per size
+    for largest in np.repeat(np.arange(high, low - 1, -1), 4).tolist():  # four tries per size
         image, boxes, drawn = Image.new("RGB", (side, side), paper), np.zeros((0, 4), int), []
         for text, names in zip(texts, known, strict=True):
-            font = font_of_size(
-                names[rng.integers(len(names))], largest if size else rng.integers(SMALLEST, largest + 1)
-            )
+            font = font_of_size(names[rng.integers(len(names))], rng.integers(low, largest + 1))
             left, top, right, bottom = font.getbbox(text)
             extent = np.array([bottom - top, right - left])
             corners = rng.integers(1, np.maximum(side - extent, 2), (64, 1, 2))
@@ -121,7 +142,7 @@ def _scatter(texts, rng, side: int, size: int | None) -> tuple[np.ndarray, np.nd
             boxes, drawn = np.vstack([boxes, [y0, x0, y1, x1]]), [*drawn, (font, x - left)]
         if len(boxes) == len(texts):
             return np.array(image), boxes, drawn
-    raise ValueError(f"{len(texts)} texts do not fit into {side} pixels, even at size {SMALLEST}.")
+    raise ValueError(f"{len(texts)} texts do not fit into {side} pixels, even at size {low}.")
 
 
 def reading_order(boxes) -> np.ndarray:

@@ -126,18 +126,18 @@ def scaled(cutout, side: int) -> np.ndarray:
     return _crop(out, side)
 
 
-def contents(kinds: int, rng: np.random.Generator, most: int = MOST) -> tuple[np.ndarray, int]:
+def contents(kinds: int, rng: np.random.Generator, most: int = MOST, least: int = 0) -> tuple[np.ndarray, int]:
     """(indices int64[n], subject): the kinds of a scene's objects, and the kind to be counted.
 
-    The number of objects of the subject is drawn first, 0 to `most` equally likely, so that no answer to "how many" is
+    The number of objects of the subject is drawn first, `least` to `most` equally likely: no answer to "how many" is
     more frequent than another. Up to three other kinds add a random number of objects, to 1 to `most` in all.
 
-    Raises ValueError for fewer than 2 kinds or `most` outside 1 ... 9.
+    Raises ValueError for fewer than 2 kinds, `most` outside 1 ... 9 and `least` outside 0 ... most.
     """
-    if kinds < 2 or not 1 <= most <= MOST:
-        raise ValueError(f"Expected at least 2 kinds and 1 to {MOST} objects, got {kinds} kinds and {most} objects.")
+    if kinds < 2 or not 1 <= most <= MOST or not 0 <= least <= most:
+        raise ValueError(f"Expected at least 2 kinds and 1 to {MOST} objects, got {kinds} kinds, {least} to {most}.")
     subject, *others = rng.permutation(kinds).tolist()
-    count = int(rng.integers(most + 1))
+    count = int(rng.integers(least, most + 1))
     rest = rng.integers(count == 0, most - count + 1)
     others = rng.choice(others[: rng.integers(1, 4)], rest)
     return np.concatenate([np.full(count, subject), others]).astype(np.int64), subject
@@ -163,18 +163,18 @@ def random_background(rng: np.random.Generator) -> np.ndarray:
     return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
 
 
-def compose(cutouts, indices, sides: tuple[int, int], rng: np.random.Generator, *, background=None) -> Scene:
+def compose(cutouts, indices, sides, rng, *, smallest: int = SMALLEST, background=None) -> Scene:
     """Places objects at random positions without overlap: at least one pixel is between two boxes.
 
     Each object is tried at 64 positions, the largest object first. If none is free, all become a fifth smaller, down to
-    8 pixels, and placing starts again: 6 rounds at most. So objects of crowded scenes may be smaller than `sides`.
+    `smallest`, and placing starts again: 6 rounds at most. So objects of crowded scenes may be smaller than `sides`.
 
     Args:
         cutouts: K cut-outs.
         indices: int[n], the kinds of 1 to 9 objects.
         sides: (smallest, largest) longer side in pixels, within 8 ... 28; each is equally likely.
         rng: all draws come from it.
-        background: uint8[64, 64, 3], instead of a `random_background`.
+        smallest: pixels, below which nothing shrinks. background: instead of a `random_background`.
 
     Raises ValueError for other numbers of objects or sides, unknown kinds, another background, objects that do not fit.
     """
@@ -187,9 +187,9 @@ def compose(cutouts, indices, sides: tuple[int, int], rng: np.random.Generator, 
         corners = _free_corners(shapes, rng)
         if corners is not None:
             break
-        if wanted.max() == SMALLEST:
-            raise ValueError(f"{len(indices)} objects of {SMALLEST} pixels found no position: take fewer.")
-        wanted = np.maximum(wanted * 4 // 5, SMALLEST)
+        if wanted.max() <= smallest:
+            raise ValueError(f"{len(indices)} objects of {smallest} pixels found no position: take fewer.")
+        wanted = np.minimum(wanted, np.maximum(wanted * 4 // 5, smallest))
     for cutout, corner in zip(sized, corners, strict=True):
         paste(image, cutout, corner)
     return Scene(image, np.concatenate([corners, corners + shapes], axis=1) / SIZE, indices)

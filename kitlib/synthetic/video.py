@@ -31,7 +31,8 @@ from kitlib.synthetic import scenes
 from kitlib.synthetic.scenes import SIZE
 
 DIRECTIONS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
-SPEEDS = {"slow": 1, "fast": 2}  # pixels per frame; fast crosses less than half the torus in 16 frames
+SPEEDS = {"slow": 1, "fast": 2}  # times `pace` pixels per frame
+PACES = (1, 15)  # at most 30 pixels per frame, less than half the torus: else left looks like right
 FRAMES = (2, 16)  # fewest, most
 QUESTION_KINDS = ("direction", "moves", "speed", "faster")
 
@@ -110,22 +111,34 @@ def render(
 
 
 def draw_question(
-    task: str, cutouts, names: Sequence[str], frames: int, rng: np.random.Generator, *, sides=(12, 24), jitter: int = 0
+    task: str,
+    cutouts,
+    names: Sequence[str],
+    frames: int,
+    rng: np.random.Generator,
+    *,
+    sides=(12, 24),
+    jitter: int = 0,
+    pace: int = 1,
 ) -> tuple[Video, str, str]:
     """(video, question, answer); the answers of a task are equally likely:
 
         direction   which way does it move: dog?           up, down, left, right
         moves       does it move: dog?                     yes, no
-        speed       how fast is it: dog?                   slow, fast (1 or 2 pixels per frame)
+        speed       how fast is it: dog?                   slow, fast (1 or 2 times `pace` pixels per frame)
         faster      which is faster: dog or red apple?     the name of the fast one; the other one is slow
 
     The first three show a second object in half of the videos, which stands still, is slow or is fast, independently of
     the first. "faster" names the fast object first in half of its questions. Without jitter two frames suffice for all.
 
-    Raises ValueError for an unknown task, equal names, names that are not one per kind, fewer than two kinds, and as
-    `render`.
+    pace: 1 to 15; a model whose patches are 8 pixels wide hardly sees an object move by less than that.
+
+    Raises ValueError for an unknown task, equal names, names that are not one per kind, fewer than two kinds, another
+    pace, and as `render`.
     """
     names = list(names)
+    if not PACES[0] <= pace <= PACES[1]:
+        raise ValueError(f"pace is {pace}; expected {PACES[0]} to {PACES[1]} pixels per frame.")
     one_of("kind of question", task, QUESTION_KINDS)
     if len(set(names)) != len(names) or len(names) != len(cutouts) or len(names) < 2:
         raise ValueError(f"Expected different names, one per cut-out and at least 2, got {names} for {len(cutouts)}.")
@@ -141,7 +154,9 @@ def draw_question(
         speeds[0] = rng.integers(1, 3)
     count = 2 if task == "faster" else int(rng.integers(1, 3))
     indices = rng.choice(len(names), count, replace=False)
-    velocities = [speed * np.array(DIRECTIONS[name]) for speed, name in zip(speeds[:count], directions, strict=False)]
+    velocities = [
+        speed * pace * np.array(DIRECTIONS[name]) for speed, name in zip(speeds[:count], directions, strict=False)
+    ]
     video = render(cutouts, indices, velocities, frames, rng, sides=sides, jitter=jitter)
     first, second = (names[i] for i in indices[[0, -1]])
     if task == "direction":

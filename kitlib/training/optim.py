@@ -4,7 +4,7 @@
                         weight_decay=0.03, head_weight_decay=3.0, clip_norm=1.0, freeze=("embedding",))
 
 Cores: `optax.scale_by_adam()` (AdamW), `optax.trace(0.9)` (SGD with momentum), `scale_by_adafactor()`,
-`scale_by_big_vision_adafactor()`.
+`scale_by_big_vision_adafactor()`, `scale_by_muon()`.
 
 Built in notebooks/02_train_and_measure.ipynb.
 """
@@ -145,9 +145,46 @@ def scale_by_big_vision_adafactor(momentum: float = 0.9) -> optax.GradientTransf
     )
 
 
+# ---------------------------------------------------------------------------------------------- Muon
+
+
+def scale_by_muon(ratio: float = 10.0) -> optax.GradientTransformation:
+    """Muon (Jordan et al., 2024; optax's) for the matrices of the blocks, Adam for all other parameters; both with
+    Nesterov's momentum.
+
+    Adam sees a matrix as a list of numbers. Muon sees a linear map: it replaces the matrix's momentum by the nearest
+    one whose singular values are all close to 1, so that directions that the gradient shows rarely move as far as the
+    others. Its steps are `ratio` times as long as those of Adam with the same rate.
+
+    Matrices are the kernels in "encoderblock_*" (ViT) and "layers_*" (T5), attention with its heads joined. Experts
+    count as other parameters, as do patch embedding, positions, tables of tokens, heads, norms and biases.
+    """
+    muon = optax.contrib.muon(ratio, adam_learning_rate=1.0, muon_weight_dimension_numbers=_matrices)
+    return optax.chain(muon, optax.scale(-1.0))  # optax's descends; a core goes up, the learning rate descends
+
+
+def _matrices(params):
+    """Per parameter, which of its axes are inputs and which outputs of a matrix; None for all but the matrices."""
+
+    def of(path, x):
+        names = [entry.key for entry in path]
+        if names[-1] != "kernel" or not any(re.match(r"encoderblock_\d+$|layers_\d+$", name) for name in names):
+            return None
+        if x.ndim == 2:
+            return optax.contrib.MuonDimensionNumbers((0,), (1,))
+        if x.ndim == 3 and names[-2] in ("query", "key", "value"):  # [D, heads, head_dim]
+            return optax.contrib.MuonDimensionNumbers((0,), (1, 2))
+        if x.ndim == 3 and names[-2] == "out":  # [heads, head_dim, D]
+            return optax.contrib.MuonDimensionNumbers((0, 1), (2,))
+        return None
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
 # Cores by name, for runs and tables.
 CORES = {
     "adamw": optax.scale_by_adam,
     "adafactor": scale_by_adafactor,
     "adafactor-momentum": scale_by_big_vision_adafactor,
+    "muon": scale_by_muon,
 }

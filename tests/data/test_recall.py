@@ -59,6 +59,14 @@ def test_the_committed_facts():
     assert ("de", "🐕", "hund") in set(taught.names) | set(held_out.names)
 
 
+def test_all_names_are_there_in_every_language():
+    """Also those that are too long for a fact, and those of things whose names are left out."""
+    names = recall.all_names()
+    facts = {name for split in recall.SPLITS for *_, name in recall.facts(split).names}
+    assert facts <= {name.lower() for name in names} and all(name.strip() for name in names)
+    assert {"uitroepteken", "dấu thăng"} <= set(names) and len(names) > len(facts)
+
+
 def test_batches_visit_every_fact_once_and_resume():
     facts = recall.facts()
     steps = len(facts) // 256

@@ -18,12 +18,14 @@ from kitlib.multimodal.objectives import (
     episodic_vqa,
     made_up_words,
     masked_tokens,
+    naming,
     object_aware_vqa,
     question_generation,
     screenshot_to_markup,
     span_corruption,
     split_captioning,
     split_ocr,
+    translation,
     video_captioning,
     vqa,
 )
@@ -270,6 +272,27 @@ def test_detection_takes_names_of_any_language():
         example = detection(IMAGE, BOXES, local[:3], [local[3], local[1]], keyed_rng(0))
         assert example.prompt == f"detect {local[3]} ; {local[1]}"
         assert example.answer == f"250 500 999 749 {local[1]}"
+
+
+def test_names_and_their_translations_share_their_questions():
+    """The same words with an image and without, so that the text teaches what the image is asked for."""
+    assert naming(IMAGE, "chien", "fr").prompt == "Answer in fr: what is this?"
+    assert translation("dog", "chien", "fr").prompt == "Answer in fr: what is dog?"
+    seen, read = naming(IMAGE, "chien", "fr", ("dog", "en")), translation("Hund", "chien", "fr", ("dog", "en"))
+    assert seen.prompt == "Answer in fr: what is this? first in en"
+    assert read.prompt == "Answer in fr: what is Hund? first in en"
+    assert seen.answer == read.answer == "dog ; chien"
+    assert seen.images.shape == (1, 64, 64, 3) and read.images.shape == (0, 64, 64, 3)
+    assert seen.task == read.task == "vqa"
+    with pytest.raises(ValueError, match="did you mean 'de'"):
+        translation("dog", "Hund", "de", ("dog", "german"))
+    with pytest.raises(ValueError, match="need a visible character"):
+        translation(" ", "Hund", "de")
+
+
+def test_detection_with_fewer_bins():
+    """0.5 of 33 bins is round(0.5 * 32) = 16; 0.75 is 24."""
+    assert detection(IMAGE, BOXES, NAMES, ["red apple"], keyed_rng(0), bins=33).answer == "8 16 32 24 red apple"
 
 
 def test_an_image_without_objects_has_boxes_of_noise():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kitlib.multimodal.prompts import Example
-from kitlib.multimodal.scores import ap50, exact_matches, letter_similarity
+from kitlib.multimodal.scores import anls_values, ap50, exact_matches, letter_similarity
 
 IMAGE = np.zeros((1, 64, 64, 3), np.uint8)
 THREE = [Example(IMAGE, f"which {i}?", ((f"answer {i}", True),), "vqa") for i in range(3)]
@@ -20,6 +20,7 @@ def test_exact_match_and_letters():
     assert exact_matches(predictions, THREE).tolist() == [1, 0, 0]
     np.testing.assert_allclose(letter_similarity(predictions, THREE), [1, 1 - 1 / 8, 1 - 4 / 8])
     assert letter_similarity([""] * 3, THREE).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(anls_values(predictions, THREE), [1, 1 - 1 / 8, 0])
 
 
 def test_ap50_by_hand():
@@ -29,6 +30,12 @@ def test_ap50_by_hand():
     predictions = ["0 0 500 500 dog ; 500 500 999 999 cat", "600 600 900 900 bird"]
     np.testing.assert_allclose(ap50(predictions, truth), (1 + 51 / 101) / 2)
     assert ap50(["", "nonsense"], truth) == 0 and ap50([e.answer for e in truth], truth) == 1
+
+
+def test_ap50_with_fewer_bins():
+    """Of 33, the last is 32; of 1000 it would be a box of no size in the upper left corner."""
+    truth = [boxed("0 0 16 32 dog")]
+    assert ap50(["0 0 16 31 dog"], truth, bins=33) == 1 and ap50(["0 0 33 32 dog"], truth, bins=33) == 0
 
 
 def test_a_wrong_box_before_the_correct_one_reduces_precision():

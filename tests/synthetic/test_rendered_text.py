@@ -8,7 +8,7 @@ import pytest
 
 from kitlib.data import keyed_rng
 from kitlib.synthetic import rendered_text
-from kitlib.synthetic.rendered_text import line, reading_order, scattered, spelled, words
+from kitlib.synthetic.rendered_text import line, more_words, reading_order, scattered, spelled, words
 
 SPLITS = ("train", "valid", "test")
 LANGUAGES = {"en", "fr", "de", "es", "it", "pt", "el", "ru"}
@@ -105,7 +105,7 @@ def test_ink_is_dark_on_light_paper_with_the_contrast_that_small_print_needs(kno
     assert contrast([rendered_text.PAPER[0]] * 3, [rendered_text.INK[1] - 1] * 3) >= 4.5
     for seed in range(100):
         rng = keyed_rng(1, seed)
-        image, _ = line(some(known, 1, rng)[0], rng, size=14)
+        image, _ = line(some(known, 1, rng)[0], rng, sizes=(8, 14))
         assert (paper_of(image) >= rendered_text.PAPER[0]).all()
         assert contrast(image.reshape(-1, 3), paper_of(image)).max() >= 0.7 * 4.5
 
@@ -154,19 +154,22 @@ def test_four_long_words_fit_at_64_and_six_at_96(known):
 def test_each_box_is_at_its_own_word():
     """A wide word and a narrow one: the boxes' widths tell which is which."""
     for seed in range(30):
-        _, texts, boxes = scattered(["WWWW", "ll"], keyed_rng(5, seed), size=10)
+        _, texts, boxes = scattered(["WWWW", "ll"], keyed_rng(5, seed), sizes=(10, 10))
         width = dict(zip(texts, boxes[:, 3] - boxes[:, 1], strict=True))
         assert width["WWWW"] > 2 * width["ll"]
 
 
 def test_size_is_the_height_of_letters_and_long_texts_become_smaller():
-    def high(text, size, seed):
-        box = line(text, keyed_rng(6, seed), 64, size)[1]
+    def high(text, sizes, seed):
+        box = line(text, keyed_rng(6, seed), 64, sizes)[1]
         return 64 * (box[2] - box[0])
 
     for seed in range(10):
-        assert 7 <= high("HI", 12, seed) <= 12 < high("HI", 20, seed) <= 20
-        assert high("HIHIHIHIHI", 40, seed) <= 12  # ten letters in 62 pixels
+        assert 7 <= high("HI", (12, 12), seed) <= 12 < high("HI", (20, 20), seed) <= 20
+        assert 7 <= high("HI", (12, 20), seed) <= 20
+        assert high("HIHIHIHIHI", (8, 40), seed) <= 12  # ten letters in 62 pixels
+    with pytest.raises(ValueError, match="1 texts do not fit into 64 pixels, even at size 20"):
+        line("HIHIHIHIHI", keyed_rng(6), sizes=(20, 40))
 
 
 def test_no_texts_are_an_empty_picture():
@@ -280,11 +283,33 @@ def test_texts_that_cannot_be_drawn(text, message):
         scattered(["cat", text], keyed_rng(16))
 
 
+def test_more_words_are_others_with_the_same_letters(vocabularies):
+    """Of 35 further languages; a split has none of the words of another, nor of `words`."""
+    more = {split: set(more_words(split)) for split in SPLITS}
+    usual = {word for part in vocabularies.values() for found in part.values() for word in found}
+    assert [len(more[split]) for split in SPLITS] == [23_191, 2_940, 2_882]
+    plain = {
+        split: {bare(word) for word in more[split] | set().union(*vocabularies[split].values())} for split in SPLITS
+    }
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not plain[one] & plain[other]
+    for found in more.values():
+        assert not found & usual and {letter for word in found for letter in word} <= set("".join(usual))
+        assert all(2 <= len(word) <= 9 for word in found) and {"hond", "HOND"} <= set().union(*more.values())
+
+
+def bare(word: str) -> str:
+    """Without case and accents."""
+    return "".join(c for c in unicodedata.normalize("NFD", word.casefold()) if not unicodedata.combining(c))
+
+
 def test_other_errors():
     rng = keyed_rng(17)
     with pytest.raises(ValueError, match=r"Unknown split of the words 'dev'.*Known: train, valid, test\."):
         words("dev")
-    with pytest.raises(ValueError, match="The size is 7; expected at least 8 pixels"):
-        line("cat", rng, size=7)
+    for sizes in ((7, 12), (12, 11)):
+        message = rf"sizes are \({sizes[0]}, {sizes[1]}\); expected \(smallest, largest\), at least 8 pixels"
+        with pytest.raises(ValueError, match=message):
+            line("cat", rng, sizes=sizes)
     with pytest.raises(ValueError, match="30 texts do not fit into 64 pixels, even at size 8"):
         scattered(["cat"] * 30, rng)

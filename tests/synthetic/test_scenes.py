@@ -194,6 +194,18 @@ def test_nine_large_objects_become_smaller_and_one_keeps_its_size(train_objects)
         assert np.diff(pixels(alone)[:, [0, 2]]) >= 27
 
 
+def test_objects_shrink_no_further_than_asked(train_objects, monkeypatch):
+    """Nine objects of 14 pixels: where not all fit, all become 12; none is smaller, which `SMALLEST` would allow."""
+    asked, scaled_before, found = [], scenes.scaled, 0
+    monkeypatch.setattr(scenes, "scaled", lambda cutout, side: asked.append(side) or scaled_before(cutout, side))
+    for seed in range(60):
+        try:
+            found += len(compose(train_objects[0], np.arange(9), (14, 14), data.keyed_rng(8, seed), smallest=12).boxes)
+        except ValueError as error:
+            assert "9 objects of 12 pixels found no position" in str(error)
+    assert set(asked) == {12, 14} and found > 9 * 30
+
+
 def test_objects_stand_out_from_every_background(train_objects):
     """Root mean square difference between an object and the background under it, in the worst of 600 cases."""
     cutouts, names = train_objects
@@ -336,6 +348,14 @@ def test_without_an_absent_kind_or_with_one_kind_there_are_fewer_questions():
     assert ask(more, ["B", "a", "c"], 2, rng)["count"] == ("how many: c?", "0")
 
 
+def test_the_number_of_the_subject_is_balanced_from_the_least_on():
+    """3, 4 or 5 of the subject, each in a third of 600 scenes; never more than 5 objects in all."""
+    found = [contents(7, data.keyed_rng(9, i), 5, least=3) for i in range(600)]
+    counts = Counter(int((indices == subject).sum()) for indices, subject in found)
+    assert set(counts) == {3, 4, 5} and all(abs(n - 200) < 60 for n in counts.values())
+    assert max(len(indices) for indices, _ in found) == 5
+
+
 @pytest.mark.parametrize("most", [1, 2, 5, 9])
 def test_contents_have_one_to_most_objects_of_at_most_four_kinds(most):
     counts = Counter()
@@ -416,8 +436,9 @@ def test_objects_without_a_free_position_are_refused(train_objects, monkeypatch)
         (lambda: scaled(np.full((9, 9, 4), 255, np.uint8), 7), "side is 7 pixels; expected 8 to 28"),
         (lambda: scaled(np.full((9, 9, 4), 255, np.uint8), 29), "side is 29 pixels"),
         (lambda: contents(1, np.random.default_rng(0)), "at least 2 kinds and 1 to 9 objects, got 1 kinds"),
-        (lambda: contents(5, np.random.default_rng(0), 10), "got 5 kinds and 10 objects"),
-        (lambda: contents(5, np.random.default_rng(0), 0), "got 5 kinds and 0 objects"),
+        (lambda: contents(5, np.random.default_rng(0), 10), "got 5 kinds, 0 to 10"),
+        (lambda: contents(5, np.random.default_rng(0), 0), "got 5 kinds, 0 to 0"),
+        (lambda: contents(5, np.random.default_rng(0), 3, least=4), "got 5 kinds, 4 to 3"),
         (lambda: objects("dev"), r"Unknown split of the emoji 'dev'.*Known: train, valid, test\."),
         (lambda: objects("train", style="twemoji"), "'twemoji' has no split 'train'"),
     ],

@@ -166,6 +166,26 @@ def test_answers_agree_with_the_pixels_and_are_balanced(task):
     assert pairs == 600 if task == "faster" else abs(pairs - 300) < 5 * 12.3 and len(others) == 3
 
 
+@pytest.mark.parametrize("pace", [1, 8, 15])
+def test_a_pace_multiplies_every_speed(pace):
+    """The same draws at another pace: all velocities are so many times as large, and the answers stay."""
+    for i in range(40):
+        task = video_module.QUESTION_KINDS[i % 4]
+        slow, *asked = draw_question(task, SQUARES, NAMES, 3, data.keyed_rng(5, i))
+        fast, *again = draw_question(task, SQUARES, NAMES, 3, data.keyed_rng(5, i), pace=pace)
+        assert asked == again and (fast.velocities == pace * slow.velocities).all()
+        np.testing.assert_array_equal(fast.frames[0], slow.frames[0])
+        for index, velocity in zip(fast.indices, fast.velocities, strict=True):
+            assert measured(fast, NAMES[index]) == tuple(velocity.tolist())
+
+
+@pytest.mark.parametrize("pace", [0, 16])
+def test_another_pace_is_refused(pace):
+    """At 16 pixels per frame a fast object moves by half the torus, to the left as to the right."""
+    with pytest.raises(ValueError, match=f"pace is {pace}; expected 1 to 15 pixels per frame"):
+        draw_question("speed", SQUARES, NAMES, 4, data.keyed_rng(0), pace=pace)
+
+
 # --- jitter and many frames ---
 
 

@@ -181,9 +181,73 @@ def test_big_vision_adafactor_caps_the_decay():
     np.testing.assert_allclose(got["b"], 0.1 / np.sqrt(0.001), rtol=1e-2)
 
 
+# ---------------------------------------------------------------------------------------------- Muon
+
+BLOCK = {
+    "encoderblock_0": {
+        "attention": {"query": {"kernel": (6, 2, 4)}, "out": {"kernel": (2, 4, 6), "bias": (6,)}},
+        "mlp": {"kernel": (6, 16)},
+        "experts": {"kernel": (3, 6, 16)},  # three matrices, which it does not know
+    },
+    "layers_1": {"wo": {"kernel": (16, 6)}},
+    "head": {"kernel": (6, 3)},
+    "embedding": (9, 6),
+}
+MATRICES = ("attention/query/kernel", "attention/out/kernel", "mlp/kernel", "wo/kernel")
+
+
+def random_tree(seed: int):
+    shapes, keys = jax.tree.flatten(BLOCK, is_leaf=lambda x: isinstance(x, tuple))
+    return keys.unflatten([jax.random.normal(jax.random.key(seed + i), shape) for i, shape in enumerate(shapes)])
+
+
+def test_muon_moves_matrices_along_all_their_directions_and_adam_the_rest():
+    """A matrix's update has singular values near 1 (0.68 to 1.14: Newton and Schulz stop after five iterations), times
+    sqrt(rows / columns) if it has more outputs than inputs, times the ratio. The gradient's own differ by a factor of
+    100 and more. All other parameters move as with Adam (its momentum is Nesterov's)."""
+    params, grads = (
+        random_tree(0),
+        jax.tree.map(lambda g: g * jnp.geomspace(1, 100, g.shape[0]).reshape(-1, *[1] * (g.ndim - 1)), random_tree(50)),
+    )
+    core, adam = optim.scale_by_muon(ratio=3.0), optax.scale_by_adam(nesterov=True)
+    got, _ = core.update(grads, core.init(params), params)
+    want, _ = adam.update(grads, adam.init(params), params)
+    sides = {"query": (6, 8), "out": (8, 6), "mlp": (6, 16), "wo": (16, 6)}  # inputs, outputs
+    for path, update in jax.tree.leaves_with_path(got):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith(MATRICES):
+            inputs, outputs = next(shape for key, shape in sides.items() if key in name)
+            values = np.linalg.svd(np.asarray(update).reshape(inputs, outputs), compute_uv=False)
+            values = values / 3.0 / max(1, outputs / inputs) ** 0.5
+            assert 0.6 < values.min() <= values.max() < 1.25, (name, values)
+        else:
+            other = jax.tree.leaves([leaf for place, leaf in jax.tree.leaves_with_path(want) if place == path])[0]
+            np.testing.assert_allclose(update, other, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_muon_follows_optax_over_several_steps():
+    """With momentum: the same as optax's Muon for the kernel as a matrix, with a rate of -ratio."""
+    core, reference = optim.scale_by_muon(ratio=2.0), optax.contrib.muon(-2.0)
+    params = {"encoderblock_0": {"out": {"kernel": jnp.ones((2, 4, 6))}}}
+    flat = {"kernel": jnp.ones((8, 6))}
+    state, ref_state = core.init(params), reference.init(flat)
+    for seed in range(3):
+        grad = jax.random.normal(jax.random.key(seed), (8, 6))
+        got, state = core.update({"encoderblock_0": {"out": {"kernel": grad.reshape(2, 4, 6)}}}, state, params)
+        want, ref_state = reference.update({"kernel": grad}, ref_state, flat)
+        np.testing.assert_allclose(got["encoderblock_0"]["out"]["kernel"].reshape(8, 6), want["kernel"], atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "core", [optax.scale_by_adam(), optax.trace(0.9), optim.scale_by_adafactor(), optim.scale_by_big_vision_adafactor()]
+    "core",
+    [
+        optax.scale_by_adam(),
+        optax.trace(0.9),
+        optim.scale_by_adafactor(),
+        optim.scale_by_big_vision_adafactor(),
+        optim.scale_by_muon(),
+    ],
 )
 def test_every_core_descends_for_a_vit(core):
     shapes = expected_shapes(configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10))

@@ -1,0 +1,82 @@
+"""kitlib.synthetic.drawings: every style's cut-outs, and what a variation may change."""
+
+import numpy as np
+import pytest
+
+from kitlib.data import emoji_styles, keyed_rng
+from kitlib.multimodal.kit_data import object_rows
+from kitlib.synthetic import drawings, scenes
+
+GREY = np.zeros((32, 32, 4), np.uint8)
+GREY[8:24, 2:14] = (120, 120, 120, 255)  # left of the middle
+
+
+def test_an_emoji_has_a_cut_out_in_every_style_that_draws_it():
+    rows = object_rows("train")
+    found = drawings.cutouts(rows)
+    has = {style: emoji_styles.drawings(style).rows.tolist() for style in emoji_styles.TAUGHT}
+    assert [len(cutouts) for cutouts in found] == [sum(row in has[style] for style in has) for row in rows]
+    for i in (0, 100, 400):  # in the order of the styles
+        expected = [
+            scenes.cut_outs(emoji_styles.drawings(style).images[[has[style].index(rows[i])]])[0]
+            for style in emoji_styles.TAUGHT
+            if rows[i] in has[style]
+        ]
+        np.testing.assert_array_equal(np.stack(found[i]), np.stack(expected))
+
+
+def test_the_held_out_style_is_drawn_only_where_it_is_named():
+    rows = object_rows("train")[:5]
+    taught = {cutout.tobytes() for cutouts in drawings.cutouts(rows) for cutout in cutouts}
+    for [cutout] in drawings.cutouts(rows, ("twemoji",)):
+        assert cutout.tobytes() not in taught
+
+
+def test_an_emoji_without_a_drawing_and_a_style_that_there_is_not():
+    row = next(row for row in range(1235) if row not in object_rows("train"))
+    assert len(drawings.cutouts([row])) == 1  # Noto has them all
+    with pytest.raises(ValueError, match=f"None of flat, solid has a drawing of emoji {row}"):
+        drawings.cutouts([row], ("flat", "solid"))
+    with pytest.raises(ValueError, match="Unknown style of the drawings 'fluent'"):
+        drawings.cutouts([row], ("fluent",))
+
+
+def test_a_variation_is_mirrored_half_of_the_time_and_turned_a_little():
+    """The centre of the object lies 8 pixels left of the middle. Turned by up to 15 degrees it stays 7.7 or more to
+    the side, and at most 8 sin 15 = 2.1 above or below."""
+    left, lower = 0, []
+    for i in range(400):
+        opacity = drawings.varied(GREY, keyed_rng(0, i))[..., 3].astype(float)
+        y, x = (
+            (np.arange(32) - 15.5) @ opacity.sum(1) / opacity.sum(),
+            (np.arange(32) - 15.5) @ opacity.sum(0) / opacity.sum(),
+        )
+        assert 7 < abs(x) < 8.6 and abs(y) < 2.6
+        left += x < 0
+        lower.append(y)
+    assert abs(left - 200) < 60 and min(lower) < -1.5 and max(lower) > 1.5
+
+
+def test_colours_change_within_their_ranges():
+    """A grey object has no saturation to change: 120 times the brightness, and a tint of its own for each channel. A
+    red one has its distance to grey, 160 - 40, multiplied by the saturation and the brightness."""
+    inner = (slice(12, 20), slice(12, 20))
+    grey, red = np.full((32, 32, 4), 255, np.uint8), np.full((32, 32, 4), 255, np.uint8)
+    grey[..., :3], red[..., :3] = 120, (160, 40, 40)
+    values, spreads = [], []
+    for i in range(300):
+        a, b = (drawings.varied(cutout, keyed_rng(1, i))[inner].astype(float)[..., :3] for cutout in (grey, red))
+        assert (a == a[0, 0]).all() and a.max() - a.min() <= 2 * drawings.TINT + 1
+        values.append(a.mean())
+        tint = a[0, 0] - a.mean()
+        clean = b[0, 0] - tint
+        spreads.append((clean[0] - clean[1]) / (a.mean() / 120))
+    assert 120 * 0.8 - 15 <= min(values) < 100 and 140 < max(values) <= 120 * 1.2 + 15
+    assert 0.5 * 120 < min(spreads) < 0.7 * 120 and 1.2 * 120 < max(spreads) < 1.5 * 120
+
+
+def test_a_generator_decides_every_byte_and_the_drawing_stays():
+    before = GREY.copy()
+    one, same, other = (drawings.varied(GREY, keyed_rng(2, i)) for i in (0, 0, 1))
+    assert (one == same).all() and (one != other).any() and (before == GREY).all()
+    assert one.dtype == np.uint8 and one.shape == GREY.shape
