@@ -11,17 +11,17 @@ have met. Which quarter depends on the thing's code and the language, so it diff
 
 import hashlib
 
-from kitlib.data.captioned import LANGUAGES, ByLanguage
+from kitlib.data.captioned import LANGUAGES
+from kitlib.multimodal.prompts import CODES
 
 BY_TEXT = ("fr", "pt", "it", "el", "tr", "hi", "ko", "vi")  # half of the languages, half of the scripts
 ONE_IN = 4  # things per such language
-_KNOWN = ByLanguage({code: code for code in LANGUAGES})
 
 
 def by_text_alone(code: str, language: str) -> bool:
     """Whether the thing with this Unicode code, as in `captioned.Emoji.codes`, has no picture with its name in this
     language. Raises ValueError for an unknown language."""
-    digest = hashlib.sha256(f"{code} {_KNOWN[language]}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{code} {CODES[language]}".encode()).hexdigest()
     return language in BY_TEXT and int(digest, 16) % ONE_IN == 0
 
 

@@ -104,7 +104,8 @@ def naming(image, answer: str, language: str, first: tuple[str, str] | None = No
 def _named(pictures, question: str, answer: str, language: str, first) -> Example:
     if first:
         name, other = first
-        question, answer = question + FIRST_IN.format(language=CODES[other]), name + BETWEEN + answer
+        question += FIRST_IN.format(language=CODES[other])
+        answer = checked_text(name) + BETWEEN + checked_text(answer)
     return _example("vqa", pictures, question, checked_text(answer), language)
 
 

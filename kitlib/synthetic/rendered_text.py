@@ -122,7 +122,7 @@ def _scatter(texts, rng, side: int, sizes: tuple[int, int]) -> tuple[np.ndarray,
     if not SMALLEST <= low <= high:
         raise ValueError(
             f"sizes are {sizes}; expected (smallest, largest), at least {SMALLEST} pixels, below which letters run "
-            f"together."
+            "together."
         )
     known, paper = [fonts_for([text], FONTS, side) for text in texts], colour(rng, PAPER)
     for largest in np.repeat(np.arange(high, low - 1, -1), 4).tolist():  # four tries per size

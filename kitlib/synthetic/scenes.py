@@ -174,7 +174,7 @@ def compose(cutouts, indices, sides, rng, *, smallest: int = SMALLEST, backgroun
         indices: int[n], the kinds of 1 to 9 objects.
         sides: (smallest, largest) longer side in pixels, within 8 ... 28; each is equally likely.
         rng: all draws come from it.
-        smallest: pixels, below which nothing shrinks. background: instead of a `random_background`.
+        smallest: pixels, below which nothing shrinks. background: uint8[64, 64, 3], not a random one.
 
     Raises ValueError for other numbers of objects or sides, unknown kinds, another background, objects that do not fit.
     """

@@ -131,7 +131,7 @@ def draw_question(
     The first three show a second object in half of the videos, which stands still, is slow or is fast, independently of
     the first. "faster" names the fast object first in half of its questions. Without jitter two frames suffice for all.
 
-    pace: 1 to 15; a model whose patches are 8 pixels wide hardly sees an object move by less than that.
+    pace: 1 to 15; 8 is the width of a patch of the kit's PaLI-X.
 
     Raises ValueError for an unknown task, equal names, names that are not one per kind, fewer than two kinds, another
     pace, and as `render`.

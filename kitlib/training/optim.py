@@ -154,10 +154,11 @@ def scale_by_muon(ratio: float = 10.0) -> optax.GradientTransformation:
 
     Adam sees a matrix as a list of numbers. Muon sees a linear map: it replaces the matrix's momentum by the nearest
     one whose singular values are all close to 1, so that directions that the gradient shows rarely move as far as the
-    others. Its steps are `ratio` times as long as those of Adam with the same rate.
+    others. Its rate is `ratio` times Adam's.
 
-    Matrices are the kernels in "encoderblock_*" (ViT) and "layers_*" (T5), attention with its heads joined. Experts
-    count as other parameters, as do patch embedding, positions, tables of tokens, heads, norms and biases.
+    Matrices are the kernels in "encoderblock_*" (ViT) and "layers_*" (T5), attention with its heads joined; of blocks
+    in a loop (`models.stacking`), the kernel of each block. Experts count as other parameters, as do patch embedding,
+    positions, tables of tokens, heads, norms and biases.
     """
     muon = optax.contrib.muon(ratio, adam_learning_rate=1.0, muon_weight_dimension_numbers=_matrices)
     return optax.chain(muon, optax.scale(-1.0))  # optax's descends; a core goes up, the learning rate descends
@@ -170,12 +171,13 @@ def _matrices(params):
         names = [entry.key for entry in path]
         if names[-1] != "kernel" or not any(re.match(r"encoderblock_\d+$|layers_\d+$", name) for name in names):
             return None
-        if x.ndim == 2:
-            return optax.contrib.MuonDimensionNumbers((0,), (1,))
-        if x.ndim == 3 and names[-2] in ("query", "key", "value"):  # [D, heads, head_dim]
-            return optax.contrib.MuonDimensionNumbers((0,), (1, 2))
-        if x.ndim == 3 and names[-2] == "out":  # [heads, head_dim, D]
-            return optax.contrib.MuonDimensionNumbers((0, 1), (2,))
+        first = int(any(re.search(r"_\d+_to_\d+$", name) for name in names))  # axis 0 counts the blocks of a loop
+        axes = tuple(range(first, x.ndim))
+        # Attention of a ViT has [D, heads, head_dim] for queries, keys and values.
+        if len(axes) == 2 or (len(axes) == 3 and names[-2] in ("query", "key", "value")):
+            return optax.contrib.MuonDimensionNumbers(axes[:1], axes[1:])
+        if len(axes) == 3 and names[-2] == "out":  # [heads, head_dim, D]
+            return optax.contrib.MuonDimensionNumbers(axes[:2], axes[2:])
         return None
 
     return jax.tree_util.tree_map_with_path(of, params)
@@ -186,5 +188,4 @@ CORES = {
     "adamw": optax.scale_by_adam,
     "adafactor": scale_by_adafactor,
     "adafactor-momentum": scale_by_big_vision_adafactor,
-    "muon": scale_by_muon,
 }

@@ -286,8 +286,9 @@ def test_names_and_their_translations_share_their_questions():
     assert seen.task == read.task == "vqa"
     with pytest.raises(ValueError, match="did you mean 'de'"):
         translation("dog", "Hund", "de", ("dog", "german"))
-    with pytest.raises(ValueError, match="need a visible character"):
-        translation(" ", "Hund", "de")
+    for name, answer, first in ((" ", "Hund", None), ("dog", " ", ("dog", "en")), ("chien", "Hund", (" ", "en"))):
+        with pytest.raises(ValueError, match="need a visible character"):
+            translation(name, answer, "de", first)
 
 
 def test_detection_with_fewer_bins():

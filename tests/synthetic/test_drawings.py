@@ -47,10 +47,7 @@ def test_a_variation_is_mirrored_half_of_the_time_and_turned_a_little():
     left, lower = 0, []
     for i in range(400):
         opacity = drawings.varied(GREY, keyed_rng(0, i))[..., 3].astype(float)
-        y, x = (
-            (np.arange(32) - 15.5) @ opacity.sum(1) / opacity.sum(),
-            (np.arange(32) - 15.5) @ opacity.sum(0) / opacity.sum(),
-        )
+        y, x = ((np.arange(32) - 15.5) @ opacity.sum(axis) / opacity.sum() for axis in (1, 0))
         assert 7 < abs(x) < 8.6 and abs(y) < 2.6
         left += x < 0
         lower.append(y)

@@ -225,6 +225,21 @@ def test_muon_moves_matrices_along_all_their_directions_and_adam_the_rest():
             np.testing.assert_allclose(update, other, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["query", "out", "wo"])
+def test_muon_moves_each_block_of_a_loop_on_its_own(name):
+    """Three T5 layers in a loop: every block's update is the one that it has without the loop."""
+    core, grad = (
+        optim.scale_by_muon(),
+        jax.random.normal(jax.random.key(4), (3, 6, 8)) * jnp.arange(1, 4)[:, None, None],
+    )
+    loop = {"layers_0_to_2": {"layers_0": {name: {"kernel": grad}}}}
+    got = core.update(loop, core.init(loop), loop)[0]["layers_0_to_2"]["layers_0"][name]["kernel"]
+    for block in range(3):
+        alone = {"layers_0": {name: {"kernel": grad[block]}}}
+        want = core.update(alone, core.init(alone), alone)[0]["layers_0"][name]["kernel"]
+        np.testing.assert_allclose(got[block], want, atol=1e-5)
+
+
 def test_muon_follows_optax_over_several_steps():
     """With momentum: the same as optax's Muon for the kernel as a matrix, with a rate of -ratio."""
     core, reference = optim.scale_by_muon(ratio=2.0), optax.contrib.muon(-2.0)
