@@ -19,6 +19,7 @@ import numpy as np
 
 from kitlib import configs
 from kitlib.data import files, tokenizer
+from kitlib.layers.visual_positions import VisualPositions
 from kitlib.models import palix, weights
 from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
@@ -65,6 +66,8 @@ class MlpConnector(palix.PaLIX):
         c = self.config
         self.tower, self.text = ViT(c.tower), T5(c.text)
         self.projection = nn.Sequential([nn.Dense(4 * c.text.width), nn.gelu, nn.Dense(c.text.width)])
+        if c.visual_positions:
+            self.positions = VisualPositions(c.tower.grid, c.max_images)
 
 
 def config() -> configs.PaLIXConfig:
@@ -93,7 +96,7 @@ def pretrained_tower(kinds: str, seed: int, folder: Path) -> dict:
         shown = {"words": ("words",), "things": ("thing", "scene"), "words and things": ocr_pretraining.KINDS}[kinds]
         builder = ocr_pretraining.labelled_builder("train", shown)
         options = {"steps": TOWER_STEPS, "batch_size": TOWER_BATCH, "peak": PEAK}
-        params = ocr_pretraining.pretrain(tower, builder, seed=seed, **options)
+        params, _ = ocr_pretraining.pretrain(tower, builder, seed=seed, **options)
         path.parent.mkdir(parents=True, exist_ok=True)
         weights.save(path, params)
     return weights.load(path, jax.eval_shape(lambda: classification.init_params(ViT(tower), (1, 64, 64, 3))))
