@@ -168,6 +168,8 @@ def normalise(nb, *, figures: bool = True) -> None:
         for output in cell.get("outputs", []):
             if figures and "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = fewer_colours(output["data"]["image/png"])
+            if "traceback" in output:  # of an error that the lesson shows: where this kit lies is not part of it
+                output["traceback"] = [line.replace(f"{ROOT}{os.sep}", "") for line in output["traceback"]]
 
 
 def before_saving(model: dict, **kwargs) -> None:

@@ -350,3 +350,11 @@ def test_figures_are_stored_in_256_colours():
 def test_a_figure_that_would_grow_is_kept():
     png = in_base64(np.zeros((1, 1, 3), np.uint8))
     assert notebook_files.fewer_colours(png) == png
+
+
+def test_a_stored_traceback_does_not_say_where_the_kit_lies():
+    nb = new_notebook(cells=[new_code_cell("1 / 0")])
+    line = f"File {notebook_files.ROOT / 'kitlib' / 'data' / 'files.py'}:51"
+    nb.cells[0].outputs = [new_output("error", ename="E", evalue="", traceback=[line])]
+    notebook_files.normalise(nb)
+    assert nb.cells[0].outputs[0]["traceback"] == ["File kitlib/data/files.py:51"]
