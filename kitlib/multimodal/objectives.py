@@ -96,6 +96,19 @@ def translation(name: str, answer: str, language: str, first: tuple[str, str] | 
     return _named(NO_IMAGE, TRANSLATE.format(name=checked_text(name)), answer, language, first)
 
 
+def recall(names: Sequence[str], words: Sequence[str], asked: int, language: str) -> Example:
+    """The text half of `made_up_words`: names with a word each, and one of the names again -> its word. No image.
+
+    "what is Hund? vuck ; what is Apfel? gub ; what is Hund?" -> "vuck". Raises ValueError unless every name has a word
+    and the names differ.
+    """
+    if len(names) != len(words) or len(set(names)) != len(names):
+        raise ValueError(f"Expected different names and a word for each, got {list(names)} and {list(words)}.")
+    questions = [TRANSLATE.format(name=checked_text(name)) for name in names]
+    solved = [SOLVED.format(question=q, answer=checked_text(word)) for q, word in zip(questions, words, strict=True)]
+    return _example("vqa", NO_IMAGE, BETWEEN.join([*solved, questions[asked]]), words[asked], language)
+
+
 def naming(image, answer: str, language: str, first: tuple[str, str] | None = None) -> Example:
     """5: what is this? first: as in `translation`, so that a name can be reached by way of another language."""
     return _named(_pictures(image, 1), WHAT, answer, language, first)

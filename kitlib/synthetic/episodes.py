@@ -15,6 +15,7 @@ Side, position and background of each picture are random, and whether it is mirr
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,15 @@ class Episode:
     query_kind: int
 
 
-def episode(cutouts, ways: int, shots: int, rng: np.random.Generator, *, sides: tuple[int, int] = (14, 28)) -> Episode:
+def episode(
+    cutouts,
+    ways: int,
+    shots: int,
+    rng: np.random.Generator,
+    *,
+    sides: tuple[int, int] = (14, 28),
+    words: Sequence[str] | None = None,
+) -> Episode:
     """Draws kinds, words and renderings.
 
     Args:
@@ -67,6 +76,7 @@ def episode(cutouts, ways: int, shots: int, rng: np.random.Generator, *, sides: 
             kinds. The order is random.
         rng: all draws come from it.
         sides: (smallest, largest) longer side in pixels, within 8 ... 28.
+        words: to draw from, by default `nonsense`.
 
     Raises ValueError for other ways, shots or sides, and for fewer than `ways` cut-outs.
     """
@@ -77,12 +87,13 @@ def episode(cutouts, ways: int, shots: int, rng: np.random.Generator, *, sides: 
     if len(cutouts) < ways:
         raise ValueError(f"An episode of {ways} ways needs {ways} kinds, got {len(cutouts)}.")
     kinds = rng.choice(len(cutouts), ways, replace=False)
-    words = rng.choice(nonsense(), ways, replace=False).tolist()
+    vocabulary = nonsense() if words is None else words
+    named = [vocabulary[i] for i in rng.choice(len(vocabulary), ways, replace=False)]
     order = rng.permutation([*range(ways), *rng.integers(ways, size=shots - ways)])
     query = int(rng.integers(ways))
     images = np.stack([_render(cutouts[kinds[way]], sides, rng) for way in [*order, query]])
-    shown = tuple(words[way] for way in order)
-    return Episode(images[:-1], shown, images[-1], words[query], kinds[order], int(kinds[query]))
+    shown = tuple(named[way] for way in order)
+    return Episode(images[:-1], shown, images[-1], named[query], kinds[order], int(kinds[query]))
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from kitlib.multimodal.objectives import (
     naming,
     object_aware_vqa,
     question_generation,
+    recall,
     screenshot_to_markup,
     span_corruption,
     split_captioning,
@@ -289,6 +290,15 @@ def test_names_and_their_translations_share_their_questions():
     for name, answer, first in ((" ", "Hund", None), ("dog", " ", ("dog", "en")), ("chien", "Hund", (" ", "en"))):
         with pytest.raises(ValueError, match="need a visible character"):
             translation(name, answer, "de", first)
+
+
+def test_a_word_is_looked_up_by_its_name():
+    example = recall(["Hund", "Apfel"], ["vuck", "gub"], 0, "de")
+    assert example.prompt == "Answer in de: what is Hund? vuck ; what is Apfel? gub ; what is Hund?"
+    assert example.answer == "vuck" and len(example.images) == 0
+    for names, words in ((["Hund"], ["vuck", "gub"]), (["Hund", "Hund"], ["vuck", "gub"])):
+        with pytest.raises(ValueError, match="Expected different names and a word for each, got "):
+            recall(names, words, 0, "de")
 
 
 def test_detection_with_fewer_bins():

@@ -33,6 +33,12 @@ def kind_of(image):
     return int(np.argmax(counts))
 
 
+def test_words_may_be_drawn_from_a_list():
+    drawn = [episode(SQUARES, 2, 3, data.keyed_rng(1, i), words=["uno", "due", "tre"]) for i in range(40)]
+    assert {word for one in drawn for word in one.words} == {"uno", "due", "tre"}
+    assert all(one.answer in one.words and len(set(one.words)) == 2 for one in drawn)
+
+
 # --- within an episode ---
 
 
