@@ -473,6 +473,11 @@ def test_what_is_allowed():
     error = new_output("error", ename="E", evalue="", traceback=[])
     find(nb, "plt.show()").update(outputs=[error], metadata={"tags": ["raises-exception"]})
     assert list(no_errors_or_warnings(nb, PATH)) == []
+    error["traceback"] = ["File /home/ada/kitlib/tools/checks.py:51"]
+    (found,) = no_errors_or_warnings(nb, PATH)
+    assert "the folder of the kit on one machine" in found
+    error["traceback"] = ["File kitlib/tools/checks.py:51"]
+    assert list(no_errors_or_warnings(nb, PATH)) == []
     nb = good()
     replace("def my_answer(x)", "def accuracy(x)")(nb)
     replace("same(jnp.sin, jnp.sin, 1.0)", "same(lambda p: accuracy(p), metrics.accuracy, 1.0)")(nb)
