@@ -96,6 +96,21 @@ def translation(name: str, answer: str, language: str, first: tuple[str, str] | 
     return _named(NO_IMAGE, TRANSLATE.format(name=checked_text(name)), answer, language, first)
 
 
+def recall(names: Sequence[str], words: Sequence[str], asked: int, language: str, image=None) -> Example:
+    """The text half of `made_up_words`: names with a word each, and one of the names again -> its word.
+
+    "what is Hund? vuck ; what is Apfel? gub ; what is Hund?" -> "vuck". image: shows what is asked for, in place of its
+    name: "... ; what is this?". Raises ValueError unless every name has a word and the names differ.
+    """
+    if len(names) != len(words) or len(set(names)) != len(names):
+        raise ValueError(f"Expected different names and a word for each, got {list(names)} and {list(words)}.")
+    questions = [TRANSLATE.format(name=checked_text(name)) for name in names]
+    solved = [SOLVED.format(question=q, answer=checked_text(word)) for q, word in zip(questions, words, strict=True)]
+    last = questions[asked] if image is None else WHAT
+    pictures = NO_IMAGE if image is None else _pictures(image, 1)
+    return _example("vqa", pictures, BETWEEN.join([*solved, last]), words[asked], language)
+
+
 def naming(image, answer: str, language: str, first: tuple[str, str] | None = None) -> Example:
     """5: what is this? first: as in `translation`, so that a name can be reached by way of another language."""
     return _named(_pictures(image, 1), WHAT, answer, language, first)
@@ -197,10 +212,29 @@ def episodic_vqa(images, questions, answers, language: str, *, max_images: int |
     return _example("episodic_vqa", pictures, (*solved, pairs[-1][0]), pairs[-1][1], language)
 
 
-def made_up_words(episode: Episode, *, max_images: int | None = None) -> Example:
-    """9, with answers that cannot be memorised: the made-up words of an episode, prompted by `WHAT`."""
+def made_up_words(episode: Episode, *, first: tuple[str, str] | None = None, max_images: int | None = None) -> Example:
+    """9, with answers that cannot be memorised: the made-up words of an episode, prompted by `WHAT`.
+
+    first: the query's own name and its language, to be written before the word, as in `translation`.
+    """
     images, answers = [*episode.images, episode.query], [*episode.words, episode.answer]
-    return episodic_vqa(images, [WHAT] * len(answers), answers, "en", max_images=max_images)
+    questions = [WHAT] * len(answers)
+    if first:
+        questions[-1] += FIRST_IN.format(language=CODES[first[1]])
+        answers[-1] = checked_text(first[0]) + BETWEEN + answers[-1]
+    return episodic_vqa(images, questions, answers, "en", max_images=max_images)
+
+
+def named_by_word(episode: Episode, word: str, name: str, *, max_images: int | None = None) -> Example:
+    """9, the other way round: what is zug? -> the name of what the exemplars call "zug", not of the query's picture.
+
+    Raises ValueError if no exemplar has the word.
+    """
+    if word not in episode.words:
+        raise ValueError(f"No exemplar has the word {word!r}; they have {sorted(set(episode.words))}.")
+    questions = [WHAT] * len(episode.words) + [TRANSLATE.format(name=word)]
+    images, answers = [*episode.images, episode.query], [*episode.words, name]
+    return episodic_vqa(images, questions, answers, "en", max_images=max_images)
 
 
 def video_captioning(frames, caption: str, language: str, *, max_images: int | None = None) -> Example:

@@ -18,9 +18,11 @@ from kitlib.multimodal.objectives import (
     episodic_vqa,
     made_up_words,
     masked_tokens,
+    named_by_word,
     naming,
     object_aware_vqa,
     question_generation,
+    recall,
     screenshot_to_markup,
     span_corruption,
     split_captioning,
@@ -291,6 +293,18 @@ def test_names_and_their_translations_share_their_questions():
             translation(name, answer, "de", first)
 
 
+def test_a_word_is_looked_up_by_its_name():
+    example = recall(["Hund", "Apfel"], ["vuck", "gub"], 0, "de")
+    assert example.prompt == "Answer in de: what is Hund? vuck ; what is Apfel? gub ; what is Hund?"
+    assert example.answer == "vuck" and len(example.images) == 0
+    shown = recall(["Hund", "Apfel"], ["vuck", "gub"], 1, "de", IMAGE)
+    assert shown.prompt == "Answer in de: what is Hund? vuck ; what is Apfel? gub ; what is this?"
+    assert shown.answer == "gub" and shown.images.shape == (1, 64, 64, 3)
+    for names, words in ((["Hund"], ["vuck", "gub"]), (["Hund", "Hund"], ["vuck", "gub"])):
+        with pytest.raises(ValueError, match="Expected different names and a word for each, got "):
+            recall(names, words, 0, "de")
+
+
 def test_detection_with_fewer_bins():
     """0.5 of 33 bins is round(0.5 * 32) = 16; 0.75 is 24."""
     assert detection(IMAGE, BOXES, NAMES, ["red apple"], keyed_rng(0), bins=33).answer == "8 16 32 24 red apple"
@@ -332,6 +346,13 @@ def test_the_answer_to_a_made_up_word_is_among_the_exemplars():
         assert query == "Answer in en: what is this?" and example.answer == episode.answer
         assert exemplars == [f"{query} {word}" for word in episode.words]
         assert f"{query} {example.answer}" in exemplars
+        named = made_up_words(episode, first=("dog", "en"))
+        assert named.prompt == (*exemplars, f"{query} first in en")
+        assert named.answer == f"dog ; {episode.answer}"
+        back = named_by_word(episode, episode.words[0], "dog")
+        assert back.prompt == (*exemplars, f"Answer in en: what is {episode.words[0]}?") and back.answer == "dog"
+        with pytest.raises(ValueError, match="No exemplar has the word 'wug'"):
+            named_by_word(episode, "wug", "dog")
 
 
 def test_images_may_be_given_as_a_list():
