@@ -190,6 +190,29 @@ def test_it_matters_which_text_belongs_to_which_image(params):
 
 
 @pytest.mark.slow
+def test_every_text_of_a_few_shot_prompt_has_the_vector_of_its_image(params):
+    """With learned positions. The encoder is given the same sequence, put together by hand; of a plain prompt, or
+    without positions, the text is as it was."""
+    model = PaLIX(XS.replace(visual_positions=True))
+    tree = params | {"positions": palix.init_params(model)["positions"]}
+    prompts = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2)
+    _, out = run(tree, IMAGES, prompts, model=model)
+    tokens = params["text"]["token_embedder"]["embedding"][prompts]  # [B, n, L, D]
+    tokens = tokens + tree["positions"]["image_embedding"][jnp.array([2, 1, 0])][None, :, None]
+    sequence = jnp.concatenate([out["visual"], tokens.reshape(2, 6, 64)], axis=1)
+    _, position = palix.sequence_order(3, K, 2, few_shot=True)
+    encoded, _ = T5(XS.text).apply(
+        {"params": params["text"]},
+        sequence,
+        jnp.ones(sequence.shape[:2], int),
+        None,
+        position,
+        method="encode_embedded",
+    )
+    np.testing.assert_allclose(out["encoded"], encoded, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_padding_after_few_shot_texts_changes_nothing(params):
     """It must not move the next image: prompts may be padded to other lengths in training than at test time."""
     prompts = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2)
