@@ -1,4 +1,4 @@
-import sys; sys.path.insert(0, "wip/scripts/nb")
+import sys; sys.path.insert(0, ".")
 from lib import Nb
 nb = Nb("13_pali_x")
 nb.replace("nb13-03", "from kitlib.multimodal import batching, generation, kit_data, kit_tasks, scores, tasks", "from kitlib.multimodal import batching, generation, kit_data, kit_scores, scores, tasks")

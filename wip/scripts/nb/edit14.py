@@ -1,4 +1,4 @@
-import sys; sys.path.insert(0, "wip/scripts/nb")
+import sys; sys.path.insert(0, ".")
 from lib import Nb
 nb = Nb("14_the_mixture")
 nb.replace("nb14-0b", "    kit_data,\n    kit_tasks,", "    kit_data,\n    kit_scores,\n    kit_tasks,")

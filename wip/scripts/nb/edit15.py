@@ -1,4 +1,4 @@
-import sys; sys.path.insert(0, "wip/scripts/nb")
+import sys; sys.path.insert(0, ".")
 from lib import Nb
 nb = Nb("15_shots_and_frames")
 nb.replace("nb15-00", "Nothing is pooled, nothing is added.", "Nothing is pooled.")
