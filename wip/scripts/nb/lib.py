@@ -1,7 +1,7 @@
 """Edit a notebook by cell ids: nb = Nb("13_pali_x"); nb.set(id, text); nb.after(id, newid, "code", text); nb.drop(id); nb.save()"""
 import nbformat, sys
 from pathlib import Path
-ROOT = Path("/work/main/notebooks")
+ROOT = Path("notebooks")
 class Nb:
     def __init__(self, name):
         self.path = ROOT / f"{name}.ipynb"; self.nb = nbformat.read(self.path, 4)
