@@ -19,6 +19,7 @@ from kitlib.multimodal.tasks import Task
 MORE = ("easy_vqa", "receipts", "naming", "naming_by_english", "translation", "reading", "finding", "counting")
 MORE += ("recall", "two_exemplars", "four_exemplars", "made_up_words", "made_up_words_by_name")
 MORE += ("video_questions", "video_questions_by_path", "counting_by_place", "translation_by_text")
+TRAINED_ONLY = ("translation_by_text",)  # no names are held out in the test split
 # The builders of several examples about one picture. All other tasks have the builder of their own name, which is in
 # `exemplar_builders` for these:
 EXEMPLARS = ("episodic_captioning", "episodic_vqa", "recall", "two_exemplars", "four_exemplars")
@@ -40,10 +41,15 @@ METRICS = {"finding": BOXES_FOUND, "detection": BOXES_FOUND, "receipts": (anls_v
 
 @functools.cache
 def kit_tasks(split: str = "train") -> dict[str, Task]:
-    """A task for each objective and for `MORE`, by name, over the kit's own data of a split, "train" or "test"."""
+    """A task for each objective and for `MORE`, by name, over the kit's own data of a split, "train" or "test".
+
+    Those of `TRAINED_ONLY` are in "train" alone.
+    """
     data = kit_data(split)
     tasks = {}
     for name in (*PREFIXES, *MORE):
+        if split == "test" and name in TRAINED_ONLY:
+            continue
         metric = dict(zip(("metric", "unit"), METRICS.get(name, ()), strict=False))
         if name in PLURAL:
             draw_all = functools.partial(PLURAL[name], data)
