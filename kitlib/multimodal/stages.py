@@ -113,7 +113,7 @@ STAGES = {
     "base": Stage(BASE, FIRST, 5000, 4e-3),
     "bind": Stage(BIND, ROUTED, 1000, 3e-3),
     "all": Stage(ALL, EVEN, 3000, 3e-3),
-    "weak": Stage(WEAK, RARE, 2500, 2.5e-3),
+    "weak": Stage(WEAK, RARE, 2000, 2.5e-3),
 }
 RATIO = 1.25  # Muon's rate over Adam's, in the text half
 OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0
