@@ -6,7 +6,7 @@ from kitlib.models import weights, palix
 from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
 from kitlib.multimodal.kit_data import object_rows
 c=stages.released_config(); m=palix.PaLIX(c)
-p=weights.load("build/palix_s/all.safetensors", jax.eval_shape(lambda: palix.init_params(m)))
+p=weights.load("wip/weak.safetensors", jax.eval_shape(lambda: palix.init_params(m)))
 t=kit_tasks("test")["receipts"]; ex=[t.draw(keyed_rng(77,i)) for i in range(200)]
 tx=generation.generated_texts(m,p,ex); text=np.array(["ocr" in e.prompt.lower() or len(e.prompt)>60 for e in ex]); pt=t.metric(tx,ex)
 right=np.array([a==e.answer for a,e in zip(tx,ex)])
@@ -21,6 +21,6 @@ for tag,group in(("held",held),("seen",seen)):
     for form in ("direct","first"):
         exs=[objectives.translation(em.names["en"][i],em.names[l][i],l,(em.names["en"][i],"en") if form=="first" else None) for i,l in some]
         out=generation.generated_texts(m,p,exs); print("text",tag,form,np.mean([a==e.answer for a,e in zip(out,exs)]))
-h=dict(np.load("build/palix_s/all_history.npz"))
+h=dict(np.load("wip/weak_history.npz"))
 for k in sorted(h):
     if k.endswith("loss"): print(k, [round(float(x.mean()),2) for x in np.array_split(np.asarray(h[k]),12)])
