@@ -5,8 +5,10 @@
 
 To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks like
 the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the training it
-is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". Words for it must be many: 52 are
-memorised.
+is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax".
+
+What a word means is drawn again for every prompt, so no meaning can be memorised. Of `episodes.nonsense()`, 52 words of
+one syllable, the words themselves can be: to copy others, a model needs many (`two_exemplars`, `four_exemplars`).
 """
 
 from kitlib.data import captioned
@@ -27,8 +29,7 @@ def episodic_captioning(data: KitData, rng) -> Example:
 
 
 def made_up_words(data: KitData, rng) -> Example:
-    """Exemplars that name two kinds of objects by made-up words, then a query. A test: training has `four_exemplars`,
-    since the made-up words of the tests are few enough to be memorised."""
+    """Four exemplars that name two kinds of objects by made-up words, then a query."""
     return objectives.made_up_words(episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng))
 
 
@@ -36,6 +37,12 @@ def made_up_words_by_name(data: KitData, rng) -> Example:
     """The same with an answer that names what every image shows, in English, each name with its made-up word."""
     episode = episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng)
     return objectives.made_up_words(episode, names=data.scene_names)
+
+
+def two_made_up_words(data: KitData, rng) -> Example:
+    """`made_up_words` with one exemplar of each kind; half of the time the answer names every image."""
+    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, 2, rng)
+    return objectives.made_up_words(episode, names=data.scene_names if rng.integers(2) else None)
 
 
 def four_exemplars(data: KitData, rng) -> Example:

@@ -6,6 +6,7 @@
     stage 3 "all"    all thirteen objectives and the evaluated tasks
     stage 4 "weak"   the same with more of what was still learned: names that no picture teaches, exemplars, counting by
                      way of positions
+    stage 5 "shots"  the same, and half of all prompts with exemplars
 
 From stage 1 on the tower is frozen, and its output is computed once per picture (`features`): a thing is named, found
 and asked about in several languages at once, so that more is learned in an hour. PaLI-X trains in another way: first
@@ -103,17 +104,24 @@ WEAK = ALL | {
     "counted": {"counting_by_place": 1},
     "quiz": {"counting": 4, "easy_vqa": 1},
 }
+SHOTS_LAST = WEAK | {
+    "pair": {"two_made_up_words": 3, "two_exemplars": 1},
+    "four": {"made_up_words": 2, "made_up_words_by_name": 1, "four_exemplars": 1},
+}
 FIRST = {"name": 28, "read": 12, "found": 8, "text": 10}
 ROUTED = {"name": 12, "read": 6, "found": 3, "text": 5, "film": 20, "pair": 16}
 EVEN = {"name": 12, "short": 3, "read": 8, "receipt": 3, "page": 1, "found": 4, "boxes": 7, "quiz": 15}
 EVEN |= {"pair": 8, "four": 4, "few": 1, "film": 8, "clip": 1, "text": 6}
 RARE = {"name": 18, "short": 2, "read": 6, "receipt": 4, "page": 1, "found": 3, "boxes": 4, "quiz": 8, "counted": 12}
 RARE |= {"pair": 12, "four": 6, "few": 1, "film": 6, "clip": 1, "text": 2, "said": 16}
+BOUND = {"name": 12, "short": 1, "read": 4, "receipt": 2, "page": 1, "found": 2, "boxes": 3, "quiz": 5, "counted": 4}
+BOUND |= {"pair": 24, "four": 16, "few": 1, "film": 5, "clip": 1, "text": 2, "said": 6}
 STAGES = {
     "base": Stage(BASE, FIRST, 5000, 4e-3),
     "bind": Stage(BIND, ROUTED, 1000, 3e-3),
     "all": Stage(ALL, EVEN, 3000, 3e-3),
     "weak": Stage(WEAK, RARE, 2000, 2.5e-3),
+    "shots": Stage(SHOTS_LAST, BOUND, 1000, 2e-3),
 }
 RATIO = 1.25  # Muon's rate over Adam's, in the text half
 OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0

@@ -11,7 +11,7 @@ from kitlib.multimodal.prompts import PREFIXES, without_prefix
 
 COUNT = 20  # examples per task
 OBJECTIVES = dict.fromkeys(MORE, "vqa") | dict.fromkeys(
-    ("made_up_words", "made_up_words_by_name", "two_exemplars", "four_exemplars"), "episodic_vqa"
+    ("made_up_words", "made_up_words_by_name", "two_made_up_words", "two_exemplars", "four_exemplars"), "episodic_vqa"
 )
 OBJECTIVES |= {"reading": "split_ocr", "finding": "detection"}
 IMAGES = {
@@ -20,6 +20,7 @@ IMAGES = {
     "translation_by_text": 0,
     "recall": 0,
     "two_exemplars": 3,
+    "two_made_up_words": 3,
     "video_captioning": 4,
     "video_questions": 4,
     "video_questions_by_path": 4,
@@ -31,7 +32,7 @@ UNITS = {"detection": "AP50", "finding": "AP50", "receipts": "ANLS"}
 def test_all_objectives_are_there_and_their_examples_are_valid(split):
     words, tasks = Tokenizer.load(), kit_tasks(split)
     more = "easy_vqa receipts naming naming_by_english translation reading finding counting recall"
-    more += " two_exemplars four_exemplars made_up_words made_up_words_by_name"
+    more += " two_exemplars two_made_up_words four_exemplars made_up_words made_up_words_by_name"
     more += " video_questions video_questions_by_path counting_by_place"
     more += " translation_by_text" if split == "train" else ""
     assert set(tasks) == {*PREFIXES, *more.split()}
