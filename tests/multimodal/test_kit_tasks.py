@@ -56,7 +56,7 @@ def test_all_objectives_are_there_and_their_examples_are_valid(split):
                 assert isinstance(short, tuple) == episode and (not episode or len(short) == len(prompts))
         distinct = {(example.images.tobytes(), example.prompt, example.answer) for example in examples}
         # Of 834 held-out names, one may be drawn twice.
-        assert len(distinct) == COUNT or name == "translation_by_text" and len(distinct) == COUNT - 1
+        assert len(distinct) == COUNT or (name == "translation_by_text" and len(distinct) == COUNT - 1)
         assert np.mean(task.metric([example.answer for example in examples], examples)) == 1
 
 
