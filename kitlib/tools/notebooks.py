@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -53,7 +54,11 @@ def environment(scale: str) -> Iterator[dict[str, str]]:
 
 
 def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:
-    """Executes `nb` in place in a fresh kernel of this Python; returns "" or the failing cell with its error."""
+    """Executes `nb` in place in a fresh kernel of this Python; returns "" or the failing cell with its error.
+
+    What the kernel's process itself prints (the log of XLA, a race of ipykernel's own threads as it shuts down) is no
+    part of the notebook; it is shown only if the kernel died.
+    """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -82,10 +87,14 @@ def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:
         resources={"metadata": {"path": str(folder)}},
         km=manager,
     )
-    try:
-        client.execute(env=env, cleanup_kc=True)
-    except (CellControlSignal, DeadKernelError) as error:
-        return re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without the terminal colours of a traceback
+    with tempfile.TemporaryFile() as printed:
+        try:
+            client.execute(env=env, cleanup_kc=True, stderr=printed)
+        except CellControlSignal as error:
+            return re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without the terminal colours of a traceback
+        except DeadKernelError as error:
+            printed.seek(0)
+            return f"{error}\n{printed.read().decode(errors='replace')[-2000:]}".strip()
     return ""
 
 

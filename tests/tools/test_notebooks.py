@@ -103,6 +103,18 @@ def test_a_failing_notebook_is_shown_and_fails_the_run_but_not_the_others(root, 
     assert read(root / "notebooks" / "01_good.ipynb").cells[1].outputs[0].text == "1\n"
 
 
+def test_what_the_kernels_process_prints_is_shown_only_if_it_died(root, capfd):
+    """Straight to the process's own standard error, past the notebook, as XLA's log does."""
+    log = "import sys, time\nprint('from below', file=sys.__stderr__, flush=True)\ntime.sleep(1)"
+    write(root, "01_first", log)
+    write(root, "02_second", log, "import os\nos._exit(3)")
+    assert notebooks.execute_all(("01",), refresh=False, jobs=1, scale="cpu", root=root) == 0
+    assert "from below" not in "".join(capfd.readouterr())
+    assert notebooks.execute_all(("02",), refresh=False, jobs=1, scale="cpu", root=root) == 1
+    said = "".join(capfd.readouterr())
+    assert "Kernel died" in said and "from below" in said
+
+
 def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
     write(root, "01_good", *GOOD, skip="raise SystemExit('Colab only')")
     path = root / "notebooks" / "01_good.ipynb"
