@@ -30,11 +30,18 @@ class VisualPositions(nn.Module):
 
     grid: tuple[int, int]
     max_images: int
+    width: int
 
-    @nn.compact
+    def setup(self):
+        normal = nn.initializers.normal(1.0)
+        self.row_embedding = self.param("row_embedding", normal, (self.grid[0], self.width))
+        self.column_embedding = self.param("column_embedding", normal, (self.grid[1], self.width))
+        self.image_embedding = self.param("image_embedding", normal, (self.max_images, self.width))
+
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        n, width, normal = tokens.shape[1], tokens.shape[-1], nn.initializers.normal(1.0)
-        rows = self.param("row_embedding", normal, (self.grid[0], width))
-        columns = self.param("column_embedding", normal, (self.grid[1], width))
-        images = self.param("image_embedding", normal, (self.max_images, width))[:n][::-1]  # the last one is the first
-        return tokens + positions(rows, columns, images).astype(tokens.dtype)[None]
+        vectors = positions(self.row_embedding, self.column_embedding, self.of_images(tokens.shape[1]))
+        return tokens + vectors.astype(tokens.dtype)[None]
+
+    def of_images(self, n: int) -> jax.Array:
+        """float[n, D]: the vectors of n images, which the texts of a few-shot prompt get, too."""
+        return self.image_embedding[:n][::-1]  # the last one is the first

@@ -103,23 +103,25 @@ class FeatureBatches:
         return batch
 
     def _open(self, number: int) -> dict[str, np.ndarray]:
-        """The arrays of a shard, from its file if there is one; files of others are removed."""
+        """The arrays of a shard, from its file if there is one. A folder with features of others is refused; own
+        shards of other numbers are removed."""
         path = self.folder / f"shard-{number:05d}.npz"
         made_by = {"tower": self.tower.fingerprint, "recipe": files.recipe_hash(recipe(self.groups, self.steps))}
-        if path.is_file():
-            arrays = files.read_arrays(path)
+        old_shards = sorted(self.folder.glob("shard-*.npz"))
+        for old in old_shards:
+            arrays = files.read_arrays(old)
             for name, want in made_by.items():
                 if (got := str(arrays.pop(name, ""))) != want:
                     raise ValueError(
-                        f"{path} has features of another {name} ({got or 'unknown'}; this run's is {want}): "
+                        f"{old} has features of another {name} ({got or 'unknown'}; this run's is {want}): "
                         f"delete the folder, and they are computed again."
                     )
-            return arrays
+            if old == path:
+                return arrays
         arrays = make_shard(self.groups, self.tokenizer, self.tower, number, self.steps)
         files.write_npz(path, arrays | {name: np.array(text) for name, text in made_by.items()})
-        for old in self.folder.glob("shard-*.npz"):
-            if old != path:
-                old.unlink()
+        for old in old_shards:
+            old.unlink()
         return arrays
 
 

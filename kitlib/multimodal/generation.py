@@ -35,7 +35,14 @@ def _shape(model, tokenised: Sequence[batching.Tokenised]) -> dict[str, int]:
 def generated_texts(
     model, params, examples: Sequence[Example], *, batch_size: int = 64, shape: Mapping[str, int] | None = None
 ) -> list[str]:
-    """The text that the model generates for each example, by greedy decoding.
+    """The text that the model generates for each example, by greedy decoding: the first of `texts_and_log_probs`."""
+    return texts_and_log_probs(model, params, examples, batch_size=batch_size, shape=shape)[0]
+
+
+def texts_and_log_probs(
+    model, params, examples: Sequence[Example], *, batch_size: int = 64, shape: Mapping[str, int] | None = None
+) -> tuple[list[str], np.ndarray]:
+    """(the text that the model generates for each example, by greedy decoding; their log-probabilities float32[n]).
 
     A text may have 1.5 times as many tokens as the longest target, so that a model can also write too much; there it is
     cut off. shape: as returned by `batch_shape`; calls with one shape are compiled once. Raises ValueError for no
@@ -46,15 +53,16 @@ def generated_texts(
     words = tokenizers.multilingual()
     tokenised = [batching.tokenise(example, words) for example in examples]
     shape = shape or _shape(model, tokenised)
-    texts = []
+    texts, log_probs = [], []
     for start in range(0, len(tokenised), batch_size):
         chunk = tokenised[start : start + batch_size]
         padded = chunk + [chunk[-1]] * (batch_size - len(chunk))
         batch = batching.rows_to_arrays(padded, words.pad_id, **shape)
         inputs = {name: batch[name] for name in ("images", "images_valid", "prompt_tokens")}
-        tokens, _ = decode.greedy(model, params, inputs, max_length=shape["target_length"] * 3 // 2)
+        tokens, of_tokens = decode.greedy(model, params, inputs, max_length=shape["target_length"] * 3 // 2)
         texts += [words.decode(row).strip() for row in np.asarray(tokens)[: len(chunk)]]
-    return texts
+        log_probs += np.asarray(of_tokens).sum(axis=1)[: len(chunk)].tolist()
+    return texts, np.array(log_probs, np.float32)
 
 
 def _rounded(length: int) -> int:

@@ -96,6 +96,19 @@ def translation(name: str, answer: str, language: str, first: tuple[str, str] | 
     return _named(NO_IMAGE, TRANSLATE.format(name=checked_text(name)), answer, language, first)
 
 
+def recall(names: Sequence[str], words: Sequence[str], asked: int, language: str) -> Example:
+    """The text half of `made_up_words`: names with a word each, and one of the names again -> its word.
+
+    "what is Hund? vuck ; what is Apfel? gub ; what is Hund?" -> "vuck". Raises ValueError unless every name has a word
+    and the names differ.
+    """
+    if len(names) != len(words) or len(set(names)) != len(names):
+        raise ValueError(f"Expected different names and a word for each, got {list(names)} and {list(words)}.")
+    questions = [TRANSLATE.format(name=checked_text(name)) for name in names]
+    solved = [SOLVED.format(question=q, answer=checked_text(word)) for q, word in zip(questions, words, strict=True)]
+    return _example("vqa", NO_IMAGE, BETWEEN.join([*solved, questions[asked]]), words[asked], language)
+
+
 def naming(image, answer: str, language: str, first: tuple[str, str] | None = None) -> Example:
     """5: what is this? first: as in `translation`, so that a name can be reached by way of another language."""
     return _named(_pictures(image, 1), WHAT, answer, language, first)
@@ -197,10 +210,19 @@ def episodic_vqa(images, questions, answers, language: str, *, max_images: int |
     return _example("episodic_vqa", pictures, (*solved, pairs[-1][0]), pairs[-1][1], language)
 
 
-def made_up_words(episode: Episode, *, max_images: int | None = None) -> Example:
-    """9, with answers that cannot be memorised: the made-up words of an episode, prompted by `WHAT`."""
+def made_up_words(episode: Episode, *, names: Sequence[str] | None = None, max_images: int | None = None) -> Example:
+    """9, with answers that cannot be memorised: the made-up words of an episode, prompted by `WHAT`.
+
+    names: the English names of the episode's cut-outs. Then the answer is in steps: what each exemplar shows and its
+    word, and the same for the query, as in "dog ; dax ; cat ; zug ; dog ; dax".
+    """
     images, answers = [*episode.images, episode.query], [*episode.words, episode.answer]
-    return episodic_vqa(images, [WHAT] * len(answers), answers, "en", max_images=max_images)
+    questions = [WHAT] * len(answers)
+    if names is not None:
+        questions[-1] += FIRST_IN.format(language=CODES["en"])
+        shown = [checked_text(names[kind]) for kind in (*episode.kinds, episode.query_kind)]
+        answers[-1] = BETWEEN.join(text for pair in zip(shown, answers, strict=True) for text in pair)
+    return episodic_vqa(images, questions, answers, "en", max_images=max_images)
 
 
 def video_captioning(frames, caption: str, language: str, *, max_images: int | None = None) -> Example:

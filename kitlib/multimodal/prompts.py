@@ -42,6 +42,7 @@ SOLVED = "{question} {answer}"  # an exemplar; in captioning, its caption replac
 BETWEEN = " ; "  # between the names in a prompt
 WHAT = "what is this?"  # the question whose answers are names or made-up words
 TRANSLATE = "what is {name}?"  # asked without an image
+FIRST_WHERE = " first where"  # after a question about motion or number: the answer is first where things are
 FIRST_IN = " first in {language}"  # after either: the answer is the name in this language, then in the prefix's
 UNSPACED = ("zh", "ja", "th")  # written without spaces between words
 CODES = ByLanguage({code: code for code in LANGUAGES})  # raises ValueError for an unknown one and names the nearest

@@ -19,6 +19,7 @@ from kitlib.data import tokenizer
 from kitlib.data.captioned import LANGUAGES
 from kitlib.multimodal import batching, objectives
 from kitlib.multimodal import boxes as box_texts
+from kitlib.multimodal.example_builders import BINS
 from kitlib.multimodal.generation import generated_texts
 from kitlib.multimodal.prompts import PREFIXES, Example
 
@@ -85,7 +86,7 @@ def ask_about(model, params, image: np.ndarray, *, question: str = "") -> Seen:
                 f"The question has {length} tokens, at most {SHAPE['prompt_length']} fit: ask a shorter one."
             )
     found, count, *answer = _written(model, params, asked)
-    boxes, names, _ = box_texts.from_text(found)
+    boxes, names, _ = box_texts.from_text(found, BINS)
     kept = [i for i, written in enumerate(names) if written != box_texts.NOISE]
     return Seen(image, by_language, boxes[kept], [names[i] for i in kept], count, question, answer[0] if answer else "")
 

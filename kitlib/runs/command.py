@@ -150,7 +150,10 @@ def _name_and_scale(arguments: list[str]) -> tuple[str, str, list[str]]:
 
     known = ", ".join(recipes.NAMES)
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError(f"kit train NAME [options]; names: {known}. kit train {recipes.NAMES[0]} --help lists them.")
+        raise ValueError(
+            f"kit train NAME [options]; names: {known}, and palix_s, the released model in all its stages. "
+            f"kit train {recipes.NAMES[0]} --help lists the options."
+        )
     name, *rest = arguments
     scale = "cpu"
     for i, argument in enumerate(rest):

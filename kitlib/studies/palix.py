@@ -8,8 +8,8 @@ trained and tested on.
 from pathlib import Path
 
 from kitlib.multimodal.kit_data import SHOTS
-from kitlib.studies import palix_runs
-from kitlib.studies.palix_runs import PaLIXArm, Phase
+from kitlib.studies import palix_rare, palix_runs, palix_sizes
+from kitlib.studies.palix_runs import PaLIXArm, Phase, StageZero
 from kitlib.studies.palix_tasks import BARE, FRAMES, REPEATED, study_tasks, tasks_of_tests
 from kitlib.studies.study import Study
 
@@ -53,6 +53,18 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
                 for kind in ("prefix", "block-causal", "causal")
             },
         ),
+        "positions": (
+            "Does the model find things without learned rows and columns?",
+            {
+                name: PaLIXArm(
+                    (mixed("finding", steps=4000, prompt_length=16, target_length=24),),
+                    same("finding"),
+                    positions=positions,
+                    probed=True,
+                )
+                for name, positions in (("with", True), ("without", False))
+            },
+        ),
         "thawed": (  # 11
             "Does it help to find things, or to name them, if the tower learns, too?",
             {
@@ -69,7 +81,7 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
                 name: PaLIXArm(
                     tuple(Phase(at_both, n, image_size=size) for n, size in phases),
                     same("small_word", "captioning"),
-                    tower="words",
+                    tower=StageZero("words"),
                 )
                 for name, phases in {
                     "64 px": ((1500, 64),),
@@ -81,7 +93,7 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
         "ocr_tuning": (  # 13
             "Does stage 0 with words help to read?",
             {
-                name: PaLIXArm((mixed("word", steps=1000),), same("word"), tower=name)
+                name: PaLIXArm((mixed("word", steps=1000),), same("word"), StageZero(name))
                 for name in ("words and things", "words", "things", "none")
             },
         ),
@@ -161,7 +173,7 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
 
 
 def studies() -> dict[str, Study]:
-    """All studies, by name."""
+    """All studies, by name: those of `questions`, of `palix_sizes` and of `palix_rare`."""
     setting = (
         f"{palix_runs.config()}, tower from {palix_runs.TOWER_STEPS} steps of stage 0 with batches of "
         f"{palix_runs.TOWER_BATCH}, frozen unless an arm thaws it; AdamW, peak {palix_runs.PEAK}, cosine; "
@@ -170,9 +182,10 @@ def studies() -> dict[str, Study]:
 
     def towers(seed: int, folder: Path) -> None:
         """Trains the tower that most arms of a seed use."""
-        palix_runs.pretrained_tower("words and things", seed, folder)
+        palix_runs.pretrained_tower(StageZero(), seed, folder)
 
     def run(arm: PaLIXArm, seed: int, folder: Path) -> list[dict]:
         return palix_runs.run_arm(arm, seed, folder, study_tasks(), tasks_of_tests())
 
-    return {name: Study(question, setting, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}
+    own = {name: Study(question, setting, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}
+    return own | palix_sizes.studies() | palix_rare.studies()

@@ -15,7 +15,7 @@ import numpy as np
 from kitlib.data import keyed_rng, tokenizer
 from kitlib.metrics.answers import exact_match
 from kitlib.multimodal import boxes, objectives, prompts
-from kitlib.multimodal.example_builders import BOXES, SIDES
+from kitlib.multimodal.example_builders import BINS, BOXES, SIDES
 from kitlib.multimodal.kit_data import SHOTS, KitData, kit_data, pick, place_on_background
 from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import Example, without_prefix
@@ -50,7 +50,7 @@ def _named(data: KitData, rng) -> tuple[np.ndarray, str, str]:
     sixteen languages a small model named none after 6,400 captions."""
     i, language = rng.integers(len(data.scene_names)), pick(SPOKEN, rng)
     name = data.emoji.names[language][data.scene_rows[i]]
-    return place_on_background(data.scene_cutouts[i], rng)[0], name, language
+    return place_on_background(data.scene_cutouts[0][i], rng)[0], name, language
 
 
 def counting(data: KitData, rng) -> Example:
@@ -89,7 +89,7 @@ def shown_language(data: KitData, rng) -> Example:
     language = pick(SPOKEN, rng)
     chosen = rng.choice(len(data.scene_names), SHOTS + 1, replace=False)
     names = [data.emoji.names[language][data.scene_rows[i]] for i in chosen]
-    images = [place_on_background(data.scene_cutouts[i], rng)[0] for i in chosen]
+    images = [place_on_background(data.scene_cutouts[0][i], rng)[0] for i in chosen]
     return without_prefix(objectives.episodic_captioning(images, names, language))
 
 
@@ -100,7 +100,7 @@ def passing(data: KitData, rng, *, frames: int) -> Example:
     background = scenes.random_background(rng)
     velocity = [list(video.DIRECTIONS.values())[rng.integers(4)]]
     moments = np.repeat(background[None], max(FRAMES), axis=0)
-    passed = video.render(data.scene_cutouts, [i], velocity, PASSING, rng, sides=(20, 28), background=background)
+    passed = video.render(data.scene_cutouts[0], [i], velocity, PASSING, rng, sides=(20, 28), background=background)
     moments[first : first + PASSING] = passed.frames
     step = max(FRAMES) // frames
     return objectives.vqa(moments[step // 2 :: step], "what passes?", data.scene_names[i], "en")
@@ -142,8 +142,8 @@ def study_tasks(split: str = "train") -> dict[str, Task]:
 
 def countable(data: KitData, rng) -> tuple[scenes.Scene, int]:
     """(scene, the kind to count): zero to four objects of this kind, as many as detection has boxes."""
-    indices, subject = scenes.contents(len(data.scene_cutouts), rng, BOXES)
-    return scenes.compose(data.scene_cutouts, indices, SIDES, rng), subject
+    indices, subject = scenes.contents(len(data.scene_names), rng, BOXES)
+    return scenes.compose(data.scene_cutouts[0], indices, SIDES, rng), subject
 
 
 @functools.cache
@@ -162,7 +162,7 @@ def counted_boxes(predictions, examples) -> np.ndarray:
     """float[B] of 0 and 1: whether the text has as many boxes as there are objects, at any position."""
 
     def count(text: str) -> int:
-        return sum(name != boxes.NOISE for name in boxes.from_text(text)[1])
+        return sum(name != boxes.NOISE for name in boxes.from_text(text, BINS)[1])
 
     pairs = zip(predictions, examples, strict=True)
     return np.array([count(text) == count(example.answer) for text, example in pairs], float)
@@ -189,7 +189,7 @@ def boxes_of_one_kind(count: int, seed: int) -> list[Example]:
         scene, subject = countable(data, rng)
         names = [data.scene_names[kind] for kind in scene.indices]
         prompted = [data.scene_names[subject]]
-        examples.append(objectives.detection(scene.image, scene.boxes, names, prompted, rng, BOXES))
+        examples.append(objectives.detection(scene.image, scene.boxes, names, prompted, rng, BOXES, BINS))
     return examples
 
 

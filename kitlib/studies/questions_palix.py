@@ -24,6 +24,7 @@ def _asked(table: str, where: str, *rows, metric="accuracy", margin=MARGIN) -> l
 
 SINGLE = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 PREFIXES = {"captioning": "yes", "naming": "yes", "question_generation": "level", "object_aware_vqa": "level"}
+MIDDLE = "tower 64, text 64"
 MASKS = (("prefix", "block-causal"), ("block-causal", "causal"), ("prefix", "causal"))
 
 QUESTIONS = (
@@ -32,6 +33,19 @@ QUESTIONS = (
         ("two layers beat one: captions", "level", "mlp", "linear", "captioning"),
         ("two layers beat one: easy-VQA", "level", "mlp", "linear", "easy_vqa"),
         ("two layers beat one: questions about objects", "level", "mlp", "linear", "object_aware_vqa"),
+    ),
+    *_asked("positions", "13.9", ("boxes: rows and columns beat none", "-", "with", "without", "finding")),
+    *_asked(
+        "positions", "13.9",
+        ("a patch's place, from the encoder: rows and columns beat none", "-", "with", "without", "encoder"),
+        metric="patches",
+    ),
+    *_asked(
+        "sizes", "13.10",
+        ("equal compute: a wider tower beats the middle", "-", "tower 128, text 64", MIDDLE, "mean"),
+        ("equal compute: a wider text model beats the middle", "-", "tower 64, text 128", MIDDLE, "mean"),
+        ("equal compute: both wider beat the middle", "-", "tower 128, text 128", MIDDLE, "mean"),
+        ("equal compute: a wider tower beats a wider text", "-", "tower 128, text 64", "tower 64, text 128", "mean"),
     ),
     *_asked(
         "mixture", "14.11",
@@ -75,6 +89,13 @@ QUESTIONS = (
         "prompt_loss", "14.11",
         ("naming: loss on the answer alone", "yes", "answer", "prompt too", "naming"),
         ("easy_vqa: loss on the answer alone", "yes", "answer", "prompt too", "easy_vqa"),
+    ),
+    *_asked(
+        "rare", "14.12",
+        ("AP of rare kinds: captions beside boxes beat boxes", "yes", "boxes and captions", "boxes", "rare"),
+        ("AP of frequent kinds: captions beside boxes beat boxes", "-", "boxes and captions", "boxes", "frequent"),
+        ("AP of rare kinds: no long tail beats boxes", "-", "boxes, no tail", "boxes", "rare"),
+        metric="AP",
     ),
     *_asked("masks", "15.5", *((f"names: {a} beats {b}", "yes", a, b, "shown_language") for a, b in MASKS)),
     *_asked(

@@ -164,6 +164,8 @@ def list_studies(paper: str) -> int:
 
 def train() -> int:
     """Train any model of the kit on any data set of the kit: kit train NAME --help."""
+    if sys.argv[2:3] == ["palix_s"]:  # the released model has stages of its own
+        return tyro.cli(palix_s, args=sys.argv[3:], prog="kit train palix_s")
     from kitlib.runs import command
 
     return command.main(sys.argv[2:])
@@ -176,10 +178,10 @@ def export() -> int:
     return command.export(sys.argv[2:])
 
 
-def stages(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
-    """Train the kit's PaLI-X of size S in all its stages: an hour on two fast cores, resumable.
+def palix_s(*, folder: Path = Path("build/palix_s"), seed: int = 0) -> int:
+    """Train the kit's PaLI-X of size S in all its stages: hours on two fast cores, resumable at any moment.
 
-    Writes data/checkpoints/palix_s.safetensors, which the notebooks load, and its scores next to it.
+    Writes data/checkpoints/palix_s.safetensors, which the notebooks load, its scores and its loss curves.
 
     Args:
         folder: for the saved states of every stage; started again with the same folder, training continues from them.
@@ -275,7 +277,7 @@ def main() -> int:
         return lab(tuple(arguments[1:]))
     if arguments[:1] == ["claims"] and len(arguments) == 3 and {"-h", "--help"} & set(arguments):
         return list_studies(next(name for name in arguments[1:] if name not in ("-h", "--help")))
-    found = (run, lab, copy, check, test, doctor, bench, claims, train, export, stages, show, pods, weights, stamp)
+    found = (run, lab, copy, check, test, doctor, bench, claims, train, export, show, pods, weights, stamp)
     commands = {command.__name__: command for command in found}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")

@@ -1,0 +1,78 @@
+"""Examples whose answer stands in the prompt: exemplars with pictures, and names with a word each to look up.
+
+    made_up_words(data, rng)             # "what is this? dax ; what is this? zug ; what is this?" with three images
+    recall(data, rng)                    # "what is Hund? vuck ; what is Apfel? gub ; what is Hund?", a text
+
+To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks like
+the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the training it
+is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". Words for it must be many: 52 are
+memorised.
+"""
+
+from kitlib.data import captioned
+from kitlib.multimodal import objectives
+from kitlib.multimodal.example_builders import languages_of
+from kitlib.multimodal.kit_data import SHOTS, KitData, pick, place_on_background
+from kitlib.multimodal.prompts import Example
+from kitlib.synthetic import episodes
+
+
+def episodic_captioning(data: KitData, rng) -> Example:
+    """Five objects that share an English keyword, with names in one language: loosely related pairs."""
+    rows = rng.choice(pick(data.related, rng), SHOTS + 1, replace=False)
+    language = pick(languages_of(data, rows), rng)
+    captions = [data.emoji.names[language][row] for row in rows]
+    images = [place_on_background(data.drawing(row, rng), rng)[0] for row in rows]
+    return objectives.episodic_captioning(images, captions, language)
+
+
+def made_up_words(data: KitData, rng) -> Example:
+    """Exemplars that name two kinds of objects by made-up words, then a query. A test: training has `four_exemplars`,
+    since the made-up words of the tests are few enough to be memorised."""
+    return objectives.made_up_words(episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng))
+
+
+def made_up_words_by_name(data: KitData, rng) -> Example:
+    """The same with an answer that names what every image shows, in English, each name with its made-up word."""
+    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng)
+    return objectives.made_up_words(episode, names=data.scene_names)
+
+
+def four_exemplars(data: KitData, rng) -> Example:
+    """Any two objects and two of thousands of words that mean nothing here: made-up ones of two syllables, or short
+    ones of other languages. Half of the time the answer names every image."""
+    return _exemplars(data, rng, SHOTS)
+
+
+def two_exemplars(data: KitData, rng) -> Example:
+    """`four_exemplars` with one of each object."""
+    return _exemplars(data, rng, 2)
+
+
+def _exemplars(data: KitData, rng, shots: int) -> Example:
+    rows = rng.choice(data.object_rows, 2, replace=False)
+    words = episodes.nonsense(2) if rng.integers(2) else data.short_words
+    episode = episodes.episode([data.drawing(row, rng) for row in rows], 2, shots, rng, words=words)
+    names = [data.emoji.names["en"][row] for row in rows]
+    return objectives.made_up_words(episode, names=names if rng.integers(2) else None)
+
+
+def recall(data: KitData, rng) -> Example:
+    """Two to five names of objects with a word each, then one of the names -> its word. Looking up in the prompt, which
+    few-shot prompts with pictures need, too, can be learned from texts, and these are short."""
+    rows, language = (
+        rng.choice(data.object_rows, rng.integers(2, 6), replace=False),
+        pick(tuple(captioned.LANGUAGES), rng),
+    )
+    names = list(dict.fromkeys(data.emoji.names[language][row] for row in rows))  # two things may share a name
+    words = [data.short_words[i] for i in rng.choice(len(data.short_words), len(names), replace=False)]
+    return objectives.recall(names, words, rng.integers(len(names)), language)
+
+
+def episodic_vqa(data: KitData, rng) -> Example:
+    """New words for two objects, or five questions of easy-VQA."""
+    if rng.integers(2):
+        return four_exemplars(data, rng)
+    easy, rows = data.questions, rng.integers(len(data.questions), size=SHOTS + 1)
+    questions, answers = ([texts[row] for row in rows] for texts in (easy.questions, easy.answers))
+    return objectives.episodic_vqa(easy.images[easy.image_index[rows]], questions, answers, "en")

@@ -1,0 +1,68 @@
+"""kitlib.multimodal.exemplar_builders: the answer follows from the prompt, and only from it."""
+
+import pytest
+
+from kitlib.data import captioned, keyed_rng
+from kitlib.multimodal.kit_data import kit_data
+from kitlib.multimodal.kit_tasks import kit_tasks
+from kitlib.multimodal.prompts import without_prefix
+from kitlib.synthetic import episodes
+
+pytestmark = pytest.mark.slow
+
+COUNT = 20  # examples per task
+
+
+def drawn(name, split="train"):
+    return [kit_tasks(split)[name].draw(keyed_rng(9, i)) for i in range(COUNT)]
+
+
+def test_episodic_vqa_has_made_up_words_and_easy_vqa():
+    for split in ("train", "test"):
+        made_up = 0
+        for example in drawn("episodic_vqa", split):
+            *exemplars, query = example.prompt
+            if query.startswith("Answer in en: what is this?"):
+                made_up += 1
+                assert f"Answer in en: what is this? {example.answer.split(' ; ')[-1]}" in exemplars
+            else:
+                assert example.answer in captioned.ANSWERS
+        assert 0 < made_up < COUNT
+
+
+def test_exemplars_in_training_have_other_made_up_words_than_the_tests():
+    """Two different words, bound to two objects, one of which is the answer. If the prompt asks for names, the answer
+    has each picture's with its word: the exemplars' words are those of the prompt, and what has the query's name among
+    the exemplars has its word."""
+    names, others = set(captioned.emoji("train").names["en"]), {*episodes.nonsense(2), *kit_data("train").short_words}
+    by_name = {}
+    for name, shots in (
+        ("two_exemplars", 2),
+        ("four_exemplars", 4),
+        ("made_up_words", 4),
+        ("made_up_words_by_name", 4),
+    ):
+        by_name[name] = 0
+        for example in drawn(name):
+            words = [text.removeprefix("Answer in en: what is this? ") for text in example.prompt[:-1]]
+            *steps, answer = example.answer.split(" ; ")
+            assert len(words) == shots and len(set(words)) == 2 and answer in words
+            assert set(words) <= (set(episodes.nonsense()) if name.startswith("made_up") else others)
+            assert example.prompt[-1].endswith("first in en") == bool(steps)
+            if steps:
+                by_name[name] += 1
+                shown = steps[0::2]
+                assert set(shown) <= names and steps[1::2] == words and len(shown) == shots + 1
+                assert dict(zip(shown[:-1], words, strict=True))[shown[-1]] == answer
+    assert by_name["made_up_words"] == 0 and by_name["made_up_words_by_name"] == COUNT
+    assert 0 < by_name["two_exemplars"] < COUNT and 0 < by_name["four_exemplars"] < COUNT
+
+
+def test_a_word_is_recalled_in_every_language():
+    """The name that is asked for at last stands in front of the answer, and two to five names were given."""
+    numbers = set()
+    for example in drawn("recall"):
+        *given, asked = without_prefix(example).prompt.split(" ; ")
+        assert f"{asked} {example.answer}" in given and len(set(given)) == len(given)
+        numbers.add(len(given))
+    assert numbers <= {2, 3, 4, 5} and len(numbers) > 2
