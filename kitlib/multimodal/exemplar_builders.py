@@ -2,12 +2,16 @@
 
     made_up_words(data, rng)             # "what is this? dax ; what is this? zug ; what is this?" with three images
     recall(data, rng)                    # "what is Hund? vuck ; what is Apfel? gub ; what is Hund?", a text
+    repeated_pairs(data, rng)            # "dog dax ; cat zug ; dog dax ; dog dax ; cat zug", the target of a text
 
 To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks like
 the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the training it
-is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". Words for it must be many: 52 are
-memorised.
+is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". In the last stage a word stands right
+behind its name, "dog dax ; cat zug ; dog dax": then its last step is to repeat what followed a name before, which texts
+alone can teach (`repeated_pairs`). Words for all this must be many: 52 are memorised.
 """
+
+from collections.abc import Sequence
 
 from kitlib.data import captioned
 from kitlib.multimodal import objectives
@@ -35,7 +39,7 @@ def made_up_words(data: KitData, rng) -> Example:
 def made_up_words_by_name(data: KitData, rng) -> Example:
     """The same with an answer that names what every image shows, in English, each name with its made-up word."""
     episode = episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng)
-    return objectives.made_up_words(episode, names=data.scene_names)
+    return objectives.made_up_words(episode, names=data.scene_names, joint=" ")
 
 
 def four_exemplars(data: KitData, rng) -> Example:
@@ -49,12 +53,49 @@ def two_exemplars(data: KitData, rng) -> Example:
     return _exemplars(data, rng, 2)
 
 
+def two_exemplars_by_name(data: KitData, rng) -> Example:
+    """`two_exemplars` with an answer that names every image, each name with its word right behind it."""
+    return _exemplars_by_name(data, rng, 2)
+
+
+def four_exemplars_by_name(data: KitData, rng) -> Example:
+    """The same with four exemplars."""
+    return _exemplars_by_name(data, rng, SHOTS)
+
+
 def _exemplars(data: KitData, rng, shots: int) -> Example:
-    rows = rng.choice(data.object_rows, 2, replace=False)
-    words = episodes.nonsense(2) if rng.integers(2) else data.short_words
-    episode = episodes.episode([data.drawing(row, rng) for row in rows], 2, shots, rng, words=words)
-    names = [data.emoji.names["en"][row] for row in rows]
+    episode, names = _episode(data, data.object_rows, rng, shots)
     return objectives.made_up_words(episode, names=names if rng.integers(2) else None)
+
+
+def _exemplars_by_name(data: KitData, rng, shots: int) -> Example:
+    """Half of the time of the objects of scenes, with which few-shot prompts are tested."""
+    episode, names = _episode(data, pick((data.object_rows, data.scene_rows), rng), rng, shots)
+    return objectives.made_up_words(episode, names=names, joint=" ")
+
+
+def _episode(data: KitData, rows: Sequence[int], rng, shots: int) -> tuple[episodes.Episode, list[str]]:
+    """(episode of two of the rows, their English names)"""
+    rows = rng.choice(rows, 2, replace=False)
+    words = _words(data, rng)
+    episode = episodes.episode([data.drawing(row, rng) for row in rows], 2, shots, rng, words=words)
+    return episode, [data.emoji.names["en"][row] for row in rows]
+
+
+def _words(data: KitData, rng) -> Sequence[str]:
+    return episodes.nonsense(2) if rng.integers(2) else data.short_words
+
+
+def repeated_pairs(data: KitData, rng) -> Example:
+    """Two to four names with a word each, four pairs in all, and then eight times one of them again."""
+    rows, vocabulary = rng.choice(data.object_rows, rng.integers(2, SHOTS + 1), replace=False), _words(data, rng)
+    names = list(dict.fromkeys(data.emoji.names["en"][row] for row in rows))  # two things may share a name
+    words = [vocabulary[i] for i in rng.choice(len(vocabulary), len(names), replace=False)]
+    pairs = list(zip(names, words, strict=True))
+    listed = [
+        pairs[i] for i in rng.permutation([*range(len(pairs)), *rng.integers(len(pairs), size=SHOTS - len(pairs))])
+    ]
+    return objectives.repeated_pairs(listed, [pick(pairs, rng) for _ in range(8)])
 
 
 def recall(data: KitData, rng) -> Example:

@@ -10,9 +10,8 @@ Three things can be new, and each has a test of its own:
   French name was met in texts alone (`held_out`);
 - the thing: objects and words of the test split, which are in no training image.
 
-In few-shot prompts what is new is the meaning of a word, drawn again for every prompt. The words themselves, 52 of one
-syllable, and the 48 kinds of objects are in the prompts of the last stage of training; other kinds, of the test split,
-have a row of their own.
+In few-shot prompts the words are new: 52 made-up ones that are in no prompt of the training, with a meaning that is
+drawn again for every prompt. The 48 kinds of objects are known; those of the test split have rows of their own.
 
 A thing without a known name cannot be named. What is asked is whether the answer is near: by its place in WordNet
 (WUPS), and whether no other name that was taught would have been nearer ("nearest name").
@@ -30,7 +29,7 @@ from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
 from kitlib.multimodal.kit_data import object_rows, pick, place_on_background, retry_until_fits
 from kitlib.multimodal.kit_tasks import BOXES_FOUND, kit_tasks
 from kitlib.multimodal.prompts import Example
-from kitlib.multimodal.scores import anls_values, exact_matches, last_names, letter_similarity, within_one
+from kitlib.multimodal.scores import anls_values, exact_matches, last_names, last_words, letter_similarity, within_one
 from kitlib.multimodal.tasks import Task
 from kitlib.synthetic import rendered_text, scenes
 
@@ -180,6 +179,9 @@ TASKS = (
     ),
     _kit("captions of videos, by letters", "video_captioning", "train", *LETTERS),
     _kit("4-shot, new words", "made_up_words"),
-    _kit("4-shot, new words, by way of English", "made_up_words_by_name", "train", last_names, "last word"),
+    _kit("4-shot, new words, by way of English", "made_up_words_by_name", "train", last_words, "last word"),
     _kit("4-shot, new words, unseen objects", "made_up_words", "test"),
+    _kit(
+        "4-shot, new words, unseen objects, by way of English", "made_up_words_by_name", "test", last_words, "last word"
+    ),
 )

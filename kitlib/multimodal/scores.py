@@ -26,6 +26,12 @@ def last_names(predictions: Sequence[str], examples: Sequence[Example]) -> np.nd
     return exact_match(*_last_parts(predictions, examples))
 
 
+def last_words(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+    """float[B] of 0 and 1: whether the last word of the text, as spaces divide it, is that of the target."""
+    texts = (predictions, [example.answer for example in examples])
+    return exact_match(*([" ".join(text.split()[-1:]) for text in listed] for listed in texts))
+
+
 def within_one(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
     """float[B] of 0 and 1: whether the text ends with a whole number, behind " ; " if there are several, which is at
     most 1 away from the target's."""

@@ -61,6 +61,7 @@ SHAPES = {  # per group: images, tokens of the prompt, of the target
     "clip": (example_builders.FRAMES, 16, 32),
     "text": (0, 128, 64),
     "said": (0, 24, 18),
+    "again": (0, 16, 112),
 }
 
 
@@ -103,17 +104,25 @@ WEAK = ALL | {
     "counted": {"counting_by_positions": 1},
     "quiz": {"counting": 4, "easy_vqa": 1},
 }
+BY_NAME = WEAK | {
+    "pair": {"two_exemplars_by_name": 1},
+    "four": {"four_exemplars_by_name": 1},
+    "again": {"repeated_pairs": 1},
+}
 FIRST = {"name": 28, "read": 12, "found": 8, "text": 10}
 ROUTED = {"name": 12, "read": 6, "found": 3, "text": 5, "film": 20, "pair": 16}
 EVEN = {"name": 12, "short": 3, "read": 8, "receipt": 3, "page": 1, "found": 4, "boxes": 7, "quiz": 15}
 EVEN |= {"pair": 8, "four": 4, "few": 1, "film": 8, "clip": 1, "text": 6}
 UNEVEN = {"name": 18, "short": 2, "read": 6, "receipt": 4, "page": 1, "found": 3, "boxes": 4, "quiz": 8, "counted": 12}
 UNEVEN |= {"pair": 12, "four": 6, "few": 1, "film": 6, "clip": 1, "text": 2, "said": 16}
+NAMED = {"name": 16, "short": 1, "read": 5, "receipt": 2, "page": 1, "found": 2, "boxes": 3, "quiz": 5, "counted": 6}
+NAMED |= {"pair": 14, "four": 16, "again": 20, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 8}
 STAGES = {
     "base": Stage(BASE, FIRST, 5000, 4e-3),
     "bind": Stage(BIND, ROUTED, 1000, 3e-3),
     "all": Stage(ALL, EVEN, 3000, 3e-3),
     "weak": Stage(WEAK, UNEVEN, 2000, 2.5e-3),
+    "shots": Stage(BY_NAME, NAMED, 1000, 2e-3),
 }
 RATIO = 1.25  # Muon's rate over Adam's, in the text half
 OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0

@@ -40,7 +40,6 @@ def test_exemplars_in_training_have_other_made_up_words_than_the_tests():
         ("two_exemplars", 2),
         ("four_exemplars", 4),
         ("made_up_words", 4),
-        ("made_up_words_by_name", 4),
     ):
         by_name[name] = 0
         for example in drawn(name):
@@ -54,8 +53,43 @@ def test_exemplars_in_training_have_other_made_up_words_than_the_tests():
                 shown = steps[0::2]
                 assert set(shown) <= names and steps[1::2] == words and len(shown) == shots + 1
                 assert dict(zip(shown[:-1], words, strict=True))[shown[-1]] == answer
-    assert by_name["made_up_words"] == 0 and by_name["made_up_words_by_name"] == COUNT
+    assert by_name["made_up_words"] == 0
     assert 0 < by_name["two_exemplars"] < COUNT and 0 < by_name["four_exemplars"] < COUNT
+
+
+def test_by_name_every_image_has_its_name_and_right_behind_it_its_word():
+    """The exemplars' words are those of the prompt, in its order; the query has the word of the exemplars of its name.
+    Training and tests have other words."""
+    names, others = set(captioned.emoji("train").names["en"]), {*episodes.nonsense(2), *kit_data("train").short_words}
+    tests = set(episodes.nonsense())
+    for name, shots, vocabulary in (
+        ("two_exemplars_by_name", 2, others),
+        ("four_exemplars_by_name", 4, others),
+        ("made_up_words_by_name", 4, tests),
+    ):
+        for example in drawn(name):
+            words = [text.removeprefix("Answer in en: what is this? ") for text in example.prompt[:-1]]
+            shown, said = zip(*(pair.rsplit(" ", 1) for pair in example.answer.split(" ; ")), strict=True)
+            assert list(said[:-1]) == words and len(words) == shots and len(set(words)) == 2
+            assert set(words) <= vocabulary and set(shown) <= names
+            assert dict(zip(shown[:-1], words, strict=True))[shown[-1]] == said[-1]
+            assert example.prompt[-1] == "Answer in en: what is this? first in en"
+    assert not tests & others
+
+
+def test_repeated_pairs_ask_for_words_that_stand_there_before():
+    """Four pairs of two to four names, none of which has two words; then eight of them again, with loss on the word."""
+    kinds = set()
+    for example in drawn("repeated_pairs"):
+        (first, loss), *again = example.target
+        pairs = dict(pair.rsplit(" ", 1) for pair in first.split(" ; "))
+        assert not loss and len(first.split(" ; ")) == 4 and 2 <= len(pairs) <= 4
+        assert len({*first.split(" ; ")}) == len(pairs) == len(set(pairs.values()))
+        assert [carries for _, carries in again] == [False, True] * 8
+        for (name, _), (word, _) in zip(again[::2], again[1::2], strict=True):
+            assert pairs[name.removeprefix(" ; ")] == word.strip()
+        kinds.add(len(pairs))
+    assert kinds == {2, 3, 4}
 
 
 def test_a_word_is_recalled_in_every_language():

@@ -22,6 +22,7 @@ from kitlib.multimodal.objectives import (
     object_aware_vqa,
     question_generation,
     recall,
+    repeated_pairs,
     screenshot_to_markup,
     span_corruption,
     split_captioning,
@@ -347,6 +348,23 @@ def test_the_answer_to_a_made_up_word_is_among_the_exemplars():
         *steps, last, word = named.answer.split(" ; ")
         assert steps[0::2] == [names[kind] for kind in episode.kinds] and steps[1::2] == [*episode.words]
         assert last == names[episode.query_kind] and word == episode.answer
+        close = made_up_words(episode, names=names, joint=" ")
+        both = zip(steps[0::2], steps[1::2], strict=True)
+        assert close.answer == " ; ".join([*map(" ".join, both), f"{last} {word}"]) and close.prompt == named.prompt
+
+
+def test_repeated_pairs_carry_loss_where_they_stand_again():
+    dog, cat = ("dog", "dax"), ("red cat", "zug")
+    example = repeated_pairs([dog, cat], [cat, dog, cat])
+    assert example.task == "vqa" and not len(example.images)
+    assert example.prompt == "Answer in en: what is this? first in en"
+    assert example.answer == "dog dax ; red cat zug ; red cat zug ; dog dax ; red cat zug"
+    assert [piece for piece, loss in example.target if loss] == [" zug", " dax", " zug"]
+    for pairs, again in (([dog], [cat]), ([dog, cat], []), ([dog], [("dog", "zug")])):
+        with pytest.raises(ValueError, match="again, got"):
+            repeated_pairs(pairs, again)
+    with pytest.raises(ValueError, match="visible"):
+        repeated_pairs([("dog", " ")], [("dog", " ")])
 
 
 def test_images_may_be_given_as_a_list():

@@ -3,7 +3,15 @@
 import numpy as np
 
 from kitlib.multimodal.prompts import Example
-from kitlib.multimodal.scores import anls_values, ap50, exact_matches, last_names, letter_similarity, within_one
+from kitlib.multimodal.scores import (
+    anls_values,
+    ap50,
+    exact_matches,
+    last_names,
+    last_words,
+    letter_similarity,
+    within_one,
+)
 
 IMAGE = np.zeros((1, 64, 64, 3), np.uint8)
 THREE = [Example(IMAGE, f"which {i}?", ((f"answer {i}", True),), "vqa") for i in range(3)]
@@ -28,6 +36,13 @@ def test_last_names():
     target = [Example(IMAGE, "what is this? first in en", (("dog ; chien", True),), "vqa")]
     for text, value in (("dog ; chien", 1), ("cat ; Chien", 1), ("chien", 1), ("dog ; chat", 0), ("dog", 0), ("", 0)):
         assert last_names([text], target).tolist() == [value]
+
+
+def test_last_words():
+    """Whatever stands before the last word, and nothing for an empty text."""
+    target = [Example(IMAGE, "what is this? first in en", (("dog dax ; red cat zug ; dog dax", True),), "episodic_vqa")]
+    for text, value in (("dog dax", 1), ("cat dax", 1), ("dax ", 1), ("dog zug", 0), ("dax ; dog", 0), ("", 0)):
+        assert last_words([text], target).tolist() == [value]
 
 
 def test_within_one():

@@ -44,14 +44,14 @@ def small_shards(monkeypatch):
 # --- mixtures and shapes ---
 
 
-def test_the_last_two_stages_have_all_thirteen_objectives():
+def test_the_last_three_stages_have_all_thirteen_objectives():
     """vqa, split_ocr, detection and episodic_vqa also through their parts."""
-    parts = {"easy_vqa": "vqa", "four_exemplars": "episodic_vqa", "reading": "split_ocr", "finding": "detection"}
-    for stage in (STAGES["all"], STAGES["weak"]):
+    parts = {"easy_vqa": "vqa", "reading": "split_ocr", "finding": "detection"}
+    for stage in (STAGES["all"], STAGES["weak"], STAGES["shots"]):
         trained = {parts.get(name, name) for weights in stage.weights.values() for name in weights}
         assert trained >= set(prompts.PREFIXES)
     assert all(set(stage.rows) == set(stage.weights) <= set(SHAPES) for stage in STAGES.values())
-    assert list(STAGES) == ["base", "bind", "all", "weak"]
+    assert list(STAGES) == ["base", "bind", "all", "weak", "shots"]
 
 
 def test_names_are_taught_in_every_stage_and_images_are_told_apart_from_the_second_on():
@@ -59,7 +59,7 @@ def test_names_are_taught_in_every_stage_and_images_are_told_apart_from_the_seco
         trained = {task for weights in stage.weights.values() for task in weights}
         assert {"captioning", "naming", "naming_by_english", "translation", "recall", "reading", "finding"} <= trained
         assert not trained & {"made_up_words", "made_up_words_by_name"}  # tests
-        apart = {"two_exemplars", "video_questions", "video_questions_by_positions"}
+        apart = {"two_exemplars_by_name" if name == "shots" else "two_exemplars", "video_questions_by_positions"}
         assert trained & apart == (set() if name == "base" else apart)
 
 
