@@ -42,6 +42,12 @@ def made_up_words_by_name(data: KitData, rng) -> Example:
     return objectives.made_up_words(episode, names=data.scene_names, joint=" ")
 
 
+def two_made_up_words_by_name(data: KitData, rng) -> Example:
+    """The same with one exemplar of each kind."""
+    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, 2, rng)
+    return objectives.made_up_words(episode, names=data.scene_names, joint=" ")
+
+
 def four_exemplars(data: KitData, rng) -> Example:
     """Any two objects and two of thousands of words that mean nothing here: made-up ones of two syllables, or short
     ones of other languages. Half of the time the answer names every image."""
@@ -88,7 +94,16 @@ def _words(data: KitData, rng) -> Sequence[str]:
 
 def repeated_pairs(data: KitData, rng) -> Example:
     """Two to four names with a word each, four pairs in all, and then eight times one of them again."""
-    rows, vocabulary = rng.choice(data.object_rows, rng.integers(2, SHOTS + 1), replace=False), _words(data, rng)
+    return _repeated(data, data.object_rows, _words(data, rng), rng)
+
+
+def repeated_made_up_words(data: KitData, rng) -> Example:
+    """The same with the names and the words of `made_up_words`."""
+    return _repeated(data, data.scene_rows, episodes.nonsense(), rng)
+
+
+def _repeated(data: KitData, rows: Sequence[int], vocabulary: Sequence[str], rng) -> Example:
+    rows = rng.choice(rows, rng.integers(2, SHOTS + 1), replace=False)
     names = list(dict.fromkeys(data.emoji.names["en"][row] for row in rows))  # two things may share a name
     words = [vocabulary[i] for i in rng.choice(len(vocabulary), len(names), replace=False)]
     pairs = list(zip(names, words, strict=True))

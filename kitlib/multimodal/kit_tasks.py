@@ -18,14 +18,14 @@ from kitlib.multimodal.tasks import Task
 # are fine-tuned on.
 MORE = ("easy_vqa", "receipts", "naming", "naming_by_english", "translation", "reading", "finding", "counting")
 MORE += ("recall", "two_exemplars", "four_exemplars", "made_up_words", "made_up_words_by_name", "repeated_pairs")
-MORE += ("two_exemplars_by_name", "four_exemplars_by_name")
+MORE += ("two_exemplars_by_name", "four_exemplars_by_name", "two_made_up_words_by_name", "repeated_made_up_words")
 MORE += ("video_questions", "video_questions_by_positions", "counting_by_positions", "translation_by_text")
 TRAINED_ONLY = ("translation_by_text",)  # no names are held out in the test split
 # The builders of several examples about one picture. All other tasks have the builder of their own name, which is in
 # `exemplar_builders` for these:
 EXEMPLARS = ("episodic_captioning", "episodic_vqa", "recall", "two_exemplars", "four_exemplars")
 EXEMPLARS += ("made_up_words", "made_up_words_by_name", "repeated_pairs")
-EXEMPLARS += ("two_exemplars_by_name", "four_exemplars_by_name")
+EXEMPLARS += ("two_exemplars_by_name", "four_exemplars_by_name", "two_made_up_words_by_name", "repeated_made_up_words")
 PLURAL = {
     "captioning": example_builders.captionings,
     "naming": example_builders.namings,

@@ -109,6 +109,11 @@ BY_NAME = WEAK | {
     "four": {"four_exemplars_by_name": 1},
     "again": {"repeated_pairs": 1},
 }
+MADE_UP = BY_NAME | {
+    "pair": {"two_made_up_words_by_name": 1},
+    "four": {"made_up_words_by_name": 1},
+    "again": {"repeated_made_up_words": 1},
+}
 FIRST = {"name": 28, "read": 12, "found": 8, "text": 10}
 ROUTED = {"name": 12, "read": 6, "found": 3, "text": 5, "film": 20, "pair": 16}
 EVEN = {"name": 12, "short": 3, "read": 8, "receipt": 3, "page": 1, "found": 4, "boxes": 7, "quiz": 15}
@@ -117,12 +122,15 @@ UNEVEN = {"name": 18, "short": 2, "read": 6, "receipt": 4, "page": 1, "found": 3
 UNEVEN |= {"pair": 12, "four": 6, "few": 1, "film": 6, "clip": 1, "text": 2, "said": 16}
 NAMED = {"name": 16, "short": 1, "read": 5, "receipt": 2, "page": 1, "found": 2, "boxes": 3, "quiz": 5, "counted": 6}
 NAMED |= {"pair": 14, "four": 16, "again": 20, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 8}
+WORDED = {"name": 12, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
+WORDED |= {"pair": 6, "four": 20, "again": 44, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 6}
 STAGES = {
     "base": Stage(BASE, FIRST, 5000, 4e-3),
     "bind": Stage(BIND, ROUTED, 1000, 3e-3),
     "all": Stage(ALL, EVEN, 3000, 3e-3),
     "weak": Stage(WEAK, UNEVEN, 2000, 2.5e-3),
     "shots": Stage(BY_NAME, NAMED, 1000, 2e-3),
+    "words": Stage(MADE_UP, WORDED, 420, 2e-3),
 }
 RATIO = 1.25  # Muon's rate over Adam's, in the text half
 OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0
