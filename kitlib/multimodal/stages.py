@@ -124,6 +124,8 @@ NAMED = {"name": 16, "short": 1, "read": 5, "receipt": 2, "page": 1, "found": 2,
 NAMED |= {"pair": 14, "four": 16, "again": 20, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 8}
 WORDED = {"name": 12, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
 WORDED |= {"pair": 6, "four": 20, "again": 44, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 6}
+TOLD = {"name": 16, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
+TOLD |= {"pair": 4, "four": 28, "again": 8, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 10}
 STAGES = {
     "base": Stage(BASE, FIRST, 5000, 4e-3),
     "bind": Stage(BIND, ROUTED, 1000, 3e-3),
@@ -131,6 +133,7 @@ STAGES = {
     "weak": Stage(WEAK, UNEVEN, 2000, 2.5e-3),
     "shots": Stage(BY_NAME, NAMED, 1000, 2e-3),
     "words": Stage(MADE_UP, WORDED, 420, 2e-3),
+    "look": Stage(MADE_UP, TOLD, 560, 2e-3),
 }
 RATIO = 1.25  # Muon's rate over Adam's, in the text half
 OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0

@@ -59,12 +59,13 @@ def test_exemplars_in_training_have_other_made_up_words_than_the_tests():
 
 def test_by_name_every_image_has_its_name_and_right_behind_it_its_word():
     """The exemplars' words are those of the prompt, in its order; the query has the word of the exemplars of its name.
-    Training and tests have other words."""
+    Two sorts of words: those of images that are read and new ones; and the 52 of the tests."""
     names, others = set(captioned.emoji("train").names["en"]), {*episodes.nonsense(2), *kit_data("train").short_words}
     tests = set(episodes.nonsense())
     for name, shots, vocabulary in (
         ("two_exemplars_by_name", 2, others),
         ("four_exemplars_by_name", 4, others),
+        ("two_made_up_words_by_name", 2, tests),
         ("made_up_words_by_name", 4, tests),
     ):
         for example in drawn(name):
@@ -79,17 +80,19 @@ def test_by_name_every_image_has_its_name_and_right_behind_it_its_word():
 
 def test_repeated_pairs_ask_for_words_that_stand_there_before():
     """Four pairs of two to four names, none of which has two words; then eight of them again, with loss on the word."""
-    kinds = set()
-    for example in drawn("repeated_pairs"):
-        (first, loss), *again = example.target
-        pairs = dict(pair.rsplit(" ", 1) for pair in first.split(" ; "))
-        assert not loss and len(first.split(" ; ")) == 4 and 2 <= len(pairs) <= 4
-        assert len({*first.split(" ; ")}) == len(pairs) == len(set(pairs.values()))
-        assert [carries for _, carries in again] == [False, True] * 8
-        for (name, _), (word, _) in zip(again[::2], again[1::2], strict=True):
-            assert pairs[name.removeprefix(" ; ")] == word.strip()
-        kinds.add(len(pairs))
-    assert kinds == {2, 3, 4}
+    for task in ("repeated_pairs", "repeated_made_up_words"):
+        kinds = set()
+        for example in drawn(task):
+            (first, loss), *again = example.target
+            pairs = dict(pair.rsplit(" ", 1) for pair in first.split(" ; "))
+            assert not loss and len(first.split(" ; ")) == 4 and 2 <= len(pairs) <= 4
+            assert len({*first.split(" ; ")}) == len(pairs) == len(set(pairs.values()))
+            assert (set(pairs.values()) <= set(episodes.nonsense())) == (task == "repeated_made_up_words")
+            assert [carries for _, carries in again] == [False, True] * 8
+            for (name, _), (word, _) in zip(again[::2], again[1::2], strict=True):
+                assert pairs[name.removeprefix(" ; ")] == word.strip()
+            kinds.add(len(pairs))
+        assert kinds == {2, 3, 4}
 
 
 def test_a_word_is_recalled_in_every_language():

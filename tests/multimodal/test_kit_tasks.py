@@ -13,7 +13,9 @@ COUNT = 20  # examples per task
 OBJECTIVES = dict.fromkeys(MORE, "vqa") | dict.fromkeys(
     ("made_up_words", "made_up_words_by_name", "two_exemplars", "four_exemplars"), "episodic_vqa"
 )
-OBJECTIVES |= dict.fromkeys(("two_exemplars_by_name", "four_exemplars_by_name"), "episodic_vqa")
+OBJECTIVES |= dict.fromkeys(
+    ("two_exemplars_by_name", "four_exemplars_by_name", "two_made_up_words_by_name"), "episodic_vqa"
+)
 OBJECTIVES |= {"reading": "split_ocr", "finding": "detection"}
 IMAGES = {
     "span_corruption": 0,
@@ -21,8 +23,10 @@ IMAGES = {
     "translation_by_text": 0,
     "recall": 0,
     "repeated_pairs": 0,
+    "repeated_made_up_words": 0,
     "two_exemplars": 3,
     "two_exemplars_by_name": 3,
+    "two_made_up_words_by_name": 3,
     "video_captioning": 4,
     "video_questions": 4,
     "video_questions_by_positions": 4,
@@ -36,6 +40,7 @@ def test_all_objectives_are_there_and_their_examples_are_valid(split):
     more = "easy_vqa receipts naming naming_by_english translation reading finding counting recall"
     more += " two_exemplars four_exemplars made_up_words made_up_words_by_name"
     more += " two_exemplars_by_name four_exemplars_by_name repeated_pairs"
+    more += " two_made_up_words_by_name repeated_made_up_words"
     more += " video_questions video_questions_by_positions counting_by_positions"
     more += " translation_by_text" if split == "train" else ""
     assert set(tasks) == {*PREFIXES, *more.split()}
@@ -53,7 +58,8 @@ def test_all_objectives_are_there_and_their_examples_are_valid(split):
             assert len(prompts) == (count if episode else 1)
             for text in (*prompts, example.answer):
                 assert type(text) is str and text.strip() and words.decode(words.encode(text)) == text
-            assert {weight for _, weight in example.target} <= {True, name not in ("detection", "repeated_pairs")}
+            partly = name in ("detection", "repeated_pairs", "repeated_made_up_words")
+            assert {weight for _, weight in example.target} <= {True, not partly}
             if name != "span_corruption":
                 short = without_prefix(example).prompt
                 assert isinstance(short, tuple) == episode and (not episode or len(short) == len(prompts))

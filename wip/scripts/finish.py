@@ -9,8 +9,8 @@ from kitlib.multimodal.kit_scores import TASKS
 from kitlib.multimodal.tasks import scorecard
 folder = Path(os.environ.get("STAGES", "build/palix_s")); seed = 0
 path = files.writable("data/checkpoints/palix_s.safetensors")
-params = weights.load(folder / "shots.safetensors", jax.eval_shape(lambda: palix.init_params(palix.PaLIX(stages.released_config()))))
-histories = {n: dict(np.load(folder / f"{n}_history.npz")) for n in ("ocr", "base", "bind", "all", "weak", "shots")}
+params = weights.load(folder / "look.safetensors", jax.eval_shape(lambda: palix.init_params(palix.PaLIX(stages.released_config()))))
+histories = {n: dict(np.load(folder / f"{n}_history.npz")) for n in ("ocr", "base", "bind", "all", "weak", "shots", "words", "look")}
 weights.save(path, params)
 t = time.time(); table = scorecard(*stages.released(), TASKS, count=300); print("scorecard", time.time() - t)
 steps = {"ocr": stages.OCR["steps"]} | {n: s.steps for n, s in stages.STAGES.items()}
