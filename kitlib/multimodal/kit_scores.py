@@ -10,9 +10,9 @@ Three things can be new, and each has a test of its own:
   French name was met in texts alone (`held_out`);
 - the thing: objects and words of the test split, which are in no training image.
 
-In few-shot prompts the meaning of the words is new: 52 made-up words, each time drawn again for every prompt, in training
-as here, so that only the prompt tells it. The 48 kinds of objects are known; those of the test split have rows of their
-own.
+In few-shot prompts the meaning of the words is new: of 52 made-up words two are drawn for every prompt, in training as
+here, so that only the prompt tells what they mean. The 48 kinds of objects are known; those of the test split have rows
+of their own.
 
 A thing without a known name cannot be named. What is asked is whether the answer is near: by its place in WordNet
 (WUPS), and whether no other name that was taught would have been nearer ("nearest name").

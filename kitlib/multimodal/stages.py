@@ -6,6 +6,11 @@
     stage 3 "all"    all thirteen objectives and the evaluated tasks
     stage 4 "weak"   the same with more of what was still learned: names that no picture teaches, exemplars, counting by
                      way of positions
+    stage 5 "shots"  answers that name every image of a prompt, each name with its word right behind it
+    stage 6 "words"  the same with the 48 kinds and 52 made-up words of the tests, whose meaning is drawn again for
+                     every prompt; and texts in which such a word is to be looked up
+    stage 7 "look"   the same with more prompts of five images: to tell the third from the fifth takes longest
+    at last          parameters between those after "weak" and after "look" (`interpolation`)
 
 From stage 1 on the tower is frozen, and its output is computed once per picture (`features`): a thing is named, found
 and asked about in several languages at once, so that more is learned in an hour. PaLI-X trains in another way: first
@@ -35,7 +40,7 @@ from kitlib.configs import PaLIXConfig
 from kitlib.data import files, tokenizer
 from kitlib.layers.vit_layers import resize_positions
 from kitlib.models import palix, weights
-from kitlib.multimodal import example_builders, features, ocr_pretraining
+from kitlib.multimodal import example_builders, features, interpolation, ocr_pretraining
 from kitlib.multimodal.kit_data import SHOTS
 from kitlib.multimodal.kit_scores import TASKS
 from kitlib.multimodal.kit_tasks import kit_tasks
@@ -124,8 +129,8 @@ NAMED = {"name": 16, "short": 1, "read": 5, "receipt": 2, "page": 1, "found": 2,
 NAMED |= {"pair": 14, "four": 16, "again": 20, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 8}
 WORDED = {"name": 12, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
 WORDED |= {"pair": 6, "four": 20, "again": 44, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 6}
-TOLD = {"name": 16, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
-TOLD |= {"pair": 4, "four": 28, "again": 8, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 10}
+LOOKED = {"name": 16, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
+LOOKED |= {"pair": 4, "four": 28, "again": 8, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 10}
 STAGES = {
     "base": Stage(BASE, FIRST, 5000, 4e-3),
     "bind": Stage(BIND, ROUTED, 1000, 3e-3),
@@ -133,11 +138,12 @@ STAGES = {
     "weak": Stage(WEAK, UNEVEN, 2000, 2.5e-3),
     "shots": Stage(BY_NAME, NAMED, 1000, 2e-3),
     "words": Stage(MADE_UP, WORDED, 420, 2e-3),
-    "look": Stage(MADE_UP, TOLD, 560, 2e-3),
+    "look": Stage(MADE_UP, LOOKED, 560, 2e-3),
 }
 RATIO = 1.25  # Muon's rate over Adam's, in the text half
 OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0
 SHOWN = ("words", "words", "words", "thing", "scene")  # images of stage 0: reading takes longest to learn
+BEFORE, AFTER = "weak", "look"  # the released parameters lie between those after these two stages
 SAVE_EVERY = 250  # steps
 
 
@@ -190,8 +196,8 @@ def train_stage(stage: Stage, params: dict, config: PaLIXConfig, folder: Path, *
     return jax.device_get(state.params), history
 
 
-def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, dict[str, dict]]:
-    """All stages, one after the other: the final parameters, and the history of each stage.
+def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict[str, dict], dict[str, dict]]:
+    """All stages, one after the other: the parameters after each, and the history of each ("ocr", too).
 
     folder: for the saves of each stage; stages that are finished there are not repeated.
     """
@@ -202,13 +208,14 @@ def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict
     tower, histories["ocr"] = ocr_pretraining.pretrain(
         config.tower, builder, seed=seed, recipe=recipe, progress="ocr", **OCR, **saves
     )
-    params = params | {"tower": tower}
+    params, made = params | {"tower": tower}, {}
     for number, (name, stage) in enumerate(STAGES.items(), 1):
         # Every stage has its own seed, so that it draws other examples.
         params, histories[name] = train_stage(
             stage, params, config, folder / name, name=name, seed=seed + 1000 * number
         )
-    return params, histories
+        made[name] = params
+    return made, histories
 
 
 def loss_curves(histories: Mapping[str, Mapping[str, np.ndarray]], every: int = 50) -> pd.DataFrame:
@@ -244,20 +251,28 @@ def released() -> tuple[palix.PaLIX, dict]:
 
 
 def main(folder: Path, seed: int = 0) -> None:
-    """Trains all stages, then writes the weights, their scores and the loss curves."""
-    params, histories = train_all(folder, released_config(), seed=seed)
+    """Trains all stages, then writes the weights, their scores, the loss curves, and the scores between two stages."""
+    made, histories = train_all(folder, released_config(), seed=seed)
+    asked = [task for task in TASKS if task.name in (interpolation.LEARNED, *interpolation.FORGOTTEN)]
+    between = interpolation.scores_between(palix.PaLIX(released_config()), made[BEFORE], made[AFTER], asked)
     path = files.writable("data/checkpoints/palix_s.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(path, params)
-    table = scorecard(*released(), TASKS, count=300)
+    weights.save(path, interpolation.interpolate(made[BEFORE], made[AFTER], interpolation.share_chosen(between)))
+    write_scores(path, scorecard(*released(), TASKS, count=300), between, loss_curves(histories), seed)
+
+
+def write_scores(path: Path, table: pd.DataFrame, between: pd.DataFrame, losses: pd.DataFrame, seed: int) -> None:
+    """Writes the three tables beside the weights, each with the command that made it, and the checksums of all."""
     steps = {"ocr": OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
     made = f"# kit train palix_s: seed {seed}, steps {steps}; kit bench palix measures how long they take\n"
     made += f"# jax {jax.__version__}, {os.cpu_count()} CPU cores\n"
+    straight = f"# on the straight line from stage {BEFORE} (0) to {AFTER} (1); examples of their own, to choose by\n"
     explained = "# 95 % intervals over examples: Wilson's for shares, bootstrap for other scores\n"
     explained += "# blind: grey pictures; shuffled: the next example's pictures\n"
     tables = {
         path.with_suffix(".csv"): made + explained + table.to_csv(index=False, float_format="%.4f"),
-        path.with_name("palix_s_losses.csv"): made + loss_curves(histories).to_csv(index=False, float_format="%.4f"),
+        path.with_name("palix_s_losses.csv"): made + losses.to_csv(index=False, float_format="%.4f"),
+        path.with_name("palix_s_between.csv"): made + straight + between.to_csv(index=False, float_format="%.4f"),
     }
     for file, text in tables.items():
         files.write_text(file, text)

@@ -1,6 +1,7 @@
 """kitlib.multimodal.stages: mixtures, cached features, resolutions, and stages that are stopped and resumed."""
 
 import dataclasses
+import itertools
 import shutil
 from types import SimpleNamespace
 
@@ -202,12 +203,27 @@ def test_all_stages_follow_each_other(tmp_path, monkeypatch):
     few = {name: dataclasses.replace(stage, weights=WEIGHTS, rows=ROWS, steps=2) for name, stage in STAGES.items()}
     monkeypatch.setattr(stages, "STAGES", few)
     monkeypatch.setattr(stages, "OCR", {"steps": 2, "batch_size": 2, "peak": 1e-3})
-    params, histories = stages.train_all(tmp_path, CONFIG)
+    made, histories = stages.train_all(tmp_path, CONFIG)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"ocr", *STAGES} == set(histories)
     monkeypatch.setattr(stages.loop, "make_step", lambda *_: None)  # nothing is trained again
     again, _ = stages.train_all(tmp_path, CONFIG)
-    jax.tree.map(np.testing.assert_array_equal, again, params)
-    assert jnp.isfinite(params["tower"]["pos_embedding"]).all()
+    jax.tree.map(np.testing.assert_array_equal, again, made)
+    assert list(made) == list(STAGES) and jnp.isfinite(made["look"]["tower"]["pos_embedding"]).all()
+    texts = [params["text"]["shared_embedding"]["embedding"] for params in made.values()]
+    assert all((one != other).any() for one, other in itertools.pairwise(texts))
+
+
+def test_scores_are_written_with_their_command_and_noted(tmp_path, monkeypatch):
+    """Beside the weights, three tables; every file is noted in the list of checksums."""
+    noted, path, one = [], tmp_path / "palix_s.safetensors", pd.DataFrame({"task": ["captions"], "score": [0.5]})
+    monkeypatch.setattr(stages.files, "note_checksum", noted.append)
+    stages.write_scores(path, one, one.assign(share=0.9), one.assign(stage="base"), seed=3)
+    names = ("palix_s.csv", "palix_s_between.csv", "palix_s_losses.csv")
+    assert noted[0] == path and {file.name for file in noted[1:]} == set(names)
+    for name in names:
+        file = tmp_path / name
+        assert file.read_text().startswith("# kit train palix_s: seed 3, steps {'ocr': 12000, 'base': 5000,")
+        assert pd.read_csv(file, comment="#")["score"].item() == 0.5
 
 
 def test_loss_curves_are_means_over_steps():
@@ -245,8 +261,8 @@ def test_the_stored_scores_are_of_every_test_and_of_this_recipe():
     assert (table["low"] <= table["score"]).all() and (table["score"] <= table["high"]).all()
     assert table[["score", "blind", "shuffled"]].stack().between(0, 1).all()
     steps = {"ocr": stages.OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
-    losses = path.with_name("palix_s_losses.csv")
-    assert all(f"# kit train palix_s: seed 0, steps {steps}; " in file.read_text() for file in (path, losses))
+    losses, between = path.with_name("palix_s_losses.csv"), path.with_name("palix_s_between.csv")
+    assert all(f"# kit train palix_s: seed 0, steps {steps}; " in file.read_text() for file in (path, losses, between))
     curves = pd.read_csv(losses, comment="#")
     assert curves.groupby("stage")["step"].max().to_dict() == steps
 
