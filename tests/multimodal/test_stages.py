@@ -209,7 +209,7 @@ def test_all_stages_follow_each_other(tmp_path, monkeypatch):
     again, _ = stages.train_all(tmp_path, CONFIG)
     jax.tree.map(np.testing.assert_array_equal, again, made)
     assert list(made) == list(STAGES) and jnp.isfinite(made["look"]["tower"]["pos_embedding"]).all()
-    texts = [params["text"]["shared_embedding"]["embedding"] for params in made.values()]
+    texts = [params["projection"]["kernel"] for params in made.values()]
     assert all((one != other).any() for one, other in itertools.pairwise(texts))
 
 
