@@ -77,7 +77,7 @@ def test_an_example_is_a_function_of_its_generator():
 
 
 def test_every_task_has_a_usual_length():
-    """20 examples per task: short enough for rows of this many tokens; the rare longer ones are left out in training."""
+    """20 examples per task: short enough for rows of this many tokens; longer ones are left out in training."""
     words = tokenizer.multilingual()
     for name, task in kit_tasks("train").items():
         examples = [tokenise(task.draw(keyed_rng(9, i)), words) for i in range(20)]
