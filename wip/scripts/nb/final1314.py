@@ -1,5 +1,5 @@
 """Numbers and prose of notebooks 13 and 14 for the final weights."""
-import sys; sys.path.insert(0, "/tmp")
+import sys; sys.path.insert(0, "wip/scripts/nb")
 from nbsub import NB
 n=NB('notebooks/13_pali_x.ipynb')
 n.sub('nb13-29',('want=0.78, tol=0.01)','want=0.743, tol=0.01)'),('(("blind", 4), ("shuffled", 0))','(("blind", 4), ("shuffled", 1))'),

@@ -1,4 +1,4 @@
-import sys; sys.path.insert(0, "/tmp")
+import sys; sys.path.insert(0, "wip/scripts/nb")
 from nbsub import NB
 n=NB('notebooks/15_shots_and_frames.ipynb')
 n.sub('nb15-21',('changes["prefix", "with positions"], want=0.10, tol=0.02','changes["prefix", "with positions"], want=0.38, tol=0.05'))
