@@ -362,7 +362,7 @@ def test_the_scores_are_those_of_the_checkpoint():
         ("name the emoji, English", "captions, en"),
         ("answer a question about shapes (easy-VQA)", "easy-VQA, test set"),
         ("how many are there?", "counting"),
-        ("learn a new word from 4 pictures", "4-shot, new words"),
+        ("learn a new word from 4 pictures, naming them first", "4-shot, new words, by way of English"),
         ("read a word it has not seen", "reading a word, unseen words"),
     ):
         row = card.loc[name]
