@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from kitlib.bench import timing
 from kitlib.models import palix
 from kitlib.multimodal import features, ocr_pretraining, stages
@@ -39,6 +41,7 @@ def trainings(folder: Path) -> tuple[dict[str, Callable], dict[str, float]]:
     examples = {}
     for name, stage in stages.STAGES.items():
         state, step, batches = stages.start_stage(stage, params, config, folder / name)
+        batches.tower.features(np.zeros((1, *config.tower.image_size, config.tower.channels), np.uint8))  # compiles
         start = time.perf_counter()
         next(batches)  # makes the shard
         examples[name] = (time.perf_counter() - start) / features.STEPS

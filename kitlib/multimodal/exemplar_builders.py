@@ -6,9 +6,9 @@
 
 To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks like
 the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the training it
-is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". In the last stage a word stands right
-behind its name, "dog dax ; cat zug ; dog dax": then its last step is to repeat what followed a name before, which texts
-alone can teach (`repeated_pairs`). Words for all this must be many: 52 are memorised.
+is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". From the stage "shots" on, a word stands
+right behind its name, "dog dax ; cat zug ; dog dax": then its last step is to repeat what followed a name before, which
+texts alone can teach (`repeated_pairs`). Words for all this must be many: 52 are memorised.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ def episodic_captioning(data: KitData, rng) -> Example:
 
 
 def made_up_words(data: KitData, rng) -> Example:
-    """Exemplars that name two kinds of objects by made-up words, then a query. A test: training has `four_exemplars`,
-    since the made-up words of the tests are few enough to be memorised."""
+    """Exemplars that name two kinds of objects by made-up words, then a query. The words are few enough to be
+    memorised, but their meaning is drawn again for every prompt."""
     return objectives.made_up_words(episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng))
 
 
@@ -104,7 +104,7 @@ def repeated_made_up_words(data: KitData, rng) -> Example:
 
 def _repeated(data: KitData, rows: Sequence[int], vocabulary: Sequence[str], rng) -> Example:
     rows = rng.choice(rows, rng.integers(2, SHOTS + 1), replace=False)
-    names = list(dict.fromkeys(data.emoji.names["en"][row] for row in rows))  # two things may share a name
+    names = [data.emoji.names["en"][row] for row in rows]
     words = [vocabulary[i] for i in rng.choice(len(vocabulary), len(names), replace=False)]
     pairs = list(zip(names, words, strict=True))
     listed = [
@@ -120,7 +120,7 @@ def recall(data: KitData, rng) -> Example:
         rng.choice(data.object_rows, rng.integers(2, 6), replace=False),
         pick(tuple(captioned.LANGUAGES), rng),
     )
-    names = list(dict.fromkeys(data.emoji.names[language][row] for row in rows))  # two things may share a name
+    names = [data.emoji.names[language][row] for row in rows]
     words = [data.short_words[i] for i in rng.choice(len(data.short_words), len(names), replace=False)]
     return objectives.recall(names, words, rng.integers(len(names)), language)
 

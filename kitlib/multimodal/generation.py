@@ -17,13 +17,17 @@ from kitlib.multimodal.prompts import Example
 
 def batch_shape(model, examples: Sequence[Example]) -> dict[str, int]:
     """The lengths for `batching.to_arrays` into which all examples fit. Raises ValueError if there are none."""
+    return _shape(model, _tokenised(examples))
+
+
+def _tokenised(examples: Sequence[Example]) -> list[batching.Tokenised]:
+    if not examples:
+        raise ValueError("There are no examples, so there is nothing to evaluate.")
     words = tokenizers.multilingual()
-    return _shape(model, [batching.tokenise(example, words) for example in examples])
+    return [batching.tokenise(example, words) for example in examples]
 
 
 def _shape(model, tokenised: Sequence[batching.Tokenised]) -> dict[str, int]:
-    if not tokenised:
-        raise ValueError("There are no examples, so there is nothing to evaluate.")
     return {
         "num_images": max(1, *(len(one.images) for one in tokenised)),
         "prompt_length": _rounded(max(one.prompt_length for one in tokenised)),
@@ -50,8 +54,7 @@ def texts_and_log_probs(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
-    words = tokenizers.multilingual()
-    tokenised = [batching.tokenise(example, words) for example in examples]
+    words, tokenised = tokenizers.multilingual(), _tokenised(examples)
     shape = shape or _shape(model, tokenised)
     texts, log_probs = [], []
     for start in range(0, len(tokenised), batch_size):

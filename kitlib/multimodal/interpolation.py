@@ -16,10 +16,8 @@ import pandas as pd
 from kitlib.multimodal.tasks import Task
 
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the later stage; closer where the new skill comes
-LEARNED, ENOUGH = (
-    "4-shot, new words, by way of English",
-    0.8,
-)  # the skill of the last stages, and how much of it to keep
+LEARNED = "4-shot, new words, by way of English"  # the skill of the last stages
+ENOUGH = 0.8  # the score in it that is enough
 FORGOTTEN = ("captions, en", "captions, de", "captions, ru", "captions, zh", "counting", "detection, with absent kinds")
 SEED = 4321  # of the examples to choose by; the tests of the released model are others (`tasks.SEED`)
 
@@ -41,6 +39,6 @@ def scores_between(model, before: dict, after: dict, tasks: Sequence[Task], *, c
 
 
 def share_chosen(table: pd.DataFrame) -> float:
-    """The smallest share with `ENOUGH` of the skill that was `LEARNED`; 1, if none has it."""
+    """The smallest share whose score in `LEARNED` is at least `ENOUGH`; 1, if none has it."""
     enough = table.loc[table[LEARNED] >= ENOUGH, "share"]
     return float(enough.min()) if len(enough) else 1.0

@@ -130,8 +130,8 @@ def nearest_names(predictions: Sequence[str], examples: Sequence[Example]) -> np
     out = []
     for text, example in zip(predictions, examples, strict=True):
         near = wups(taught, [[example.answer]] * len(taught), captioned.taxonomy())
-        best = {name for name, value in zip(taught, near, strict=True) if value == near.max() > 0}
-        out.append(text in best)
+        best = {name.lower() for name, value in zip(taught, near, strict=True) if value == near.max() > 0}
+        out.append(text.lower() in best)
     return np.array(out, float)
 
 

@@ -21,12 +21,11 @@ MORE += ("recall", "two_exemplars", "four_exemplars", "made_up_words", "made_up_
 MORE += ("two_exemplars_by_name", "four_exemplars_by_name", "two_made_up_words_by_name", "repeated_made_up_words")
 MORE += ("video_questions", "video_questions_by_positions", "counting_by_positions", "translation_by_text")
 TRAINED_ONLY = ("translation_by_text",)  # no names are held out in the test split
-# The builders of several examples about one picture. All other tasks have the builder of their own name, which is in
-# `exemplar_builders` for these:
+# Every task that is not in PLURAL has the builder of its own name, which is in `exemplar_builders` for these:
 EXEMPLARS = ("episodic_captioning", "episodic_vqa", "recall", "two_exemplars", "four_exemplars")
 EXEMPLARS += ("made_up_words", "made_up_words_by_name", "repeated_pairs")
 EXEMPLARS += ("two_exemplars_by_name", "four_exemplars_by_name", "two_made_up_words_by_name", "repeated_made_up_words")
-PLURAL = {
+PLURAL = {  # the builders of several examples about one picture
     "captioning": example_builders.captionings,
     "naming": example_builders.namings,
     "naming_by_english": example_builders.namings_by_english,

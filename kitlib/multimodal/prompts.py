@@ -3,7 +3,8 @@
     example = objectives.vqa(image, WHAT, "Apfel", "de")   # Answer in de: what is this?      -> Apfel
     without_prefix(example)                                # what is this?                    -> Apfel
 
-The words of all prompts are here. A trained model depends on them: with other words it gives other answers.
+The words of all prompts are here, and in `synthetic` for questions about its scenes and videos. A trained model depends
+on them: with other words it gives other answers.
 """
 
 import itertools

@@ -4,8 +4,8 @@
     stage 1 "base"   the first things that a picture can say: names in all languages, one word, one or two boxes
     stage 2 "bind"   which image is which: positions in every frame of a film, exemplars with made-up words
     stage 3 "all"    all thirteen objectives and the evaluated tasks
-    stage 4 "weak"   the same with more of what was still learned: names that no picture teaches, exemplars, counting by
-                     way of positions
+    stage 4 "weak"   the same with more of what was still badly learned: names that no picture teaches, exemplars,
+                     counting by way of positions
     stage 5 "shots"  answers that name every image of a prompt, each name with its word right behind it
     stage 6 "words"  the same with the 48 kinds and 52 made-up words of the tests, whose meaning is drawn again for
                      every prompt; and texts in which such a word is to be looked up
@@ -75,7 +75,8 @@ class Stage:
     """One of the stages with images and text.
 
     Attributes:
-        weights: the weights of the tasks, per group of `SHAPES`.
+        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task in `kit_tasks.PLURAL` gives up
+            to four examples, each in a row of its own, so its share of the rows is larger.
         rows: the rows of each group in a batch, which are also the group's weight in the loss.
         steps: the number of training steps.
         peak: the highest learning rate, Adam's, after a linear warm-up of at most 200 steps; then half a cosine down to
@@ -187,11 +188,12 @@ def start_stage(stage: Stage, params: dict, config: PaLIXConfig, shards: Path, s
 def train_stage(stage: Stage, params: dict, config: PaLIXConfig, folder: Path, *, name: str = "", seed: int = 0):
     """(parameters, history) after one stage. folder: for saves and features, so that it is resumable.
 
-    Raises ValueError if the folder has saves of another stage, configuration or seed, or features of another tower.
+    Raises ValueError if the folder has saves of another stage, configuration, seed or first parameters, or features of
+    another tower.
     """
     state, step, batches = start_stage(stage, params, config, folder / "features", seed)
     saves = {"checkpoint_dir": folder / "saves", "save_every": SAVE_EVERY}
-    recipe = f"{stage}, {config}, Muon {RATIO}, seed {seed}"
+    recipe = f"{stage}, {config}, Muon {RATIO}, seed {seed}, from parameters {features.fingerprint(params)}"
     state, history = loop.fit(step, state, batches, stage.steps, progress=name, recipe=recipe, **saves)
     return jax.device_get(state.params), history
 
@@ -255,10 +257,12 @@ def main(folder: Path, seed: int = 0) -> None:
     made, histories = train_all(folder, released_config(), seed=seed)
     asked = [task for task in TASKS if task.name in (interpolation.LEARNED, *interpolation.FORGOTTEN)]
     between = interpolation.scores_between(palix.PaLIX(released_config()), made[BEFORE], made[AFTER], asked)
-    path = files.writable("data/checkpoints/palix_s.safetensors")
+    params = interpolation.interpolate(made[BEFORE], made[AFTER], interpolation.share_chosen(between))
+    table = scorecard(palix.PaLIX(released_config()), params, TASKS, count=300)
+    path = files.writable("data/checkpoints/palix_s.safetensors")  # from here on all files are new, or none
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(path, interpolation.interpolate(made[BEFORE], made[AFTER], interpolation.share_chosen(between)))
-    write_scores(path, scorecard(*released(), TASKS, count=300), between, loss_curves(histories), seed)
+    weights.save(path, params)
+    write_scores(path, table, between, loss_curves(histories), seed)
 
 
 def write_scores(path: Path, table: pd.DataFrame, between: pd.DataFrame, losses: pd.DataFrame, seed: int) -> None:

@@ -3,10 +3,10 @@
     kit claims palix rare
 
 A fixed set of training pictures with two objects each. Of the 48 kinds, 16 are rare (in 2 to 9 pictures), 16 common (10
-to 99) and 16 frequent (100 to 400); which is which is drawn again for every seed. As in LVIS, a picture is annotated
-for some kinds only: the two that are there, and as many that are not, drawn by their frequency, so that a rare kind is
-as often asked for in vain as it is found. Every prompt has one name; where the kind is absent, the target is noise
-boxes.
+to 99) and 16 frequent (100 to 400); which is which is drawn again for every seed. Every prompt has one name. Half of
+the time in training it is a kind that is there, else one that is not, drawn by frequency, so that a rare kind is asked
+for in vain as often as it is found; then the target is noise boxes. As in LVIS, a test picture is annotated for some
+kinds only: the two that are there, and two that are not.
 
 PaLI-X finds rare classes as well as others (AP 31.4 of rare ones, 31 of all), and its authors give the credit to the
 mixture, in which all classes have captions. So one arm sees captions of all kinds, equally often, besides the boxes.
@@ -96,7 +96,7 @@ def long_tailed(data: KitData, rng, *, seed: int, even: bool = False) -> Example
 # ---------------------------------------------------------------------------------------------- the test
 
 
-def test_set(data: KitData, seed: int) -> tuple[list[scenes.Scene], np.ndarray]:
+def new_pictures(data: KitData, seed: int) -> tuple[list[scenes.Scene], np.ndarray]:
     """(new pictures with all kinds equally often, absent int[N, 2]: two kinds per picture that are not there)."""
     num_kinds, rng = len(data.scene_names), keyed_rng(seed, TEST)
     kinds = pairs(np.full(num_kinds, TESTED), rng)
@@ -112,7 +112,7 @@ def detect(model, params, seed: int) -> Result:
     """
     data = kit_data("train")
     number = {name: i for i, name in enumerate(data.scene_names)}
-    pictures, absent = test_set(data, seed)
+    pictures, absent = new_pictures(data, seed)
     prompted = [[*scene.indices.tolist(), *missing.tolist()] for scene, missing in zip(pictures, absent, strict=True)]
     examples = [
         asked(data, scene, kind, keyed_rng(seed, TEST, 0))

@@ -192,4 +192,4 @@ def loss_of(model, params, examples) -> float:
 
 @functools.cache
 def _loss(model):
-    return jax.jit(lambda params, batch: palix.answer_loss(model)(params, batch, jax.random.key(0))[0])
+    return jax.jit(lambda params, batch: palix.answer_loss(model, train=False)(params, batch, jax.random.key(0))[0])

@@ -16,10 +16,11 @@ import numpy as np
 
 from kitlib.configs import PaLIXConfig
 from kitlib.models.flops import t5_forward_flops, vit_forward_flops
+from kitlib.multimodal import ocr_pretraining
 from kitlib.multimodal.tasks import SEED
 from kitlib.studies import palix_runs, study
 from kitlib.studies.palix_runs import WIDTH, PaLIXArm, Phase, StageZero
-from kitlib.studies.palix_tasks import study_tasks, tasks_of_tests
+from kitlib.studies.palix_tasks import mixed, study_tasks, tasks_of_tests
 
 WIDTHS = (32, 64, 128)
 TOWER_STEPS, STEPS = 8000, 3600  # of the model whose halves are both 64 wide; the others have as much compute
@@ -29,6 +30,12 @@ TASKS = ("captioning", "easy_vqa", "object_aware_vqa", "counting", "finding")
 # By width, the rate of stage 0; by widths of tower and text model, that of the phase with text.
 CHOSEN_TOWERS = {32: 2e-3, 64: 2e-3, 128: 2e-3}
 CHOSEN = {(tower, text): 2e-3 for tower in WIDTHS for text in WIDTHS}
+
+
+def tower_flops(config: PaLIXConfig) -> int:
+    """FLOPs of the forward pass of stage 0, per image: the tower and its logits for every patch."""
+    labels = len(ocr_pretraining.label_names("train"))
+    return sum(vit_forward_flops(ocr_pretraining.tower_with_head(config.tower, labels)).values())
 
 
 def example_flops(config: PaLIXConfig, phase: Phase) -> int:
@@ -45,8 +52,8 @@ def arm(tower: int, text: int, *, tower_peak: float | None = None, peak: float |
 
     tower_peak, peak: learning rates, by default the chosen ones.
     """
-    towers = {width: sum(vit_forward_flops(palix_runs.config(width).tower).values()) for width in (tower, WIDTH)}
-    phase = Phase(tuple((name, 1.0) for name in TASKS), STEPS, target_length=24)
+    towers = {width: tower_flops(palix_runs.config(width)) for width in (tower, WIDTH)}
+    phase = mixed(*TASKS, steps=STEPS)
     costs = [example_flops(palix_runs.config(*widths), phase) for widths in ((tower, text), (WIDTH, WIDTH))]
     stage = StageZero(
         width=tower,
@@ -107,7 +114,13 @@ def studies() -> dict[str, study.Study]:
 
     return {
         "sizes_towers_tuning": study.Study(
-            "Which learning rate for which tower?", setting, towers, study.nothing, run_tower, 1, TUNING_SEED
+            "Which learning rate for which tower?",
+            f"stage 0 alone; {setting}",
+            towers,
+            study.nothing,
+            run_tower,
+            1,
+            TUNING_SEED,
         ),
         "sizes_tuning": study.Study(
             "Which learning rate for which model?", setting, trials, prepare, run_trial, 1, TUNING_SEED

@@ -8,7 +8,7 @@ One builder function per task over `kit_data`, as in `multimodal.example_builder
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from kitlib.multimodal.kit_data import SHOTS, KitData, kit_data, pick, place_on_
 from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import Example, without_prefix
 from kitlib.multimodal.tasks import Task
+from kitlib.studies.palix_runs import Phase
 from kitlib.synthetic import rendered_text, scenes, video
 
 SMALL = 96  # pixels of an image whose letters are too small to read once it is shrunk to 64
@@ -155,6 +156,41 @@ def few_words() -> list[str]:
     return [word for word in words if word.islower() and 3 <= len(word) <= 5 and len(encode(f" {word}")) == 1]
 
 
+# ---------------------------------------------------------------------------------------------- phases
+
+
+# (tokens of the prompt, tokens of the target) that at least 99 of 100 examples of a task fit into. A phase is padded to
+# these lengths: a position costs the same time with padding as with text.
+FITTING = {
+    "captioning": (16, 20),
+    "naming": (16, 20),
+    "detection": (40, 56),
+    "finding": (16, 24),
+    "counting": (24, 4),
+    "few_counting": (24, 4),
+    "easy_vqa": (16, 8),
+    "object_aware_vqa": (28, 24),
+    "question_generation": (16, 20),
+    "masked_tokens": (8, 20),
+    "split_ocr": (40, 28),
+    "word": (16, 8),
+    "small_word": (16, 8),
+    "words_with_text": (24, 8),
+    "words_alone": (16, 8),
+    "shown_language": (20, 20),
+    "made_up_words": (20, 20),
+    "told_easy_vqa": (16, 20),
+    "told_naming": (16, 32),
+} | {f"film_{n}": (12, 12) for n in FRAMES}
+
+
+def mixed(*names: str, steps: int, weights: Mapping[str, float] | None = None, **options) -> Phase:
+    """A phase in which every example is of one of these tasks. weights: how often each is drawn; by default equally."""
+    prompt_length, target_length = np.max([FITTING[name.removeprefix("bare_")] for name in names], axis=0).tolist()
+    tasks = tuple((name, (weights or {}).get(name, 1.0)) for name in names)
+    return Phase(tasks, steps, prompt_length=prompt_length, target_length=target_length, **options)
+
+
 # ---------------------------------------------------------------------------------------------- tests
 
 
@@ -173,12 +209,6 @@ def behind_the_prompt(predictions, examples) -> np.ndarray:
     pairs = zip(predictions, examples, strict=True)
     answers = [text.removeprefix(example.target[0][0]).strip() for text, example in pairs]
     return exact_match(answers, [example.target[1][0].strip() for example in examples])
-
-
-def name_of_any_picture(predictions, examples) -> np.ndarray:
-    """float[B] of 0 and 1: whether the text is the name of the query or of an exemplar."""
-    pairs = zip(predictions, examples, strict=True)
-    return np.array([text in (example.answer, *example.prompt[:-1]) for text, example in pairs], float)
 
 
 def boxes_of_one_kind(count: int, seed: int) -> list[Example]:
@@ -201,6 +231,5 @@ def tasks_of_tests() -> dict[str, Task]:
         "made_up_words, unseen": unseen["made_up_words"],
         "asked_naming": dataclasses.replace(known["asked_naming"], metric=behind_the_prompt),
         "asked_easy_vqa": dataclasses.replace(unseen["asked_easy_vqa"], metric=behind_the_prompt),
-        "of any picture": dataclasses.replace(known["shown_language"], metric=name_of_any_picture),
         "counted boxes": Task("counted boxes", None, counted_boxes, choose=boxes_of_one_kind),
     }

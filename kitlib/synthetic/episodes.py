@@ -104,8 +104,8 @@ def nonsense(syllables: int = 1) -> tuple[str, ...]:
     They combine `ONSETS`, `VOWELS` and `CODAS` (the last syllable has a coda), without words that occur in an English
     name or keyword of the emoji, in the kit's dictionary (`data.glosses`) or in `ENGLISH`, and without those of more
     than two pieces in `tokenizer.multilingual`, three for two syllables: a small model has to bind words, not to spell
-    them. There are 52 of one syllable and thousands of two, of the same pieces. The 52 are for tests alone, since they
-    are few enough to be memorised.
+    them. There are 52 of one syllable and thousands of two, of the same pieces. The 52 are few
+    enough to be memorised: what they mean has to be drawn again for every prompt.
     """
     encode = tokenizer.multilingual().encode
     texts = [*ENGLISH, *data.glosses("train"), *data.glosses("test")]

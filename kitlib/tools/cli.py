@@ -188,11 +188,12 @@ def palix_s(*, folder: Path = Path("build/palix_s"), seed: int = 0) -> int:
         seed: of the parameters and the examples.
     """
     from kitlib.multimodal import stages
+    from kitlib.runs import command
     from kitlib.training import process
 
-    line = f"from pathlib import Path; from kitlib.multimodal import stages; stages.main(Path({str(folder)!r}), {seed})"
-    done = process.run_with_allocator(line)
-    return stages.main(folder, seed) or 0 if done is None else done
+    line = f"import pathlib, sys; from kitlib.tools import cli; folder = pathlib.Path({str(folder)!r})"
+    done = process.run_with_allocator(f"{line}; sys.exit(cli.palix_s(folder=folder, seed={seed}))")
+    return command.explained("kit train palix_s", lambda: stages.main(folder, seed) or 0) if done is None else done
 
 
 def show(files: Names, /, *, question: str = "", out: Path = Path("build/show.html")) -> int:
@@ -269,10 +270,6 @@ def main() -> int:
 
         print(f"kitlib {__version__}")
         return 0
-    if arguments[:1] == ["train"]:  # its options depend on the name that follows
-        return train()
-    if arguments[:1] == ["export"]:
-        return export()
     if arguments[:1] == ["lab"] and not {"-h", "--help"} & set(arguments):  # its options are JupyterLab's
         return lab(tuple(arguments[1:]))
     if arguments[:1] == ["claims"] and len(arguments) == 3 and {"-h", "--help"} & set(arguments):
@@ -280,6 +277,8 @@ def main() -> int:
     found = (run, lab, copy, check, test, doctor, bench, claims, train, export, show, pods, weights, stamp)
     commands = {command.__name__: command for command in found}
     try:
+        if arguments[:1] in (["train"], ["export"]):  # their options depend on the name that follows
+            return commands[arguments[0]]()
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
     except ModuleNotFoundError as error:
         raise SystemExit(f"{error}. In the kit's folder, run: pip install -e '.[lab,test]', then: kit doctor") from None

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from kitlib.layers.visual_positions import VisualPositions, positions
 
@@ -35,6 +36,12 @@ def test_texts_get_the_vectors_of_their_images():
     module, params, _ = layer()
     found = module.apply({"params": params}, 3, method="of_images")
     np.testing.assert_array_equal(found, params["image_embedding"][jnp.array([2, 1, 0])])
+
+
+def test_more_images_than_it_has_vectors_for():
+    module, params, _ = layer()
+    with pytest.raises(ValueError, match=r"1 to \d+ images or frames \(max_images\), got 99"):
+        module.apply({"params": params}, 99, method="of_images")
 
 
 def test_padding_in_front_changes_nothing():

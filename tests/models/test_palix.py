@@ -546,6 +546,15 @@ def test_few_shot_texts_without_their_images(params, images, got):
         PaLIX(XS).apply({"params": params}, images, jnp.ones((2, 3, 1), jnp.int32), WRITTEN)
 
 
+def test_few_shot_prompts_of_too_many_images():
+    """With learned positions, whose vectors the texts get before the images are looked at."""
+    model = PaLIX(XS.replace(visual_positions=True))
+    params = palix.init_params(model)
+    images, texts = np.zeros((2, 17, 32, 32, 3), np.float32), jnp.ones((2, 17, 1), jnp.int32)
+    with pytest.raises(ValueError, match=r"1 to 16 images or frames \(max_images\), got 17"):
+        model.apply({"params": params}, images, texts, WRITTEN)
+
+
 def test_few_shot_texts_that_are_too_long(params):
     with pytest.raises(ValueError, match=r"at most 28 tokens, padding included; got prompts \(2, 3, 29\)"):
         PaLIX(XS).apply({"params": params}, IMAGES, jnp.ones((2, 3, 29), jnp.int32), WRITTEN)

@@ -30,7 +30,7 @@ def test_episodic_vqa_has_made_up_words_and_easy_vqa():
         assert 0 < made_up < COUNT
 
 
-def test_exemplars_in_training_have_other_made_up_words_than_the_tests():
+def test_words_that_have_a_list_of_their_own_and_words_of_thousands():
     """Two different words, bound to two objects, one of which is the answer. If the prompt asks for names, the answer
     has each picture's with its word: the exemplars' words are those of the prompt, and what has the query's name among
     the exemplars has its word."""

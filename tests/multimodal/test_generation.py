@@ -61,6 +61,8 @@ def test_no_examples_and_no_rows_raise(model):
     with pytest.raises(ValueError, match="There are no examples, so there is nothing to evaluate"):
         generated_texts(*model, [])
     with pytest.raises(ValueError, match="There are no examples"):
+        generated_texts(*model, [], shape=generation.batch_shape(model[0], THREE))
+    with pytest.raises(ValueError, match="There are no examples"):
         generation.batch_shape(model[0], [])
     with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
         generated_texts(*model, THREE, batch_size=0)

@@ -84,7 +84,7 @@ def test_batches_have_the_shapes_of_their_groups(name, params, tmp_path):
 
 
 def test_examples_of_every_task_of_a_stage_fit():
-    """Examples that are left out make a task rarer than its weight says. Of 4 examples per task, more than one fit."""
+    """Examples that are left out make a task rarer than its weight says: of 40 per task, at most a fifth."""
     done = set()
     for stage in STAGES.values():
         for name, group in groups(stage, 0).items():
@@ -92,8 +92,8 @@ def test_examples_of_every_task_of_a_stage_fit():
             done |= {(name, task) for task in new}
             if new:
                 part = dataclasses.replace(group, mixture=Mixture(group.mixture.tasks, new))
-                shares = mixture_batches.shares_that_fit(part, WORDS, 4)
-                assert min(shares.values()) > 0.25, shares
+                shares = mixture_batches.shares_that_fit(part, WORDS, 40)
+                assert min(shares.values()) >= 0.8, (name, shares)
 
 
 def test_other_seeds_give_other_examples_and_every_group_has_its_own():
@@ -179,7 +179,7 @@ def test_features_of_another_tower_are_refused_by_name(params, tmp_path):
 
 
 def test_saves_of_another_recipe_raise(params, tmp_path, monkeypatch):
-    """More rows, another peak, seed or model: a run from these saves would be neither the old training nor the new."""
+    """More rows, another peak, seed, model or start: from these saves, a run would be neither the old nor the new."""
     recipes = []
     monkeypatch.setattr(
         stages.loop, "fit", lambda *_, recipe, **saves: (recipes.append(recipe) or SimpleNamespace(params={}), {})
@@ -195,7 +195,8 @@ def test_saves_of_another_recipe_raise(params, tmp_path, monkeypatch):
     ]
     for other, config, seed in others:
         train_stage(other, params, config, folder, seed=seed)
-    assert recipes[0] == recipes[1] and len(set(recipes)) == 5  # `loop.fit` refuses to go on with another one
+    train_stage(stage, jax.tree.map(lambda x: x + 1e-6, params), CONFIG, folder)  # the stage before was another one
+    assert recipes[0] == recipes[1] and len(set(recipes)) == 6  # `loop.fit` refuses to go on with another one
 
 
 def test_all_stages_follow_each_other(tmp_path, monkeypatch):

@@ -24,6 +24,16 @@ def test_the_studies_have_different_arms():
         assert len(files) == len(study.arms)  # no two arms are the same run
 
 
+def test_studies_share_a_run_only_if_they_measure_the_same():
+    """A run is stored under its setting, arm and seed alone, so another measure needs another setting."""
+    measures = {}
+    for study in runner.studies_of("palix").values():
+        for arm in study.arms:
+            for seed in runner.seeds_of(study):
+                file = runner.run_file("palix", study, arm, seed).name
+                assert measures.setdefault(file, study.run_arm.__qualname__) == study.run_arm.__qualname__
+
+
 def test_the_arms_of_a_study_have_the_same_tests():
     """Or some of them, where each arm learns another task."""
     for name, (_, arms) in questions().items():
@@ -39,6 +49,8 @@ def test_every_phase_makes_batches(phase):
     group = mixture_batches.Group(
         mixture, 4, phase.num_images, phase.prompt_length, phase.target_length, phase.image_size
     )
+    shares = mixture_batches.shares_that_fit(group, WORDS, count=100)
+    assert min(shares.values()) >= 0.97, shares  # 0.99 of all; of 100 it may be less by chance
     batch = mixture_batches.group_batch(group, WORDS, 0)
     assert batch["images"].shape == (4, phase.num_images, phase.image_size, phase.image_size, 3)
     assert (batch["weights"].sum(axis=1) > 0).all()

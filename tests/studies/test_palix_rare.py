@@ -45,7 +45,7 @@ def test_a_training_picture_is_always_the_same_and_a_test_picture_is_none_of_the
 
 
 def test_half_of_the_prompts_ask_for_what_is_there_and_kinds_as_often_in_vain():
-    """Of 600 prompts half, within 5 standard errors of 0.02; the five most frequent kinds are in 1,800 of 4,000 places
+    """Of 600 prompts half, within 5 standard errors of 0.02; the five most frequent kinds are in 1,700 of 4,200 places
     or so, and have about that share of both kinds of prompt."""
     examples = [long_tailed(DATA, keyed_rng(9, i), seed=0) for i in range(600)]
     read = [boxes.from_text(example.answer, BINS)[1] for example in examples]
@@ -73,7 +73,7 @@ def detector(monkeypatch, write):
 
 
 def test_whoever_writes_the_targets_has_no_errors_but_rounding(monkeypatch):
-    """A third of 32 bins is the rounding: IoU above 0.5 for all boxes, above 0.95 for few."""
+    """What is left is rounding to 32 bins: IoU above 0.5 for all boxes, above 0.95 for few."""
     found = detector(monkeypatch, lambda example: example.answer)
     assert found.ap50 == 1.0 and 0.6 < found.ap < 1.0
     np.testing.assert_allclose([found.rare, found.common, found.frequent], found.ap, atol=0.1)

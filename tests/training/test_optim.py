@@ -237,7 +237,7 @@ def test_muon_moves_each_block_of_a_loop_on_its_own(name):
     for block in range(3):
         alone = {"layers_0": {name: {"kernel": grad[block]}}}
         want = core.update(alone, core.init(alone), alone)[0]["layers_0"][name]["kernel"]
-        np.testing.assert_allclose(got[block], want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+        np.testing.assert_allclose(got[block], want, rtol=1e-5, atol=1e-5)  # values up to 10, in float32
 
 
 def test_muon_follows_optax_over_several_steps():
@@ -250,9 +250,7 @@ def test_muon_follows_optax_over_several_steps():
         grad = jax.random.normal(jax.random.key(seed), (8, 6))
         got, state = core.update({"encoderblock_0": {"out": {"kernel": grad.reshape(2, 4, 6)}}}, state, params)
         want, ref_state = reference.update({"kernel": grad}, ref_state, flat)
-        np.testing.assert_allclose(
-            got["encoderblock_0"]["out"]["kernel"].reshape(8, 6), want["kernel"], rtol=1e-5, atol=1e-5
-        )
+        np.testing.assert_allclose(got["encoderblock_0"]["out"]["kernel"].reshape(8, 6), want["kernel"], atol=1e-5)
 
 
 @pytest.mark.slow
