@@ -192,12 +192,12 @@ def kit_pods():
     assert "PaLI-X 55B on v5p:8x8x8" in real(str(BIN / "kit"), "pods").splitlines()
 
 
-def kit_stages():
+def kit_train_palix_s():
     """It takes hours; that its stages follow each other, and go on after a stop, is proven elsewhere."""
     proven_by(
         "multimodal/test_stages.py", "test_all_stages_follow_each_other", "test_a_stage_that_is_cut_off_ends_the_same"
     )
-    assert "resumable" in real(str(BIN / "kit"), "stages", "--help")
+    assert "resumable" in real(str(BIN / "kit"), "train", "palix_s", "--help")
 
 
 def kit_help():
@@ -269,7 +269,7 @@ EXERCISED = {
     "jupyter execute --inplace mine/03_routers.ipynb": lambda *_: from_a_wheel(),
     "kit claims --list": lambda *_: kit_claims_list(),
     "kit claims upcycling recall_curves --list": lambda *_: kit_claims_of_one_study(),
-    "kit stages": lambda *_: kit_stages(),
+    "kit train palix_s": lambda *_: kit_train_palix_s(),
     **{command: lambda *_: kit_train() for command in COMMANDS if command.startswith("kit train v")},
     **{command: lambda *_, line=command: kit_train_dry(line) for command in COMMANDS if command.endswith("--dry-run")},
     "kit export vit hf --model.pool tok": lambda *_: kit_export(),
@@ -362,7 +362,7 @@ def test_the_scores_are_those_of_the_checkpoint():
         ("name the emoji, English", "captions, en"),
         ("answer a question about shapes (easy-VQA)", "easy-VQA, test set"),
         ("how many are there?", "counting"),
-        ("learn a new word from 4 pictures", "4-shot, new words"),
+        ("learn a new word from 4 pictures, naming them first", "4-shot, new words, by way of English"),
         ("read a word it has not seen", "reading a word, unseen words"),
     ):
         row = card.loc[name]

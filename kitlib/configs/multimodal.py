@@ -38,7 +38,7 @@ class PaLIXConfig(Config):
 # heads, patch size, image size. Text: width, layers of each stack, mlp_dim, heads, head_dim, vocabulary size.
 PALIX_LADDER = {
     "XS": ((64, 2, 256, 2, 8, 32), (64, 2, 128, 2, 32, 512)),  # unit tests
-    "S": ((128, 4, 512, 4, 8, 64), (128, 4, 256, 4, 32, 2048)),  # trains on two CPU cores
+    "S": ((192, 4, 384, 6, 8, 64), (192, 4, 256, 6, 32, 2048)),  # trains on two CPU cores
     "M": ((384, 12, 1536, 6, 16, 224), (512, 8, 1024, 6, 64, 32128)),
     "L": ((768, 12, 3072, 12, 16, 224), (768, 12, 2048, 12, 64, 32128)),
     "XL": ((1152, 27, 4304, 16, 14, 224), (1024, 24, 2816, 16, 64, 32128)),
@@ -54,6 +54,8 @@ def palix(name: str, *, tower: dict | None = None, text: dict | None = None, **o
     """PaLI-X of the kit's ladder ("XS", "S", "M", "L", "XL"), "55B", or PaLI ("PaLI-3B", "PaLI-15B", "PaLI-17B").
 
     tower, text: fields to change in the two halves, e.g. text={"vocab_size": 4096}; `overrides`: in `PaLIXConfig`.
+    The ladder's sizes have `visual_positions`, the published ones do not.
+
     Raises ValueError for an unknown name or field, naming the nearest known one.
     """
     one_of("PaLI", name, PALIX_LADDER | PALI_MODELS)
@@ -70,4 +72,5 @@ def palix(name: str, *, tower: dict | None = None, text: dict | None = None, **o
     words = dict(zip(names, (row[0], row[1], *row[1:]), strict=True))
     activation = {"activation": "silu" if name == "55B" else "gelu"}
     seeing = vit(f"22B/{patch}", **eyes | VIT22B_BLOCK | headless | (tower or {}))
-    return PaLIXConfig(seeing, t5("tiny", **words | activation | (text or {})), **overrides)
+    positions = {"visual_positions": name != "55B"}
+    return PaLIXConfig(seeing, t5("tiny", **words | activation | (text or {})), **positions | overrides)

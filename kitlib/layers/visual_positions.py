@@ -1,6 +1,6 @@
 """Where a visual token comes from: learned vectors per row, per column and per image, added after the projection.
 
-    tokens = VisualPositions(grid=(8, 8), max_images=16)(tokens)      # float[B, n, k, D], k = 64
+    tokens = VisualPositions(grid=(8, 8), max_images=16, width=64)(tokens)      # float[B, n, k, D], k = 64, D = 64
 
 A departure from PaLI-X (2305.18565), whose visual tokens carry only what the tower's position embeddings left in them;
 T5's relative positions tell near from far along the sequence, and nothing of a second dimension. That suffices in a
@@ -24,17 +24,26 @@ class VisualPositions(nn.Module):
     """float[B, n, k, D] -> float[B, n, k, D]: visual tokens of n images with k = rows x columns patches each.
 
     Images are counted from the last one, whose vector is `image_embedding[0]`: examples with fewer images are padded in
-    front, and that must not change them. All vectors start from N(0, 1), about as long as the projected patches. n
-    is at most `max_images`.
+    front, and that must not change them. All vectors start from N(0, 1), about as long as the projected patches.
+    Raises ValueError for more than `max_images` images.
     """
 
     grid: tuple[int, int]
     max_images: int
+    width: int
 
-    @nn.compact
+    def setup(self):
+        normal = nn.initializers.normal(1.0)
+        self.row_embedding = self.param("row_embedding", normal, (self.grid[0], self.width))
+        self.column_embedding = self.param("column_embedding", normal, (self.grid[1], self.width))
+        self.image_embedding = self.param("image_embedding", normal, (self.max_images, self.width))
+
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        n, width, normal = tokens.shape[1], tokens.shape[-1], nn.initializers.normal(1.0)
-        rows = self.param("row_embedding", normal, (self.grid[0], width))
-        columns = self.param("column_embedding", normal, (self.grid[1], width))
-        images = self.param("image_embedding", normal, (self.max_images, width))[:n][::-1]  # the last one is the first
-        return tokens + positions(rows, columns, images).astype(tokens.dtype)[None]
+        vectors = positions(self.row_embedding, self.column_embedding, self.of_images(tokens.shape[1]))
+        return tokens + vectors.astype(tokens.dtype)[None]
+
+    def of_images(self, n: int) -> jax.Array:
+        """float[n, D]: the vectors of n images, which the texts of a few-shot prompt get, too."""
+        if n > self.max_images:
+            raise ValueError(f"Expected 1 to {self.max_images} images or frames (max_images), got {n}.")
+        return self.image_embedding[:n][::-1]  # the last one is the first

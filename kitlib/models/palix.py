@@ -95,7 +95,7 @@ class PaLIX(nn.Module):
         self.tower = ViT(c.tower)
         self.projection = nn.Dense(c.text.width, dtype=jnp.dtype(c.text.dtype))
         if c.visual_positions:
-            self.positions = VisualPositions(c.tower.grid, c.max_images)
+            self.positions = VisualPositions(c.tower.grid, c.max_images, c.text.width)
         self.text = T5(c.text)
 
     def see(self, images, train: bool = False):
@@ -121,6 +121,9 @@ class PaLIX(nn.Module):
             prompt_tokens = prompt_tokens.reshape(prompt_tokens.shape[0], -1)  # [B, n * L]
         check_tokens(prompt_tokens)
         x, out = self.text.embed(prompt_tokens), {}  # [B, N, D]
+        if few_shot and self.config.visual_positions:
+            own = self.positions.of_images(prompt_tokens.shape[1] // length)  # [n, D]
+            x = x + jnp.repeat(own, length, axis=0).astype(x.dtype)[None]  # every text gets its image's vector
         valid = (prompt_tokens != PAD).astype(jnp.int32) if segments is None else segments  # [B, N]
         visible = position = None
         if images is not None or features is not None:

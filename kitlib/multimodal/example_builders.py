@@ -1,10 +1,16 @@
 """Examples of every objective from the kit's own data: one builder function per objective, over one data object.
+Those with exemplars are in `exemplar_builders`.
 
     data = kit_data("train")
-    captioning(data, rng)                # an `Example`; the generator decides everything that is random
+    counting(data, rng)                  # an `Example`; the generator decides everything that is random
+    captionings(data, rng)               # several examples about one picture: its name in four languages
 
 All images are 64 x 64 and made here: emoji, each anywhere on a random background; scenes and videos of emoji; easy-VQA;
 rendered words, pages and receipts. `kit_tasks` gives each builder a name and a metric.
+
+A builder with a plural name gives several examples about the same images, up to `PROMPTS`: what a frozen tower says of
+an image is computed once for all of them (`features`). Pictures that are named in training are named in the languages
+of `held_out.languages_with_pictures` only, in the answer as in the prompt.
 """
 
 from collections.abc import Sequence
@@ -13,15 +19,21 @@ import numpy as np
 
 from kitlib.data import captioned
 from kitlib.multimodal import objectives, prompts, visual_tokens
-from kitlib.multimodal.kit_data import SHOTS, KitData, codebook, pick, place_on_background, retry_until_fits
+from kitlib.multimodal.kit_data import KitData, codebook, pick, place_on_background, retry_until_fits
 from kitlib.multimodal.prompts import Example
-from kitlib.synthetic import episodes, rendered_pages, rendered_text, scenes, video
+from kitlib.synthetic import rendered_pages, rendered_text, scenes, video
 from kitlib.synthetic.scenes import SIZE
 
+PROMPTS = 4  # examples about one picture, at most
 FRAMES = 4  # per video, as in PaLI-X
+CELL = 8  # pixels: the width of a patch
+PACE = CELL  # pixels per frame of what moves slowly, as the tower hardly shows less
 OBJECTS, SIDES = 4, (12, 24)  # in a scene, at most; smallest and largest longer side of an object in pixels
 FOUND, LARGE = 2, (16, 28)  # the same for detection: few, large objects, as little was learned from more, smaller ones
+COUNTED = (12, 20)  # pixels: smaller objects share their patch with others
+BINS = 33  # of coordinates: at 64 pixels, rounding leaves these boxes an IoU of 0.9 on average, 0.7 at worst
 BOXES = 4  # written for detection, boxes of noise included
+TO_READ = (10, 20)  # pixels per em of a single word
 OCR_WORDS = 12  # of a receipt in the prompt, at most; no receipt has more
 GRID, HIDDEN = (8, 8), 0.25  # cells of 8 x 8 pixels each; the share of hidden cells
 ENTRIES = 128  # in the codebook
@@ -30,66 +42,115 @@ ENTRIES = 128  # in the codebook
 # ---------------------------------------------------------------------------------------------- captions and names
 
 
-def captioning(data: KitData, rng) -> Example:
-    """A named object on a background -> its name in one of 16 languages."""
-    return objectives.captioning(*_captioned(data, data.object_rows, rng))
+def captionings(data: KitData, rng) -> list[Example]:
+    """A named object on a background -> its name, in several of 16 languages."""
+    image, row = pictured(data, data.object_rows, rng)
+    languages = several(data.languages[row], rng)
+    return [objectives.captioning(image, data.emoji.names[language][row], language) for language in languages]
 
 
 def split_captioning(data: KitData, rng) -> Example:
     """Any emoji on a background and the beginning of its name -> the rest. Names of one unit are split at 0."""
-    image, caption, language = _captioned(data, range(len(data.emoji)), rng)
+    image, row = pictured(data, range(len(data.emoji)), rng)
+    language = pick(data.languages[row], rng)
+    caption = data.emoji.names[language][row]
     position = prompts.draw_position(len(prompts.units(caption, language)), rng)
     return objectives.split_captioning(image, caption, language, position)
 
 
-def naming(data: KitData, rng) -> Example:
-    """What is this? -> the name, in any language."""
-    image, name, language = _captioned(data, data.object_rows, rng)
-    return objectives.vqa(image, prompts.WHAT, name, language)
+def namings(data: KitData, rng) -> list[Example]:
+    """What is this? -> the name, in several languages."""
+    image, row = pictured(data, data.object_rows, rng)
+    languages = several(data.languages[row], rng)
+    return [objectives.naming(image, data.emoji.names[language][row], language) for language in languages]
 
 
-def episodic_captioning(data: KitData, rng) -> Example:
-    """Five objects that share an English keyword, with names in one language: loosely related pairs."""
-    rows = rng.choice(pick(data.related, rng), SHOTS + 1, replace=False)
-    language = _language(rng)
-    captions = [data.emoji.names[language][row] for row in rows]
-    images = [place_on_background(data.cutouts[row], rng)[0] for row in rows]
-    return objectives.episodic_captioning(images, captions, language)
+def namings_by_english(data: KitData, rng) -> list[Example]:
+    """What is this? -> the English name, then the name in another language, for several of these."""
+    image, row = pictured(data, data.object_rows, rng)
+    names = {language: data.emoji.names[language][row] for language in data.languages[row]}
+    first = names.pop("en"), "en"
+    return [objectives.naming(image, names[language], language, first) for language in several(tuple(names), rng)]
 
 
-def _captioned(data: KitData, rows: Sequence[int], rng) -> tuple[np.ndarray, str, str]:
-    """(image, name, language)"""
+def translations(data: KitData, rng) -> list[Example]:
+    """A name without a picture -> the name in another language, for several pairs; half by way of English.
+
+    All languages: here the names are taught that no picture teaches. Half of those by way of English do not say what is
+    to be named, as in `namings_by_english` but without the picture: the English name is then a guess, and what can be
+    learned is to translate what one has just written.
+    """
+    row = pick(data.object_rows, rng)
+    return _translated(data, row, captioned.LANGUAGES, rng)
+
+
+def translations_by_text(data: KitData, rng) -> list[Example]:
+    """`translations` into languages in which no picture of the thing is named: a quarter of the names in half of the
+    languages, which would else be rare."""
+    row = pick([row for row in data.object_rows if len(data.languages[row]) < len(captioned.LANGUAGES)], rng)
+    return _translated(data, row, [code for code in captioned.LANGUAGES if code not in data.languages[row]], rng)
+
+
+def _translated(data: KitData, row: int, languages: Sequence[str], rng) -> list[Example]:
+    names = {language: data.emoji.names[language][row] for language in captioned.LANGUAGES}
+    examples = []
+    for language in several(tuple(languages), rng):
+        name = names["en" if rng.integers(2) else pick(tuple(names), rng)]
+        first = (names["en"], "en") if language != "en" and rng.integers(2) else None
+        if first and rng.integers(2):
+            name = "this"
+        examples.append(objectives.translation(name, names[language], language, first))
+    return examples
+
+
+def pictured(data: KitData, rows: Sequence[int], rng) -> tuple[np.ndarray, int]:
+    """(image, row)"""
     row = pick(rows, rng)
-    language = _language(rng)
-    return place_on_background(data.cutouts[row], rng)[0], data.emoji.names[language][row], language
+    return place_on_background(data.drawing(row, rng), rng)[0], row
 
 
-def _language(rng) -> str:
-    return pick(list(captioned.LANGUAGES), rng)
+def languages_of(data: KitData, rows: Sequence[int]) -> list[str]:
+    """The languages in which pictures of all these emoji are named."""
+    return [language for language in captioned.LANGUAGES if all(language in data.languages[row] for row in rows)]
+
+
+def several(items: Sequence, rng) -> list:
+    """`PROMPTS` different ones of the items, or all."""
+    return [items[i] for i in rng.permutation(len(items))[:PROMPTS]]
 
 
 # ---------------------------------------------------------------------------------------------- questions
 
 
-def easy_vqa(data: KitData, rng) -> Example:
-    """A question of easy-VQA."""
-    return _answered(*_easy_question(data, rng), rng)
+def easy_vqas(data: KitData, rng) -> list[Example]:
+    """Questions of easy-VQA about one picture."""
+    easy = data.questions
+    image = easy.image_index[rng.integers(len(easy))]
+    rows = several(np.flatnonzero(easy.image_index == image), rng)
+    return [objectives.vqa(easy.images[image], easy.questions[i], easy.answers[i], "en") for i in rows]
 
 
-def receipts(data: KitData, rng) -> Example:
-    """A question about a receipt; half of the prompts have the receipt's text."""
-    return _answered(*_receipt_question(data, rng), rng)
+def receipts(data: KitData, rng) -> list[Example]:
+    """Questions about a receipt; half of the prompts have the receipt's text."""
+    # Of some thousands of receipts one does not fit into its image.
+    image, texts, pairs = retry_until_fits(lambda: rendered_pages.receipt(pick(data.vocabularies, rng)[2], rng, SIZE))
+    text = prompts.first_words(texts, OCR_WORDS)[0]
+    return [
+        objectives.vqa(image, question, answer, "en", ocr=text if rng.integers(2) else "")
+        for question, answer in several(pairs, rng)
+    ]
 
 
 def vqa(data: KitData, rng) -> Example:
-    """`easy_vqa`, `receipts` or `naming`."""
-    return pick((easy_vqa, receipts, naming), rng)(data, rng)
+    """One of `easy_vqas`, `receipts` or `namings`."""
+    return pick((easy_vqas, receipts, namings), rng)(data, rng)[0]
 
 
 def question_generation(data: KitData, rng) -> Example:
     """An answer to a question of easy-VQA or about a receipt -> the question."""
-    image, question, answer, _ = (_easy_question if rng.integers(2) else _receipt_question)(data, rng)
-    return objectives.question_generation(image, question, answer, "en")
+    asked = pick((easy_vqas, receipts), rng)(data, rng)[0]
+    question = prompts.without_prefix(asked).prompt.partition(prompts.WITH_OCR.format(question="", ocr=""))[0]
+    return objectives.question_generation(asked.images[0], question, asked.answer, "en")
 
 
 def object_aware_vqa(data: KitData, rng) -> Example:
@@ -98,50 +159,37 @@ def object_aware_vqa(data: KitData, rng) -> Example:
 
 
 def counting(data: KitData, rng) -> Example:
-    """How many: dog? An example of vqa that is not in the pretraining mixture: models are fine-tuned on it."""
-    indices, subject = scenes.contents(len(data.scene_names), rng)
-    scene = scenes.compose(data.scene_cutouts, indices, (10, 20), rng)
+    """How many: dog? One to nine. An example of vqa that is not in the pretraining mixture: models are fine-tuned on
+    it."""
+    scene, subject = _crowd(data, rng)
     return objectives.vqa(scene.image, *scenes.ask(scene, data.scene_names, subject, rng)["count"], "en")
 
 
-def made_up_words(data: KitData, rng, shots: int = SHOTS) -> Example:
-    """Exemplars that name two kinds of objects by made-up words, then a query."""
-    return objectives.made_up_words(episodes.episode(data.scene_cutouts, 2, shots, rng))
-
-
-def two_exemplars(data: KitData, rng) -> Example:
-    """`made_up_words` with two exemplars."""
-    return made_up_words(data, rng, shots=2)
-
-
-def episodic_vqa(data: KitData, rng) -> Example:
-    """Made-up words, or five questions of easy-VQA."""
-    if rng.integers(2):
-        return made_up_words(data, rng)
-    easy, rows = data.questions, rng.integers(len(data.questions), size=SHOTS + 1)
-    questions, answers = ([texts[row] for row in rows] for texts in (easy.questions, easy.answers))
-    return objectives.episodic_vqa(easy.images[easy.image_index[rows]], questions, answers, "en")
-
-
-def _easy_question(data: KitData, rng) -> tuple[np.ndarray, str, str, tuple]:
-    """(image, question, answer, texts in the image)"""
-    i = rng.integers(len(data.questions))
-    easy = data.questions
-    return easy.images[easy.image_index[i]], easy.questions[i], easy.answers[i], ()
-
-
-def _receipt_question(data: KitData, rng) -> tuple[np.ndarray, str, str, tuple]:
-    """The same for a receipt. Of some thousands of receipts one does not fit into its image."""
-    image, texts, pairs = retry_until_fits(lambda: rendered_pages.receipt(pick(data.vocabularies, rng)[2], rng, SIZE))
-    return image, *pick(pairs, rng), texts
-
-
-def _answered(image, question, answer, texts, rng) -> Example:
-    ocr = prompts.first_words(texts, OCR_WORDS)[0] if texts and rng.integers(2) else ""
-    return objectives.vqa(image, question, answer, "en", ocr=ocr)
+def counting_by_positions(data: KitData, rng) -> Example:
+    """The same, with an answer in steps: the row and the column of each one, in units of `CELL` pixels and in reading
+    order, then their number."""
+    scene, subject = _crowd(data, rng)
+    question, answer = scenes.ask(scene, data.scene_names, subject, rng)["count"]
+    counted = scene.boxes[scene.indices == subject]
+    centres = (counted[:, :2] + counted[:, 2:]) / 2 * SIZE  # float[n, 2]
+    places = [f"{row} {column}" for row, column in sorted((centres // CELL).astype(int).tolist())]
+    return objectives.vqa(scene.image, question + prompts.FIRST_WHERE, prompts.BETWEEN.join([*places, answer]), "en")
 
 
 # ---------------------------------------------------------------------------------------------- reading
+
+
+def reading(data: KitData, rng) -> Example:
+    """An image of one word -> the word: half of the time one of the languages of the tests, else of another one."""
+    language, words, _ = pick(data.vocabularies, rng)
+    if rng.integers(2):
+        language, words = "en", data.more_words  # the prompt has no code for the others
+
+    def draw():
+        word = pick(words, rng)
+        return rendered_text.line(word, rng, SIZE, TO_READ)[0], [word]
+
+    return objectives.split_ocr(*retry_until_fits(draw), language, 0)  # a few words are too wide
 
 
 def split_ocr(data: KitData, rng) -> Example:
@@ -179,14 +227,34 @@ def video_questions(data: KitData, rng) -> Example:
     return objectives.vqa(clip.frames, question, answer, "en")
 
 
-def detection(data: KitData, rng) -> Example:
-    """The names of the objects in a scene and an absent one, in any language -> boxes, with boxes of noise."""
-    scene, translated = _scene(data, rng, FOUND, LARGE), data.emoji.names[_language(rng)]
-    names = [translated[row] for row in data.scene_rows]
-    present = set(scene.indices.tolist())
-    prompted = rng.permutation([*present, pick(sorted(set(range(len(names))) - present), rng)])
-    found = [names[i] for i in scene.indices]
-    return objectives.detection(scene.image, scene.boxes, found, [names[i] for i in prompted], rng, BOXES)
+def video_questions_by_positions(data: KitData, rng) -> Example:
+    """The same, with an answer in two steps: the row and the column of the first object in each frame, in units of
+    `CELL` pixels, then the answer. What is slow moves by one of them per frame."""
+    clip, question, answer = _video_question(data, rng)
+    path = [f"{row} {column}" for row, column in (clip.centres[:, 0] // CELL).astype(int)]
+    return objectives.vqa(clip.frames, question + prompts.FIRST_WHERE, prompts.BETWEEN.join([*path, answer]), "en")
+
+
+def findings(data: KitData, rng) -> list[Example]:
+    """The English name of an object in a scene, or of two -> their boxes, and no others: detection for beginners."""
+    scene = _scene(data, rng, FOUND, LARGE)
+    found = [data.scene_names[i] for i in scene.indices]
+    present = sorted(set(found))
+    asked = [[name] for name in present] + ([list(rng.permutation(present))] if len(present) == 2 else [])
+    return [objectives.detection(scene.image, scene.boxes, found, names, rng, bins=BINS) for names in asked]
+
+
+def detections(data: KitData, rng) -> list[Example]:
+    """The names of the objects in a scene and an absent one -> boxes, with boxes of noise; in several languages."""
+    scene = _scene(data, rng, FOUND, LARGE)
+    present = sorted(set(scene.indices.tolist()))
+    prompted = [*present, pick(sorted(set(range(len(data.scene_names))) - set(present)), rng)]
+    examples = []
+    for language in several(languages_of(data, [data.scene_rows[i] for i in prompted]), rng):
+        names = {i: data.emoji.names[language][data.scene_rows[i]] for i in prompted}
+        asked, found = [names[i] for i in rng.permutation(prompted)], [names[i] for i in scene.indices]
+        examples.append(objectives.detection(scene.image, scene.boxes, found, asked, rng, BOXES, BINS))
+    return examples
 
 
 def masked_tokens(data: KitData, rng) -> Example:
@@ -207,10 +275,17 @@ def motion_caption(clip: video.Video, names: Sequence[str]) -> str:
 
 def _scene(data: KitData, rng, most: int = OBJECTS, sides: tuple[int, int] = SIDES) -> scenes.Scene:
     indices, _ = scenes.contents(len(data.scene_names), rng, most)
-    return scenes.compose(data.scene_cutouts, indices, sides, rng)
+    return scenes.compose(pick(data.scene_cutouts, rng), indices, sides, rng)
+
+
+def _crowd(data: KitData, rng) -> tuple[scenes.Scene, int]:
+    """(a scene of up to nine objects, the kind to be counted: one to nine of them)"""
+    indices, subject = scenes.contents(len(data.scene_names), rng, least=1)
+    cutouts = pick(data.scene_cutouts, rng)
+    return retry_until_fits(lambda: scenes.compose(cutouts, indices, COUNTED, rng, smallest=COUNTED[0])), subject
 
 
 def _video_question(data: KitData, rng) -> tuple[video.Video, str, str]:
     """(video, question, answer)"""
-    kind = pick(video.QUESTION_KINDS, rng)
-    return video.draw_question(kind, data.scene_cutouts, data.scene_names, FRAMES, rng)
+    kind, cutouts = pick(video.QUESTION_KINDS, rng), pick(data.scene_cutouts, rng)
+    return video.draw_question(kind, cutouts, data.scene_names, FRAMES, rng, pace=PACE)

@@ -17,13 +17,17 @@ from kitlib.multimodal.prompts import Example
 
 def batch_shape(model, examples: Sequence[Example]) -> dict[str, int]:
     """The lengths for `batching.to_arrays` into which all examples fit. Raises ValueError if there are none."""
+    return _shape(model, _tokenised(examples))
+
+
+def _tokenised(examples: Sequence[Example]) -> list[batching.Tokenised]:
+    if not examples:
+        raise ValueError("There are no examples, so there is nothing to evaluate.")
     words = tokenizers.multilingual()
-    return _shape(model, [batching.tokenise(example, words) for example in examples])
+    return [batching.tokenise(example, words) for example in examples]
 
 
 def _shape(model, tokenised: Sequence[batching.Tokenised]) -> dict[str, int]:
-    if not tokenised:
-        raise ValueError("There are no examples, so there is nothing to evaluate.")
     return {
         "num_images": max(1, *(len(one.images) for one in tokenised)),
         "prompt_length": _rounded(max(one.prompt_length for one in tokenised)),
@@ -35,7 +39,14 @@ def _shape(model, tokenised: Sequence[batching.Tokenised]) -> dict[str, int]:
 def generated_texts(
     model, params, examples: Sequence[Example], *, batch_size: int = 64, shape: Mapping[str, int] | None = None
 ) -> list[str]:
-    """The text that the model generates for each example, by greedy decoding.
+    """The text that the model generates for each example, by greedy decoding: the first of `texts_and_log_probs`."""
+    return texts_and_log_probs(model, params, examples, batch_size=batch_size, shape=shape)[0]
+
+
+def texts_and_log_probs(
+    model, params, examples: Sequence[Example], *, batch_size: int = 64, shape: Mapping[str, int] | None = None
+) -> tuple[list[str], np.ndarray]:
+    """(the text that the model generates for each example, by greedy decoding; their log-probabilities float32[n]).
 
     A text may have 1.5 times as many tokens as the longest target, so that a model can also write too much; there it is
     cut off. shape: as returned by `batch_shape`; calls with one shape are compiled once. Raises ValueError for no
@@ -43,18 +54,18 @@ def generated_texts(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
-    words = tokenizers.multilingual()
-    tokenised = [batching.tokenise(example, words) for example in examples]
+    words, tokenised = tokenizers.multilingual(), _tokenised(examples)
     shape = shape or _shape(model, tokenised)
-    texts = []
+    texts, log_probs = [], []
     for start in range(0, len(tokenised), batch_size):
         chunk = tokenised[start : start + batch_size]
         padded = chunk + [chunk[-1]] * (batch_size - len(chunk))
         batch = batching.rows_to_arrays(padded, words.pad_id, **shape)
         inputs = {name: batch[name] for name in ("images", "images_valid", "prompt_tokens")}
-        tokens, _ = decode.greedy(model, params, inputs, max_length=shape["target_length"] * 3 // 2)
+        tokens, of_tokens = decode.greedy(model, params, inputs, max_length=shape["target_length"] * 3 // 2)
         texts += [words.decode(row).strip() for row in np.asarray(tokens)[: len(chunk)]]
-    return texts
+        log_probs += np.asarray(of_tokens).sum(axis=1)[: len(chunk)].tolist()
+    return texts, np.array(log_probs, np.float32)
 
 
 def _rounded(length: int) -> int:

@@ -1,9 +1,9 @@
 """The data that the kit's own multimodal examples are drawn from.
 
     data = kit_data("train")
-    image, box = place_on_background(data.cutouts[0], rng)
+    image, box = place_on_background(data.drawing(0, rng), rng)
 
-The builders that draw from it are in `example_builders`.
+The builders that draw from it are in `example_builders` and `exemplar_builders`.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from kitlib.data import captioned, files, glosses
-from kitlib.synthetic import rendered_text, scenes
+from kitlib.data import captioned, emoji_styles, files, glosses, tokenizer
+from kitlib.multimodal import held_out
+from kitlib.synthetic import drawings, episodes, rendered_text, scenes
 from kitlib.synthetic.scenes import SIZE
 
 SHOTS = 4  # exemplars before the query, as PaLI-X is prompted
@@ -29,55 +30,90 @@ class KitData:
 
     Attributes:
         emoji: all emoji with their names and keywords.
-        cutouts: uint8[32, 32, 4], one per emoji.
+        object_rows: the emoji that captioning and naming use, as row numbers (see `object_rows`).
+        drawn: per emoji, its cut-outs uint8[32, 32, 4]; objects in every taught style, all others in Noto's.
+        languages: per emoji, the languages in which it is named with pictures (see `held_out`).
         questions: easy-VQA.
         texts: the glosses.
-        object_rows: the emoji that captioning and naming use, as row numbers (see `object_rows`).
-        scene_cutouts, scene_names, scene_rows: the objects of scenes and videos, their English names, their emoji rows.
+        scene_cutouts: per taught style, uint8[K, 32, 32, 4], the K objects of scenes and videos; Noto's come first and
+            stand in where a style lacks an object.
+        scene_names, scene_rows: their English names, their emoji rows.
         vocabularies: (language, words to read, those of them that are short enough for receipts).
+        more_words: words of further languages, in the same letters.
+        short_words: those of them that are short and of few pieces: names for things that are given in a prompt.
         related: groups of more than `SHOTS` rows of `object_rows` that share an English keyword.
     """
 
     emoji: captioned.Emoji
-    cutouts: np.ndarray
+    object_rows: list[int]
+    drawn: list[list[np.ndarray]]
+    languages: list[tuple[str, ...]]
     questions: captioned.EasyVqa
     texts: list[str]
-    object_rows: list[int]
-    scene_cutouts: np.ndarray
+    scene_cutouts: list[np.ndarray]
     scene_names: Sequence[str]
     scene_rows: list[int]
     vocabularies: list[tuple[str, Sequence[str], list[str]]]
+    more_words: Sequence[str]
+    short_words: list[str]
     related: list[list[int]]
+
+    def drawing(self, row: int, rng: np.random.Generator) -> np.ndarray:
+        """A cut-out uint8[32, 32, 4] of an emoji in one of its styles, varied."""
+        return drawings.varied(pick(self.drawn[row], rng), rng)
 
 
 @functools.cache
 def kit_data(split: str = "train") -> KitData:
-    """The data of "train" or "test". Raises ValueError for another split, as easy-VQA and the glosses have no third."""
+    """The data of "train" or "test". Test objects have Noto's style alone and are named in all languages.
+
+    Raises ValueError for another split, as easy-VQA and the glosses have no third.
+    """
     if split not in ("train", "test"):
         raise ValueError(f"There is no split {split!r} of all the kit's data: use 'train' or 'test'.")
-    emoji = captioned.emoji(split)
-    scene_cutouts, scene_names = scenes.objects(split)
+    emoji, rows, training = captioned.emoji(split), object_rows(split), split == "train"
+    drawn = [[cutout] for cutout in scenes.cut_outs(emoji.images)]
+    scene_rows = [emoji.names["en"].index(name) for name in scenes.EASY[split]]
+    scene_cutouts = [np.stack([drawn[row][0] for row in scene_rows])]
+    if training:
+        for row, cutouts in zip(rows, drawings.cutouts(rows), strict=True):
+            drawn[row] = cutouts
+        for style in emoji_styles.TAUGHT[1:]:
+            in_style = drawings.cutouts(scene_rows, ("noto", style))
+            scene_cutouts.append(np.stack([cutouts[-1] for cutouts in in_style]))
     vocabularies = [
         (language, words, [word for word in words if len(word) <= 5])  # longer words do not fit into 64 pixels
         for language, words in rendered_text.words(split).items()
         if language in captioned.LANGUAGES
     ]
-    rows, sharing = object_rows(split), defaultdict(list)
+    more_words, sharing = rendered_text.more_words(split), defaultdict(list)
     for row in rows:
         for keyword in emoji.keywords["en"][row]:
             sharing[keyword].append(row)
     return KitData(
         emoji=emoji,
-        cutouts=scenes.cut_outs(emoji.images),
+        object_rows=rows,
+        drawn=drawn,
+        languages=[
+            held_out.languages_with_pictures(code) if training else tuple(captioned.LANGUAGES) for code in emoji.codes
+        ],
         questions=captioned.easy_vqa(split),
         texts=glosses(split),
-        object_rows=rows,
         scene_cutouts=scene_cutouts,
-        scene_names=scene_names,
-        scene_rows=[emoji.names["en"].index(name) for name in scene_names],
+        scene_names=scenes.EASY[split],
+        scene_rows=scene_rows,
         vocabularies=vocabularies,
+        more_words=more_words,
+        short_words=_short(more_words),
         related=[group for group in sharing.values() if len(group) > SHOTS],
     )
+
+
+def _short(words: Sequence[str]) -> list[str]:
+    """The words of 3 to 7 lower-case letters and at most three pieces, without the made-up ones of the tests."""
+    encode, made_up = tokenizer.multilingual().encode, set(episodes.nonsense())
+    fitting = [word for word in words if 3 <= len(word) <= 7 and word.islower() and word not in made_up]
+    return [word for word in fitting if len(encode(f" {word}")) <= 3]
 
 
 @functools.cache

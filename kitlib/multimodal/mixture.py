@@ -26,6 +26,7 @@ class Mixture:
     Attributes:
         tasks: by name.
         weights: how often each task is drawn, relative to the others, 0 or more; a task without a weight is not drawn.
+            `draw` gives one example of a draw, `draw_all` all of them: there, tasks with several have larger shares.
         seed: other seeds give other examples.
 
     Raises ValueError for the weight of an unknown task, for one that is negative or not finite, and if none is above 0.

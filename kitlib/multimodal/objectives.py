@@ -96,6 +96,37 @@ def translation(name: str, answer: str, language: str, first: tuple[str, str] | 
     return _named(NO_IMAGE, TRANSLATE.format(name=checked_text(name)), answer, language, first)
 
 
+def recall(names: Sequence[str], words: Sequence[str], asked: int, language: str) -> Example:
+    """The text half of `made_up_words`: names with a word each, and one of the names again -> its word.
+
+    "what is Hund? vuck ; what is Apfel? gub ; what is Hund?" -> "vuck". Raises ValueError unless every name has a word
+    and the names differ.
+    """
+    if len(names) != len(words) or len(set(names)) != len(names):
+        raise ValueError(f"Expected different names and a word for each, got {list(names)} and {list(words)}.")
+    questions = [TRANSLATE.format(name=checked_text(name)) for name in names]
+    solved = [SOLVED.format(question=q, answer=checked_text(word)) for q, word in zip(questions, words, strict=True)]
+    return _example("vqa", NO_IMAGE, BETWEEN.join([*solved, questions[asked]]), words[asked], language)
+
+
+def repeated_pairs(pairs: Sequence[tuple[str, str]], again: Sequence[tuple[str, str]]) -> Example:
+    """The last step of `made_up_words` alone, a text: pairs of a name and a word, then some of them again.
+
+    "dog dax ; cat zug ; dog dax", with loss on the words of the pairs that stand there again. So one text asks many
+    times for what a few-shot prompt asks once: which word followed this name? (Olsson et al., 2209.11895: induction.)
+
+    Raises ValueError without a pair that is there again, and for one that is not there before.
+    """
+    if not again or set(again) - set(pairs):
+        raise ValueError(f"Expected some of the pairs {list(pairs)} again, got {list(again)}.")
+    listed = [f"{checked_text(name)} {checked_text(word)}" for name, word in pairs]
+    target = [(BETWEEN.join(listed), False)]
+    for name, word in again:
+        target += [(f"{BETWEEN}{name}", False), (f" {word}", True)]
+    prompt = PREFIXES["vqa"].format(language="en") + WHAT + FIRST_IN.format(language="en")
+    return Example(NO_IMAGE, prompt, tuple(target), "vqa")
+
+
 def naming(image, answer: str, language: str, first: tuple[str, str] | None = None) -> Example:
     """5: what is this? first: as in `translation`, so that a name can be reached by way of another language."""
     return _named(_pictures(image, 1), WHAT, answer, language, first)
@@ -197,10 +228,22 @@ def episodic_vqa(images, questions, answers, language: str, *, max_images: int |
     return _example("episodic_vqa", pictures, (*solved, pairs[-1][0]), pairs[-1][1], language)
 
 
-def made_up_words(episode: Episode, *, max_images: int | None = None) -> Example:
-    """9, with answers that cannot be memorised: the made-up words of an episode, prompted by `WHAT`."""
+def made_up_words(
+    episode: Episode, *, names: Sequence[str] | None = None, joint: str = BETWEEN, max_images: int | None = None
+) -> Example:
+    """9, with answers that cannot be memorised: the made-up words of an episode, prompted by `WHAT`.
+
+    names: the English names of the episode's cut-outs. Then the answer is in steps: what each exemplar shows and its
+    word, and the same for the query, as in "dog ; dax ; cat ; zug ; dog ; dax". joint: what stands between a name and
+    its word; with a space, "dog dax ; cat zug ; dog dax", as in `repeated_pairs`.
+    """
     images, answers = [*episode.images, episode.query], [*episode.words, episode.answer]
-    return episodic_vqa(images, [WHAT] * len(answers), answers, "en", max_images=max_images)
+    questions = [WHAT] * len(answers)
+    if names is not None:
+        questions[-1] += FIRST_IN.format(language=CODES["en"])
+        shown = [checked_text(names[kind]) for kind in (*episode.kinds, episode.query_kind)]
+        answers[-1] = BETWEEN.join(joint.join(pair) for pair in zip(shown, answers, strict=True))
+    return episodic_vqa(images, questions, answers, "en", max_images=max_images)
 
 
 def video_captioning(frames, caption: str, language: str, *, max_images: int | None = None) -> Example:

@@ -3,7 +3,8 @@
     example = objectives.vqa(image, WHAT, "Apfel", "de")   # Answer in de: what is this?      -> Apfel
     without_prefix(example)                                # what is this?                    -> Apfel
 
-The words of all prompts are here. A trained model depends on them: with other words it gives other answers.
+The words of all prompts are here, and in `synthetic` for questions about its scenes and videos. A trained model depends
+on them: with other words it gives other answers.
 """
 
 import itertools
@@ -42,6 +43,7 @@ SOLVED = "{question} {answer}"  # an exemplar; in captioning, its caption replac
 BETWEEN = " ; "  # between the names in a prompt
 WHAT = "what is this?"  # the question whose answers are names or made-up words
 TRANSLATE = "what is {name}?"  # asked without an image
+FIRST_WHERE = " first where"  # after a question about motion or number: the answer is first where things are
 FIRST_IN = " first in {language}"  # after either: the answer is the name in this language, then in the prefix's
 UNSPACED = ("zh", "ja", "th")  # written without spaces between words
 CODES = ByLanguage({code: code for code in LANGUAGES})  # raises ValueError for an unknown one and names the nearest

@@ -13,12 +13,35 @@ import numpy as np
 from kitlib.metrics.answers import anls, exact_match, similarity
 from kitlib.metrics.detection import Detections, Truth, coco
 from kitlib.multimodal import boxes
-from kitlib.multimodal.prompts import Example
+from kitlib.multimodal.prompts import BETWEEN, Example
 
 
 def exact_matches(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
     """float[B] of 0 and 1: whether the text equals the target (see `metrics.answers.exact_match`)."""
     return exact_match(predictions, [example.answer for example in examples])
+
+
+def last_names(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+    """float[B] of 0 and 1: whether the text ends with the last name of the target, behind " ; " if there are two."""
+    return exact_match(*_last_parts(predictions, examples))
+
+
+def last_words(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+    """float[B] of 0 and 1: whether the last word of the text, as spaces divide it, is that of the target."""
+    texts = (predictions, [example.answer for example in examples])
+    return exact_match(*([" ".join(text.split()[-1:]) for text in listed] for listed in texts))
+
+
+def within_one(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+    """float[B] of 0 and 1: whether the text ends with a whole number, behind " ; " if there are several, which is at
+    most 1 away from the target's."""
+    pairs = zip(*_last_parts(predictions, examples), strict=True)
+    return np.array([text.isdecimal() and abs(int(text) - int(true)) <= 1 for text, true in pairs], float)
+
+
+def _last_parts(predictions: Sequence[str], examples: Sequence[Example]) -> list[list[str]]:
+    """[of the predictions, of the targets]: the parts behind the last " ; "."""
+    return [[text.split(BETWEEN)[-1] for text in texts] for texts in (predictions, [e.answer for e in examples])]
 
 
 def anls_values(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:

@@ -9,6 +9,7 @@ asked to find and to count. So where the name is wrong, so is the rest. `kit sho
 
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from kitlib.data import tokenizer
 from kitlib.data.captioned import LANGUAGES
 from kitlib.multimodal import batching, objectives
 from kitlib.multimodal import boxes as box_texts
+from kitlib.multimodal.example_builders import BINS
 from kitlib.multimodal.generation import generated_texts
 from kitlib.multimodal.prompts import PREFIXES, Example
 
 SHAPE = {"num_images": 1, "prompt_length": 64, "target_length": 32}
+NAME_TOKENS = 32  # of a name in a question; what stands around it has less than the other half
 OPEN = "?"  # what stands where the answer belongs, which the model does not see
 
 
@@ -72,7 +75,7 @@ def ask_about(model, params, image: np.ndarray, *, question: str = "") -> Seen:
     """
     captions = _written(model, params, [objectives.captioning(image, OPEN, language) for language in LANGUAGES])
     by_language = dict(zip(LANGUAGES, captions, strict=True))
-    name = " ".join(by_language["en"].split())[:40].strip() or "thing"  # an untrained model may write without end
+    name = _askable(by_language["en"])
     asked = [
         Example(image[None], PREFIXES["detection"] + name, ((OPEN, True),), "detection"),
         objectives.vqa(image, f"how many: {name}?", OPEN, "en"),
@@ -85,9 +88,16 @@ def ask_about(model, params, image: np.ndarray, *, question: str = "") -> Seen:
                 f"The question has {length} tokens, at most {SHAPE['prompt_length']} fit: ask a shorter one."
             )
     found, count, *answer = _written(model, params, asked)
-    boxes, names, _ = box_texts.from_text(found)
+    boxes, names, _ = box_texts.from_text(found, BINS)
     kept = [i for i, written in enumerate(names) if written != box_texts.NOISE]
     return Seen(image, by_language, boxes[kept], [names[i] for i in kept], count, question, answer[0] if answer else "")
+
+
+def _askable(caption: str) -> str:
+    """A name to ask for. A model may write without end, or a sentinel, which would stand for the answer in a prompt."""
+    words = tokenizer.multilingual()
+    text = " ".join(re.sub("<extra_id_[0-9]+>", " ", caption).split())
+    return words.decode(words.encode(text)[:NAME_TOKENS]).strip() or "thing"
 
 
 def _written(model, params, examples: Sequence[Example]) -> list[str]:

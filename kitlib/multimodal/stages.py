@@ -1,21 +1,27 @@
-"""Training PaLI-X in stages: `kit stages`, resumable at any moment; `kit bench palix` measures how long it takes.
+"""Training PaLI-X in stages: `kit train palix_s`, resumable at any moment. `kit bench palix` measures its time.
 
     stage 0 "ocr"    the tower alone learns to name objects and to read (`ocr_pretraining`)
-    stage 1 "base"   the tower is frozen; all thirteen objectives, images of 64 pixels
-    stage 2 "text"   everything is trained; images of 96 pixels, mostly reading, markup and detection
-    stage 3 "bind"   the tower is frozen; made-up words with exemplars, short questions, few captions
-    stage 4 "tune"   the tower is frozen; the mixture and the evaluated tasks, with counting and videos
+    stage 1 "base"   the first things that a picture can say: names in all languages, one word, one or two boxes
+    stage 2 "bind"   which image is which: positions in every frame of a film, exemplars with made-up words
+    stage 3 "all"    all thirteen objectives and the evaluated tasks
+    stage 4 "weak"   the same with more of what was still badly learned: names that no picture teaches, exemplars,
+                     counting by way of positions
+    stage 5 "shots"  answers that name every image of a prompt, each name with its word right behind it
+    stage 6 "words"  the same with the 48 kinds and 52 made-up words of the tests, whose meaning is drawn again for
+                     every prompt; and texts in which such a word is to be looked up
+    stage 7 "look"   the same with more prompts of five images: to tell the third from the fifth takes longest
+    at last          parameters between those after "weak" and after "look" (`interpolation`)
 
-The first three are PaLI-X's (arXiv 2305.18565), the last is its multi-task fine-tuning. The stage between them is our
-own: models learn late and suddenly to bind a word to an image, or to compare a question with an image, after some
-15,000 examples. A mixture of all tasks has too few of these examples (9,000 had no effect); before "base", 25,600 were
-not enough. Without captions in the stage, captioning was forgotten: its loss was 3.6 at the start of "tune", and 1.4
-with four rows of captions and a lower rate. Each of these was measured once.
+From stage 1 on the tower is frozen, and its output is computed once per picture (`features`): a thing is named, found
+and asked about in several languages at once, so that more is learned in an hour. PaLI-X trains in another way: first
+all objectives with a frozen tower, then reading, markup and boxes at a higher resolution with a trainable one. Ours has
+a reason of size. A small model learns names only when most examples are names, and to tell one image of a prompt from
+another only after thousands of prompts that ask for little else; a mixture of all tasks would spread both too thin.
 
-Where no text describes what PaLI-X did, we chose: Adafactor with one schedule per stage; a trainable tower in stage 2,
-as in PaLI; a share of all other objectives in stage 2, which would otherwise be forgotten.
+Matrices of the blocks are trained by Muon, all else by Adam (`optim.scale_by_muon`); the text half takes a much lower
+rate of Muon's than the tower.
 
-Every stage writes a checkpoint and starts from the checkpoint of the stage before. A stage that is stopped continues
+Every stage writes a checkpoint and starts from the parameters of the stage before. A stage that is stopped continues
 from its last save and ends with the same parameters, bit by bit. The kit contains the result: `model, params =
 released()`.
 """
@@ -26,39 +32,41 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
+import pandas as pd
 
 from kitlib import configs
 from kitlib.configs import PaLIXConfig
 from kitlib.data import files, tokenizer
 from kitlib.layers.vit_layers import resize_positions
 from kitlib.models import palix, weights
-from kitlib.multimodal import example_builders, mixture_batches, ocr_pretraining
+from kitlib.multimodal import example_builders, features, interpolation, ocr_pretraining
 from kitlib.multimodal.kit_data import SHOTS
-from kitlib.multimodal.kit_tasks import TASKS, kit_tasks
+from kitlib.multimodal.kit_scores import TASKS
+from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.mixture import Mixture
 from kitlib.multimodal.mixture_batches import Group
 from kitlib.multimodal.tasks import scorecard
 from kitlib.training import loop, optim
 
-# Weights of the tasks of `kit_tasks`, by group.
-SHORT = {"captioning": 12, "split_captioning": 2, "naming": 4, "easy_vqa": 4, "question_generation": 1}
-SHORT |= {"object_aware_vqa": 2, "masked_tokens": 1}
-READ = {"split_ocr": 2, "receipts": 1}
-FOUND, PAGE = {"detection": 1}, {"screenshot_to_markup": 1}
-FEW = {"made_up_words": 4, "episodic_vqa": 1, "episodic_captioning": 1}
-FILM = {"video_captioning": 1}
-TEXT = {"span_corruption": 1}
 SHAPES = {  # per group: images, tokens of the prompt, of the target
-    "short": (1, 24, 18),
-    "read": (1, 56, 32),
-    "found": (1, 40, 56),
+    "name": (1, 18, 18),
+    "short": (1, 26, 18),
+    "read": (1, 25, 19),
+    "receipt": (1, 60, 8),
     "page": (1, 8, 104),
+    "found": (1, 12, 24),
+    "boxes": (1, 24, 48),
     "quiz": (1, 24, 4),
-    "few": (SHOTS + 1, palix.FEW_SHOT_TEXT_LENGTH, 20),
-    "four": (SHOTS + 1, 16, 4),
-    "pair": (3, 16, 4),
-    "film": (example_builders.FRAMES, 28, 32),
+    "counted": (1, 28, 30),
+    "pair": (3, 16, 32),
+    "four": (SHOTS + 1, 16, 48),
+    "few": (SHOTS + 1, palix.FEW_SHOT_TEXT_LENGTH, 48),
+    "film": (example_builders.FRAMES, 32, 24),
+    "clip": (example_builders.FRAMES, 16, 32),
     "text": (0, 128, 64),
+    "said": (0, 24, 18),
+    "again": (0, 16, 112),
 }
 
 
@@ -67,52 +75,86 @@ class Stage:
     """One of the stages with images and text.
 
     Attributes:
-        weights: the weights of the tasks, per group of `SHAPES`.
+        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task in `kit_tasks.PLURAL` gives up
+            to four examples, each in a row of its own, so its share of the rows is larger.
         rows: the rows of each group in a batch, which are also the group's weight in the loss.
         steps: the number of training steps.
-        peak: the highest learning rate, after a linear warm-up of at most 200 steps; then half a cosine down to 0.
-        image_size: in pixels.
-        frozen: whether the tower is frozen.
+        peak: the highest learning rate, Adam's, after a linear warm-up of at most 200 steps; then half a cosine down to
+            0. Muon's is `RATIO` times as high.
     """
 
     weights: Mapping[str, Mapping[str, float]]
     rows: Mapping[str, int]
     steps: int
     peak: float
-    image_size: int = 64
-    frozen: bool = False
 
 
-OBJECTIVES = {"short": SHORT, "read": READ, "found": FOUND, "page": PAGE, "few": FEW, "film": FILM, "text": TEXT}
-BINDING = {"pair": {"two_exemplars": 1}, "four": {"made_up_words": 1}}
-BINDING |= {"quiz": {"easy_vqa": 3, "counting": 1}, "short": SHORT}
-ASKED = OBJECTIVES | BINDING | {"film": FILM | {"video_questions": 2}}
-ASKED |= {"few": {"episodic_vqa": 1, "episodic_captioning": 1}}
-# First the names of objects: half of the examples are captions or names. Then reading, pages and boxes, then all tasks.
-# A model has to recognise objects before it can learn from few-shot prompts about them, so most of these come late, and
-# most have two exemplars, as three images cost less than five.
-MANY = {"short": 44, "read": 8, "found": 5, "page": 1, "few": 1, "film": 1, "text": 1}
-TEXTUAL = {"short": 8, "read": 24, "found": 6, "page": 2, "few": 1, "film": 1, "text": 1}
-PAIRS = {"pair": 12, "four": 4, "quiz": 12, "short": 4}
-EVEN = {"short": 36, "quiz": 12, "read": 8, "found": 8, "page": 1, "few": 1, "four": 8, "pair": 4, "film": 4, "text": 1}
-STAGES = {
-    "base": Stage(OBJECTIVES, MANY, 2000, 0.03, frozen=True),
-    "text": Stage(OBJECTIVES, TEXTUAL, 60, 0.005, image_size=96),
-    "bind": Stage(BINDING, PAIRS, 1500, 0.01, frozen=True),
-    "tune": Stage(ASKED, EVEN, 1000, 0.015, frozen=True),
+NAMES = {"captioning": 3, "naming": 1, "naming_by_english": 2}
+BASE = {"name": NAMES, "read": {"reading": 1}, "found": {"finding": 1}, "text": {"translation": 2, "recall": 1}}
+BIND = BASE | {"film": {"video_questions": 1, "video_questions_by_positions": 3}, "pair": {"two_exemplars": 1}}
+ALL = BIND | {
+    "four": {"four_exemplars": 1},
+    "film": {"video_questions": 1, "video_questions_by_positions": 1},
+    "quiz": {"counting": 3, "easy_vqa": 2},
+    "short": {"split_captioning": 2, "object_aware_vqa": 2, "question_generation": 1, "masked_tokens": 1},
+    "read": {"reading": 3, "split_ocr": 1},
+    "receipt": {"receipts": 1},
+    "page": {"screenshot_to_markup": 1},
+    "boxes": {"detection": 1},
+    "few": {"episodic_vqa": 1, "episodic_captioning": 1},
+    "clip": {"video_captioning": 1},
+    "text": {"translation": 3, "recall": 2, "span_corruption": 1},
 }
-OCR = {"steps": 18_000, "batch_size": 16, "peak": 2e-3}  # stage 0; the tower learns more per hour from small batches
+WEAK = ALL | {
+    "said": {"translation_by_text": 2, "translation": 1},
+    "counted": {"counting_by_positions": 1},
+    "quiz": {"counting": 4, "easy_vqa": 1},
+}
+BY_NAME = WEAK | {
+    "pair": {"two_exemplars_by_name": 1},
+    "four": {"four_exemplars_by_name": 1},
+    "again": {"repeated_pairs": 1},
+}
+MADE_UP = BY_NAME | {
+    "pair": {"two_made_up_words_by_name": 1},
+    "four": {"made_up_words_by_name": 1},
+    "again": {"repeated_made_up_words": 1},
+}
+FIRST = {"name": 28, "read": 12, "found": 8, "text": 10}
+ROUTED = {"name": 12, "read": 6, "found": 3, "text": 5, "film": 20, "pair": 16}
+EVEN = {"name": 12, "short": 3, "read": 8, "receipt": 3, "page": 1, "found": 4, "boxes": 7, "quiz": 15}
+EVEN |= {"pair": 8, "four": 4, "few": 1, "film": 8, "clip": 1, "text": 6}
+UNEVEN = {"name": 18, "short": 2, "read": 6, "receipt": 4, "page": 1, "found": 3, "boxes": 4, "quiz": 8, "counted": 12}
+UNEVEN |= {"pair": 12, "four": 6, "few": 1, "film": 6, "clip": 1, "text": 2, "said": 16}
+NAMED = {"name": 16, "short": 1, "read": 5, "receipt": 2, "page": 1, "found": 2, "boxes": 3, "quiz": 5, "counted": 6}
+NAMED |= {"pair": 14, "four": 16, "again": 20, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 8}
+WORDED = {"name": 12, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
+WORDED |= {"pair": 6, "four": 20, "again": 44, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 6}
+LOOKED = {"name": 16, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
+LOOKED |= {"pair": 4, "four": 28, "again": 8, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 10}
+STAGES = {
+    "base": Stage(BASE, FIRST, 5000, 4e-3),
+    "bind": Stage(BIND, ROUTED, 1000, 3e-3),
+    "all": Stage(ALL, EVEN, 3000, 3e-3),
+    "weak": Stage(WEAK, UNEVEN, 2000, 2.5e-3),
+    "shots": Stage(BY_NAME, NAMED, 1000, 2e-3),
+    "words": Stage(MADE_UP, WORDED, 420, 2e-3),
+    "look": Stage(MADE_UP, LOOKED, 560, 2e-3),
+}
+RATIO = 1.25  # Muon's rate over Adam's, in the text half
+OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0
 SHOWN = ("words", "words", "words", "thing", "scene")  # images of stage 0: reading takes longest to learn
+BEFORE, AFTER = "weak", "look"  # the released parameters lie between those after these two stages
 SAVE_EVERY = 250  # steps
 
 
 def groups(stage: Stage, seed: int, split: str = "train") -> dict[str, Group]:
-    """The groups of a stage's batches; other seeds give other examples."""
-    tasks = kit_tasks(split)
-    return {
-        name: Group(Mixture(tasks, weights, seed), stage.rows[name], *SHAPES[name], stage.image_size)
-        for name, weights in stage.weights.items()
-    }
+    """The groups of a stage's batches; other seeds give other examples. Each group has a seed of its own, so that
+    "pair" and "four" do not show the same words with the same objects."""
+    tasks, made = kit_tasks(split), {}
+    for number, (name, rows) in enumerate(stage.rows.items()):
+        made[name] = Group(Mixture(tasks, stage.weights[name], seed + number), rows, *SHAPES[name])
+    return made
 
 
 def at_resolution(params: dict, config: PaLIXConfig, pixels: int) -> tuple[dict, PaLIXConfig]:
@@ -128,48 +170,66 @@ def at_resolution(params: dict, config: PaLIXConfig, pixels: int) -> tuple[dict,
     return resized, config.replace(tower=tower)
 
 
-def start_stage(stage: Stage, params: dict, config: PaLIXConfig, seed: int = 0) -> tuple:
-    """(state, step, batches) at the start of one stage. params: of the stage's resolution."""
-    model = palix.PaLIX(config, frozen_tower=stage.frozen)
+def start_stage(stage: Stage, params: dict, config: PaLIXConfig, shards: Path, seed: int = 0) -> tuple:
+    """(state, step, batches) at the start of one stage. shards: the folder of its features."""
+    model = palix.PaLIX(config)
     tx = optim.assemble(
-        optim.scale_by_adafactor(),
+        optim.scale_by_muon(RATIO),
         optim.cosine(stage.peak, stage.steps, warmup=min(200, stage.steps // 4)),
-        freeze=("tower/",) if stage.frozen else (),
+        clip_norm=1.0,
+        freeze=("tower/",),
     )
-    stage_groups = groups(stage, seed)
-    weights_of_groups = {name: stage.rows[name] for name in stage_groups}
-    step = loop.make_step(palix.loss_of_groups(palix.answer_loss(model), weights_of_groups), tx)
-    return loop.init_state(params, tx, seed), step, mixture_batches.batches(stage_groups, tokenizer.multilingual())
+    step = loop.make_step(palix.loss_of_groups(palix.answer_loss(model), stage.rows), tx)
+    tower = features.Tower(config.tower, params["tower"])
+    batches = features.batches(groups(stage, seed), tokenizer.multilingual(), tower, shards)
+    return loop.init_state(params, tx, seed), step, batches
 
 
-def train_stage(stage: Stage, params: dict, config: PaLIXConfig, folder: Path | None, *, name: str = "", seed: int = 0):
-    """(parameters, history) after one stage. params: of the stage's resolution; folder: for saves, to be resumable.
+def train_stage(stage: Stage, params: dict, config: PaLIXConfig, folder: Path, *, name: str = "", seed: int = 0):
+    """(parameters, history) after one stage. folder: for saves and features, so that it is resumable.
 
-    Raises ValueError if the folder has saves of another stage, configuration or seed.
+    Raises ValueError if the folder has saves of another stage, configuration, seed or first parameters, or features of
+    another tower.
     """
-    state, step, batches = start_stage(stage, params, config, seed)
-    saves = {"checkpoint_dir": folder, "save_every": SAVE_EVERY} if folder else {}
-    recipe = f"{stage}, {config}, seed {seed}"
+    state, step, batches = start_stage(stage, params, config, folder / "features", seed)
+    saves = {"checkpoint_dir": folder / "saves", "save_every": SAVE_EVERY}
+    recipe = f"{stage}, {config}, Muon {RATIO}, seed {seed}, from parameters {features.fingerprint(params)}"
     state, history = loop.fit(step, state, batches, stage.steps, progress=name, recipe=recipe, **saves)
     return jax.device_get(state.params), history
 
 
-def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict, PaLIXConfig]:
-    """All stages, one after the other: the final parameters and their configuration, for images of 64 pixels.
+def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict[str, dict], dict[str, dict]]:
+    """All stages, one after the other: the parameters after each, and the history of each ("ocr", too).
 
     folder: for the saves of each stage; stages that are finished there are not repeated.
     """
     params = palix.init_params(palix.PaLIX(config), seed)
     recipe = f"{OCR}, {SHOWN}, {config.tower}, seed {seed}"
-    saves = {"checkpoint_dir": folder / "ocr", "save_every": 4 * SAVE_EVERY}  # small steps
-    builder = ocr_pretraining.labelled_builder("train", SHOWN)
-    tower = ocr_pretraining.pretrain(config.tower, builder, seed=seed, recipe=recipe, progress="ocr", **OCR, **saves)
-    params = params | {"tower": tower}
+    saves = {"checkpoint_dir": folder / "ocr", "save_every": 2 * SAVE_EVERY}  # small steps
+    builder, histories = ocr_pretraining.labelled_builder("train", SHOWN), {}
+    tower, histories["ocr"] = ocr_pretraining.pretrain(
+        config.tower, builder, seed=seed, recipe=recipe, progress="ocr", **OCR, **saves
+    )
+    params, made = params | {"tower": tower}, {}
     for number, (name, stage) in enumerate(STAGES.items(), 1):
-        params, config = at_resolution(params, config, stage.image_size)
         # Every stage has its own seed, so that it draws other examples.
-        params, _ = train_stage(stage, params, config, folder / name, name=name, seed=seed + 1000 * number)
-    return params, config
+        params, histories[name] = train_stage(
+            stage, params, config, folder / name, name=name, seed=seed + 1000 * number
+        )
+        made[name] = params
+    return made, histories
+
+
+def loss_curves(histories: Mapping[str, Mapping[str, np.ndarray]], every: int = 50) -> pd.DataFrame:
+    """One row per stage, loss and `every` steps: "stage", "step" (the last), "loss" (its name), "mean"."""
+    rows = []
+    for stage, history in histories.items():
+        for name in sorted(name for name in history if name.split("/")[-1] == "loss"):
+            values = np.asarray(history[name], np.float64)
+            for start in range(0, len(values), every):
+                part = values[start : start + every]
+                rows.append({"stage": stage, "step": start + len(part), "loss": name, "mean": part.mean()})
+    return pd.DataFrame(rows)
 
 
 # ---------------------------------------------------------------------------------------------- the released model
@@ -193,21 +253,33 @@ def released() -> tuple[palix.PaLIX, dict]:
 
 
 def main(folder: Path, seed: int = 0) -> None:
-    """Trains all stages, then writes the weights and, next to them, the table of their scores."""
-    params, _ = train_all(folder, released_config(), seed=seed)
-    path = files.writable("data/checkpoints/palix_s.safetensors")
+    """Trains all stages, then writes the weights, their scores, the loss curves, and the scores between two stages."""
+    made, histories = train_all(folder, released_config(), seed=seed)
+    asked = [task for task in TASKS if task.name in (interpolation.LEARNED, *interpolation.FORGOTTEN)]
+    between = interpolation.scores_between(palix.PaLIX(released_config()), made[BEFORE], made[AFTER], asked)
+    params = interpolation.interpolate(made[BEFORE], made[AFTER], interpolation.share_chosen(between))
+    table = scorecard(palix.PaLIX(released_config()), params, TASKS, count=300)
+    path = files.writable("data/checkpoints/palix_s.safetensors")  # from here on all files are new, or none
     path.parent.mkdir(parents=True, exist_ok=True)
     weights.save(path, params)
-    table = scorecard(*released(), TASKS, count=300)
+    write_scores(path, table, between, loss_curves(histories), seed)
+
+
+def write_scores(path: Path, table: pd.DataFrame, between: pd.DataFrame, losses: pd.DataFrame, seed: int) -> None:
+    """Writes the three tables beside the weights, each with the command that made it, and the checksums of all."""
     steps = {"ocr": OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
-    head = [
-        f"# kit stages: seed {seed}, steps {steps}; kit bench palix measures how long they take",
-        f"# jax {jax.__version__}, {os.cpu_count()} CPU cores",
-        "# 95 % intervals over examples: Wilson's for shares, bootstrap for other scores",
-        "# blind: grey pictures; shuffled: the next example's pictures",
-    ]
-    text = "\n".join(head) + "\n" + table.to_csv(index=False, float_format="%.4f")
-    files.write_text(path.with_suffix(".csv"), text)
-    for made in (path, path.with_suffix(".csv")):
-        files.note_checksum(made)
+    made = f"# kit train palix_s: seed {seed}, steps {steps}; kit bench palix measures how long they take\n"
+    made += f"# jax {jax.__version__}, {os.cpu_count()} CPU cores\n"
+    straight = f"# on the straight line from stage {BEFORE} (0) to {AFTER} (1); examples of their own, to choose by\n"
+    explained = "# 95 % intervals over examples: Wilson's for shares, bootstrap for other scores\n"
+    explained += "# blind: grey pictures; shuffled: the next example's pictures\n"
+    tables = {
+        path.with_suffix(".csv"): made + explained + table.to_csv(index=False, float_format="%.4f"),
+        path.with_name("palix_s_losses.csv"): made + losses.to_csv(index=False, float_format="%.4f"),
+        path.with_name("palix_s_between.csv"): made + straight + between.to_csv(index=False, float_format="%.4f"),
+    }
+    for file, text in tables.items():
+        files.write_text(file, text)
+    for file in (path, *tables):
+        files.note_checksum(file)
     print(table.to_string(index=False, float_format="{:.3f}".format))

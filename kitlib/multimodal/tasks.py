@@ -55,14 +55,17 @@ class Task:
             return self.choose(count, seed)
         return [self.draw(keyed_rng(seed, i)) for i in range(count)]
 
+    def score(self, model, params, examples: Sequence[Example]) -> float:
+        """The metric of what the model answers, the mean over examples if it has one."""
+        return float(np.mean(self.metric(generated_texts(model, params, examples), examples)))
+
     def evaluate(self, model, params, *, count: int = 200, seed: int = SEED) -> dict:
         """A row of the scorecard: "task", "unit", "n", "score", "low", "high" (95 %), a score per control."""
         examples = self.examples(count, seed)
         score, low, high = self.interval(generated_texts(model, params, examples), examples)
         row = {"task": self.name, "unit": self.unit, "n": len(examples), "score": score, "low": low, "high": high}
         for control in CONTROLS:
-            texts = generated_texts(model, params, with_control(examples, control))
-            row[control] = float(np.mean(self.metric(texts, examples)))
+            row[control] = self.score(model, params, with_control(examples, control))
         return row
 
     def interval(self, texts: Sequence[str], examples: Sequence[Example]) -> tuple[float, float, float]:

@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
     together = options.distributed or options.address is not None
     if together and SUPERVISED not in os.environ:
         return _supervised(arguments, options.folder or Path("build/runs", name))
-    return _explained("kit train", lambda: _run(name, recipe, options))
+    return explained("kit train", lambda: _run(name, recipe, options))
 
 
 def export(arguments: list[str]) -> int:
@@ -90,7 +90,7 @@ def export(arguments: list[str]) -> int:
         )
     name, target, *rest = arguments
     _, recipe, options = _parsed("kit export", [name, *rest])
-    return _explained("kit export", lambda: _export(name, Path(target), recipe, options))
+    return explained("kit export", lambda: _export(name, Path(target), recipe, options))
 
 
 def _parsed(program: str, arguments: list[str]) -> tuple:
@@ -114,7 +114,7 @@ def _parsed(program: str, arguments: list[str]) -> tuple:
     return name, *(kind(**_fields(parsed, kind)) for kind in (recipes.Recipe, Options))
 
 
-def _explained(program: str, work) -> int:
+def explained(program: str, work) -> int:
     """work(), or the end of the program with one sentence for what users can change."""
     try:
         return work()
@@ -150,7 +150,10 @@ def _name_and_scale(arguments: list[str]) -> tuple[str, str, list[str]]:
 
     known = ", ".join(recipes.NAMES)
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError(f"kit train NAME [options]; names: {known}. kit train {recipes.NAMES[0]} --help lists them.")
+        raise ValueError(
+            f"kit train NAME [options]; names: {known}, and palix_s, the released model in all its stages. "
+            f"kit train {recipes.NAMES[0]} --help lists the options."
+        )
     name, *rest = arguments
     scale = "cpu"
     for i, argument in enumerate(rest):

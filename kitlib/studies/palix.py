@@ -1,16 +1,15 @@
 """The studies of PaLI-X (2305.18565) at kit scale: stages, objectives, few-shot prompts, videos, words in the prompt.
 
-Numbers in comments refer to the list of claims in the notebooks. All arms of a study see the same number of examples,
-unless the question is about this number. `palix_runs` defines and trains an arm; `palix_tasks` has the tasks that it is
-trained and tested on.
+The arms of a study see the same number of examples of what they are compared in. `palix_runs` defines and trains an
+arm; `palix_tasks` has the tasks that it is trained and tested on.
 """
 
 from pathlib import Path
 
 from kitlib.multimodal.kit_data import SHOTS
-from kitlib.studies import palix_runs
-from kitlib.studies.palix_runs import PaLIXArm, Phase
-from kitlib.studies.palix_tasks import BARE, FRAMES, REPEATED, study_tasks, tasks_of_tests
+from kitlib.studies import palix_rare, palix_runs, palix_sizes
+from kitlib.studies.palix_runs import PaLIXArm, StageZero
+from kitlib.studies.palix_tasks import BARE, FRAME_COUNTS, REPEATED, mixed, study_tasks, tasks_of_tests
 from kitlib.studies.study import Study
 
 SEEDS = 5
@@ -19,20 +18,14 @@ SEEDS = 5
 # ---------------------------------------------------------------------------------------------- the questions
 
 
-def mixed(*names: str, steps: int, **shape) -> Phase:
-    """A phase in which every example is of one of these tasks, all with the same probability."""
-    return Phase(tuple((name, 1.0) for name in names), steps, **shape)
-
-
 def same(*names: str) -> tuple[tuple[str, str], ...]:
     """Tests that give their names to the columns of the table."""
     return tuple((name, name) for name in names)
 
 
-LONG = {"prompt_length": 40, "target_length": 56}  # space for boxes
-BEFORE = ("captioning", "object_aware_vqa", "detection")  # no answer of these has a count
+THREE_OBJECTIVES = ("captioning", "object_aware_vqa", "detection")  # no answer of these has a count
 SINGLE = ("captioning", "split_ocr", "easy_vqa", "object_aware_vqa", "detection", "masked_tokens")
-LEARNED = ("easy_vqa", "counting", "naming", "object_aware_vqa")
+MULTITASK = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 
 
 def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
@@ -40,36 +33,48 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
     shown = ("shown_language", "made_up_words")
     episodes = (
         mixed("naming", "captioning", steps=800),
-        mixed(*shown, steps=1600, num_images=SHOTS + 1, prompt_length=20, target_length=20),
+        mixed(*shown, steps=1600, num_images=SHOTS + 1),
     )
     few = mixed("few_counting", steps=300)
-    first = mixed(*BEFORE, steps=1000, **LONG)
-    at_both = (("small_word", 3.0), ("captioning", 1.0))
+    first = mixed(*THREE_OBJECTIVES, steps=1000)
+    reading = {"small_word": 3.0, "captioning": 1.0}
     return {
-        "masks": (  # 7
+        "masks": (
             "Who sees whom in a few-shot prompt?",
             {
-                kind: PaLIXArm(episodes, same(*shown, "of any picture", "made_up_words, unseen"), visible=kind)
+                kind: PaLIXArm(episodes, same(*shown, "made_up_words, unseen"), visible=kind)
                 for kind in ("prefix", "block-causal", "causal")
             },
         ),
-        "thawed": (  # 11
+        "positions": (
+            "Does the model find things without learned rows and columns?",
+            {
+                name: PaLIXArm(
+                    (mixed("finding", steps=4000),),
+                    same("finding"),
+                    positions=positions,
+                    probed=True,
+                )
+                for name, positions in (("with", True), ("without", False))
+            },
+        ),
+        "thawed": (
             "Does it help to find things, or to name them, if the tower learns, too?",
             {
                 name: PaLIXArm(
-                    (mixed("detection", "captioning", steps=1000, **LONG, frozen=frozen),),
+                    (mixed("detection", "captioning", steps=1000, frozen=frozen),),
                     same("detection", "captioning"),
                 )
                 for name, frozen in (("frozen", True), ("thawed", False))
             },
         ),
-        "resolution": (  # 12
+        "resolution": (
             "Does a second stage at a higher resolution help to read, and only to read?",
             {
                 name: PaLIXArm(
-                    tuple(Phase(at_both, n, image_size=size) for n, size in phases),
+                    tuple(mixed(*reading, weights=reading, steps=n, image_size=size) for n, size in phases),
                     same("small_word", "captioning"),
-                    tower="words",
+                    tower=StageZero("words"),
                 )
                 for name, phases in {
                     "64 px": ((1500, 64),),
@@ -78,21 +83,21 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
                 }.items()
             },
         ),
-        "ocr_tuning": (  # 13
+        "ocr_tuning": (
             "Does stage 0 with words help to read?",
             {
-                name: PaLIXArm((mixed("word", steps=1000),), same("word"), tower=name)
+                name: PaLIXArm((mixed("word", steps=1000),), same("word"), StageZero(name))
                 for name in ("words and things", "words", "things", "none")
             },
         ),
-        "ocr_input": (  # 14
+        "ocr_input": (
             "Does the text of a picture help as a part of the prompt?",
             {
                 "with text": PaLIXArm((mixed("words_with_text", steps=1000),), (("words", "words_with_text"),)),
                 "pixels alone": PaLIXArm((mixed("words_alone", steps=1000),), (("words", "words_alone"),)),
             },
         ),
-        "counting": (  # 15
+        "counting": (
             "Does a mixture without counting help to count?",
             {
                 "200 examples": PaLIXArm((few,), same("counting")),
@@ -100,33 +105,33 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
                 "mixture alone": PaLIXArm((first,), same("counting", "counted boxes")),
             },
         ),
-        "mixture": (  # 16
+        "mixture": (
             "What is the best to learn first, one objective or all?",
             {
                 name: PaLIXArm((*before, few), same("counting"))
                 for name, before in {
                     "nothing": (),
-                    **{name: (mixed(name, steps=1000, **LONG),) for name in SINGLE},
-                    "mixture": (mixed(*SINGLE, steps=1000, **LONG),),
+                    **{name: (mixed(name, steps=1000),) for name in SINGLE},
+                    "mixture": (mixed(*SINGLE, steps=1000),),
                 }.items()
             },
         ),
-        "frames": (  # 19
+        "frames": (
             "Do more frames help to see what passes?",
             {
                 f"{n} frames": PaLIXArm(
-                    (mixed(f"film_{n}", steps=1000, num_images=n, rows=8, target_length=8),),
+                    (mixed(f"film_{n}", steps=1000, num_images=n, rows=8),),
                     (("passing", f"film_{n}"),),
                 )
-                for n in FRAMES
+                for n in FRAME_COUNTS
             },
         ),
-        "multitask": (  # 21
+        "multitask": (
             "Does one model for four tasks do as well as four models?",
-            {"together": PaLIXArm((mixed(*LEARNED, steps=2400),), same(*LEARNED))}
-            | {name: PaLIXArm((mixed(name, steps=600),), same(name)) for name in LEARNED},
+            {"together": PaLIXArm((mixed(*MULTITASK, steps=2400),), same(*MULTITASK))}
+            | {name: PaLIXArm((mixed(name, steps=600),), same(name)) for name in MULTITASK},
         ),
-        "prefix": (  # 24
+        "prefix": (
             "Is the prefix of a prompt needed?",
             {
                 "with": PaLIXArm((mixed(*BARE, steps=1200),), same(*BARE)),
@@ -136,7 +141,7 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
                 ),
             },
         ),
-        "connector": (  # 25
+        "connector": (
             "One layer between tower and text, or two?",
             {
                 name: PaLIXArm(
@@ -147,12 +152,12 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
                 for name in ("linear", "mlp")
             },
         ),
-        "prompt_loss": (  # 26
+        "prompt_loss": (
             "Is it better to have loss on the answer alone, or on the prompt, too?",
             {
                 "answer": PaLIXArm((mixed(*REPEATED, steps=1000),), same(*REPEATED)),
                 "prompt too": PaLIXArm(
-                    (mixed(*(f"told_{name}" for name in REPEATED), steps=1000, target_length=56),),
+                    (mixed(*(f"told_{name}" for name in REPEATED), steps=1000),),
                     tuple((name, f"asked_{name}") for name in REPEATED),
                 ),
             },
@@ -161,7 +166,7 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
 
 
 def studies() -> dict[str, Study]:
-    """All studies, by name."""
+    """All studies, by name: those of `questions`, of `palix_sizes` and of `palix_rare`."""
     setting = (
         f"{palix_runs.config()}, tower from {palix_runs.TOWER_STEPS} steps of stage 0 with batches of "
         f"{palix_runs.TOWER_BATCH}, frozen unless an arm thaws it; AdamW, peak {palix_runs.PEAK}, cosine; "
@@ -170,9 +175,10 @@ def studies() -> dict[str, Study]:
 
     def towers(seed: int, folder: Path) -> None:
         """Trains the tower that most arms of a seed use."""
-        palix_runs.pretrained_tower("words and things", seed, folder)
+        palix_runs.pretrained_tower(StageZero(), seed, folder)
 
     def run(arm: PaLIXArm, seed: int, folder: Path) -> list[dict]:
         return palix_runs.run_arm(arm, seed, folder, study_tasks(), tasks_of_tests())
 
-    return {name: Study(question, setting, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}
+    own = {name: Study(question, setting, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}
+    return own | palix_sizes.studies() | palix_rare.studies()

@@ -8,23 +8,24 @@ One builder function per task over `kit_data`, as in `multimodal.example_builder
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from kitlib.data import keyed_rng, tokenizer
 from kitlib.metrics.answers import exact_match
 from kitlib.multimodal import boxes, objectives, prompts
-from kitlib.multimodal.example_builders import BOXES, SIDES
+from kitlib.multimodal.example_builders import BINS, BOXES, SIDES
 from kitlib.multimodal.kit_data import SHOTS, KitData, kit_data, pick, place_on_background
 from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import Example, without_prefix
 from kitlib.multimodal.tasks import Task
+from kitlib.studies.palix_runs import Phase
 from kitlib.synthetic import rendered_text, scenes, video
 
 SMALL = 96  # pixels of an image whose letters are too small to read once it is shrunk to 64
 SPOKEN = ("en", "de", "ja")  # languages of names in the studies
-FRAMES = (2, 4, 8, 16)  # chosen from the 16 moments of a video
+FRAME_COUNTS = (2, 4, 8, 16)  # chosen from the 16 moments of a video
 PASSING = 3  # consecutive moments in which an object is visible
 # Evaluated with and without their prefix; in the first two, only the prefix states the language.
 BARE = ("captioning", "naming", "question_generation", "object_aware_vqa")
@@ -50,7 +51,7 @@ def _named(data: KitData, rng) -> tuple[np.ndarray, str, str]:
     sixteen languages a small model named none after 6,400 captions."""
     i, language = rng.integers(len(data.scene_names)), pick(SPOKEN, rng)
     name = data.emoji.names[language][data.scene_rows[i]]
-    return place_on_background(data.scene_cutouts[i], rng)[0], name, language
+    return place_on_background(data.scene_cutouts[0][i], rng)[0], name, language
 
 
 def counting(data: KitData, rng) -> Example:
@@ -89,20 +90,20 @@ def shown_language(data: KitData, rng) -> Example:
     language = pick(SPOKEN, rng)
     chosen = rng.choice(len(data.scene_names), SHOTS + 1, replace=False)
     names = [data.emoji.names[language][data.scene_rows[i]] for i in chosen]
-    images = [place_on_background(data.scene_cutouts[i], rng)[0] for i in chosen]
+    images = [place_on_background(data.scene_cutouts[0][i], rng)[0] for i in chosen]
     return without_prefix(objectives.episodic_captioning(images, names, language))
 
 
 def passing(data: KitData, rng, *, frames: int) -> Example:
     """What passes? `frames` evenly spaced frames of a video; the object may have passed between two of them."""
     i = rng.integers(len(data.scene_names))
-    first = rng.integers(max(FRAMES) - PASSING + 1)
+    first = rng.integers(max(FRAME_COUNTS) - PASSING + 1)
     background = scenes.random_background(rng)
     velocity = [list(video.DIRECTIONS.values())[rng.integers(4)]]
-    moments = np.repeat(background[None], max(FRAMES), axis=0)
-    passed = video.render(data.scene_cutouts, [i], velocity, PASSING, rng, sides=(20, 28), background=background)
+    moments = np.repeat(background[None], max(FRAME_COUNTS), axis=0)
+    passed = video.render(data.scene_cutouts[0], [i], velocity, PASSING, rng, sides=(20, 28), background=background)
     moments[first : first + PASSING] = passed.frames
-    step = max(FRAMES) // frames
+    step = max(FRAME_COUNTS) // frames
     return objectives.vqa(moments[step // 2 :: step], "what passes?", data.scene_names[i], "en")
 
 
@@ -130,7 +131,7 @@ def study_tasks(split: str = "train") -> dict[str, Task]:
         "counting": counting,
         "shown_language": shown_language,
         "few_counting": few_counting,
-        **{f"film_{n}": functools.partial(passing, frames=n) for n in FRAMES},
+        **{f"film_{n}": functools.partial(passing, frames=n) for n in FRAME_COUNTS},
     }
     draws = {name: functools.partial(builder, kit_data(split)) for name, builder in builders.items()}
     plain = {name: task.draw for name, task in kit_tasks(split).items()} | draws
@@ -142,8 +143,8 @@ def study_tasks(split: str = "train") -> dict[str, Task]:
 
 def countable(data: KitData, rng) -> tuple[scenes.Scene, int]:
     """(scene, the kind to count): zero to four objects of this kind, as many as detection has boxes."""
-    indices, subject = scenes.contents(len(data.scene_cutouts), rng, BOXES)
-    return scenes.compose(data.scene_cutouts, indices, SIDES, rng), subject
+    indices, subject = scenes.contents(len(data.scene_names), rng, BOXES)
+    return scenes.compose(data.scene_cutouts[0], indices, SIDES, rng), subject
 
 
 @functools.cache
@@ -155,6 +156,41 @@ def few_words() -> list[str]:
     return [word for word in words if word.islower() and 3 <= len(word) <= 5 and len(encode(f" {word}")) == 1]
 
 
+# ---------------------------------------------------------------------------------------------- phases
+
+
+# (tokens of the prompt, tokens of the target) that at least 99 of 100 examples of a task fit into. A phase is padded to
+# these lengths: a position costs the same time with padding as with text.
+FITTING = {
+    "captioning": (16, 20),
+    "naming": (16, 20),
+    "detection": (40, 56),
+    "finding": (16, 24),
+    "counting": (24, 4),
+    "few_counting": (24, 4),
+    "easy_vqa": (16, 8),
+    "object_aware_vqa": (28, 24),
+    "question_generation": (16, 20),
+    "masked_tokens": (8, 20),
+    "split_ocr": (40, 28),
+    "word": (16, 8),
+    "small_word": (16, 8),
+    "words_with_text": (24, 8),
+    "words_alone": (16, 8),
+    "shown_language": (20, 20),
+    "made_up_words": (20, 20),
+    "told_easy_vqa": (16, 20),
+    "told_naming": (16, 32),
+} | {f"film_{n}": (12, 12) for n in FRAME_COUNTS}
+
+
+def mixed(*names: str, steps: int, weights: Mapping[str, float] | None = None, **options) -> Phase:
+    """A phase in which every example is of one of these tasks. weights: how often each is drawn; by default equally."""
+    prompt_length, target_length = np.max([FITTING[name.removeprefix("bare_")] for name in names], axis=0).tolist()
+    tasks = tuple((name, (weights or {}).get(name, 1.0)) for name in names)
+    return Phase(tasks, steps, prompt_length=prompt_length, target_length=target_length, **options)
+
+
 # ---------------------------------------------------------------------------------------------- tests
 
 
@@ -162,7 +198,7 @@ def counted_boxes(predictions, examples) -> np.ndarray:
     """float[B] of 0 and 1: whether the text has as many boxes as there are objects, at any position."""
 
     def count(text: str) -> int:
-        return sum(name != boxes.NOISE for name in boxes.from_text(text)[1])
+        return sum(name != boxes.NOISE for name in boxes.from_text(text, BINS)[1])
 
     pairs = zip(predictions, examples, strict=True)
     return np.array([count(text) == count(example.answer) for text, example in pairs], float)
@@ -175,12 +211,6 @@ def behind_the_prompt(predictions, examples) -> np.ndarray:
     return exact_match(answers, [example.target[1][0].strip() for example in examples])
 
 
-def name_of_any_picture(predictions, examples) -> np.ndarray:
-    """float[B] of 0 and 1: whether the text is the name of the query or of an exemplar."""
-    pairs = zip(predictions, examples, strict=True)
-    return np.array([text in (example.answer, *example.prompt[:-1]) for text, example in pairs], float)
-
-
 def boxes_of_one_kind(count: int, seed: int) -> list[Example]:
     """The scenes of counting, with the prompt of detection for the kind to count."""
     data, examples = kit_data("train"), []
@@ -189,7 +219,7 @@ def boxes_of_one_kind(count: int, seed: int) -> list[Example]:
         scene, subject = countable(data, rng)
         names = [data.scene_names[kind] for kind in scene.indices]
         prompted = [data.scene_names[subject]]
-        examples.append(objectives.detection(scene.image, scene.boxes, names, prompted, rng, BOXES))
+        examples.append(objectives.detection(scene.image, scene.boxes, names, prompted, rng, BOXES, BINS))
     return examples
 
 
@@ -201,6 +231,5 @@ def tasks_of_tests() -> dict[str, Task]:
         "made_up_words, unseen": unseen["made_up_words"],
         "asked_naming": dataclasses.replace(known["asked_naming"], metric=behind_the_prompt),
         "asked_easy_vqa": dataclasses.replace(unseen["asked_easy_vqa"], metric=behind_the_prompt),
-        "of any picture": dataclasses.replace(known["shown_language"], metric=name_of_any_picture),
         "counted boxes": Task("counted boxes", None, counted_boxes, choose=boxes_of_one_kind),
     }

@@ -8,7 +8,6 @@ from kitlib.studies.questions import Question
 
 MARGIN = 0.03
 ONE_OF_67 = 1 / 67  # words to read, equally often
-COPIED = 0.5  # made-up words: always one of the two words of the prompt
 
 
 def _asked(table: str, where: str, *rows, metric="accuracy", margin=MARGIN) -> list[Question]:
@@ -22,9 +21,7 @@ def _asked(table: str, where: str, *rows, metric="accuracy", margin=MARGIN) -> l
     ]  # fmt: skip
 
 
-SINGLE = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 PREFIXES = {"captioning": "yes", "naming": "yes", "question_generation": "level", "object_aware_vqa": "level"}
-MASKS = (("prefix", "block-causal"), ("block-causal", "causal"), ("prefix", "causal"))
 
 QUESTIONS = (
     *_asked(
@@ -32,13 +29,6 @@ QUESTIONS = (
         ("two layers beat one: captions", "level", "mlp", "linear", "captioning"),
         ("two layers beat one: easy-VQA", "level", "mlp", "linear", "easy_vqa"),
         ("two layers beat one: questions about objects", "level", "mlp", "linear", "object_aware_vqa"),
-    ),
-    *_asked(
-        "mixture", "14.11",
-        ("counting: mixture first beats nothing", "-", "mixture", "nothing", "counting"),
-        ("counting: the mixture beats captions", "-", "mixture", "captioning", "counting"),
-        ("counting: the mixture beats easy-VQA", "-", "mixture", "easy_vqa", "counting"),
-        ("counting: the mixture beats words", "-", "mixture", "split_ocr", "counting"),
     ),
     *_asked(
         "counting", "14.11",
@@ -64,10 +54,6 @@ QUESTIONS = (
         metric="loss", margin=0.05,
     ),
     *_asked(
-        "multitask", "14.11",
-        *((f"{test}: one for four beats its own", "level", "together", test, test) for test in SINGLE),
-    ),
-    *_asked(
         "prefix", "14.11",
         *((f"{test}: prefix beats none", paper, "with", "without", test) for test, paper in PREFIXES.items()),
     ),
@@ -75,11 +61,6 @@ QUESTIONS = (
         "prompt_loss", "14.11",
         ("naming: loss on the answer alone", "yes", "answer", "prompt too", "naming"),
         ("easy_vqa: loss on the answer alone", "yes", "answer", "prompt too", "easy_vqa"),
-    ),
-    *_asked("masks", "15.5", *((f"names: {a} beats {b}", "yes", a, b, "shown_language") for a, b in MASKS)),
-    *_asked(
-        "masks", "15.5",
-        *((f"made-up words: {a} beats {b}", "yes", a, b, "made_up_words", COPIED) for a, b in MASKS),
     ),
     *_asked(
         "frames", "15.6",

@@ -14,7 +14,9 @@ Side, position and background of each picture are random, and whether it is mirr
 """
 
 import functools
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +59,15 @@ class Episode:
     query_kind: int
 
 
-def episode(cutouts, ways: int, shots: int, rng: np.random.Generator, *, sides: tuple[int, int] = (14, 28)) -> Episode:
+def episode(
+    cutouts,
+    ways: int,
+    shots: int,
+    rng: np.random.Generator,
+    *,
+    sides: tuple[int, int] = (14, 28),
+    words: Sequence[str] | None = None,
+) -> Episode:
     """Draws kinds, words and renderings.
 
     Args:
@@ -67,6 +77,7 @@ def episode(cutouts, ways: int, shots: int, rng: np.random.Generator, *, sides: 
             kinds. The order is random.
         rng: all draws come from it.
         sides: (smallest, largest) longer side in pixels, within 8 ... 28.
+        words: to draw from, by default `nonsense`.
 
     Raises ValueError for other ways, shots or sides, and for fewer than `ways` cut-outs.
     """
@@ -77,21 +88,24 @@ def episode(cutouts, ways: int, shots: int, rng: np.random.Generator, *, sides: 
     if len(cutouts) < ways:
         raise ValueError(f"An episode of {ways} ways needs {ways} kinds, got {len(cutouts)}.")
     kinds = rng.choice(len(cutouts), ways, replace=False)
-    words = rng.choice(nonsense(), ways, replace=False).tolist()
+    vocabulary = nonsense() if words is None else words
+    named = [vocabulary[i] for i in rng.choice(len(vocabulary), ways, replace=False)]
     order = rng.permutation([*range(ways), *rng.integers(ways, size=shots - ways)])
     query = int(rng.integers(ways))
     images = np.stack([_render(cutouts[kinds[way]], sides, rng) for way in [*order, query]])
-    shown = tuple(words[way] for way in order)
-    return Episode(images[:-1], shown, images[-1], words[query], kinds[order], int(kinds[query]))
+    shown = tuple(named[way] for way in order)
+    return Episode(images[:-1], shown, images[-1], named[query], kinds[order], int(kinds[query]))
 
 
 @functools.cache
-def nonsense() -> tuple[str, ...]:
-    """Pronounceable words without meaning ("dax", "zug", "wizz"), always in the same order.
+def nonsense(syllables: int = 1) -> tuple[str, ...]:
+    """Pronounceable words without meaning, always in the same order: "dax", "zug", or of two syllables, "tabux".
 
-    They combine `ONSETS`, `VOWELS` and `CODAS`, without words that occur in an English name or keyword of the emoji, in
-    the kit's dictionary (`data.glosses`) or in `ENGLISH`, and without those of more than two pieces in
-    `tokenizer.multilingual`: a small model has to bind words, not to spell them.
+    They combine `ONSETS`, `VOWELS` and `CODAS` (the last syllable has a coda), without words that occur in an English
+    name or keyword of the emoji, in the kit's dictionary (`data.glosses`) or in `ENGLISH`, and without those of more
+    than two pieces in `tokenizer.multilingual`, three for two syllables: a small model has to bind words, not to spell
+    them. There are 52 of one syllable and thousands of two, of the same pieces. The 52 are few
+    enough to be memorised: what they mean has to be drawn again for every prompt.
     """
     encode = tokenizer.multilingual().encode
     texts = [*ENGLISH, *data.glosses("train"), *data.glosses("test")]
@@ -99,8 +113,10 @@ def nonsense() -> tuple[str, ...]:
         source = captioned.emoji(split)
         texts += [*source.names["en"], *(word for words in source.keywords["en"] for word in words)]
     known = set(re.findall("[a-z]+", " ".join(texts).lower()))
-    made = (onset + vowel + coda for onset in ONSETS for vowel in VOWELS for coda in CODAS)
-    return tuple(word for word in made if word not in known and len(encode(f" {word}")) <= 2)
+    open_syllables = [onset + vowel for onset in ONSETS for vowel in VOWELS]
+    beginnings = map("".join, itertools.product(open_syllables, repeat=syllables))
+    made = (beginning + coda for beginning in beginnings for coda in CODAS)
+    return tuple(word for word in made if word not in known and len(encode(f" {word}")) <= 1 + syllables)
 
 
 def _render(cutout, sides, rng) -> np.ndarray:

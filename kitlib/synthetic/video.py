@@ -45,11 +45,13 @@ class Video:
         frames: uint8[n, 64, 64, 3].
         indices: int64[m], the kinds of the objects.
         velocities: int64[m, 2], down and to the right, in pixels per frame; an object with 0, 0 stands still.
+        centres: float64[n, m, 2], down and to the right, in pixels of the torus: where the objects are in each frame.
     """
 
     frames: np.ndarray
     indices: np.ndarray
     velocities: np.ndarray
+    centres: np.ndarray
 
 
 def render(
@@ -107,7 +109,8 @@ def render(
     for frame, corners in zip(out, positions, strict=True):
         for cutout, corner in zip(sized, corners, strict=True):
             scenes.paste(frame, cutout, corner)
-    return Video(out, indices, velocities.astype(np.int64))
+    centres = (positions + [np.array(cutout.shape[:2]) / 2 for cutout in sized]) % SIZE
+    return Video(out, indices, velocities.astype(np.int64), centres)
 
 
 def draw_question(

@@ -164,6 +164,8 @@ def list_studies(paper: str) -> int:
 
 def train() -> int:
     """Train any model of the kit on any data set of the kit: kit train NAME --help."""
+    if sys.argv[2:3] == ["palix_s"]:  # the released model has stages of its own
+        return tyro.cli(palix_s, args=sys.argv[3:], prog="kit train palix_s")
     from kitlib.runs import command
 
     return command.main(sys.argv[2:])
@@ -176,21 +178,22 @@ def export() -> int:
     return command.export(sys.argv[2:])
 
 
-def stages(*, folder: Path = Path("build/palix"), seed: int = 0) -> int:
-    """Train the kit's PaLI-X of size S in all its stages: an hour on two fast cores, resumable.
+def palix_s(*, folder: Path = Path("build/palix_s"), seed: int = 0) -> int:
+    """Train the kit's PaLI-X of size S in all its stages: hours on two fast cores, resumable at any moment.
 
-    Writes data/checkpoints/palix_s.safetensors, which the notebooks load, and its scores next to it.
+    Writes data/checkpoints/palix_s.safetensors, which the notebooks load, its scores and its loss curves.
 
     Args:
         folder: for the saved states of every stage; started again with the same folder, training continues from them.
         seed: of the parameters and the examples.
     """
     from kitlib.multimodal import stages
+    from kitlib.runs import command
     from kitlib.training import process
 
-    line = f"from pathlib import Path; from kitlib.multimodal import stages; stages.main(Path({str(folder)!r}), {seed})"
-    done = process.run_with_allocator(line)
-    return stages.main(folder, seed) or 0 if done is None else done
+    line = f"import pathlib, sys; from kitlib.tools import cli; folder = pathlib.Path({str(folder)!r})"
+    done = process.run_with_allocator(f"{line}; sys.exit(cli.palix_s(folder=folder, seed={seed}))")
+    return command.explained("kit train palix_s", lambda: stages.main(folder, seed) or 0) if done is None else done
 
 
 def show(files: Names, /, *, question: str = "", out: Path = Path("build/show.html")) -> int:
@@ -267,17 +270,15 @@ def main() -> int:
 
         print(f"kitlib {__version__}")
         return 0
-    if arguments[:1] == ["train"]:  # its options depend on the name that follows
-        return train()
-    if arguments[:1] == ["export"]:
-        return export()
     if arguments[:1] == ["lab"] and not {"-h", "--help"} & set(arguments):  # its options are JupyterLab's
         return lab(tuple(arguments[1:]))
     if arguments[:1] == ["claims"] and len(arguments) == 3 and {"-h", "--help"} & set(arguments):
         return list_studies(next(name for name in arguments[1:] if name not in ("-h", "--help")))
-    found = (run, lab, copy, check, test, doctor, bench, claims, train, export, stages, show, pods, weights, stamp)
+    found = (run, lab, copy, check, test, doctor, bench, claims, train, export, show, pods, weights, stamp)
     commands = {command.__name__: command for command in found}
     try:
+        if arguments[:1] in (["train"], ["export"]):  # their options depend on the name that follows
+            return commands[arguments[0]]()
         return tyro.extras.subcommand_cli_from_dict(commands, prog="kit", description="The notebooks of kitlib.")
     except ModuleNotFoundError as error:
         raise SystemExit(f"{error}. In the kit's folder, run: pip install -e '.[lab,test]', then: kit doctor") from None

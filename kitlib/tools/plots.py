@@ -59,6 +59,19 @@ def image_grid(images, titles=(), columns: int = 10, size: float = 1.1):
     return axes
 
 
+def boxes(ax, image, true=(), predicted=()):
+    """The image [height, width, 3] with boxes float[n, 4] in shares of it (y0, x0, y1, x1): true ones solid, predicted
+    ones dashed. Lines are black on white, so that they show on any ground."""
+    height, width = np.shape(image)[:2]
+    ax.imshow(image, extent=(0, width, height, 0))
+    for dash, group in (("-", true), ((0, (3, 2)), predicted)):
+        for y0, x0, y1, x1 in np.reshape(group, (-1, 4)) * (height, width, height, width):
+            for style in ({"color": "w", "linewidth": 3.5}, {"color": "k", "linewidth": 1.3, "linestyle": dash}):
+                ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], **style)
+    ax.axis("off")
+    return ax
+
+
 def attention_maps(images, maps, titles=(), size: float = 1.1):
     """Upper row: images [n, height, width, C]; lower row: maps [n, rows, cols] of attention, dark where it is high.
 

@@ -19,9 +19,9 @@ def main(paths: tuple[str, ...], question: str = "", out: Path = Path("build/sho
     """Writes the page for these pictures, and prints a line each. A bad file or question ends it with a sentence."""
     if not paths:
         raise SystemExit("kit show: which pictures? Name one or more files.")
-    model, params = stages.released()
-    side = model.config.tower.image_size[0]
     try:
+        model, params = stages.released()
+        side = model.config.tower.image_size[0]
         images = [showcase.read_picture(path, side) for path in paths]
         seen = [showcase.ask_about(model, params, image, question=question) for image in images]
     except (OSError, ValueError) as error:

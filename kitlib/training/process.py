@@ -8,6 +8,7 @@ They are environment variables, which glibc and JAX read only once.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,11 +32,16 @@ def run_with_allocator(line: str) -> int | None:
     """Runs a line of Python in a new process with the settings of `allocator`, and returns its exit status.
 
     Returns None, and starts nothing, if the settings are made already or do not exist on this system. A new process is
-    needed because glibc reads its settings when a process starts.
+    needed because glibc reads its settings when a process starts. SIGTERM is passed on to it, so that it can save.
     """
     if "GLIBC_TUNABLES" in os.environ or not (settings := allocator()):
         return None
-    return subprocess.run([sys.executable, "-c", line], env=os.environ | settings).returncode
+    with subprocess.Popen([sys.executable, "-c", line], env=os.environ | settings) as child:
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            return child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

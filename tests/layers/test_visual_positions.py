@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from kitlib.layers.visual_positions import VisualPositions, positions
 
@@ -14,7 +15,7 @@ def test_positions_by_hand():
 
 
 def layer():
-    module = VisualPositions((2, 3), max_images=4)
+    module = VisualPositions((2, 3), max_images=4, width=8)
     tokens = jax.random.normal(jax.random.key(0), (5, 3, 6, 8))  # B = 5, n = 3, k = 6, D = 8
     return module, module.init(jax.random.key(1), tokens)["params"], tokens
 
@@ -29,6 +30,18 @@ def test_what_is_added_is_the_same_for_every_example():
                 want = params["row_embedding"][row] + params["column_embedding"][column]
                 want = want + params["image_embedding"][2 - i]  # the last of three images has number 0
                 np.testing.assert_allclose(added[0, i, 3 * row + column], want, atol=1e-6)
+
+
+def test_texts_get_the_vectors_of_their_images():
+    module, params, _ = layer()
+    found = module.apply({"params": params}, 3, method="of_images")
+    np.testing.assert_array_equal(found, params["image_embedding"][jnp.array([2, 1, 0])])
+
+
+def test_more_images_than_it_has_vectors_for():
+    module, params, _ = layer()
+    with pytest.raises(ValueError, match=r"1 to \d+ images or frames \(max_images\), got 99"):
+        module.apply({"params": params}, 99, method="of_images")
 
 
 def test_padding_in_front_changes_nothing():
@@ -46,7 +59,7 @@ def test_no_two_patches_or_images_have_the_same_position():
 
 def test_they_start_as_long_as_normalised_tokens():
     """Each vector is N(0, 1) per component: of 10,000 components the variance is 1 to 5 %."""
-    params = VisualPositions((50, 50), 100).init(jax.random.key(0), jnp.zeros((1, 1, 2500, 100)))["params"]
+    params = VisualPositions((50, 50), 100, 100).init(jax.random.key(0), jnp.zeros((1, 1, 2500, 100)))["params"]
     assert set(params) == {"row_embedding", "column_embedding", "image_embedding"}
     assert abs(float(jnp.var(params["image_embedding"])) - 1) < 0.05
 

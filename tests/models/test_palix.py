@@ -17,7 +17,7 @@ from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
 from kitlib.upcycling import surgery
 
-XS = configs.palix("XS")
+XS = configs.palix("XS").replace(visual_positions=False)  # as published
 K = XS.tower.num_tokens  # 16 patches of 8 x 8 in 32 x 32
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(-1, 1, (2, 3, 32, 32, 3)).astype(np.float32)  # B = 2, n = 3
@@ -187,6 +187,29 @@ def test_it_matters_which_text_belongs_to_which_image(params):
     _, exchanged = run(params, IMAGES, prompts[:, jnp.asarray([1, 0, 2])])
     query = np.r_[2 * K : 3 * K, 3 * K + 4 : 3 * K + 6]
     assert np.abs(out["encoded"][:, query] - exchanged["encoded"][:, query]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_every_text_of_a_few_shot_prompt_has_the_vector_of_its_image(params):
+    """With learned positions. The encoder is given the same sequence, put together by hand; of a plain prompt, or
+    without positions, the text is as it was."""
+    model = PaLIX(XS.replace(visual_positions=True))
+    tree = params | {"positions": palix.init_params(model)["positions"]}
+    prompts = jnp.asarray([[[5, 9], [7, 8], [3, 2]]] * 2)
+    _, out = run(tree, IMAGES, prompts, model=model)
+    tokens = params["text"]["token_embedder"]["embedding"][prompts]  # [B, n, L, D]
+    tokens = tokens + tree["positions"]["image_embedding"][jnp.array([2, 1, 0])][None, :, None]
+    sequence = jnp.concatenate([out["visual"], tokens.reshape(2, 6, 64)], axis=1)
+    _, position = palix.sequence_order(3, K, 2, few_shot=True)
+    encoded, _ = T5(XS.text).apply(
+        {"params": params["text"]},
+        sequence,
+        jnp.ones(sequence.shape[:2], int),
+        None,
+        position,
+        method="encode_embedded",
+    )
+    np.testing.assert_allclose(out["encoded"], encoded, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -435,9 +458,10 @@ def test_on_eight_devices_it_is_the_same_model():
 @pytest.mark.parametrize(
     ("name", "tower", "text", "total"),
     [
-        # Millions: towers of ViT-22B's blocks without pooling, text models of T5 1.1, and the projection between them.
-        ("XS", 0.113, 0.263, 0.380),
-        ("S", 0.823, 2.100, 2.94),
+        # Millions: towers of ViT-22B's blocks without pooling, text models of T5 1.1, the projection between them,
+        # and, but for the 55B, vectors of rows, columns and images.
+        ("XS", 0.113, 0.263, 0.382),
+        ("S", 1.233, 3.740, 5.02),
         ("M", 21.6, 77.0, 98.8),
         ("L", 85.7, 247.6, 333.9),
         ("XL", 412.3, 783.2, 1196.6),
@@ -520,6 +544,15 @@ def test_images_of_bytes_are_refused(params):
 def test_few_shot_texts_without_their_images(params, images, got):
     with pytest.raises(ValueError, match=r"\(2, 3, 1\) are few-shot, \[B, n, L\]: they need one image .*n=3.*" + got):
         PaLIX(XS).apply({"params": params}, images, jnp.ones((2, 3, 1), jnp.int32), WRITTEN)
+
+
+def test_few_shot_prompts_of_too_many_images():
+    """With learned positions, whose vectors the texts get before the images are looked at."""
+    model = PaLIX(XS.replace(visual_positions=True))
+    params = palix.init_params(model)
+    images, texts = np.zeros((2, 17, 32, 32, 3), np.float32), jnp.ones((2, 17, 1), jnp.int32)
+    with pytest.raises(ValueError, match=r"1 to 16 images or frames \(max_images\), got 17"):
+        model.apply({"params": params}, images, texts, WRITTEN)
 
 
 def test_few_shot_texts_that_are_too_long(params):

@@ -10,7 +10,7 @@ from kitlib import configs
 from kitlib.data import image_batches, tokenizer
 from kitlib.models import palix
 from kitlib.models.vit import ViT
-from kitlib.multimodal import batching
+from kitlib.multimodal import batching, features
 from kitlib.multimodal.features import Tower, batches, draw_rows, make_shard
 from kitlib.multimodal.mixture import Mixture
 from kitlib.multimodal.mixture_batches import Group
@@ -125,7 +125,8 @@ def test_stopped_anywhere_it_goes_on_with_the_next_batch(tower, tmp_path):
         after = batches(GROUPS, WORDS, tower, tmp_path / (f"{stop}" if stop % 2 else "elsewhere"), steps=3)
         after.set_state(state)
         jax.tree.map(np.testing.assert_array_equal, next(after), expected[stop])
-    assert [path.name for path in sorted((tmp_path / "whole").iterdir())] == ["shard-00002.npz"]  # the last one only
+    shards = [path.name for path in sorted((tmp_path / "whole").iterdir())]
+    assert shards == ["shard-00000.npz", "shard-00002.npz"]  # the first and the last one only
 
 
 def test_features_of_another_tower_are_refused_by_name(tower, tmp_path):
@@ -183,7 +184,7 @@ def test_training_on_features_is_training_on_images(tower, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_ends_with_the_same_parameters(tower, tmp_path):
+def test_a_run_that_is_stopped_ends_with_the_same_parameters(tower, tmp_path, monkeypatch):
     params = palix.init_params(MODEL) | {"tower": tower.params}
     tx = optim.assemble(optim.scale_by_adafactor(), lambda step: 0.01, freeze=("tower/",))
     shares = {name: g.size for name, g in GROUPS.items()}
@@ -196,4 +197,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_parameters(tower, tmp_path):
 
     whole = train(tmp_path / "whole", 8)
     train(tmp_path / "stopped", 5)
+    made = []
+    monkeypatch.setattr(features, "make_shard", lambda *args: made.append(args[3]) or make_shard(*args))
     jax.tree.map(np.testing.assert_array_equal, train(tmp_path / "stopped", 8), whole)
+    assert made == [2]  # shards 0 and 1 are on disk: the first batch is compared, then step 5 goes on in shard 1

@@ -1,12 +1,15 @@
 """kitlib.multimodal.generation: texts do not depend on batches or padding, and are cut off at a maximum length."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kitlib import configs
 from kitlib.data import tokenizer
-from kitlib.models import palix
-from kitlib.multimodal import generation, objectives
+from kitlib.models import decode, palix
+from kitlib.models.t5 import shift_right
+from kitlib.multimodal import batching, generation, objectives
 from kitlib.multimodal.generation import generated_texts
 from kitlib.multimodal.prompts import Example
 from kitlib.synthetic import scenes
@@ -34,9 +37,31 @@ def test_texts_do_not_depend_on_the_batch_size(model):
     assert one == other and len(one) == 3 and all(isinstance(text, str) for text in one)
 
 
+def test_the_log_probability_of_a_text_is_the_models(model):
+    """The sum of the log-probabilities that the model gives the text's tokens when it reads them, up to eos."""
+    texts, log_probs = generation.texts_and_log_probs(*model, THREE, batch_size=4)
+    assert texts == generated_texts(*model, THREE, batch_size=4) and log_probs.shape == (3,)
+    shape = generation.batch_shape(model[0], THREE)
+    batch = batching.to_arrays(THREE, tokenizer.multilingual(), **shape)
+    inputs = {name: batch[name] for name in ("images", "images_valid", "prompt_tokens")}
+    tokens, _ = decode.greedy(*model, inputs, max_length=12)
+    logits, _ = model[0].apply(
+        {"params": model[1]},
+        batch["images"],
+        batch["prompt_tokens"],
+        shift_right(tokens),
+        images_valid=np.ones((3, 1), bool),
+    )
+    of_tokens = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
+    written = np.cumsum(np.asarray(tokens) == 1, axis=1) - (np.asarray(tokens) == 1) == 0  # up to the first eos
+    np.testing.assert_allclose(log_probs, np.where(written, of_tokens, 0).sum(axis=1), rtol=1e-4)
+
+
 def test_no_examples_and_no_rows_raise(model):
     with pytest.raises(ValueError, match="There are no examples, so there is nothing to evaluate"):
         generated_texts(*model, [])
+    with pytest.raises(ValueError, match="There are no examples"):
+        generated_texts(*model, [], shape=generation.batch_shape(model[0], THREE))
     with pytest.raises(ValueError, match="There are no examples"):
         generation.batch_shape(model[0], [])
     with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
@@ -49,7 +74,8 @@ def test_a_text_may_be_longer_than_all_targets(model, monkeypatch):
 
     def endless(model, params, inputs, *, max_length):
         given["length"] = max_length
-        return np.full((len(inputs["prompt_tokens"]), max_length), 500), None
+        shape = (len(inputs["prompt_tokens"]), max_length)
+        return np.full(shape, 500), np.zeros(shape, np.float32)
 
     monkeypatch.setattr(generation.decode, "greedy", endless)
     assert len(generated_texts(*model, THREE)) == 3 and given["length"] == 12

@@ -1,12 +1,13 @@
-"""kitlib.multimodal.kit_data: which emoji are objects, how a cut-out is placed, and retries of what does not fit."""
+"""kitlib.multimodal.kit_data: which emoji are objects, their styles and languages; placing cut-outs; retries."""
 
 import numpy as np
 import pytest
 
-from kitlib.data import captioned, keyed_rng
+from kitlib.data import captioned, keyed_rng, tokenizer
+from kitlib.multimodal import held_out
 from kitlib.multimodal.kit_data import kit_data, object_rows, place_on_background, retry_until_fits
 from kitlib.multimodal.kit_tasks import kit_tasks
-from kitlib.synthetic import scenes
+from kitlib.synthetic import drawings, episodes, scenes
 
 
 @pytest.mark.slow
@@ -25,13 +26,42 @@ def test_the_fields_belong_together():
         data = kit_data(split)
         names = data.emoji.names["en"]
         assert [names[row] for row in data.scene_rows] == list(data.scene_names) == list(scenes.EASY[split])
-        assert len(data.cutouts) == len(data.emoji) and data.object_rows == object_rows(split)
-        np.testing.assert_array_equal(data.cutouts[data.scene_rows], data.scene_cutouts)
+        assert len(data.drawn) == len(data.languages) == len(data.emoji) and data.object_rows == object_rows(split)
+        for cutouts in data.scene_cutouts:
+            assert len(cutouts) == len(data.scene_rows)
+            for row, cutout in zip(data.scene_rows, cutouts, strict=True):
+                assert any((cutout == drawn).all() for drawn in data.drawn[row])
         for language, words, short in data.vocabularies:
             assert language in captioned.LANGUAGES and short == [word for word in words if len(word) <= 5]
         for rows in data.related:
             assert len(rows) > 4 and set(rows) <= set(data.object_rows)
             assert set.intersection(*(set(data.emoji.keywords["en"][row]) for row in rows))
+
+
+@pytest.mark.slow
+def test_styles_and_languages_are_for_training():
+    """Things are taught in up to four styles, of which Noto's is the first, and in the languages of `held_out`. Things
+    of the test split have one style and all languages; what is no object of the captions has one style."""
+    data, test = kit_data("train"), kit_data("test")
+    np.testing.assert_array_equal([drawn[0] for drawn in data.drawn], scenes.cut_outs(captioned.emoji("train").images))
+    counts = np.array([len(drawn) for drawn in data.drawn])
+    # Beside Noto's 417: 409 flat, 412 solid and 288 old ones, as `emoji_styles` counts them.
+    assert counts[data.object_rows].sum() == 417 + 409 + 412 + 288 and len(data.scene_cutouts) == 4
+    assert (np.delete(counts, data.object_rows) == 1).all() and {len(drawn) for drawn in test.drawn} == {1}
+    for code, languages in zip(data.emoji.codes, data.languages, strict=True):
+        assert languages == held_out.languages_with_pictures(code)
+    assert set(test.languages) == {tuple(captioned.LANGUAGES)} and len(test.scene_cutouts) == 1
+
+
+@pytest.mark.slow
+def test_a_drawing_is_one_of_its_styles_varied(monkeypatch):
+    data = kit_data("train")
+    row = data.scene_rows[0]
+    assert data.drawing(row, keyed_rng(0)).shape == (32, 32, 4)
+    assert (data.drawing(row, keyed_rng(0)) != data.drawing(row, keyed_rng(1))).any()
+    monkeypatch.setattr(drawings, "varied", lambda cutout, rng: cutout)
+    found = {data.drawing(row, keyed_rng(0, i)).tobytes() for i in range(60)}
+    assert found == {cutout.tobytes() for cutout in data.drawn[row]} and len(found) == 4
 
 
 def test_other_splits_raise():
@@ -91,3 +121,10 @@ def test_draws_that_do_not_fit_are_repeated_and_a_permanent_error_is_raised():
         retry_until_fits(never, tries=3)
     with pytest.raises(KeyError):  # other errors have nothing to do with the size
         retry_until_fits(lambda: {}["a"])
+
+
+def test_short_words_are_short_and_none_of_the_made_up_ones():
+    words, encode = kit_data("train").short_words, tokenizer.multilingual().encode
+    assert len(words) == len(set(words)) > 3000
+    assert all(3 <= len(word) <= 7 and len(encode(f" {word}")) <= 3 for word in words)
+    assert not set(words) & {*episodes.nonsense(), *kit_data("test").short_words}

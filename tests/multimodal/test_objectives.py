@@ -21,6 +21,8 @@ from kitlib.multimodal.objectives import (
     naming,
     object_aware_vqa,
     question_generation,
+    recall,
+    repeated_pairs,
     screenshot_to_markup,
     span_corruption,
     split_captioning,
@@ -291,6 +293,15 @@ def test_names_and_their_translations_share_their_questions():
             translation(name, answer, "de", first)
 
 
+def test_a_word_is_looked_up_by_its_name():
+    example = recall(["Hund", "Apfel"], ["vuck", "gub"], 0, "de")
+    assert example.prompt == "Answer in de: what is Hund? vuck ; what is Apfel? gub ; what is Hund?"
+    assert example.answer == "vuck" and len(example.images) == 0
+    for names, words in ((["Hund"], ["vuck", "gub"]), (["Hund", "Hund"], ["vuck", "gub"])):
+        with pytest.raises(ValueError, match="Expected different names and a word for each, got "):
+            recall(names, words, 0, "de")
+
+
 def test_detection_with_fewer_bins():
     """0.5 of 33 bins is round(0.5 * 32) = 16; 0.75 is 24."""
     assert detection(IMAGE, BOXES, NAMES, ["red apple"], keyed_rng(0), bins=33).answer == "8 16 32 24 red apple"
@@ -322,7 +333,7 @@ def test_codes_of_hidden_cells_are_written_row_by_row():
 
 
 def test_the_answer_to_a_made_up_word_is_among_the_exemplars():
-    cutouts, _ = scenes.objects("test")
+    cutouts, names = scenes.objects("test")
     for i in range(20):
         episode = episodes.episode(cutouts, 3, 5, keyed_rng(0, i))
         example = made_up_words(episode, max_images=6)
@@ -332,6 +343,28 @@ def test_the_answer_to_a_made_up_word_is_among_the_exemplars():
         assert query == "Answer in en: what is this?" and example.answer == episode.answer
         assert exemplars == [f"{query} {word}" for word in episode.words]
         assert f"{query} {example.answer}" in exemplars
+        named = made_up_words(episode, names=names)
+        assert named.prompt == (*exemplars, f"{query} first in en")
+        *steps, last, word = named.answer.split(" ; ")
+        assert steps[0::2] == [names[kind] for kind in episode.kinds] and steps[1::2] == [*episode.words]
+        assert last == names[episode.query_kind] and word == episode.answer
+        close = made_up_words(episode, names=names, joint=" ")
+        both = zip(steps[0::2], steps[1::2], strict=True)
+        assert close.answer == " ; ".join([*map(" ".join, both), f"{last} {word}"]) and close.prompt == named.prompt
+
+
+def test_repeated_pairs_carry_loss_where_they_stand_again():
+    dog, cat = ("dog", "dax"), ("red cat", "zug")
+    example = repeated_pairs([dog, cat], [cat, dog, cat])
+    assert example.task == "vqa" and not len(example.images)
+    assert example.prompt == "Answer in en: what is this? first in en"
+    assert example.answer == "dog dax ; red cat zug ; red cat zug ; dog dax ; red cat zug"
+    assert [piece for piece, loss in example.target if loss] == [" zug", " dax", " zug"]
+    for pairs, again in (([dog], [cat]), ([dog, cat], []), ([dog], [("dog", "zug")])):
+        with pytest.raises(ValueError, match="again, got"):
+            repeated_pairs(pairs, again)
+    with pytest.raises(ValueError, match="visible"):
+        repeated_pairs([("dog", " ")], [("dog", " ")])
 
 
 def test_images_may_be_given_as_a_list():

@@ -20,7 +20,7 @@ from kitlib.multimodal.ocr_pretraining import (
     tower_params,
     tower_with_head,
 )
-from kitlib.synthetic import rendered_text, scenes
+from kitlib.synthetic import drawings, rendered_text, scenes
 from kitlib.training import classification, loop, optim
 
 pytestmark = pytest.mark.slow
@@ -38,8 +38,7 @@ def test_labels_are_the_drawn_objects_and_letters_at_their_positions(make, monke
     Every object is put into the upper left quarter, every letter into the lower right: 16 patches each."""
     objects, drawn = kit_data.object_rows("train"), []
     emoji = captioned.emoji("train")
-    cutouts = scenes.cut_outs(emoji.images[objects])
-    number = {cutout.tobytes(): i for i, cutout in enumerate(cutouts)}
+    number = {cutout.tobytes(): i for i, found in enumerate(drawings.cutouts(objects)) for cutout in found}
     image = np.zeros((64, 64, 3), np.uint8)
 
     def place(cutout, rng):
@@ -47,18 +46,21 @@ def test_labels_are_the_drawn_objects_and_letters_at_their_positions(make, monke
         return image, np.array([0, 0, 0.5, 0.5])
 
     def compose(given, indices, sides, rng):
-        assert given.shape == cutouts.shape and sides == (12, 24)
-        drawn.append({int(i) for i in indices})
+        assert indices.tolist() == list(range(len(given))) and sides == (12, 24)
+        drawn.append({number[cutout.tobytes()] for cutout in given})
         return scenes.Scene(image, np.array([[0, 0, 0.5, 0.5]] * len(indices)), indices)
 
-    def spelled(texts, rng, side):
+    def spelled(texts, rng, side, sizes):
+        assert sizes == (8, 20)
         drawn.append(list(texts))
         return image, "".join(texts), np.array([[0.5, 0.5, 1, 1]] * len("".join(texts)))
 
+    monkeypatch.setattr(drawings, "varied", lambda cutout, rng: cutout)
     monkeypatch.setattr(ocr_pretraining, "place_on_background", place)
     monkeypatch.setattr(scenes, "compose", compose)
     monkeypatch.setattr(rendered_text, "spelled", spelled)
     vocabulary = {word for words in rendered_text.words("train").values() for word in words}
+    vocabulary |= set(rendered_text.more_words("train"))
     easy = {objects.index(emoji.names["en"].index(name)) for name in scenes.EASY["train"]}
     kinds, rows = set(), np.arange(64).reshape(8, 8)
     for i in range(60):
@@ -118,6 +120,13 @@ def test_splits_share_letters_but_not_objects():
         assert names[: len(LETTERS)] == LETTERS and len(names) == len(LETTERS) + count
         assert len(labelled_builder(split)(keyed_rng(0))[1][0]) == len(names)
     assert {"a", "A", "ß", "я", "Ω", "7"} <= set(LETTERS) and " " not in LETTERS
+
+
+def test_things_come_in_all_taught_styles_and_test_things_in_one():
+    """417 in Noto's style, 409 flat, 412 solid, 288 old ones, as `emoji_styles` counts them."""
+    train, test = ocr_pretraining.drawn_objects("train"), ocr_pretraining.drawn_objects("test")
+    assert sum(map(len, train)) == 417 + 409 + 412 + 288 and len(train) == 417
+    assert [len(found) for found in test] == [1] * 83
 
 
 def test_found_by_hand():

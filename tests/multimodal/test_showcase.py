@@ -7,7 +7,7 @@ from PIL import Image
 from kitlib import configs
 from kitlib.data import captioned, tokenizer
 from kitlib.models import palix
-from kitlib.multimodal import showcase
+from kitlib.multimodal import batching, showcase
 from kitlib.multimodal.prompts import without_prefix
 
 RED = np.full((64, 64, 3), (200, 30, 30), np.uint8)
@@ -75,7 +75,7 @@ def test_the_name_it_gives_is_what_it_is_asked_to_find_and_to_count(monkeypatch,
         asked.extend(examples)
         if len(examples) == len(captioned.LANGUAGES):
             return [f"cat {language}" for language in captioned.LANGUAGES]
-        return ["100 200 500 600 cat en ; 0 0 9 9 noise ; 7 8", "3", "blue"][: len(examples)]
+        return ["3 6 15 18 cat en ; 0 0 9 9 noise ; 7 8", "3", "blue"][: len(examples)]
 
     monkeypatch.setattr(showcase, "generated_texts", answers)
     found = showcase.ask_about(model, {}, RED, question="what color is it?")
@@ -85,8 +85,24 @@ def test_the_name_it_gives_is_what_it_is_asked_to_find_and_to_count(monkeypatch,
     assert prompts[16] == "detect cat en" and prompts[17].endswith("how many: cat en?")
     assert without_prefix(asked[18]).prompt == "what color is it?"
     assert found.captions["de"] == "cat de" and found.names == ["cat en"]
-    np.testing.assert_allclose(found.boxes, np.array([[100, 200, 500, 600]]) / 999)
+    np.testing.assert_allclose(found.boxes, np.array([[3, 6, 15, 18]]) / 32)  # 33 bins
     assert (found.count, found.question, found.answer) == ("3", "what color is it?", "blue")
+
+
+@pytest.mark.parametrize("written", ["a <extra_id_0> cat", "\N{OM SYMBOL}" * 99, "<extra_id_0>"])
+def test_whatever_it_names_can_be_asked_for(monkeypatch, model, written):
+    """A sentinel would stand for the answer, and a name of 99 letters in three bytes each would fill the prompt."""
+    asked = []
+
+    def answers(model, params, examples, **options):
+        asked.extend(examples)
+        return [written] * len(examples)
+
+    monkeypatch.setattr(showcase, "generated_texts", answers)
+    showcase.ask_about(model, {}, RED)
+    assert "<extra" not in asked[16].prompt + asked[17].prompt and len(asked[16].prompt) > len("detect ")
+    lengths = [len(batching.prompt_tokens(example, tokenizer.multilingual())[0]) for example in asked[16:]]
+    assert max(lengths) <= showcase.SHAPE["prompt_length"]
 
 
 def test_nothing_written_and_no_question(monkeypatch, model):

@@ -13,13 +13,25 @@ WORDS = tokenizer.multilingual()
 PHASES = {phase for _, arms in questions().values() for arm in arms.values() for phase in arm.phases}
 
 
-def test_there_are_twelve_studies_of_different_arms():
+def test_the_studies_have_different_arms():
+    """Thirteen of this module; three of `palix_sizes` and one of `palix_rare`. Trials of rates have one seed."""
     studies = runner.studies_of("palix")
-    assert set(studies) == set(questions()) and len(studies) == 12
-    assert all(study.seeds >= 5 for study in studies.values())
+    assert len(questions()) == 13
+    assert set(studies) == {*questions(), "sizes_towers_tuning", "sizes_tuning", "sizes", "rare"}
+    assert all(study.seeds >= 5 or name.endswith("_tuning") for name, study in studies.items())
     for study in studies.values():
         files = {runner.run_file("palix", study, arm, 0) for arm in study.arms}
         assert len(files) == len(study.arms)  # no two arms are the same run
+
+
+def test_studies_share_a_run_only_if_they_measure_the_same():
+    """A run is stored under its setting, arm and seed alone, so another measure needs another setting."""
+    measures = {}
+    for study in runner.studies_of("palix").values():
+        for arm in study.arms:
+            for seed in runner.seeds_of(study):
+                file = runner.run_file("palix", study, arm, seed).name
+                assert measures.setdefault(file, study.run_arm.__qualname__) == study.run_arm.__qualname__
 
 
 def test_the_arms_of_a_study_have_the_same_tests():
@@ -37,6 +49,8 @@ def test_every_phase_makes_batches(phase):
     group = mixture_batches.Group(
         mixture, 4, phase.num_images, phase.prompt_length, phase.target_length, phase.image_size
     )
+    shares = mixture_batches.shares_that_fit(group, WORDS, count=100)
+    assert min(shares.values()) >= 0.97, shares  # 0.99 of all; of 100 it may be less by chance
     batch = mixture_batches.group_batch(group, WORDS, 0)
     assert batch["images"].shape == (4, phase.num_images, phase.image_size, phase.image_size, 3)
     assert (batch["weights"].sum(axis=1) > 0).all()

@@ -1,5 +1,7 @@
 """kitlib.studies.palix_runs: an arm is trained in phases and tested; towers are saved and read again."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,16 @@ from kitlib.data import tokenizer
 from kitlib.models import palix
 from kitlib.multimodal import batching
 from kitlib.studies import palix_runs
-from kitlib.studies.palix_runs import MlpConnector, PaLIXArm, Phase, config, loss_of, pretrained_tower, run_arm
+from kitlib.studies.palix_runs import (
+    MlpConnector,
+    PaLIXArm,
+    Phase,
+    StageZero,
+    config,
+    loss_of,
+    pretrained_tower,
+    run_arm,
+)
 from kitlib.studies.palix_tasks import study_tasks, tasks_of_tests
 
 pytestmark = pytest.mark.slow
@@ -18,34 +29,48 @@ WORDS = tokenizer.multilingual()
 
 def test_a_small_arm_is_trained_and_gives_its_row(tmp_path, monkeypatch):
     """Two phases at two resolutions. The tower is made once and saved, so a second run gives the same row."""
-    monkeypatch.setattr(palix_runs, "TOWER_STEPS", 2)
     monkeypatch.setattr(palix_runs, "TOWER_BATCH", 2)
-    monkeypatch.setattr(palix_runs, "TEST_EXAMPLES", 4)
+    monkeypatch.setattr(palix_runs, "TEST_EXAMPLES", 6)
     whole = config()
     shallow = whole.replace(
         tower=whole.tower.replace(depth=1), text=whole.text.replace(num_encoder_layers=1, num_decoder_layers=1)
     )
-    monkeypatch.setattr(palix_runs, "config", lambda: shallow)
+    monkeypatch.setattr(palix_runs, "config", lambda *widths: shallow)
     shape = {"rows": 2, "prompt_length": 40, "target_length": 40}
     phases = (
         Phase((("counting", 1.0),), 2, **shape),
         Phase((("counting", 1.0),), 2, image_size=96, frozen=False, **shape),
     )
-    arm = PaLIXArm(phases, (("how many", "counting"),), connector="mlp")
+    arm = PaLIXArm(phases, (("how many", "counting"),), StageZero(steps=2), connector="mlp")
     (row,) = run_arm(arm, 0, tmp_path, study_tasks(), tasks_of_tests())
     assert set(row) == {"accuracy: how many", "loss: how many"}
     assert 0 <= row["accuracy: how many"] <= 1 and 0 < row["loss: how many"] < 20
     assert len(list(tmp_path.glob("tower-*.npz"))) == 1
-    kept = pretrained_tower("words and things", 0, tmp_path)
-    again = pretrained_tower("words and things", 0, tmp_path)
+    kept = pretrained_tower(StageZero(steps=2), 0, tmp_path)
+    again = pretrained_tower(StageZero(steps=2), 0, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, kept, again)
     (repeated,) = run_arm(arm, 0, tmp_path, study_tasks(), tasks_of_tests())
     assert repeated == row
+    bare = dataclasses.replace(arm, phases=phases[:1], connector="linear", positions=False, probed=True)
+    (probed,) = run_arm(bare, 0, tmp_path, study_tasks(), tasks_of_tests())
+    assert set(probed) == {*row, "patches: tower", "patches: encoder"}
+    model, params = palix_runs.trained(bare, 0, tmp_path, study_tasks())
+    assert not model.config.visual_positions and "positions" not in params
 
 
-def test_towers_of_other_kinds_and_seeds_have_other_files(tmp_path):
-    files = {palix_runs.tower_file(kinds, seed, tmp_path) for kinds in ("words", "things") for seed in range(2)}
-    assert len(files) == 4
+def test_towers_of_other_recipes_and_seeds_have_other_files(tmp_path):
+    recipes = [StageZero(), StageZero("words"), StageZero(width=32), StageZero(steps=5), StageZero(peak=1e-3)]
+    files = {palix_runs.tower_file(recipe, seed, tmp_path) for recipe in recipes for seed in range(2)}
+    assert len(files) == 10
+
+
+def test_widths_change_both_halves_and_no_numbers_of_blocks():
+    """An attention head stays 32 wide, an MLP 4 times as wide as its tower or twice as wide as its text model."""
+    assert config() == config(64, 64)
+    other = config(128, 32)
+    tower = {"width": 128, "mlp_dim": 512, "num_heads": 4}
+    assert other.tower == config().tower.replace(**tower)
+    assert other.text == config().text.replace(width=32, mlp_dim=64, num_heads=1)
 
 
 def test_the_mlp_connector_has_two_layers():

@@ -33,6 +33,12 @@ def kind_of(image):
     return int(np.argmax(counts))
 
 
+def test_words_may_be_drawn_from_a_list():
+    drawn = [episode(SQUARES, 2, 3, data.keyed_rng(1, i), words=["uno", "due", "tre"]) for i in range(40)]
+    assert {word for one in drawn for word in one.words} == {"uno", "due", "tre"}
+    assert all(one.answer in one.words and len(set(one.words)) == 2 for one in drawn)
+
+
 # --- within an episode ---
 
 
@@ -138,6 +144,15 @@ def test_words_can_be_pronounced_and_mean_nothing():
         for name in (*source.names["en"], *(word for each in source.keywords["en"] for word in each)):
             assert set(re.findall("[a-z]+", name.lower())).isdisjoint(words)
     assert {"bag", "tick", "wig", "mug", "milk", "six"}.isdisjoint(words)
+
+
+def test_words_of_two_syllables_are_many_and_of_the_same_pieces():
+    """A model that copies those of two syllables, in training, has met all pieces of the others, the tests."""
+    one, two, encode = nonsense(), nonsense(2), tokenizer.multilingual().encode
+    assert len(set(two)) == len(two) > 4000 and not set(one) & set(two)
+    pieces = [{piece for word in words for piece in encode(f" {word}")} for words in (one, two)]
+    assert pieces[0] <= pieces[1] and max(len(encode(f" {word}")) for word in two) == 3
+    assert all(re.fullmatch("([bdgklmprstvwzn]{1,2}[aeiu]){2}(b|ck|g|lk|x|zz)", word) for word in two)
 
 
 # --- reproducible draws ---

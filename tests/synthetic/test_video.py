@@ -61,6 +61,16 @@ def test_every_step_is_the_velocity(way, speed, objects):
         assert video.velocities.tolist() == [velocity.tolist()] and video.indices.tolist() == [seed * 7]
 
 
+def test_the_centres_are_those_of_the_pixels():
+    """A pixel is a square with its index at its upper left, so its own centre lies half a pixel further."""
+    for seed in range(6):
+        video = render(SQUARES, [0, 1], [(0, 2), (0, -9)], 8, data.keyed_rng(5, seed), jitter=3, sides=(12, 20))
+        assert video.centres.shape == (8, 2, 2) and (video.centres >= 0).all() and (video.centres < 64).all()
+        for k, name in enumerate(NAMES[:2]):
+            apart = centres(masks(video.frames, name)) + 0.5 - video.centres[:, k]
+            np.testing.assert_allclose((apart + 32) % 64 - 32, 0, atol=1e-6)
+
+
 def test_an_object_that_stands_still_is_the_same_in_all_frames(objects):
     video = render(objects[0], [5], [(0, 0)], 8, data.keyed_rng(0, 1))
     assert (video.frames == video.frames[0]).all() and (video.frames[0] != video.frames[0, 0, 0]).any()

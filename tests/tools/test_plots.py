@@ -21,6 +21,17 @@ def test_image_grid_shows_every_image_and_blanks_the_rest():
     assert axes[2, 2].get_title() == "12"
 
 
+def test_boxes_are_in_pixels_of_the_image_true_ones_solid():
+    """Rows 0.5 to 1 of 8 are 4 to 8; columns 0.25 to 0.5 of 16 are 4 to 8."""
+    _, ax = plt.subplots()
+    plots.boxes(ax, np.zeros((8, 16, 3), np.uint8), true=[[0.5, 0.25, 1, 0.5]], predicted=np.zeros((0, 4)))
+    white, black = ax.lines
+    assert set(zip(black.get_xdata(), black.get_ydata(), strict=True)) == {(4, 4), (8, 4), (8, 8), (4, 8)}
+    assert white.get_linewidth() > black.get_linewidth() and black.get_linestyle() == "-"
+    plots.boxes(ax, np.zeros((8, 16, 3), np.uint8), predicted=[[0, 0, 1, 1]])
+    assert ax.lines[-1].get_linestyle() != "-" and list(ax.lines[-1].get_xdata()) == [0, 16, 16, 0, 0]
+
+
 def test_attention_maps_cover_their_images():
     images, maps = np.zeros((3, 28, 28, 1)), np.arange(3 * 16).reshape(3, 4, 4)
     images[:, 7:21, 7:21] = 1.0

@@ -10,6 +10,7 @@ from kitlib.data import captioned
 from kitlib.multimodal import showcase, stages
 from kitlib.tools import show
 
+REAL = stages.released
 MODEL = SimpleNamespace(config=SimpleNamespace(tower=SimpleNamespace(image_size=(64, 64))))
 
 
@@ -44,6 +45,14 @@ def test_without_a_question_there_is_no_row_for_it(files, tmp_path, capsys):
     show.main((files[0],), out=tmp_path / "page.html")
     assert capsys.readouterr().out.startswith(f"{files[0]}: <cat>, boxes: 1, how many: 1\n")
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<th>") == 1 + 16 + 1
+
+
+def test_damaged_weights_end_it_with_a_sentence(files, tmp_path, monkeypatch):
+    (tmp_path / "palix_s.safetensors").write_bytes(b"x" * 100)
+    monkeypatch.setattr(stages, "released_file", lambda: tmp_path / "palix_s.safetensors")
+    monkeypatch.setattr(stages, "released", REAL)
+    with pytest.raises(SystemExit, match=r"kit show: .*palix_s\.safetensors"):
+        show.main((files[0],), out=tmp_path / "page.html")
 
 
 def test_bad_files_are_refused_before_anything_is_written(files, tmp_path):

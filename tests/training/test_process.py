@@ -1,6 +1,8 @@
 """Settings of processes: the environment variables, and their effect in a process that is started with them."""
 
 import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +39,18 @@ def test_a_line_runs_in_a_process_with_the_settings(linux):
     line = "import os, sys; sys.exit(7 if 'hugetlb=1' in os.environ['GLIBC_TUNABLES'] else 1)"
     assert process.run_with_allocator(line) == 7
     assert "GLIBC_TUNABLES" not in os.environ
+
+
+def test_a_signal_to_end_reaches_the_process(linux, tmp_path):
+    """The process answers SIGTERM with exit status 5; the signal is sent as soon as it listens."""
+    ready = tmp_path / "ready"
+    line = "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))"
+    line += f"; pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    wait_and_send = f"while [ ! -e {ready} ]; do sleep 0.05; done; kill -TERM {os.getpid()}"
+    before = signal.getsignal(signal.SIGTERM)
+    with subprocess.Popen(["sh", "-c", wait_and_send]):
+        assert process.run_with_allocator(line) == 5
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_no_process_is_started_if_the_settings_are_made_already(linux, monkeypatch):

@@ -1,0 +1,131 @@
+"""A larger tower or a larger text model? The thesis of PaLI (2209.06794, figure 2) and PaLI-X, here at equal compute.
+
+    kit claims palix sizes_towers_tuning       # a learning rate for each of the three towers
+    kit claims palix sizes_tuning       # and for each of the nine models
+    kit claims palix sizes
+
+Three widths of the tower times three of the text model. All nine may spend the same number of FLOPs (`flops`): the
+tower in stage 0, forward and backward; then the frozen tower, forward, and the text model. So a wider model sees fewer
+examples. PaLI compares its models at equal examples; at equal compute, width has to earn what it costs.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from kitlib.configs import PaLIXConfig
+from kitlib.models.flops import t5_forward_flops, vit_forward_flops
+from kitlib.multimodal import ocr_pretraining
+from kitlib.multimodal.tasks import SEED
+from kitlib.studies import palix_runs, study
+from kitlib.studies.palix_runs import WIDTH, PaLIXArm, Phase, StageZero
+from kitlib.studies.palix_tasks import mixed, study_tasks, tasks_of_tests
+
+WIDTHS = (32, 64, 128)
+TOWER_STEPS, STEPS = 4000, 2400  # of the model whose halves are both 64 wide; the others have as much compute
+PEAKS = (1e-3, 2e-3, 4e-3)  # tried for every tower and for every model
+TUNING_SEED = 100  # of models and of examples; nothing is judged on it
+TASKS = ("captioning", "easy_vqa", "object_aware_vqa", "counting", "finding")
+# By width, the rate of stage 0; by widths of tower and text model, that of the phase with text.
+CHOSEN_TOWERS = {32: 2e-3, 64: 2e-3, 128: 2e-3}
+CHOSEN = {(tower, text): 2e-3 for tower in WIDTHS for text in WIDTHS}
+
+
+def tower_flops(config: PaLIXConfig) -> int:
+    """FLOPs of the forward pass of stage 0, per image: the tower and its logits for every patch."""
+    labels = len(ocr_pretraining.label_names("train"))
+    return sum(vit_forward_flops(ocr_pretraining.tower_with_head(config.tower, labels)).values())
+
+
+def example_flops(config: PaLIXConfig, phase: Phase) -> int:
+    """FLOPs of one training example of the phase: the frozen tower forward, the rest forward and backward."""
+    k, n = config.tower.num_tokens, phase.num_images
+    tower = sum(vit_forward_flops(config.tower).values())
+    projection = 2 * k * config.tower.width * config.text.width
+    text = sum(t5_forward_flops(config.text, n * k + phase.prompt_length, phase.target_length).values())
+    return n * tower + 3 * (n * projection + text)
+
+
+def arm(tower: int, text: int, *, tower_peak: float | None = None, peak: float | None = None) -> PaLIXArm:
+    """A model of these widths, trained for as many steps as the compute of the middle one allows.
+
+    tower_peak, peak: learning rates, by default the chosen ones.
+    """
+    towers = {width: tower_flops(palix_runs.config(width)) for width in (tower, WIDTH)}
+    phase = mixed(*TASKS, steps=STEPS)
+    costs = [example_flops(palix_runs.config(*widths), phase) for widths in ((tower, text), (WIDTH, WIDTH))]
+    stage = StageZero(
+        width=tower,
+        steps=round(TOWER_STEPS * towers[WIDTH] / towers[tower]),
+        peak=CHOSEN_TOWERS[tower] if tower_peak is None else tower_peak,
+    )
+    return PaLIXArm(
+        (dataclasses.replace(phase, steps=round(STEPS * costs[1] / costs[0])),),
+        tuple((name, name) for name in TASKS),
+        stage,
+        text_width=text,
+        peak=CHOSEN[tower, text] if peak is None else peak,
+    )
+
+
+def run(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
+    """One row: the scores and losses of `palix_runs.run_arm`, and "accuracy: mean", of the five tasks."""
+    (row,) = palix_runs.run_arm(one, seed, folder, study_tasks(), tasks_of_tests())
+    return [row | {"accuracy: mean": float(np.mean([row[f"accuracy: {name}"] for name in TASKS]))}]
+
+
+def run_trial(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
+    """One row: the mean loss of the five tasks on examples that nothing is judged on."""
+    model, params = palix_runs.trained(one, seed, folder, study_tasks())
+    tests = tasks_of_tests()
+    losses = [
+        palix_runs.loss_of(model, params, tests[name].examples(palix_runs.TEST_EXAMPLES, SEED + TUNING_SEED))
+        for name in TASKS
+    ]
+    return [{"loss": float(np.mean(losses))}]
+
+
+def run_tower(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
+    """One row: the loss of stage 0, mean of its last tenth; its images are always new."""
+    _, history = palix_runs.train_tower(one.tower, seed)
+    return [{"loss": float(history["loss"][-one.tower.steps // 10 :].mean())}]
+
+
+def studies() -> dict[str, study.Study]:
+    """sizes_towers_tuning, sizes_tuning and sizes."""
+    setting = (
+        f"widths {WIDTHS} of tower and text model, {TOWER_STEPS} steps of stage 0 and {STEPS} of the phase for both of "
+        f"{WIDTH}, the others for the same FLOPs; {palix_runs.config()}; {palix_runs.TEST_EXAMPLES} examples a test"
+    )
+    towers = {f"tower {width}: peak {peak:g}": arm(width, WIDTH, tower_peak=peak) for width in WIDTHS for peak in PEAKS}
+    grid = [(tower, text) for tower in WIDTHS for text in WIDTHS]
+    trials = {
+        f"tower {tower}, text {text}: peak {peak:g}": arm(tower, text, peak=peak)
+        for tower, text in grid
+        for peak in PEAKS
+    }
+    arms = {f"tower {tower}, text {text}": arm(tower, text) for tower, text in grid}
+
+    def prepare(seed: int, folder: Path) -> None:
+        """Trains the three towers of a seed."""
+        for width in WIDTHS:
+            palix_runs.pretrained_tower(arm(width, WIDTH).tower, seed, folder)
+
+    return {
+        "sizes_towers_tuning": study.Study(
+            "Which learning rate for which tower?",
+            f"stage 0 alone; {setting}",
+            towers,
+            study.nothing,
+            run_tower,
+            1,
+            TUNING_SEED,
+        ),
+        "sizes_tuning": study.Study(
+            "Which learning rate for which model?", setting, trials, prepare, run_trial, 1, TUNING_SEED
+        ),
+        "sizes": study.Study(
+            "A larger tower or a larger text model, at equal compute?", setting, arms, prepare, run, study.SEEDS
+        ),
+    }

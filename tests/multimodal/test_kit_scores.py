@@ -1,0 +1,127 @@
+"""kitlib.multimodal.kit_scores: what is new in each test is new, and its metric gives 1 for the true answers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib.data import captioned, emoji_styles
+from kitlib.multimodal import kit_scores
+from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
+from kitlib.multimodal.kit_data import object_rows
+from kitlib.multimodal.kit_scores import (
+    TASKS,
+    caption_examples,
+    nearest_names,
+    pair_examples,
+    reading_examples,
+    wups_values,
+)
+from kitlib.multimodal.prompts import Example, without_prefix
+from kitlib.synthetic import rendered_text, scenes
+
+pytestmark = pytest.mark.slow
+
+IMAGE = np.zeros((1, 64, 64, 3), np.uint8)
+
+
+def named(name: str) -> Example:
+    return Example(IMAGE, "Answer in en: what is this?", ((name, True),), "vqa")
+
+
+def test_captions_are_of_their_language_and_differ_between_seeds():
+    names = captioned.emoji("train").names["el"]
+    one, other = caption_examples("el")(12, 0), caption_examples("el")(12, 1)
+    assert {e.answer for e in one} <= set(names) and len({e.answer for e in one}) == 12
+    assert all(e.prompt == "Generate the alt-text in el at 0: <extra_id_0>" for e in one)
+    assert [e.answer for e in one] != [e.answer for e in other]
+    assert len(caption_examples("en", "test")(1000, 0)) == 83
+    with pytest.raises(ValueError, match=r"'german'.* did you mean 'de'"):
+        caption_examples("german")(3, 0)
+
+
+@pytest.mark.parametrize("style", emoji_styles.STYLES)
+def test_captions_come_in_every_style(style, monkeypatch):
+    """The picture of a caption is the drawing of its emoji in this style."""
+    drawn = emoji_styles.drawings(style)
+    row = {cutout.tobytes(): i for i, cutout in zip(drawn.rows, scenes.cut_outs(drawn.images), strict=True)}
+    placed = []
+    monkeypatch.setattr(
+        kit_scores, "place_on_background", lambda cutout, rng: (placed.append(cutout) or IMAGE[0], None)
+    )
+    examples = caption_examples("de", style=style)(20, 0)
+    names = captioned.emoji("train").names["de"]
+    assert [e.answer for e in examples] == [names[row[cutout.tobytes()]] for cutout in placed]
+
+
+def test_known_captions_leave_out_the_held_out_pairs():
+    """In French, of 417 things all but those that no picture teaches; in English all."""
+    codes, names = captioned.emoji("train").codes, captioned.emoji("train").names["fr"]
+    taught = {names[i] for i in object_rows("train") if not by_text_alone(codes[i], "fr")}
+    assert {e.answer for e in caption_examples("fr")(1000, 0)} == taught and 280 < len(taught) < 345
+    assert len(caption_examples("en")(1000, 0)) == 417
+
+
+def test_pairs_are_held_out():
+    emoji = captioned.emoji("train")
+    for by_english in (False, True):
+        languages = set()
+        examples = pair_examples(by_english=by_english)(60, 0)
+        for example in examples:
+            language, question = example.prompt.removeprefix("Answer in ").split(": ", 1)
+            *first, name = example.answer.split(" ; ")
+            row = emoji.names[language].index(name)
+            assert by_text_alone(emoji.codes[row], language) and row in object_rows("train")
+            assert first == ([emoji.names["en"][row]] if by_english else [])
+            assert question == "what is this?" + " first in en" * by_english
+            languages.add(language)
+        assert languages == set(BY_TEXT) and len({e.images.tobytes() for e in examples}) == 60
+    direct, by_way = (pair_examples(by_english=flag)(9, 3) for flag in (False, True))
+    assert all((a.images == b.images).all() for a, b in zip(direct, by_way, strict=True))  # the same pictures
+
+
+def test_words_to_read_are_new_and_of_a_readable_size(monkeypatch):
+    known = {word for words in rendered_text.words("test").values() for word in words}
+    sizes = []
+    line = rendered_text.line
+    monkeypatch.setattr(
+        rendered_text, "line", lambda text, rng, side, limits: sizes.append(limits) or line(text, rng, side, limits)
+    )
+    examples = reading_examples()(24, 0)
+    assert all(e.answer in known and 4 <= len(e.answer) <= 6 for e in examples) and set(sizes) == {(16, 20)}
+    # Eight languages, one after the other; numbers have at most three digits.
+    assert len({e.prompt for e in examples}) == 8 and not any(e.answer.isdigit() for e in examples)
+    assert [e.prompt for e in examples[:8]] == [e.prompt for e in examples[8:16]]
+
+
+def test_nearest_names_by_hand(monkeypatch):
+    """On a branch of its own, "wolf" shares two of three nodes with "dog", one with "apple": 2 * 2 / (3 + 3) = 2/3
+    against 1/3. So "dog" is nearest, and "apple" is not; a word outside of the taxonomy is near nothing."""
+    taxonomy = {"wolf": ("e", "canine", "wolf"), "dog": ("e", "canine", "dog"), "apple": ("e", "fruit", "apple")}
+    taught = captioned.Emoji(IMAGE, ("1", "2"), {"en": ("dog", "apple")}, {})
+    monkeypatch.setattr(captioned, "taxonomy", lambda: taxonomy)
+    monkeypatch.setattr(captioned, "emoji", lambda split: taught)
+    monkeypatch.setattr(kit_scores, "object_rows", lambda split: [0, 1])
+    texts = ["dog", "apple", "wolf", "dog"]
+    examples = [named("wolf"), named("wolf"), named("wolf"), named("zug")]
+    assert nearest_names(texts, examples).tolist() == [1, 0, 0, 0]
+    np.testing.assert_allclose(wups_values(texts, examples), [2 / 3, 1 / 3, 1, 0])
+
+
+def test_all_tests_have_examples_and_true_answers_score_one():
+    """But for "nearest name": the true name of an unseen thing was not taught."""
+    assert len({task.name for task in TASKS}) == len(TASKS)
+    for task in TASKS:
+        if not task.name.startswith("captions, ") or task.name.endswith(("en", "name")):
+            examples, again = task.examples(3, 0), task.examples(3, 0)
+            assert len(examples) == 3 and all(isinstance(e, Example) for e in examples), task.name
+            perfect = np.mean(task.metric([e.answer for e in examples], examples))
+            assert perfect == (0 if task.unit == "nearest name" else 1), task.name
+            pairs = zip(examples, again, strict=True)
+            assert all((a.images == b.images).all() and a.prompt == b.prompt for a, b in pairs)
+
+
+def test_every_language_has_its_rows():
+    table = pd.Series([task.name for task in TASKS])
+    for start in ("captions, ", "captions, Twemoji, "):
+        assert set(captioned.LANGUAGES) <= set(table[table.str.startswith(start)].str.removeprefix(start))
+    assert without_prefix(TASKS[0].examples(1, 0)[0]).prompt == "<extra_id_0>"

@@ -1,0 +1,120 @@
+"""kitlib.studies.palix_rare: how often kinds are shown and asked for, and the precision of known detectors."""
+
+import numpy as np
+import pytest
+
+from kitlib.data import keyed_rng, tokenizer
+from kitlib.multimodal import batching, boxes
+from kitlib.multimodal.example_builders import BINS
+from kitlib.multimodal.kit_data import kit_data
+from kitlib.studies import palix_rare
+from kitlib.studies.palix_rare import TIERS, counts_of, long_tailed, pairs, training_pairs
+from kitlib.studies.palix_runs import PaLIXArm, Phase, StageZero
+
+DATA = kit_data("train")
+KINDS = len(DATA.scene_names)
+
+
+def test_a_third_of_the_kinds_is_in_each_tier():
+    counts = counts_of(KINDS, 3)
+    tiers = np.digitize(counts, [10, 100])  # where `metrics.detection.lvis` divides
+    assert np.bincount(tiers).tolist() == [KINDS // 3] * 3
+    assert counts.min() == TIERS[0][0] and counts.max() - TIERS[2][1] in (0, 1)
+    assert counts.sum() % 2 == 0
+    assert (np.sort(counts) == np.sort(counts_of(KINDS, 4))).all() and (counts != counts_of(KINDS, 4)).any()
+
+
+def test_pairs_are_of_different_kinds_and_keep_the_counts():
+    counts = [1, 2, 3, 6]
+    found = pairs(counts, np.random.default_rng(0))
+    assert found.shape == (6, 2) and (found[:, 0] != found[:, 1]).all()
+    assert np.bincount(found.ravel()).tolist() == counts
+
+
+def test_the_training_pictures_have_the_counts_of_the_seed_and_the_even_ones_as_many():
+    counts, even = (np.bincount(training_pairs(0, even=flat).ravel(), minlength=KINDS) for flat in (False, True))
+    assert (counts == counts_of(KINDS, 0)).all()
+    assert even.sum() == counts.sum() and even.max() - even.min() <= 1
+
+
+def test_a_training_picture_is_always_the_same_and_a_test_picture_is_none_of_them():
+    one, again, other, tested = (
+        palix_rare.picture(DATA, np.array([3, 5]), *key).image for key in ((0, 1, 7), (0, 1, 7), (0, 1, 8), (0, 2, 7))
+    )
+    assert (one == again).all() and (one != other).any() and (one != tested).any()
+
+
+def test_half_of_the_prompts_ask_for_what_is_there_and_kinds_as_often_in_vain():
+    """Of 600 prompts half, within 5 standard errors of 0.02; the five most frequent kinds are in 1,700 of 4,200 places
+    or so, and have about that share of both kinds of prompt."""
+    examples = [long_tailed(DATA, keyed_rng(9, i), seed=0) for i in range(600)]
+    read = [boxes.from_text(example.answer, BINS)[1] for example in examples]
+    there = np.array([any(name != boxes.NOISE for name in names) for names in read])
+    assert abs(there.mean() - 0.5) < 0.1 and all(len(names) == palix_rare.TOTAL for names in read)
+    counts = counts_of(KINDS, 0)
+    frequent = {DATA.scene_names[i] for i in np.argsort(counts)[-5:]}
+    share = counts[np.argsort(counts)[-5:]].sum() / counts.sum()
+    asked = np.array([example.prompt.removeprefix("detect ") in frequent for example in examples])
+    assert abs(asked[there].mean() - share) < 0.12 and abs(asked[~there].mean() - share) < 0.12
+
+
+# --- the metric ---
+
+
+def detector(monkeypatch, write):
+    """The result of a model that writes write(example)."""
+    monkeypatch.setattr(palix_rare, "TESTED", 2)
+
+    def texts(model, params, examples):
+        return [write(example) for example in examples], np.zeros(len(examples), np.float32)
+
+    monkeypatch.setattr(palix_rare.generation, "texts_and_log_probs", texts)
+    return palix_rare.detect(None, None, 0)
+
+
+def test_whoever_writes_the_targets_has_no_errors_but_rounding(monkeypatch):
+    """What is left is rounding to 32 bins: IoU above 0.5 for all boxes, above 0.95 for few."""
+    found = detector(monkeypatch, lambda example: example.answer)
+    assert found.ap50 == 1.0 and 0.6 < found.ap < 1.0
+    np.testing.assert_allclose([found.rare, found.common, found.frequent], found.ap, atol=0.1)
+
+
+def test_whoever_finds_frequent_kinds_alone_has_a_gap(monkeypatch):
+    counts = counts_of(KINDS, 0)
+    frequent = {DATA.scene_names[i] for i in np.flatnonzero(counts >= 100)}
+
+    def write(example):
+        return example.answer if example.prompt.removeprefix("detect ") in frequent else "nothing"
+
+    found = detector(monkeypatch, write)
+    assert found.frequent > 0.6 and found.rare == found.common == 0.0
+
+
+def test_boxes_of_what_is_not_there_cost_precision(monkeypatch):
+    """All boxes are as certain as each other; every kind is asked for 2 times where it is and, on average, 2 times
+    where it is not. So about half of the boxes find nothing."""
+
+    def write(example):
+        name = example.prompt.removeprefix("detect ")
+        there = any(found == name for found in boxes.from_text(example.answer, BINS)[1])
+        return example.answer if there else f"1 1 30 30 {name}"
+
+    assert 0.4 < detector(monkeypatch, write).ap50 < 0.95
+
+
+@pytest.mark.slow
+def test_a_run_has_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(palix_rare, "TESTED", 2)
+    phase = Phase((("long_tailed", 1.0), ("even", 1.0)), 2, rows=2, prompt_length=16, target_length=24)
+    (row,) = palix_rare.run(PaLIXArm((phase,), (), StageZero(steps=2)), 0, tmp_path)
+    assert set(row) == {f"AP: {name}" for name in ("all", "rare", "common", "frequent", "frequent minus rare")}
+    assert row["AP: frequent minus rare"] == row["AP: frequent"] - row["AP: rare"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["long_tailed", "even"])
+def test_examples_fit_their_shape(name):
+    words = tokenizer.multilingual()
+    for i in range(60):
+        one = batching.tokenise(long_tailed(DATA, keyed_rng(2, i), seed=1, even=name == "even"), words)
+        assert one.prompt_length <= 16 and len(one.target_tokens) <= 24
