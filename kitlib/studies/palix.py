@@ -9,7 +9,7 @@ from pathlib import Path
 from kitlib.multimodal.kit_data import SHOTS
 from kitlib.studies import palix_rare, palix_runs, palix_sizes
 from kitlib.studies.palix_runs import PaLIXArm, StageZero
-from kitlib.studies.palix_tasks import BARE, FRAMES, REPEATED, mixed, study_tasks, tasks_of_tests
+from kitlib.studies.palix_tasks import BARE, FRAME_COUNTS, REPEATED, mixed, study_tasks, tasks_of_tests
 from kitlib.studies.study import Study
 
 SEEDS = 5
@@ -23,9 +23,9 @@ def same(*names: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, name) for name in names)
 
 
-BEFORE = ("captioning", "object_aware_vqa", "detection")  # no answer of these has a count
+THREE_OBJECTIVES = ("captioning", "object_aware_vqa", "detection")  # no answer of these has a count
 SINGLE = ("captioning", "split_ocr", "easy_vqa", "object_aware_vqa", "detection", "masked_tokens")
-LEARNED = ("easy_vqa", "counting", "naming", "object_aware_vqa")
+MULTITASK = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 
 
 def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
@@ -36,7 +36,7 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
         mixed(*shown, steps=1600, num_images=SHOTS + 1),
     )
     few = mixed("few_counting", steps=300)
-    first = mixed(*BEFORE, steps=1000)
+    first = mixed(*THREE_OBJECTIVES, steps=1000)
     reading = {"small_word": 3.0, "captioning": 1.0}
     return {
         "masks": (
@@ -123,13 +123,13 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
                     (mixed(f"film_{n}", steps=1000, num_images=n, rows=8),),
                     (("passing", f"film_{n}"),),
                 )
-                for n in FRAMES
+                for n in FRAME_COUNTS
             },
         ),
         "multitask": (
             "Does one model for four tasks do as well as four models?",
-            {"together": PaLIXArm((mixed(*LEARNED, steps=2400),), same(*LEARNED))}
-            | {name: PaLIXArm((mixed(name, steps=600),), same(name)) for name in LEARNED},
+            {"together": PaLIXArm((mixed(*MULTITASK, steps=2400),), same(*MULTITASK))}
+            | {name: PaLIXArm((mixed(name, steps=600),), same(name)) for name in MULTITASK},
         ),
         "prefix": (
             "Is the prefix of a prompt needed?",

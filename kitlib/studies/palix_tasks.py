@@ -25,7 +25,7 @@ from kitlib.synthetic import rendered_text, scenes, video
 
 SMALL = 96  # pixels of an image whose letters are too small to read once it is shrunk to 64
 SPOKEN = ("en", "de", "ja")  # languages of names in the studies
-FRAMES = (2, 4, 8, 16)  # chosen from the 16 moments of a video
+FRAME_COUNTS = (2, 4, 8, 16)  # chosen from the 16 moments of a video
 PASSING = 3  # consecutive moments in which an object is visible
 # Evaluated with and without their prefix; in the first two, only the prefix states the language.
 BARE = ("captioning", "naming", "question_generation", "object_aware_vqa")
@@ -97,13 +97,13 @@ def shown_language(data: KitData, rng) -> Example:
 def passing(data: KitData, rng, *, frames: int) -> Example:
     """What passes? `frames` evenly spaced frames of a video; the object may have passed between two of them."""
     i = rng.integers(len(data.scene_names))
-    first = rng.integers(max(FRAMES) - PASSING + 1)
+    first = rng.integers(max(FRAME_COUNTS) - PASSING + 1)
     background = scenes.random_background(rng)
     velocity = [list(video.DIRECTIONS.values())[rng.integers(4)]]
-    moments = np.repeat(background[None], max(FRAMES), axis=0)
+    moments = np.repeat(background[None], max(FRAME_COUNTS), axis=0)
     passed = video.render(data.scene_cutouts[0], [i], velocity, PASSING, rng, sides=(20, 28), background=background)
     moments[first : first + PASSING] = passed.frames
-    step = max(FRAMES) // frames
+    step = max(FRAME_COUNTS) // frames
     return objectives.vqa(moments[step // 2 :: step], "what passes?", data.scene_names[i], "en")
 
 
@@ -131,7 +131,7 @@ def study_tasks(split: str = "train") -> dict[str, Task]:
         "counting": counting,
         "shown_language": shown_language,
         "few_counting": few_counting,
-        **{f"film_{n}": functools.partial(passing, frames=n) for n in FRAMES},
+        **{f"film_{n}": functools.partial(passing, frames=n) for n in FRAME_COUNTS},
     }
     draws = {name: functools.partial(builder, kit_data(split)) for name, builder in builders.items()}
     plain = {name: task.draw for name, task in kit_tasks(split).items()} | draws
@@ -181,7 +181,7 @@ FITTING = {
     "made_up_words": (20, 20),
     "told_easy_vqa": (16, 20),
     "told_naming": (16, 32),
-} | {f"film_{n}": (12, 12) for n in FRAMES}
+} | {f"film_{n}": (12, 12) for n in FRAME_COUNTS}
 
 
 def mixed(*names: str, steps: int, weights: Mapping[str, float] | None = None, **options) -> Phase:

@@ -22,7 +22,7 @@ def _asked(table: str, where: str, *rows, metric="accuracy", margin=MARGIN) -> l
     ]  # fmt: skip
 
 
-LEARNED = ("easy_vqa", "counting", "naming", "object_aware_vqa")
+MULTITASK = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 PREFIXES = {"captioning": "yes", "naming": "yes", "question_generation": "level", "object_aware_vqa": "level"}
 MIDDLE = "tower 64, text 64"
 MASKS = (("prefix", "block-causal"), ("block-causal", "causal"), ("prefix", "causal"))
@@ -79,7 +79,7 @@ QUESTIONS = (
     ),
     *_asked(
         "multitask", "14.11",
-        *((f"{test}: one for four beats its own", "level", "together", test, test) for test in LEARNED),
+        *((f"{test}: one for four beats its own", "level", "together", test, test) for test in MULTITASK),
     ),
     *_asked(
         "prefix", "14.11",

@@ -76,7 +76,7 @@ def test_there_are_two_hundred_examples_of_few_counting():
 def test_the_mixture_before_counting_has_no_counts():
     """Its answers have no number words and no digits, except for boxes and names: pizza is "1 slice of pizza" in Thai,
     however many there are."""
-    for name in palix.BEFORE:
+    for name in palix.THREE_OBJECTIVES:
         for i in range(40):
             example = draw(name, 3, i)
             assert "how many" not in str(example.prompt)
