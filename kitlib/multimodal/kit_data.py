@@ -86,7 +86,7 @@ def kit_data(split: str = "train") -> KitData:
         for language, words in rendered_text.words(split).items()
         if language in captioned.LANGUAGES
     ]
-    sharing = defaultdict(list)
+    more_words, sharing = rendered_text.more_words(split), defaultdict(list)
     for row in rows:
         for keyword in emoji.keywords["en"][row]:
             sharing[keyword].append(row)
@@ -103,8 +103,8 @@ def kit_data(split: str = "train") -> KitData:
         scene_names=scenes.EASY[split],
         scene_rows=scene_rows,
         vocabularies=vocabularies,
-        more_words=rendered_text.more_words(split),
-        short_words=_short(rendered_text.more_words(split)),
+        more_words=more_words,
+        short_words=_short(more_words),
         related=[group for group in sharing.values() if len(group) > SHOTS],
     )
 

@@ -37,11 +37,13 @@ def answers_of(features, labels, new, classes: int | None = None) -> np.ndarray:
     return probe_scores(fit_probe(features, labels, l2=L2, classes=classes), new).argmax(axis=-1)
 
 
-def named_by_style(tower: Tower, *, views: int = 16, seed: int = 0) -> pd.DataFrame:
+def named_by_style(
+    tower: Tower, styles: Sequence[str] = emoji_styles.STYLES, *, views: int = 16, seed: int = 0
+) -> pd.DataFrame:
     """How many of the 417 things does a probe of an image's patches (their mean and largest values) name?
 
     Fitted to `views` images of each thing, in the taught styles and varied, and judged on two images of each thing in
-    each style. Columns: "style", "taught", "right", "low", "high" (95 %), "n".
+    each of `styles`. Columns: "style", "taught", "right", "low", "high" (95 %), "n".
     """
     rows, drawn = object_rows("train"), drawn_objects("train")
     labels = np.repeat(np.arange(len(rows)), views)
@@ -51,7 +53,7 @@ def named_by_style(tower: Tower, *, views: int = 16, seed: int = 0) -> pd.DataFr
         shown.append(place_on_background(drawings.varied(pick(drawn[label], rng), rng), rng)[0])
     fitted = _pooled(tower, shown)
     table = []
-    for style in emoji_styles.STYLES:
+    for style in styles:
         cutouts = cutouts_of("train", style)
         test = np.repeat([label for label, row in enumerate(rows) if row in cutouts], 2)
         images = [place_on_background(cutouts[rows[i]], keyed_rng(seed, 1, k))[0] for k, i in enumerate(test)]

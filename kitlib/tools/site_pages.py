@@ -29,7 +29,7 @@ class Lesson(NamedTuple):
 
 
 def texts(root: Path, lessons: list[Lesson], claims: pd.DataFrame) -> dict[str, str]:
-    """The pages of docs/ by name, their placeholders filled in."""
+    """The pages of docs/ by name, their placeholders filled in; their links to notebooks lead to lessons."""
     names = {lesson.name[:2]: lesson.name for lesson in lessons}
     parts = {"lessons": cards(lessons), "toctree": toctree(lessons), "claims": claims_table(claims, names)}
     pages = {}
@@ -37,7 +37,7 @@ def texts(root: Path, lessons: list[Lesson], claims: pd.DataFrame) -> dict[str, 
         text = path.read_text(encoding="utf-8")
         for name, part in parts.items():
             text = text.replace(f"{{{{{name}}}}}", part)
-        pages[path.name] = text
+        pages[path.name] = text.replace("](../notebooks/", "](lessons/")
     return pages
 
 

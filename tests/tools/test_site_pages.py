@@ -34,6 +34,14 @@ def test_links_to_files_lead_to_pages():
     assert site_pages.links_of_the_site("[next](08_x.ipynb)") == "[next](08_x.ipynb)"
 
 
+def test_pages_of_docs_are_filled_in_and_link_to_lessons(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# A\n\nSee [1](../notebooks/01_a.ipynb).\n\n{{lessons}}\n")
+    claims = pd.DataFrame([], columns=registry.COLUMNS)
+    text = site_pages.texts(tmp_path, LESSONS, claims)["a.md"]
+    assert text == f"# A\n\nSee [1](lessons/01_a.ipynb).\n\n{site_pages.cards(LESSONS)}\n"
+
+
 def test_checks_are_folded_away_and_escaped():
     text = site_pages.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
     assert "<details><summary>1 checks</summary>" in text
