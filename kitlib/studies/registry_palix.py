@@ -205,9 +205,9 @@ CLAIMS = (
     ),
     Claim("few-shot", "COCO, 4 shots", "CIDEr 107.6", why_not=BENCHMARK),
     Claim(
-        "few-shot", "few-shot: a new word is bound after two exemplars", "", "15.5", check="known objects, 2 exemplars"
+        "few-shot", "few-shot: a new word is bound after two exemplars", "", "15.5", check="by name, 2 exemplars: share of right answers"
     ),
-    Claim("few-shot", "more exemplars help", "", "15.5", check="known objects, 4 exemplars"),
+    Claim("few-shot", "more exemplars help", "", "15.5", check="by name, 4 exemplars: share of right answers"),
     Claim(
         "masks (2308.06912, table 9)",
         "prefix beats block-causal beats causal (COCO, 4 shots)",
