@@ -10,6 +10,7 @@ of the files are in data/LICENSES; data/make_pictures.py made them.
 """
 
 import difflib
+import functools
 import gzip
 import io
 import json
@@ -99,7 +100,7 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
 
     Every family (clock faces, one person as a woman and as a man, ...) is in one split as a whole. So no test picture
     has a near duplicate among the training pictures, and no name is in two splits. The order is random but fixed: the
-    first n are a fair subset.
+    first n are a fair subset. The kit's own files are read once: do not change what is returned.
 
     Args:
         split: "train" (1,235 emoji), "valid" (126) or "test" (186).
@@ -114,8 +115,10 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
     one_of("split of the emoji", split, ("train", "valid", "test"))
     if style == "twemoji" and split != "test":
         raise ValueError(f"The style 'twemoji' has no split {split!r}: use 'test', or style='noto'.")
-    folder = Path(data_dir) if data_dir else data_folder()
+    return _read_emoji(split, style, Path(data_dir)) if data_dir else _of_the_kit(split, style, data_folder())
 
+
+def _read_emoji(split: str, style: str, folder: Path) -> Emoji:
     def pictures(arrays):
         images = arrays["test_twemoji" if style == "twemoji" else f"{split}_images"]
         codes = arrays[f"{split}_codes"].tolist()
@@ -123,6 +126,7 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
         _check_texts([codes])
         if not len(set(codes)) == len(codes) == len(images):
             raise ValueError(f"{len(images)} pictures, {len(codes)} codes, {len(set(codes))} of them different")
+        images.setflags(write=False)
         return images, codes
 
     images, codes = read_npz(folder, "emoji.npz", pictures)
@@ -136,6 +140,9 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
         return ByLanguage(names), ByLanguage(keywords)
 
     return Emoji(images, tuple(codes), *_read_json(folder, "emoji_names.json.gz", captions))
+
+
+_of_the_kit = functools.cache(_read_emoji)  # read some thirty times by `kit_data`
 
 
 def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> EasyVqa:

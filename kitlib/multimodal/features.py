@@ -13,63 +13,23 @@ compares its first batch. So a run can stop at any step: it continues from the s
 is missing is made again.
 """
 
-import dataclasses
-import functools
-import hashlib
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from kitlib.configs import ViTConfig
-from kitlib.data import files, image_batches, keyed_rng
+from kitlib.data import files, keyed_rng
 from kitlib.data.tokenizer import Tokenizer
-from kitlib.models.vit import ViT
 from kitlib.multimodal import batching
 from kitlib.multimodal.batching import Tokenised
+from kitlib.multimodal.frozen_tower import Images, Tower
 from kitlib.multimodal.mixture_batches import Group, check_groups, fits
 
 STEPS = 100  # per shard
 MANY = 10**9  # numbers of draws that a shard has for itself
-CHUNK = 32  # images at a time: on two CPU cores the fastest of 8 to 256, whose arrays stay in the caches
 SHARD = "shard-{:05d}.npz"
 FIRST = SHARD.format(0)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Tower:
-    """A frozen tower: its configuration and parameters, without a head."""
-
-    config: ViTConfig
-    params: dict
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ for another configuration and for another value of any parameter."""
-        return fingerprint(self.params, repr(self.config))
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8[P, H, W, 3] -> float16[P, k, D_v]: what the tower says of every patch."""
-        out = np.zeros((len(images), self.config.num_tokens, self.config.width), np.float16)
-        for start in range(0, len(images), CHUNK):
-            chunk = images[start : start + CHUNK]
-            padded = np.concatenate([chunk, np.zeros((CHUNK - len(chunk), *chunk.shape[1:]), np.uint8)])
-            out[start : start + CHUNK] = self._forward(self.params, image_batches.to_float(padded))[: len(chunk)]
-        return out
-
-    @functools.cached_property
-    def _forward(self):
-        return jax.jit(lambda params, images: ViT(self.config).apply({"params": params}, images)[0])
-
-
-def fingerprint(params: dict, words: str = "") -> str:
-    """16 hexadecimal digits that differ for other words and for another value of any parameter."""
-    digest = hashlib.sha256(words.encode())
-    for path, leaf in jax.tree.leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 class FeatureBatches:
@@ -185,25 +145,6 @@ def draw_rows(group: Group, tokenizer: Tokenizer, number: int, count: int) -> li
                 return rows
             else:
                 rows.append([example])
-
-
-class Images:
-    """Different images, numbered in the order in which they came."""
-
-    def __init__(self):
-        self.images, self.numbers = [], {}
-
-    def number(self, image: np.ndarray) -> int:
-        """The number of an image uint8[H, W, 3]; the same for equal ones."""
-        key = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-        if key not in self.numbers:
-            self.numbers[key] = len(self.images)
-            self.images.append(image)
-        return self.numbers[key]
-
-    def stacked(self, tower: ViTConfig) -> np.ndarray:
-        """uint8[P, H, W, 3]; P may be 0."""
-        return np.stack(self.images) if self.images else np.zeros((0, *tower.image_size, tower.channels), np.uint8)
 
 
 def recipe(groups: Mapping[str, Group], steps: int) -> str:

@@ -1,6 +1,6 @@
 """Linear probes: what can one linear map read from what a model says of a patch?
 
-    tower = features.Tower(model.config.tower, params["tower"])
+    tower = Tower(model.config.tower, params["tower"])
     named_by_style(tower)          # things that were trained, also in the held-out style
     read_by_size(tower)            # letters of words that were not trained
     told_patches(model, params, examples)     # which patch is it? from the tower's output and from the encoder's
@@ -20,7 +20,7 @@ from kitlib.data import captioned, emoji_styles, keyed_rng, tokenizer
 from kitlib.metrics import over_examples
 from kitlib.metrics.fewshot import fit_probe, probe_scores
 from kitlib.multimodal import batching, generation
-from kitlib.multimodal.features import Tower
+from kitlib.multimodal.frozen_tower import Tower
 from kitlib.multimodal.kit_data import object_rows, pick, place_on_background
 from kitlib.multimodal.kit_scores import LETTERS_OF_A_WORD, cutouts_of
 from kitlib.multimodal.ocr_pretraining import drawn_objects, letters

@@ -40,7 +40,7 @@ from kitlib.configs import PaLIXConfig
 from kitlib.data import files, tokenizer
 from kitlib.layers.vit_layers import resize_positions
 from kitlib.models import palix, weights
-from kitlib.multimodal import example_builders, features, interpolation, ocr_pretraining
+from kitlib.multimodal import example_builders, features, frozen_tower, interpolation, ocr_pretraining, probes
 from kitlib.multimodal.kit_data import SHOTS
 from kitlib.multimodal.kit_scores import TASKS
 from kitlib.multimodal.kit_tasks import kit_tasks
@@ -180,7 +180,7 @@ def start_stage(stage: Stage, params: dict, config: PaLIXConfig, shards: Path, s
         freeze=("tower/",),
     )
     step = loop.make_step(palix.loss_of_groups(palix.answer_loss(model), stage.rows), tx)
-    tower = features.Tower(config.tower, params["tower"])
+    tower = frozen_tower.Tower(config.tower, params["tower"])
     batches = features.batches(groups(stage, seed), tokenizer.multilingual(), tower, shards)
     return loop.init_state(params, tx, seed), step, batches
 
@@ -193,7 +193,7 @@ def train_stage(stage: Stage, params: dict, config: PaLIXConfig, folder: Path, *
     """
     state, step, batches = start_stage(stage, params, config, folder / "features", seed)
     saves = {"checkpoint_dir": folder / "saves", "save_every": SAVE_EVERY}
-    recipe = f"{stage}, {config}, Muon {RATIO}, seed {seed}, from parameters {features.fingerprint(params)}"
+    recipe = f"{stage}, {config}, Muon {RATIO}, seed {seed}, from parameters {frozen_tower.fingerprint(params)}"
     state, history = loop.fit(step, state, batches, stage.steps, progress=name, recipe=recipe, **saves)
     return jax.device_get(state.params), history
 
@@ -259,27 +259,34 @@ def main(folder: Path, seed: int = 0) -> None:
     between = interpolation.scores_between(palix.PaLIX(released_config()), made[BEFORE], made[AFTER], asked)
     params = interpolation.interpolate(made[BEFORE], made[AFTER], interpolation.share_chosen(between))
     table = scorecard(palix.PaLIX(released_config()), params, TASKS, count=300)
+    styles = probes.named_by_style(frozen_tower.Tower(released_config().tower, params["tower"]))
     path = files.writable("data/checkpoints/palix_s.safetensors")  # from here on all files are new, or none
     path.parent.mkdir(parents=True, exist_ok=True)
     weights.save(path, params)
-    write_scores(path, table, between, loss_curves(histories), seed)
+    tables = {"": table, "_losses": loss_curves(histories), "_between": between, "_styles": styles}
+    write_scores(path, tables, seed)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
 
 
-def write_scores(path: Path, table: pd.DataFrame, between: pd.DataFrame, losses: pd.DataFrame, seed: int) -> None:
-    """Writes the three tables beside the weights, each with the command that made it, and the checksums of all."""
+def write_scores(path: Path, tables: Mapping[str, pd.DataFrame], seed: int) -> None:
+    """Writes tables beside the weights, each with the command that made it, and the checksums of all.
+
+    Their names: "" the scores, "_losses" the loss curves, "_between" the scores between two stages, "_styles" what a
+    linear probe names from the tower's output (`probes.named_by_style`).
+    """
     steps = {"ocr": OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
     made = f"# kit train palix_s: seed {seed}, steps {steps}; kit bench palix measures how long they take\n"
     made += f"# jax {jax.__version__}, {os.cpu_count()} CPU cores\n"
-    straight = f"# on the straight line from stage {BEFORE} (0) to {AFTER} (1); examples of their own, to choose by\n"
-    explained = "# 95 % intervals over examples: Wilson's for shares, bootstrap for other scores\n"
-    explained += "# blind: grey pictures; shuffled: the next example's pictures\n"
-    tables = {
-        path.with_suffix(".csv"): made + explained + table.to_csv(index=False, float_format="%.4f"),
-        path.with_name("palix_s_losses.csv"): made + losses.to_csv(index=False, float_format="%.4f"),
-        path.with_name("palix_s_between.csv"): made + straight + between.to_csv(index=False, float_format="%.4f"),
+    explained = {
+        "": "# 95 % intervals over examples: Wilson's for shares, bootstrap for other scores\n"
+        "# blind: grey pictures; shuffled: the next example's pictures\n",
+        "_losses": "",
+        "_between": f"# on the straight line from stage {BEFORE} (0) to {AFTER} (1); "
+        "examples of their own, to choose by\n",
+        "_styles": "# share of new pictures of 417 things that a linear probe of the tower's output names\n",
     }
-    for file, text in tables.items():
-        files.write_text(file, text)
-    for file in (path, *tables):
+    files.note_checksum(path)
+    for name, table in tables.items():
+        file = path.with_name(f"{path.stem}{name}.csv")
+        files.write_text(file, made + explained[name] + table.to_csv(index=False, float_format="%.4f"))
         files.note_checksum(file)
-    print(table.to_string(index=False, float_format="{:.3f}".format))

@@ -28,6 +28,8 @@ HIGHER = (
     "calibration_auc",
     "disagreement",
     "kl",
+    "patches",
+    "AP",
 )  # more is better
 LOWER = (
     "loss",

@@ -30,6 +30,12 @@ QUESTIONS = (
         ("two layers beat one: easy-VQA", "level", "mlp", "linear", "easy_vqa"),
         ("two layers beat one: questions about objects", "level", "mlp", "linear", "object_aware_vqa"),
     ),
+    *_asked("positions", "13.9", ("boxes: rows and columns beat none", "-", "with", "without", "finding")),
+    *_asked(
+        "positions", "13.9",
+        ("a patch's place, from the encoder: rows and columns beat none", "-", "with", "without", "encoder"),
+        metric="patches",
+    ),
     *_asked(
         "counting", "14.11",
         ("counting: three objectives first beat nothing", "-", "mixture first", "200 examples", "counting"),

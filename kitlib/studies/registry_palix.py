@@ -35,6 +35,13 @@ CLAIMS = (
         ("connector",),
     ),
     Claim(
+        "model",
+        "where a patch is can be told from the tower's output alone (the kit adds rows and columns)",
+        "",
+        "13.9",
+        ("positions",),
+    ),
+    Claim(
         "size",
         "the training step fits TPU slices",
         "",

@@ -29,6 +29,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import captioned, recall
 
+SPLITS = ("train", "valid", "test")
 SMALLEST = 8  # pixels per em
 SIZES = (8, 16)  # the usual range of sizes
 PAPER, INK = (200, 256), (0, 81)  # ranges of red, green and blue, without the second number
@@ -47,9 +48,15 @@ def words(split: str = "train") -> dict[str, tuple[str, ...]]:
     in "valid", one in "test". So no test word occurs in training, in any language. A Greek or Russian word is left out
     if, in some font, each of its letters looks like a letter of another script. Raises ValueError for an unknown split.
     """
-    one_of("split of the words", split, ("train", "valid", "test"))
-    names = [captioned.emoji(part).names for part in ("train", "valid", "test")]
-    out = {"digits": tuple(str(i) for i in range(1000) if _split(str(i)) == split)}
+    one_of("split of the words", split, SPLITS)
+    return {language: tuple(word for word, part in found if part == split) for language, found in _all_words().items()}
+
+
+@functools.cache
+def _all_words() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Language -> all its words, sorted (numbers by value), each with its split."""
+    names = [captioned.emoji(part).names for part in SPLITS]
+    out = {"digits": tuple((str(i), _split(str(i))) for i in range(1000))}
     for language, letter in LETTERS.items():
         text = " ".join(name for part in names for name in part[language])
         upper = text.upper()
@@ -57,7 +64,7 @@ def words(split: str = "train") -> dict[str, tuple[str, ...]]:
             upper = unicodedata.normalize("NFC", unicodedata.normalize("NFD", upper).replace("\u0301", ""))
         found = re.findall(r"\w+", f"{text.lower()} {upper}")
         known = {word for word in found if re.fullmatch(f"{letter}{{2,9}}", word) and not set(word) <= LOOKALIKES}
-        out[language] = tuple(sorted(word for word in known if _split(word) == split))
+        out[language] = tuple((word, _split(word)) for word in sorted(known))
     return out
 
 
@@ -65,8 +72,8 @@ def more_words(split: str = "train") -> tuple[str, ...]:
     """Words of 2 to 9 letters in the emoji's names in 35 further languages, from Afrikaans to Vietnamese, if each of
     their letters is also one of `words`; lower and upper case, without those of `words`. Splits and errors: as there.
     """
-    one_of("split of the words", split, ("train", "valid", "test"))
-    known = {word for part in ("train", "valid", "test") for found in words(part).values() for word in found}
+    one_of("split of the words", split, SPLITS)
+    known = {word for found in _all_words().values() for word, _ in found}
     text = " ".join(recall.all_names()).lower()
     found, letters = set(re.findall(r"\w+", f"{text} {text.upper()}")), {letter for word in known for letter in word}
     return tuple(

@@ -11,7 +11,8 @@ from kitlib.data import image_batches, tokenizer
 from kitlib.models import palix
 from kitlib.models.vit import ViT
 from kitlib.multimodal import batching, features
-from kitlib.multimodal.features import Tower, batches, draw_rows, make_shard
+from kitlib.multimodal.features import batches, draw_rows, make_shard
+from kitlib.multimodal.frozen_tower import Tower
 from kitlib.multimodal.mixture import Mixture
 from kitlib.multimodal.mixture_batches import Group
 from kitlib.multimodal.prompts import Example
@@ -76,14 +77,6 @@ def seen_by(tower: Tower, images: np.ndarray) -> np.ndarray:
     return np.concatenate([apply(image_batches.to_float(image[None])) for image in images])
 
 
-def test_the_features_are_those_of_the_images(tower):
-    images = np.stack([plain(c) for c in range(0, 200, 40)])
-    found = tower.features(images)
-    assert found.dtype == np.float16 and found.shape == (5, 16, 64)
-    np.testing.assert_allclose(found, seen_by(tower, images), atol=5e-3)  # float16: 11 bits
-    assert tower.features(images[:0]).shape == (0, 16, 64)
-
-
 def test_every_row_has_the_features_of_its_own_images(tower, tmp_path):
     """The answers name the grey of the last image, so the right features are known."""
     found = seen_by(tower, np.stack([plain(c) for c in range(200)]))
@@ -138,12 +131,6 @@ def test_features_of_another_tower_are_refused_by_name(tower, tmp_path):
     for groups, steps in ((GROUPS, 4), (GROUPS | {"film": group("film", 2, 3, seed=1)}, 3)):
         with pytest.raises(ValueError, match=r"shard-00000\.npz has features of another recipe .*delete the folder"):
             next(batches(groups, WORDS, tower, tmp_path, steps=steps))
-
-
-def test_the_fingerprint_tells_towers_apart(tower):
-    same = Tower(tower.config, jax.tree.map(np.array, tower.params))
-    assert same.fingerprint == tower.fingerprint and len(tower.fingerprint) == 16
-    assert Tower(tower.config.replace(num_heads=1), tower.params).fingerprint != tower.fingerprint
 
 
 def test_a_damaged_shard_is_refused_by_name(tower, tmp_path):

@@ -98,3 +98,34 @@ def test_few_shot_examples_need_batches_of_their_own(model):
     few_shot = objectives.episodic_vqa(np.stack(images), ["a", "b"], ["c", "d"], "en")
     with pytest.raises(ValueError, match="batch of their own"):
         generated_texts(*model, [THREE[0], few_shot])
+
+
+def test_every_image_goes_through_the_tower_once(model, monkeypatch):
+    """Six prompts about three images, two of them with two images each: the tower sees three; the texts are those of
+    one prompt at a time."""
+    seen, real = [], generation.tower_output
+
+    def remembered(config, params, images):
+        seen.append(len(images))
+        return real(config, params, images)
+
+    monkeypatch.setattr(generation, "tower_output", remembered)
+    pairs = (THREE[:2], THREE[1:])
+    films = [Example(np.concatenate([one.images, two.images]), "what?", one.target, "vqa") for one, two in pairs]
+    asked = [*THREE, *films, Example(THREE[0].images, "what?", THREE[0].target, "vqa")]
+    shape = generation.batch_shape(model[0], asked)
+    texts, log_probs = generation.texts_and_log_probs(*model, asked, batch_size=4, shape=shape)
+    assert seen == [3]
+    alone = [generation.texts_and_log_probs(*model, [one], batch_size=1, shape=shape) for one in asked]
+    assert texts == [text for (text,), _ in alone]
+    np.testing.assert_allclose(log_probs, np.concatenate([found for _, found in alone]), rtol=1e-4)
+
+
+def test_more_examples_than_a_window(model, monkeypatch):
+    """Windows of two examples: the same texts, in order."""
+    expected = generated_texts(*model, THREE, batch_size=4)
+    monkeypatch.setattr(generation, "WINDOW", 2)
+    assert generated_texts(*model, THREE, batch_size=4) == expected
+    with pytest.raises(ValueError, match="the batch takes 1 images"):
+        film = Example(np.concatenate([one.images for one in THREE]), "what?", THREE[0].target, "vqa")
+        generated_texts(*model, [film], shape=generation.batch_shape(model[0], THREE))

@@ -16,6 +16,7 @@ from kitlib.data import tokenizer
 from kitlib.data.files import ROOT
 from kitlib.models import palix
 from kitlib.multimodal import features, generation, kit_scores, mixture_batches, prompts, scores, stages, tasks
+from kitlib.multimodal.frozen_tower import Tower
 from kitlib.multimodal.mixture import Mixture
 from kitlib.multimodal.stages import SHAPES, STAGES, Stage, at_resolution, groups, train_stage
 
@@ -69,7 +70,7 @@ def test_names_are_taught_in_every_stage_and_images_are_told_apart_from_the_seco
 
 @pytest.mark.parametrize("name", list(STAGES))
 def test_batches_have_the_shapes_of_their_groups(name, params, tmp_path):
-    tower = features.Tower(CONFIG.tower, params["tower"])
+    tower = Tower(CONFIG.tower, params["tower"])
     batch = next(features.batches(groups(STAGES[name], seed=3), WORDS, tower, tmp_path, steps=1))
     assert set(batch) == set(STAGES[name].rows)
     for group, arrays in batch.items():
@@ -215,12 +216,12 @@ def test_all_stages_follow_each_other(tmp_path, monkeypatch):
 
 
 def test_scores_are_written_with_their_command_and_noted(tmp_path, monkeypatch):
-    """Beside the weights, three tables; every file is noted in the list of checksums."""
+    """Beside the weights, four tables; every file is noted in the list of checksums."""
     noted, path, one = [], tmp_path / "palix_s.safetensors", pd.DataFrame({"task": ["captions"], "score": [0.5]})
     monkeypatch.setattr(stages.files, "note_checksum", noted.append)
-    stages.write_scores(path, one, one.assign(share=0.9), one.assign(stage="base"), seed=3)
-    names = ("palix_s.csv", "palix_s_between.csv", "palix_s_losses.csv")
-    assert noted[0] == path and {file.name for file in noted[1:]} == set(names)
+    stages.write_scores(path, dict.fromkeys(("", "_losses", "_between", "_styles"), one), seed=3)
+    names = ("palix_s.csv", "palix_s_losses.csv", "palix_s_between.csv", "palix_s_styles.csv")
+    assert noted[0] == path and [file.name for file in noted[1:]] == list(names)
     for name in names:
         file = tmp_path / name
         assert file.read_text().startswith("# kit train palix_s: seed 3, steps {'ocr': 12000, 'base': 5000,")
@@ -262,9 +263,9 @@ def test_the_stored_scores_are_of_every_test_and_of_this_recipe():
     assert (table["low"] <= table["score"]).all() and (table["score"] <= table["high"]).all()
     assert table[["score", "blind", "shuffled"]].stack().between(0, 1).all()
     steps = {"ocr": stages.OCR["steps"]} | {name: stage.steps for name, stage in STAGES.items()}
-    losses, between = path.with_name("palix_s_losses.csv"), path.with_name("palix_s_between.csv")
-    assert all(f"# kit train palix_s: seed 0, steps {steps}; " in file.read_text() for file in (path, losses, between))
-    curves = pd.read_csv(losses, comment="#")
+    files = [path, *(path.with_name(f"palix_s_{name}.csv") for name in ("losses", "between", "styles"))]
+    assert all(f"# kit train palix_s: seed 0, steps {steps}; " in file.read_text() for file in files)
+    curves = pd.read_csv(files[1], comment="#")
     assert curves.groupby("stage")["step"].max().to_dict() == steps
 
 
