@@ -1,4 +1,6 @@
-"""Initial parameters of any model of the kit, drawn in one compiled call: uncompiled, it takes ten times as long."""
+"""Initial parameters of any model of the kit, drawn in one compiled call: uncompiled, it takes ten times as long.
+And parameters that are initial in another sense: trained ones, shuffled.
+"""
 
 import functools
 
@@ -12,6 +14,15 @@ def init_params(model, *inputs: np.ndarray, seed: int = 0) -> dict:
     Pass numpy arrays: they stay constants if this is called under `jax.eval_shape`.
     """
     return _jitted_init(model)(jax.random.key(seed), *inputs)
+
+
+def shuffled_params(params, seed: int = 0):
+    """Every array of a tree with its own values in a random order: sizes as trained, and nothing learned.
+
+    The control for a trained start. Unlike initial parameters, its values have the sizes that training gave them.
+    """
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.permutation(np.ravel(leaf)).reshape(np.shape(leaf)), params)
 
 
 @functools.cache

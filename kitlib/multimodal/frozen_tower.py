@@ -1,8 +1,7 @@
 """What a tower says of images: every different image goes through it once, in chunks of one shape.
 
-    images = Images()
-    numbers = [images.number(image) for image in many]                       # equal images have equal numbers
-    features = tower_output(config.tower, params["tower"], images.stacked(config.tower))[numbers]
+    arrays = seen_arrays(examples, tokenizer, config.tower, params["tower"], **lengths)   # "features", no "images"
+    features, numbers = features_of(rows, config.tower, params["tower"], num_images, image_size)
 
 `features` trains on such output, `generation` writes from it: one image is often asked about in sixteen languages.
 """
@@ -10,13 +9,18 @@
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from kitlib.configs import ViTConfig
 from kitlib.data import image_batches
+from kitlib.data.tokenizer import Tokenizer
 from kitlib.models.vit import ViT
+from kitlib.multimodal import batching
+from kitlib.multimodal.batching import Tokenised
+from kitlib.multimodal.prompts import Example
 
 CHUNK = 32  # images at a time: on two CPU cores the fastest of 8 to 256, whose arrays stay in the caches
 
@@ -53,6 +57,40 @@ def tower_output(config: ViTConfig, params: dict, images: np.ndarray, dtype=np.f
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(config: ViTConfig, params, images):
     return ViT(config).apply({"params": params}, images)[0]
+
+
+def features_of(
+    rows: Sequence[Tokenised], config: ViTConfig, params: dict, num_images: int, image_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(features float32[P + 1, k, D_v] of the P different images of B examples, numbers int[B, n] of theirs).
+
+    The last features are zeros: they stand for images that an example does not have, which come before its own.
+    """
+    images, numbers = Images(), np.full((len(rows), num_images), -1)
+    for number, row in zip(numbers, rows, strict=True):
+        if len(row.images):
+            own = batching.stretched(row.images, image_size)
+            number[-len(own) :] = [images.number(image) for image in own]
+    features = tower_output(config, params, images.stacked(config))
+    return np.concatenate([features, np.zeros((1, *features.shape[1:]), np.float32)]), numbers
+
+
+def seen_arrays(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    config: ViTConfig,
+    params: dict,
+    *,
+    num_images: int,
+    prompt_length: int,
+    target_length: int,
+) -> dict[str, np.ndarray]:
+    """As `batching.to_arrays`, with "features" float32[B, n, k, D_v] instead of "images"; the same errors."""
+    rows = [batching.tokenise(example, tokenizer) for example in examples]
+    lengths = {"num_images": num_images, "prompt_length": prompt_length, "target_length": target_length}
+    arrays = batching.texts_to_arrays(rows, tokenizer.pad_id, **lengths)
+    features, numbers = features_of(rows, config, params, num_images, config.image_size[0])
+    return {"features": features[numbers]} | arrays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

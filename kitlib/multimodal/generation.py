@@ -13,7 +13,7 @@ import numpy as np
 from kitlib.data import tokenizer as tokenizers
 from kitlib.models import decode
 from kitlib.multimodal import batching
-from kitlib.multimodal.frozen_tower import Images, tower_output
+from kitlib.multimodal.frozen_tower import features_of
 from kitlib.multimodal.prompts import Example
 
 WINDOW = 1024  # examples whose images are compared and whose features are in memory at a time
@@ -65,7 +65,9 @@ def texts_and_log_probs(
     for start in range(0, len(tokenised), WINDOW):
         window = tokenised[start : start + WINDOW]
         arrays = batching.texts_to_arrays(window, words.pad_id, **lengths)
-        features, numbers = _seen(model, params, window, shape)
+        features, numbers = features_of(
+            window, model.config.tower, params["tower"], shape["num_images"], shape["image_size"]
+        )
         for at in range(0, len(window), batch_size):
             rows = np.minimum(
                 np.arange(at, at + batch_size), len(window) - 1
@@ -77,18 +79,6 @@ def texts_and_log_probs(
             texts += [words.decode(row).strip() for row in np.asarray(tokens)[:kept]]
             log_probs += np.asarray(of_tokens).sum(axis=1)[:kept].tolist()
     return texts, np.array(log_probs, np.float32)
-
-
-def _seen(model, params, rows: Sequence[batching.Tokenised], shape: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(features float32[P + 1, k, D_v] of the P different images, the last zeros for padding; numbers int[B, n])."""
-    images, tower = Images(), model.config.tower
-    numbers = np.full((len(rows), shape["num_images"]), -1)
-    for number, row in zip(numbers, rows, strict=True):
-        if len(row.images):
-            own = batching.stretched(row.images, shape["image_size"])
-            number[-len(own) :] = [images.number(image) for image in own]
-    features = tower_output(tower, params["tower"], images.stacked(tower))
-    return np.concatenate([features, np.zeros((1, *features.shape[1:]), np.float32)]), numbers
 
 
 def _rounded(length: int) -> int:

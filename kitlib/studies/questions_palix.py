@@ -21,6 +21,7 @@ def _asked(table: str, where: str, *rows, metric="accuracy", margin=MARGIN) -> l
     ]  # fmt: skip
 
 
+MULTITASK = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 PREFIXES = {"captioning": "yes", "naming": "yes", "question_generation": "level", "object_aware_vqa": "level"}
 
 QUESTIONS = (
@@ -58,6 +59,10 @@ QUESTIONS = (
         "thawed", "14.11",
         ("loss of detection: thawed beats frozen", "yes", "thawed", "frozen", "detection"),
         metric="loss", margin=0.05,
+    ),
+    *_asked(
+        "multitask", "14.11",
+        *((f"{test}: one for four beats its own", "level", "together", test, test) for test in MULTITASK),
     ),
     *_asked(
         "prefix", "14.11",

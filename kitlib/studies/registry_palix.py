@@ -205,7 +205,8 @@ CLAIMS = (
         "multi-task fine-tuning",
         "one model for many tasks is level with one model per task",
         "level on average",
-        why_not="the study (`kit claims palix multitask`) is being run again with learned positions",
+        "14.11",
+        ("multitask",),
     ),
     Claim("few-shot", "COCO, 4 shots", "CIDEr 107.6", why_not=BENCHMARK),
     Claim(

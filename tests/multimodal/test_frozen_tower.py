@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from kitlib import configs
-from kitlib.data import image_batches
+from kitlib.data import image_batches, tokenizer
 from kitlib.models.vit import ViT
-from kitlib.multimodal import frozen_tower
-from kitlib.multimodal.frozen_tower import Images, Tower, tower_output
+from kitlib.multimodal import batching, frozen_tower
+from kitlib.multimodal.frozen_tower import Images, Tower, seen_arrays, tower_output
+from kitlib.multimodal.prompts import Example
 
 CONFIG = configs.palix("XS").tower  # 32 pixels, 16 patches, width 64
 
@@ -70,3 +71,32 @@ def test_the_fingerprint_tells_towers_apart(tower):
     assert Tower(tower.config.replace(num_heads=1), tower.params).fingerprint != tower.fingerprint
     other = tower.params | {"pos_embedding": jnp.asarray(tower.params["pos_embedding"]) + 1e-6}
     assert Tower(tower.config, other).fingerprint != tower.fingerprint
+
+
+def test_arrays_have_the_features_of_their_own_images(tower, monkeypatch):
+    """Examples about a, about b and a, and about none: features in the places of the images, zeros where there is none;
+    all else is as without features. The tower sees two images."""
+    a, b = plain(2)
+    asked = [[a], [b, a], []]
+    examples = [
+        Example(np.stack(images) if images else np.zeros((0, 32, 32, 3), np.uint8), "which?", (("a", True),), "vqa")
+        for images in asked
+    ]
+    words, lengths = tokenizer.multilingual(), {"num_images": 2, "prompt_length": 8, "target_length": 4}
+    seen, real = [], frozen_tower.tower_output
+    monkeypatch.setattr(
+        frozen_tower,
+        "tower_output",
+        lambda config, params, images: seen.append(len(images)) or real(config, params, images),
+    )
+    arrays = seen_arrays(examples, words, CONFIG, tower.params, **lengths)
+    assert seen == [2] and arrays["features"].shape == (3, 2, 16, 64)
+    of_a, of_b = seen_by(tower, np.stack([a, b]))
+    nothing = np.zeros_like(of_a)
+    np.testing.assert_allclose(arrays["features"], [[nothing, of_a], [of_b, of_a], [nothing, nothing]], atol=2e-5)
+    expected = batching.to_arrays(examples, words, **lengths, image_size=32)
+    assert set(arrays) - set(expected) == {"features"} and set(expected) - set(arrays) == {"images"}
+    for name in set(arrays) & set(expected):
+        np.testing.assert_array_equal(arrays[name], expected[name])
+    with pytest.raises(ValueError, match="2 images"):
+        seen_arrays(examples, words, CONFIG, tower.params, **lengths | {"num_images": 1})

@@ -9,7 +9,7 @@ from kitlib import configs
 from kitlib.data import tokenizer
 from kitlib.models import decode, palix
 from kitlib.models.t5 import shift_right
-from kitlib.multimodal import batching, generation, objectives
+from kitlib.multimodal import batching, frozen_tower, generation, objectives
 from kitlib.multimodal.generation import generated_texts
 from kitlib.multimodal.prompts import Example
 from kitlib.synthetic import scenes
@@ -103,13 +103,13 @@ def test_few_shot_examples_need_batches_of_their_own(model):
 def test_every_image_goes_through_the_tower_once(model, monkeypatch):
     """Six prompts about three images, two of them with two images each: the tower sees three; the texts are those of
     one prompt at a time."""
-    seen, real = [], generation.tower_output
+    seen, real = [], frozen_tower.tower_output
 
     def remembered(config, params, images):
         seen.append(len(images))
         return real(config, params, images)
 
-    monkeypatch.setattr(generation, "tower_output", remembered)
+    monkeypatch.setattr(frozen_tower, "tower_output", remembered)
     pairs = (THREE[:2], THREE[1:])
     films = [Example(np.concatenate([one.images, two.images]), "what?", one.target, "vqa") for one, two in pairs]
     asked = [*THREE, *films, Example(THREE[0].images, "what?", THREE[0].target, "vqa")]
