@@ -1,7 +1,7 @@
 """What a tower says of images: every different image goes through it once, in chunks of one shape.
 
     arrays = seen_arrays(examples, tokenizer, config.tower, params["tower"], **lengths)   # "features", no "images"
-    features, numbers = features_of(rows, config.tower, params["tower"], num_images, image_size)
+    features, numbers = features_of(rows, config.tower, params["tower"], num_images)
 
 `features` trains on such output, `generation` writes from it: one image is often asked about in sixteen languages.
 """
@@ -60,7 +60,7 @@ def _forward(config: ViTConfig, params, images):
 
 
 def features_of(
-    rows: Sequence[Tokenised], config: ViTConfig, params: dict, num_images: int, image_size: int
+    rows: Sequence[Tokenised], config: ViTConfig, params: dict, num_images: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(features float32[P + 1, k, D_v] of the P different images of B examples, numbers int[B, n] of theirs).
 
@@ -69,7 +69,7 @@ def features_of(
     images, numbers = Images(), np.full((len(rows), num_images), -1)
     for number, row in zip(numbers, rows, strict=True):
         if len(row.images):
-            own = batching.stretched(row.images, image_size)
+            own = batching.stretched(row.images, config.image_size[0])
             number[-len(own) :] = [images.number(image) for image in own]
     features = tower_output(config, params, images.stacked(config))
     return np.concatenate([features, np.zeros((1, *features.shape[1:]), np.float32)]), numbers
@@ -89,7 +89,7 @@ def seen_arrays(
     rows = [batching.tokenise(example, tokenizer) for example in examples]
     lengths = {"num_images": num_images, "prompt_length": prompt_length, "target_length": target_length}
     arrays = batching.texts_to_arrays(rows, tokenizer.pad_id, **lengths)
-    features, numbers = features_of(rows, config, params, num_images, config.image_size[0])
+    features, numbers = features_of(rows, config, params, num_images)
     return {"features": features[numbers]} | arrays
 
 

@@ -65,13 +65,10 @@ def texts_and_log_probs(
     for start in range(0, len(tokenised), WINDOW):
         window = tokenised[start : start + WINDOW]
         arrays = batching.texts_to_arrays(window, words.pad_id, **lengths)
-        features, numbers = features_of(
-            window, model.config.tower, params["tower"], shape["num_images"], shape["image_size"]
-        )
+        features, numbers = features_of(window, model.config.tower, params["tower"], shape["num_images"])
         for at in range(0, len(window), batch_size):
-            rows = np.minimum(
-                np.arange(at, at + batch_size), len(window) - 1
-            )  # a last batch is filled with its last row
+            # A last batch that is not full is filled with its last row.
+            rows = np.minimum(np.arange(at, at + batch_size), len(window) - 1)
             inputs = {name: arrays[name][rows] for name in ("images_valid", "prompt_tokens")}
             inputs["features"] = features[numbers[rows]]  # [B, n, k, D_v]
             tokens, of_tokens = decode.greedy(model, params, inputs, max_length=shape["target_length"] * 3 // 2)

@@ -285,8 +285,8 @@ def write_scores(path: Path, tables: Mapping[str, pd.DataFrame], seed: int) -> N
         "examples of their own, to choose by\n",
         "_styles": "# share of new pictures of 417 things that a linear probe of the tower's output names\n",
     }
-    files.note_checksum(path)
-    for name, table in tables.items():
-        file = path.with_name(f"{path.stem}{name}.csv")
-        files.write_text(file, made + explained[name] + table.to_csv(index=False, float_format="%.4f"))
+    written = {path.with_name(f"{path.stem}{name}.csv"): name for name in tables}
+    for file, name in written.items():
+        files.write_text(file, made + explained[name] + tables[name].to_csv(index=False, float_format="%.4f"))
+    for file in (path, *written):
         files.note_checksum(file)
