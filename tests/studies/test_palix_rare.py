@@ -8,7 +8,7 @@ from kitlib.multimodal import batching, boxes
 from kitlib.multimodal.example_builders import BINS
 from kitlib.multimodal.kit_data import kit_data
 from kitlib.studies import palix_rare
-from kitlib.studies.palix_rare import TIERS, counts_of, long_tailed, pairs, training_pairs
+from kitlib.studies.palix_rare import TIERS, counts_of, pairs, present, present_or_absent, training_pairs
 from kitlib.studies.palix_runs import PaLIXArm, Phase, StageZero
 
 DATA = kit_data("train")
@@ -45,9 +45,9 @@ def test_a_training_picture_is_always_the_same_and_a_test_picture_is_none_of_the
 
 
 def test_half_of_the_prompts_ask_for_what_is_there_and_kinds_as_often_in_vain():
-    """Of 600 prompts half, within 5 standard errors of 0.02; the five most frequent kinds are in 1,700 of 4,200 places
-    or so, and have about that share of both kinds of prompt."""
-    examples = [long_tailed(DATA, keyed_rng(9, i), seed=0) for i in range(600)]
+    """Of 600 prompts half, within 5 standard errors of 0.02; the five most frequent kinds have two thirds of all
+    places or so, and about that share of both kinds of prompt."""
+    examples = [present_or_absent(DATA, keyed_rng(9, i), seed=0) for i in range(600)]
     read = [boxes.from_text(example.answer, BINS)[1] for example in examples]
     there = np.array([any(name != boxes.NOISE for name in names) for names in read])
     assert abs(there.mean() - 0.5) < 0.1 and all(len(names) == palix_rare.TOTAL for names in read)
@@ -56,6 +56,21 @@ def test_half_of_the_prompts_ask_for_what_is_there_and_kinds_as_often_in_vain():
     share = counts[np.argsort(counts)[-5:]].sum() / counts.sum()
     asked = np.array([example.prompt.removeprefix("detect ") in frequent for example in examples])
     assert abs(asked[there].mean() - share) < 0.12 and abs(asked[~there].mean() - share) < 0.12
+
+
+def test_at_first_every_prompt_is_for_a_kind_that_is_there_and_its_boxes_are_all_there_is():
+    for i in range(50):
+        example = present(DATA, keyed_rng(9, i), seed=0)
+        assert set(boxes.from_text(example.answer, BINS)[1]) == {example.prompt.removeprefix("detect ")}
+
+
+def test_all_arms_have_as_many_prompts_for_boxes():
+    """Of a phase of 6,000 steps with weights 1 and 0.5, two thirds: the 4,000 of the other arms."""
+    for one in palix_rare.studies()["rare"].arms.values():
+        for phase, steps in zip(one.phases, (palix_rare.PRESENT_STEPS, palix_rare.STEPS), strict=True):
+            weights = dict(phase.tasks)
+            (asked,) = (weight for name, weight in weights.items() if name.startswith("present"))
+            assert phase.steps * asked / sum(weights.values()) == pytest.approx(steps)
 
 
 # --- the metric ---
@@ -105,16 +120,17 @@ def test_boxes_of_what_is_not_there_cost_precision(monkeypatch):
 @pytest.mark.slow
 def test_a_run_has_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(palix_rare, "TESTED", 2)
-    phase = Phase((("long_tailed", 1.0), ("even", 1.0)), 2, rows=2, prompt_length=16, target_length=24)
+    phase = Phase((("present", 1.0), ("present or absent, even", 1.0)), 2, rows=2, prompt_length=16, target_length=24)
     (row,) = palix_rare.run(PaLIXArm((phase,), (), StageZero(steps=2)), 0, tmp_path)
     assert set(row) == {f"AP: {name}" for name in ("all", "rare", "common", "frequent", "frequent minus rare")}
     assert row["AP: frequent minus rare"] == row["AP: frequent"] - row["AP: rare"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["long_tailed", "even"])
-def test_examples_fit_their_shape(name):
+@pytest.mark.parametrize("draw", [present, present_or_absent])
+@pytest.mark.parametrize("even", [False, True])
+def test_examples_fit_their_shape(draw, even):
     words = tokenizer.multilingual()
     for i in range(60):
-        one = batching.tokenise(long_tailed(DATA, keyed_rng(2, i), seed=1, even=name == "even"), words)
+        one = batching.tokenise(draw(DATA, keyed_rng(2, i), seed=1, even=even), words)
         assert one.prompt_length <= 16 and len(one.target_tokens) <= 24
