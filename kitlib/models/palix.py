@@ -93,10 +93,14 @@ class PaLIX(nn.Module):
     def setup(self):
         c = self.config
         self.tower = ViT(c.tower)
-        self.projection = nn.Dense(c.text.width, dtype=jnp.dtype(c.text.dtype))
+        self.projection = self.connector()
         if c.visual_positions:
             self.positions = VisualPositions(c.tower.grid, c.max_images, c.text.width)
         self.text = T5(c.text)
+
+    def connector(self) -> nn.Module:
+        """What maps features of the tower to the width of the text model: one linear layer."""
+        return nn.Dense(self.config.text.width, dtype=jnp.dtype(self.config.text.dtype))
 
     def see(self, images, train: bool = False):
         """images float[B, n, height, width, C] -> (features float[B, n, k, D_v], the tower's intermediates)."""

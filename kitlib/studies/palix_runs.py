@@ -19,9 +19,7 @@ import numpy as np
 
 from kitlib import configs
 from kitlib.data import files, tokenizer
-from kitlib.layers.visual_positions import VisualPositions
 from kitlib.models import palix, weights
-from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
 from kitlib.multimodal import batching, generation, mixture_batches, ocr_pretraining, probes, stages
 from kitlib.multimodal.mixture import Mixture
@@ -78,12 +76,9 @@ class PaLIXArm:
 class MlpConnector(palix.PaLIX):
     """PaLI-X with two layers and a GELU between tower and text model, instead of one linear layer."""
 
-    def setup(self):
-        c = self.config
-        self.tower, self.text = ViT(c.tower), T5(c.text)
-        self.projection = nn.Sequential([nn.Dense(4 * c.text.width), nn.gelu, nn.Dense(c.text.width)])
-        if c.visual_positions:
-            self.positions = VisualPositions(c.tower.grid, c.max_images, c.text.width)
+    def connector(self):
+        width = self.config.text.width
+        return nn.Sequential([nn.Dense(4 * width), nn.gelu, nn.Dense(width)])
 
 
 def config(tower_width: int = WIDTH, text_width: int = WIDTH) -> configs.PaLIXConfig:
