@@ -13,7 +13,7 @@ from kitlib.multimodal.example_builders import motion_caption
 from kitlib.multimodal.held_out import by_text_alone
 from kitlib.multimodal.kit_data import codebook, kit_data, object_rows
 from kitlib.multimodal.kit_tasks import kit_tasks
-from kitlib.multimodal.prompts import SENTINEL, without_prefix
+from kitlib.multimodal.prompts import SENTINEL, units, without_prefix
 from kitlib.synthetic import drawings, rendered_pages, rendered_text, scenes, video
 
 pytestmark = pytest.mark.slow
@@ -360,3 +360,14 @@ def test_the_texts_of_span_corruption_are_glosses(examples):
         for example in examples[split]["span_corruption"]:
             starts = example.prompt.split(" " + FIRST)[0]
             assert any(gloss.startswith(starts) for gloss in glosses)
+
+
+def test_split_texts_are_given_a_beginning(examples):
+    """A caption is whole only if it has one unit; of images of words about half have more than one word."""
+    for split in SPLITS:
+        for name, least in (("split_captioning", 8), ("split_ocr", 1)):
+            positions = [int(e.prompt.split(" at ")[1].partition(":")[0]) for e in examples[split][name]]
+            assert sum(position > 0 for position in positions) >= least, (split, name)
+        for example in examples[split]["split_captioning"]:
+            language, position = example.prompt.split(" ")[4], int(example.prompt.split(" at ")[1].partition(":")[0])
+            assert position > 0 or len(units(example.answer, language)) == 1

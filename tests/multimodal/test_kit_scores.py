@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib.data import captioned, emoji_styles
+from kitlib.data import captioned, emoji_styles, keyed_rng
 from kitlib.multimodal import kit_scores
 from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
 from kitlib.multimodal.kit_data import object_rows
@@ -16,6 +16,7 @@ from kitlib.multimodal.kit_scores import (
     reading_examples,
     wups_values,
 )
+from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import Example, without_prefix
 from kitlib.synthetic import rendered_text, scenes
 
@@ -125,3 +126,24 @@ def test_every_language_has_its_rows():
     for start in ("captions, ", "captions, Twemoji, "):
         assert set(captioned.LANGUAGES) <= set(table[table.str.startswith(start)].str.removeprefix(start))
     assert without_prefix(TASKS[0].examples(1, 0)[0]).prompt == "<extra_id_0>"
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "split"),
+    [
+        ("easy-VQA, test set", "easy_vqa", "test"),
+        ("receipts", "receipts", "test"),
+        ("counting", "counting", "train"),
+        ("counting, unseen objects", "counting", "test"),
+        ("videos, unseen objects", "video_questions", "test"),
+        ("detection, with absent kinds, unseen objects", "detection", "test"),
+        ("videos, unseen objects, by way of positions", "video_questions_by_positions", "test"),
+        ("4-shot, new words, unseen objects", "made_up_words", "test"),
+        ("4-shot, new words, unseen objects, by way of English", "made_up_words_by_name", "test"),
+    ],
+)
+def test_rows_of_the_table_are_of_their_split(name, task, split):
+    (one,) = {each.name: each for each in TASKS}[name].examples(1, 5)
+    other = kit_tasks(split)[task].draw(keyed_rng(5, 0))
+    np.testing.assert_array_equal(one.images, other.images)
+    assert (one.prompt, one.target) == (other.prompt, other.target)

@@ -15,7 +15,17 @@ from kitlib import configs
 from kitlib.data import tokenizer
 from kitlib.data.files import ROOT
 from kitlib.models import palix
-from kitlib.multimodal import features, generation, kit_scores, mixture_batches, prompts, scores, stages, tasks
+from kitlib.multimodal import (
+    features,
+    generation,
+    interpolation,
+    kit_scores,
+    mixture_batches,
+    prompts,
+    scores,
+    stages,
+    tasks,
+)
 from kitlib.multimodal.frozen_tower import Tower
 from kitlib.multimodal.mixture import Mixture
 from kitlib.multimodal.stages import SHAPES, STAGES, Stage, at_resolution, groups, train_stage
@@ -276,3 +286,56 @@ def test_the_model_card_says_what_the_file_is():
     assert f"{rows} x {columns} pixels" in " ".join(card.split())
     assert f"{model.config.text.vocab_size:,} pieces" in card
     assert all(f'"{part}/..."' in card for part in params)
+
+
+# --- what is passed on, with nothing trained ---
+
+
+def test_all_stages_have_the_tower_of_stage_0_and_a_seed_of_their_own(tmp_path, monkeypatch):
+    seen = []
+
+    def train(stage, params, config, folder, *, name, seed):
+        seen.append((params["tower"], seed))
+        return params, {}
+
+    monkeypatch.setattr(stages.palix, "init_params", lambda model, seed: {"tower": "untrained"})
+    monkeypatch.setattr(stages.ocr_pretraining, "labelled_builder", lambda *_: None)
+    monkeypatch.setattr(stages.ocr_pretraining, "pretrain", lambda *_, **__: ("trained", {}))
+    monkeypatch.setattr(stages, "train_stage", train)
+    stages.train_all(tmp_path, CONFIG)
+    assert {tower for tower, _ in seen} == {"trained"} and len({seed for _, seed in seen}) == len(STAGES)
+
+
+def test_a_group_weighs_as_much_as_it_has_rows(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(stages.palix, "loss_of_groups", lambda loss, shares: seen.update(shares))
+    monkeypatch.setattr(stages.features, "batches", lambda *_: None)
+    for name in ("make_step", "init_state"):
+        monkeypatch.setattr(stages.loop, name, lambda *_: None)
+    stages.start_stage(small(rows={"name": 3, "text": 1}), {"tower": {}}, CONFIG, tmp_path)
+    assert seen == {"name": 3, "text": 1}
+
+
+def test_what_is_released_lies_between_the_two_stages_and_is_what_was_scored(tmp_path, monkeypatch):
+    """The stages before and after have 3 and 6 as their parameter; at a share of 0.9 it is 3 + 0.9 * 3 = 5.7."""
+    made = {name: {"a": float(i), "tower": {}} for i, name in enumerate(STAGES)}
+    before, after = made[stages.BEFORE]["a"], made[stages.AFTER]["a"]
+    table, asked, used = pd.DataFrame({"share": [0.0, 0.9], interpolation.LEARNED: [0.0, 1.0]}), [], []
+
+    def between(model, first, last, tasks):
+        asked.append((first["a"], last["a"]))
+        return table
+
+    def scored(model, params, *_, **__):
+        used.append(params["a"])
+        return table
+
+    monkeypatch.setattr(stages, "train_all", lambda *_, **__: (made, {}))
+    monkeypatch.setattr(stages.interpolation, "scores_between", between)
+    monkeypatch.setattr(stages, "scorecard", scored)
+    monkeypatch.setattr(stages.probes, "named_by_style", lambda tower: table)
+    monkeypatch.setattr(stages.files, "writable", lambda name: tmp_path / name)
+    monkeypatch.setattr(stages.weights, "save", lambda path, params: used.append(params["a"]))
+    monkeypatch.setattr(stages, "write_scores", lambda *_: None)
+    stages.main(tmp_path)
+    assert (before, after) == (3, 6) and asked == [(3, 6)] and used == pytest.approx([5.7, 5.7])

@@ -54,3 +54,19 @@ def test_every_phase_makes_batches(phase):
     batch = mixture_batches.group_batch(group, WORDS, 0)
     assert batch["images"].shape == (4, phase.num_images, phase.image_size, phase.image_size, 3)
     assert (batch["weights"].sum(axis=1) > 0).all()
+
+
+def test_the_arms_of_a_study_see_as_many_examples():
+    """Of "counting" and "mixture" the last phase is what is compared; "multitask" has four times those of one task."""
+
+    def seen(arm, phases=slice(None)):
+        return sum(phase.steps * phase.rows for phase in arm.phases[phases])
+
+    for name, (_, arms) in questions().items():
+        if name not in ("counting", "mixture", "multitask"):
+            assert len({seen(arm) for arm in arms.values()}) == 1, name
+    arms = questions()["mixture"][1].values()
+    assert len({seen(arm, slice(-1, None)) for arm in arms}) == 1
+    assert len({seen(arm, slice(-1)) for arm in arms if len(arm.phases) > 1}) == 1
+    together, *alone = questions()["multitask"][1].values()
+    assert {seen(together) / 4} == {seen(arm) for arm in alone}

@@ -44,6 +44,16 @@ def test_a_training_picture_is_always_the_same_and_a_test_picture_is_none_of_the
     assert (one == again).all() and (one != other).any() and (one != tested).any()
 
 
+def test_training_pictures_are_fixed_and_are_those_of_the_seed_and_form(monkeypatch):
+    calls, few = [], np.array([[3, 5], [3, 5], [1, 2]])
+    monkeypatch.setattr(palix_rare, "training_pairs", lambda seed, *, even=False: calls.append((seed, even)) or few)
+    shown = {palix_rare.training_picture(DATA, keyed_rng(9, i), 4, True).image.tobytes() for i in range(40)}
+    for draw in (present, present_or_absent):
+        for i in range(5):
+            draw(DATA, keyed_rng(8, i), seed=4, even=True)
+    assert len(shown) == 3 and set(calls) == {(4, True)}
+
+
 def test_half_of_the_prompts_ask_for_what_is_there_and_kinds_as_often_in_vain():
     """Of 600 prompts half, within 5 standard errors of 0.02; the five most frequent kinds have two thirds of all
     places or so, and about that share of both kinds of prompt."""
@@ -115,6 +125,24 @@ def test_boxes_of_what_is_not_there_cost_precision(monkeypatch):
         return example.answer if there else f"1 1 30 30 {name}"
 
     assert 0.4 < detector(monkeypatch, write).ap50 < 0.95
+
+
+def test_boxes_of_more_probable_texts_come_first(monkeypatch):
+    """Where all true boxes are more probable than all false ones, precision is 1 at every recall; else it is not."""
+    monkeypatch.setattr(palix_rare, "TESTED", 2)
+    for right, wrong, perfect in ((-1.0, -2.0, True), (-2.0, -1.0, False)):
+
+        def texts(model, params, examples, right=right, wrong=wrong):
+            names = [example.prompt.removeprefix("detect ") for example in examples]
+            there = [name in boxes.from_text(e.answer, BINS)[1] for name, e in zip(names, examples, strict=True)]
+            written = [
+                e.answer if is_there else f"1 1 30 30 {name}"
+                for name, is_there, e in zip(names, there, examples, strict=True)
+            ]
+            return written, np.where(there, right, wrong)
+
+        monkeypatch.setattr(palix_rare.generation, "texts_and_log_probs", texts)
+        assert (palix_rare.detect(None, None, 0).ap50 > 0.999) == perfect
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """kitlib.studies.palix_runs: an arm is trained in phases and tested; towers are saved and read again."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -89,3 +90,36 @@ def test_the_test_loss_is_the_loss_of_the_model():
     batch = batching.to_arrays(examples, WORDS, num_images=1, prompt_length=64, target_length=8)  # more padding
     expected, _ = palix.answer_loss(model)(params, batch, jax.random.key(0))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_an_arm_decides_how_its_model_is_trained(monkeypatch, tmp_path):
+    made, seeds = [], []
+
+    def step(loss, model, steps, peak, *, warmup, freeze):
+        made.append((type(model), model.visible, model.frozen_tower, peak, freeze))
+        return None, None
+
+    monkeypatch.setattr(palix_runs, "adamw_cosine_step", step)
+    monkeypatch.setattr(palix_runs.palix, "init_params", lambda model, seed: {"tower": "untrained"})
+    monkeypatch.setattr(palix_runs, "pretrained_tower", lambda *_: "trained")
+    monkeypatch.setattr(palix_runs.stages, "at_resolution", lambda params, config, size: (params, config))
+    monkeypatch.setattr(palix_runs, "Mixture", lambda shown, weights, seed: seeds.append(seed))
+    monkeypatch.setattr(palix_runs.mixture_batches, "batches", lambda *_: iter(()))
+    monkeypatch.setattr(palix_runs.loop, "init_state", lambda params, *_: SimpleNamespace(params=params))
+    monkeypatch.setattr(palix_runs.loop, "fit", lambda step, state, *_: (state, {}))
+    phases = tuple(Phase((("counting", 1.0),), 8, frozen=frozen) for frozen in (True, False))
+    arm = PaLIXArm(phases, (), visible="causal", connector="mlp", peak=1e-3)
+    _, params = palix_runs.trained(arm, 3, tmp_path, {})
+    assert params["tower"] == "trained" and seeds == [30, 31]
+    assert made == [(MlpConnector, "causal", True, 1e-3, ("tower/",)), (MlpConnector, "causal", False, 1e-3, ())]
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [("words", {"words"}), ("things", {"thing", "scene"}), ("words and things", {"words", "thing", "scene"})],
+)
+def test_a_tower_is_trained_on_its_images_at_its_rate(monkeypatch, name, kinds):
+    monkeypatch.setattr(palix_runs.ocr_pretraining, "labelled_builder", lambda split, kinds: kinds)
+    monkeypatch.setattr(palix_runs.ocr_pretraining, "pretrain", lambda tower, kinds, **how: (kinds, how))
+    found, how = palix_runs.train_tower(StageZero(name, steps=7, peak=1e-3), 5)
+    assert set(found) == kinds and (how["steps"], how["peak"], how["seed"]) == (7, 1e-3, 5)
