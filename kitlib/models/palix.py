@@ -107,7 +107,7 @@ class PaLIX(nn.Module):
         b, n = images.shape[:2]
         patches, out = self.tower(images.reshape(b * n, *images.shape[2:]), train)  # [B * n, k, D_v]
         if self.frozen_tower:
-            patches = jax.lax.stop_gradient(patches)
+            patches, out = jax.lax.stop_gradient((patches, out))  # the auxiliary loss of a sparse tower, too
         return patches.reshape(b, n, *patches.shape[1:]), out
 
     def project(self, features):
@@ -195,7 +195,7 @@ def check_few_shot(images, features, prompt_tokens) -> None:
     if prompt_tokens.shape[-1] > FEW_SHOT_TEXT_LENGTH:
         raise ValueError(
             f"A few-shot text has at most {FEW_SHOT_TEXT_LENGTH} tokens, padding included; got prompts "
-            f"{prompt_tokens.shape}."
+            f"{prompt_tokens.shape}: shorten the longest text, or pad less."
         )
 
 

@@ -159,8 +159,7 @@ def object_aware_vqa(data: KitData, rng) -> Example:
 
 
 def counting(data: KitData, rng) -> Example:
-    """How many: dog? One to nine. An example of vqa that is not in the pretraining mixture: models are fine-tuned on
-    it."""
+    """How many: dog? One to nine. An example of vqa that is none of the paper's objectives."""
     scene, subject = _crowd(data, rng)
     return objectives.vqa(scene.image, *scenes.ask(scene, data.scene_names, subject, rng)["count"], "en")
 
@@ -222,7 +221,7 @@ def video_captioning(data: KitData, rng) -> Example:
 
 
 def video_questions(data: KitData, rng) -> Example:
-    """A question about four frames. An example of vqa that is not in the pretraining mixture."""
+    """A question about four frames. An example of vqa that is none of the paper's objectives."""
     clip, question, answer = _video_question(data, rng)
     return objectives.vqa(clip.frames, question, answer, "en")
 
@@ -236,7 +235,10 @@ def video_questions_by_positions(data: KitData, rng) -> Example:
 
 
 def findings(data: KitData, rng) -> list[Example]:
-    """The English name of an object in a scene, or of two -> their boxes, and no others: detection for beginners."""
+    """The English name of an object in a scene, or of two -> their boxes, and no others: detection for beginners.
+
+    First the single names, in alphabetical order: `Task.draw` gives the first, `Task.draw_all` all of them.
+    """
     scene = _scene(data, rng, FOUND, LARGE)
     found = [data.scene_names[i] for i in scene.indices]
     present = sorted(set(found))

@@ -8,11 +8,12 @@ for all questions about it: names in many languages, boxes of every object, all 
 
 A *shard* holds the rows of a number of steps: the features of all different images, and per row the texts and the
 numbers of its images. Its rows are shuffled, so that a batch has different images. A shard is a pure function of its
-number, the groups and the tower. Only one is in memory; on disk are the last one and the first, as a run that goes on
-compares its first batch. So a run can stop at any step: it continues from the step of its checkpoint, and a shard that
-is missing is made again.
+number, the groups and the tower. Between two steps only one is in memory; on disk are the last one and the first, as a
+run that goes on compares its first batch. So a run can stop at any step: it continues from the step of its checkpoint,
+and a shard that is missing is made again.
 """
 
+import hashlib
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ class FeatureBatches:
         self.groups, self.tokenizer, self.tower = groups, tokenizer, tower
         self.folder, self.steps = Path(folder), steps
         self.step, self.number, self.shard = 0, -1, {}
+        self.recipe, self.data = files.recipe_hash(recipe(groups, steps)), first_rows(groups, tokenizer)
 
     def __iter__(self):
         return self
@@ -57,6 +59,7 @@ class FeatureBatches:
     def __next__(self) -> dict[str, dict[str, np.ndarray]]:
         number, at = divmod(self.step, self.steps)
         if number != self.number:
+            self.shard = {}  # before the next one is made: each has hundreds of megabytes
             self.shard, self.number = self._open(number), number
         batch = {}
         for name, group in self.groups.items():
@@ -74,7 +77,7 @@ class FeatureBatches:
         """The arrays of a shard, from its file if there is one. A folder with features of others is refused; own
         shards of other numbers are removed, but for the first."""
         path = self.folder / SHARD.format(number)
-        made_by = {"tower": self.tower.fingerprint, "recipe": files.recipe_hash(recipe(self.groups, self.steps))}
+        made_by = {"tower": self.tower.fingerprint, "recipe": self.recipe, "data": self.data}
         old_shards = sorted(self.folder.glob("shard-*.npz"))
         for old in old_shards:
             arrays = files.read_arrays(old)
@@ -86,6 +89,7 @@ class FeatureBatches:
                     )
             if old == path:
                 return arrays
+            del arrays
         arrays = make_shard(self.groups, self.tokenizer, self.tower, number, self.steps)
         files.write_npz(path, arrays | {name: np.array(text) for name, text in made_by.items()})
         for old in old_shards:
@@ -100,7 +104,7 @@ def batches(
     """Training batches of these groups whose images went through the tower before. folder: for shards; steps: of each.
 
     Raises ValueError as `mixture_batches.batches`. The iterator raises it, with the file's name, for a shard in the
-    folder that is damaged or was made with another tower, other groups or another number of steps.
+    folder that is damaged or was made with another tower, other groups or data, or another number of steps.
     """
     check_groups(groups, tokenizer)
     return FeatureBatches(groups, tokenizer, tower, folder, steps)
@@ -147,8 +151,16 @@ def draw_rows(group: Group, tokenizer: Tokenizer, number: int, count: int) -> li
                 rows.append([example])
 
 
+def first_rows(groups: Mapping[str, Group], tokenizer: Tokenizer) -> str:
+    """A hash of the first row of every group, texts and images: other builders, files or tokens have another one."""
+    rows = [one for group in groups.values() for one in draw_rows(group, tokenizer, 0, 1)[0]]
+    texts = [(one.prompt_tokens, one.target_tokens) for one in rows]
+    images = [np.asarray(image).tobytes() for one in rows for image in one.images]
+    return files.recipe_hash(f"{texts} {[hashlib.sha256(image).hexdigest() for image in images]}")
+
+
 def recipe(groups: Mapping[str, Group], steps: int) -> str:
-    """All that decides a shard but its number and the tower, in words."""
+    """All that decides a shard but its number, the tower and the data, in words."""
     parts = [
         f"{name}: {dict(sorted(group.mixture.weights.items()))} seed {group.mixture.seed} {group.size} rows, "
         f"{group.num_images} images of {group.image_size}, {group.prompt_length} and {group.target_length} tokens"

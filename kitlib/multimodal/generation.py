@@ -12,6 +12,7 @@ import numpy as np
 
 from kitlib.data import tokenizer as tokenizers
 from kitlib.models import decode
+from kitlib.models.palix import FEW_SHOT_TEXT_LENGTH
 from kitlib.multimodal import batching
 from kitlib.multimodal.frozen_tower import features_of
 from kitlib.multimodal.prompts import Example
@@ -32,9 +33,12 @@ def _tokenised(examples: Sequence[Example]) -> list[batching.Tokenised]:
 
 
 def _shape(model, tokenised: Sequence[batching.Tokenised]) -> dict[str, int]:
+    prompt_length = _rounded(longest := max(one.prompt_length for one in tokenised))
+    if longest <= FEW_SHOT_TEXT_LENGTH and any(one.few_shot for one in tokenised):
+        prompt_length = min(prompt_length, FEW_SHOT_TEXT_LENGTH)  # no multiple of 8
     return {
         "num_images": max(1, *(len(one.images) for one in tokenised)),
-        "prompt_length": _rounded(max(one.prompt_length for one in tokenised)),
+        "prompt_length": prompt_length,
         "target_length": _rounded(max(len(one.target_tokens) for one in tokenised)),
         "image_size": model.config.tower.image_size[0],
     }

@@ -28,7 +28,7 @@ from kitlib.metrics.answers import wups
 from kitlib.multimodal import objectives
 from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
 from kitlib.multimodal.kit_data import object_rows, pick, place_on_background, retry_until_fits
-from kitlib.multimodal.kit_tasks import BOXES_FOUND, kit_tasks
+from kitlib.multimodal.kit_tasks import boxes_found, kit_tasks
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.scores import anls_values, exact_matches, last_names, last_words, letter_similarity, within_one
 from kitlib.multimodal.tasks import Task
@@ -147,6 +147,13 @@ def _kit(name: str, task: str, split: str = "train", metric=exact_matches, unit:
     return Task(name, draw, metric, unit)
 
 
+def finding_examples(count: int, seed: int) -> list[Example]:
+    """Pictures of one or two objects, asked for one of their names or for both: one of the prompts of `finding`."""
+    draw_all = kit_tasks("train")["finding"].draw_all
+    rngs = (keyed_rng(seed, i) for i in range(count))
+    return [pick(draw_all(rng), rng) for rng in rngs]
+
+
 def _chosen(name: str, choose: Callable, metric=exact_matches, unit: str = "exact match") -> Task:
     return Task(name, None, metric, unit, choose)
 
@@ -169,9 +176,9 @@ TASKS = (
     _chosen("reading a word, unseen words", reading_examples()),
     _chosen("reading a word, unseen words, by letters", reading_examples(), *LETTERS),
     _kit("receipts", "receipts", "test", anls_values, "ANLS"),
-    _kit("detection, one or two names", "finding", "train", *BOXES_FOUND),
-    _kit("detection, with absent kinds", "detection", "train", *BOXES_FOUND),
-    _kit("detection, with absent kinds, unseen objects", "detection", "test", *BOXES_FOUND),
+    _chosen("detection, one or two names", finding_examples, *boxes_found("train")),
+    _kit("detection, with absent kinds", "detection", "train", *boxes_found("train")),
+    _kit("detection, with absent kinds, unseen objects", "detection", "test", *boxes_found("test")),
     _kit("videos", "video_questions"),
     _kit("videos, unseen objects", "video_questions", "test"),
     _kit("videos, by way of positions", "video_questions_by_positions", "train", last_names, "last word"),

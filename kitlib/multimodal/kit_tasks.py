@@ -7,6 +7,7 @@ The tests of the released model, which use them, are in `kit_scores`.
 """
 
 import functools
+from collections.abc import Callable
 
 from kitlib.multimodal import example_builders, exemplar_builders
 from kitlib.multimodal.kit_data import kit_data
@@ -14,8 +15,8 @@ from kitlib.multimodal.prompts import PREFIXES
 from kitlib.multimodal.scores import anls_values, ap50
 from kitlib.multimodal.tasks import Task
 
-# Tasks other than the thirteen objectives: parts of vqa, split_ocr, detection and episodic_vqa, and tasks that models
-# are fine-tuned on.
+# Tasks other than the thirteen objectives: parts of vqa, split_ocr, detection and episodic_vqa, and tasks of the kit's
+# own stages.
 MORE = ("easy_vqa", "receipts", "naming", "naming_by_english", "translation", "reading", "finding", "counting")
 MORE += ("recall", "two_exemplars", "four_exemplars", "made_up_words", "made_up_words_by_name", "repeated_pairs")
 MORE += ("two_exemplars_by_name", "four_exemplars_by_name", "two_made_up_words_by_name", "repeated_made_up_words")
@@ -36,8 +37,7 @@ PLURAL = {  # the builders of several examples about one picture
     "finding": example_builders.findings,
     "detection": example_builders.detections,
 }
-BOXES_FOUND = (functools.partial(ap50, bins=example_builders.BINS), "AP50")
-METRICS = {"finding": BOXES_FOUND, "detection": BOXES_FOUND, "receipts": (anls_values, "ANLS")}  # others: exact match
+METRICS = {"receipts": (anls_values, "ANLS")}  # of boxes `boxes_found`; others: exact match
 
 
 @functools.cache
@@ -51,7 +51,8 @@ def kit_tasks(split: str = "train") -> dict[str, Task]:
     for name in (*PREFIXES, *MORE):
         if split == "test" and name in TRAINED_ONLY:
             continue
-        metric = dict(zip(("metric", "unit"), METRICS.get(name, ()), strict=False))
+        found = boxes_found(split) if name in ("finding", "detection") else METRICS.get(name, ())
+        metric = dict(zip(("metric", "unit"), found, strict=False))
         if name in PLURAL:
             draw_all = functools.partial(PLURAL[name], data)
             tasks[name] = Task(name, functools.partial(_first, draw_all), draw_all=draw_all, **metric)
@@ -63,3 +64,14 @@ def kit_tasks(split: str = "train") -> dict[str, Task]:
 
 def _first(draw_all, rng):
     return draw_all(rng)[0]
+
+
+def boxes_found(split: str) -> tuple[Callable, str]:
+    """(metric, unit) of detection: `scores.ap50`, where the names of a thing in all languages are one class."""
+
+    def metric(predictions, examples):
+        data = kit_data(split)
+        number = {names[row]: kind for names in data.emoji.names.values() for kind, row in enumerate(data.scene_rows)}
+        return ap50(predictions, examples, example_builders.BINS, number)
+
+    return metric, "AP50"

@@ -29,7 +29,8 @@ class Mixture:
             `draw` gives one example of a draw, `draw_all` all of them: there, tasks with several have larger shares.
         seed: other seeds give other examples.
 
-    Raises ValueError for the weight of an unknown task, for one that is negative or not finite, and if none is above 0.
+    Raises ValueError for the weight of an unknown task or of one that is for tests alone, for a weight that is negative
+    or not finite, and if none is above 0.
     """
 
     tasks: Mapping[str, Task]
@@ -41,6 +42,8 @@ class Mixture:
             one_of("task", name, self.tasks)
             if not 0 <= weight < np.inf:
                 raise ValueError(f"The weight of {name} is {weight}; expected 0 or a finite number above.")
+            if weight and self.tasks[name].draw is None:
+                raise ValueError(f"{name} is a test alone (it has no draw): leave it out of the mixture.")
         if not any(self.weights.values()):
             raise ValueError("No task has a weight above 0, so there is nothing to draw.")
 

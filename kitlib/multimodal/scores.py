@@ -57,16 +57,28 @@ def letter_similarity(predictions: Sequence[str], examples: Sequence[Example]) -
     return np.array([similarity(text, example.answer) for text, example in zip(predictions, examples, strict=True)])
 
 
-def ap50(predictions: Sequence[str], examples: Sequence[Example], bins: int = boxes.BINS) -> float:
+def ap50(
+    predictions: Sequence[str],
+    examples: Sequence[Example],
+    bins: int = boxes.BINS,
+    number: Mapping[str, int] | None = None,
+) -> float:
     """Average precision at IoU 0.5 of the generated boxes; NaN if no example has an object other than noise.
 
     Texts give no confidences: boxes are ranked by their position in the text. bins: see `boxes`.
+
+    number: the class of every name, such as "dog" and "Hund" of the same; by default every name of an object is a class
+    of its own. As in COCO, a class without objects is left out of the mean. So with many names for a few things a box
+    for something that is not there costs nothing, unless another example has that very name: then give the classes.
     """
-    names = sorted({name for example in examples for name in boxes.from_text(example.answer, bins)[1]} - {boxes.NOISE})
-    number = {name: i for i, name in enumerate(names)}
+    if number is None:
+        names = {name for example in examples for name in boxes.from_text(example.answer, bins)[1]} - {boxes.NOISE}
+        number = {name: i for i, name in enumerate(sorted(names))}
     targets = [read_detections(example.answer, number, bins) for example in examples]
     truths = [Truth(target.boxes, target.classes) for target in targets]
-    return coco([read_detections(text, number, bins) for text in predictions], truths, len(names)).ap50
+    return coco(
+        [read_detections(text, number, bins) for text in predictions], truths, max(number.values(), default=-1) + 1
+    ).ap50
 
 
 def read_detections(text: str, number: Mapping[str, int], bins: int = boxes.BINS) -> Detections:

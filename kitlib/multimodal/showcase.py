@@ -62,10 +62,12 @@ def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
         picture = ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes()))).convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a picture that can be read ({error}): give a PNG, JPEG or WebP.") from error
-    longer = max(picture.size)
-    square = Image.new("RGBA", (longer, longer), "white")
-    square.alpha_composite(picture, ((longer - picture.width) // 2, (longer - picture.height) // 2))
-    return np.asarray(square.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+    # It is shrunk first: the square around a long, narrow picture would be huge.
+    width, height = (max(1, round(side * length / max(picture.size))) for length in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    square = Image.new("RGBA", (side, side), "white")
+    square.alpha_composite(picture, ((side - width) // 2, (side - height) // 2))
+    return np.asarray(square.convert("RGB"))
 
 
 def ask_about(model, params, image: np.ndarray, *, question: str = "") -> Seen:

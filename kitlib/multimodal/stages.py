@@ -148,10 +148,10 @@ BEFORE, AFTER = "weak", "look"  # the released parameters lie between those afte
 SAVE_EVERY = 250  # steps
 
 
-def groups(stage: Stage, seed: int, split: str = "train") -> dict[str, Group]:
+def groups(stage: Stage, seed: int) -> dict[str, Group]:
     """The groups of a stage's batches; other seeds give other examples. Each group has a seed of its own, so that
     "pair" and "four" do not show the same words with the same objects."""
-    tasks, made = kit_tasks(split), {}
+    tasks, made = kit_tasks("train"), {}
     for number, (name, rows) in enumerate(stage.rows.items()):
         made[name] = Group(Mixture(tasks, stage.weights[name], seed + number), rows, *SHAPES[name])
     return made
@@ -260,7 +260,8 @@ def main(folder: Path, seed: int = 0) -> None:
     params = interpolation.interpolate(made[BEFORE], made[AFTER], interpolation.share_chosen(between))
     table = scorecard(palix.PaLIX(released_config()), params, TASKS, count=300)
     styles = probes.named_by_style(frozen_tower.Tower(released_config().tower, params["tower"]))
-    path = files.writable("data/checkpoints/palix_s.safetensors")  # from here on all files are new, or none
+    # Each file is whole. If writing stops between two of them, `kit doctor` names the ones that do not belong together.
+    path = files.writable("data/checkpoints/palix_s.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     weights.save(path, params)
     tables = {"": table, "_losses": loss_curves(histories), "_between": between, "_styles": styles}

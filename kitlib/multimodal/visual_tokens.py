@@ -59,7 +59,8 @@ def encode(images, codebook: np.ndarray) -> np.ndarray:
     cells = cut(images, _checked(codebook).shape[1])
     entries = codebook.reshape(len(codebook), -1).astype(np.float64)
     points = cells.reshape(*cells.shape[:2], cells.shape[2], -1).astype(np.float64)
-    rows = [_distances(row, 0, entries).argmin(-1) for picture in points for row in picture]
+    norms = np.square(entries).sum(1)  # of |point - entry|^2, the part without the entry is the same for all entries
+    rows = [(norms - 2 * (row @ entries.T)).argmin(-1) for picture in points for row in picture]
     return np.array(rows, np.int64).reshape(cells.shape[:3])
 
 
@@ -117,15 +118,6 @@ def hide(image, hidden, grey: int = 128) -> np.ndarray:
         raise ValueError(f"A grid of {list(hidden.shape)} cells does not divide an image of {list(out.shape[:2])}.")
     out[np.kron(hidden, np.ones(patch, bool))] = grey
     return out
-
-
-def _distances(points, squares, centres) -> np.ndarray:
-    """Squared distances float64[N, K] between points float64[N, D] and centres float64[K, D].
-
-    They are exact, as all values are whole numbers. squares: the points' squared norms float64[N, 1]; 0 gives distances
-    that are shifted per point, which is enough to find the nearest centre.
-    """
-    return squares - 2 * (points @ centres.T) + np.square(centres).sum(1)[None]
 
 
 def _checked(codebook) -> np.ndarray:

@@ -40,5 +40,5 @@ def page_table(seen: list[showcase.Seen]) -> html_table.Html:
     captions = {language: [one.captions[language] for one in seen] for language in seen[0].captions}
     more = {"how many?": [one.count for one in seen]}
     if seen[0].question:
-        more[seen[0].question] = [one.answer for one in seen]
+        more[f"your question: {seen[0].question}"] = [one.answer for one in seen]
     return html_table.table([showcase.with_boxes(one) for one in seen], captions, more=more, side=160)

@@ -395,6 +395,9 @@ def test_experts_in_the_tower_and_in_both_stacks(params):
     np.testing.assert_allclose(loss - metrics["auxiliary_loss"], dense, atol=1e-4)
     routers = [leaf for path, leaf in jax.tree.leaves_with_path(slope) if "outer" in jax.tree_util.keystr(path)]
     assert len(routers) == 3 and all(jnp.abs(leaf).max() > 0 for leaf in routers)
+    frozen = PaLIX(sparse.config, frozen_tower=True)
+    slope = jax.jit(jax.grad(palix.answer_loss(frozen), has_aux=True))(params | grown, batch(), jax.random.key(0))[0]
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(slope["tower"]))  # nor from its auxiliary loss
 
 
 SHARDED = """

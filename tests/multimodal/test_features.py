@@ -1,5 +1,6 @@
 """kitlib.multimodal.features: what the tower says of the right image, once per image; shards, resumption, refusals."""
 
+import dataclasses
 import json
 
 import jax
@@ -131,6 +132,23 @@ def test_features_of_another_tower_are_refused_by_name(tower, tmp_path):
     for groups, steps in ((GROUPS, 4), (GROUPS | {"film": group("film", 2, 3, seed=1)}, 3)):
         with pytest.raises(ValueError, match=r"shard-00000\.npz has features of another recipe .*delete the folder"):
             next(batches(groups, WORDS, tower, tmp_path, steps=steps))
+
+
+def test_features_of_other_data_are_refused_by_name(tower, tmp_path, monkeypatch):
+    """The same recipe in words, but the builder draws other images, or writes other texts."""
+    next(batches(GROUPS, WORDS, tower, tmp_path, steps=3))
+    for change in ({"images": np.zeros((1, 32, 32, 3), np.uint8)}, {"prompt": "what?"}):
+
+        def others(rng, change=change):
+            return [dataclasses.replace(example, **change) for example in several(rng)]
+
+        changed = TASKS | {"several": dataclasses.replace(TASKS["several"], draw_all=others)}
+        groups = {
+            name: dataclasses.replace(one, mixture=dataclasses.replace(one.mixture, tasks=changed))
+            for name, one in GROUPS.items()
+        }
+        with pytest.raises(ValueError, match=r"shard-00000\.npz has features of another data .*delete the folder"):
+            next(batches(groups, WORDS, tower, tmp_path, steps=3))
 
 
 def test_a_damaged_shard_is_refused_by_name(tower, tmp_path):

@@ -92,6 +92,18 @@ def test_texts_do_not_depend_on_the_padding(model):
         generated_texts(*model, THREE, shape=shape | {"prompt_length": 2})
 
 
+def test_few_shot_texts_of_up_to_28_tokens_are_generated(model):
+    """28 is the most that a text may have, and no multiple of 8; the longest of these has 25 to 28."""
+
+    def asked(dogs: int) -> Example:
+        return objectives.episodic_vqa(np.zeros((2, 64, 64, 3), np.uint8), ["dog " * dogs + "?"] * 2, ["1", "2"], "en")
+
+    lengths = [batching.tokenise(asked(dogs), tokenizer.multilingual()).prompt_length for dogs in range(40)]
+    example = asked(next(dogs for dogs, length in enumerate(lengths) if 24 < length <= palix.FEW_SHOT_TEXT_LENGTH))
+    assert generation.batch_shape(model[0], [example])["prompt_length"] == 28
+    assert len(generated_texts(*model, [example])) == 1
+
+
 def test_few_shot_examples_need_batches_of_their_own(model):
     cutouts, _ = scenes.objects("train")
     images = [scenes.compose(cutouts, [i], (12, 20), np.random.default_rng(i)).image for i in range(2)]

@@ -11,6 +11,7 @@ from kitlib.multimodal.kit_data import object_rows
 from kitlib.multimodal.kit_scores import (
     TASKS,
     caption_examples,
+    finding_examples,
     nearest_names,
     pair_examples,
     reading_examples,
@@ -147,3 +148,27 @@ def test_rows_of_the_table_are_of_their_split(name, task, split):
     other = kit_tasks(split)[task].draw(keyed_rng(5, 0))
     np.testing.assert_array_equal(one.images, other.images)
     assert (one.prompt, one.target) == (other.prompt, other.target)
+
+
+def test_one_or_two_names_are_asked_for():
+    """Of a scene with two kinds there are three prompts: either name, not the first of the alphabet alone, and both.
+    One scene in six has two, so of 200 prompts about 11 have both names, with a standard deviation of 3."""
+    examples = finding_examples(200, 3)
+    asked = [example.prompt.removeprefix("detect ").split(" ; ") for example in examples]
+    assert {len(names) for names in asked} == {1, 2} and 2 <= sum(len(names) == 2 for names in asked) <= 25
+    assert all(name in one.answer for names, one in zip(asked, examples, strict=True) for name in names)
+    first = kit_tasks("train")["finding"]
+    alphabetical = [first.draw(keyed_rng(3, i)).prompt for i in range(200)]
+    alone = [(one.prompt, usual) for one, usual in zip(examples, alphabetical, strict=True) if " ; " not in one.prompt]
+    assert any(prompt > usual for prompt, usual in alone)
+
+
+def test_a_box_for_what_is_not_there_costs_in_any_language():
+    task = {each.name: each for each in TASKS}["detection, with absent kinds"]
+    examples = task.examples(60, 1)
+    answers = [example.answer for example in examples]
+    wrong = []
+    for example, answer in zip(examples, answers, strict=True):
+        absent = [name for name in example.prompt.removeprefix("detect ").split(" ; ") if name not in answer]
+        wrong.append(" ; ".join([*(f"0 0 32 32 {name}" for name in absent), answer]))
+    assert task.metric(answers, examples) == 1.0 > 0.9 > task.metric(wrong, examples)

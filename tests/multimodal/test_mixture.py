@@ -64,3 +64,9 @@ def test_bad_weights_raise(weights, message):
     with pytest.raises(ValueError, match=message) as caught:
         Mixture({"captioning": None, "vqa": None}, weights)
     assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_is_for_tests_alone_is_refused():
+    tasks = {"test": Task("test", None)}
+    with pytest.raises(ValueError, match=r"test is a test alone \(it has no draw\): leave it out"):
+        Mixture(tasks, {"test": 1})

@@ -29,6 +29,15 @@ def test_a_wide_picture_is_padded_and_not_stretched(tmp_path):
     np.testing.assert_allclose(found[20:44], np.broadcast_to([200, 30, 30], (24, 64, 3)), atol=20)
 
 
+@pytest.mark.parametrize("size", [(4000, 3), (3, 4000)])
+def test_a_long_narrow_picture_keeps_at_least_a_pixel(tmp_path, size):
+    """Its square would have a thousand times its pixels: it is shrunk before it is padded."""
+    Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "long.png")
+    found = showcase.read_picture(tmp_path / "long.png")
+    lines = (found == (200, 30, 30)).all(-1).all(int(size[0] > size[1]))
+    assert lines.sum() == 1 and (found[~lines] if size[0] > size[1] else found[:, ~lines]).min() == 255
+
+
 def test_what_is_transparent_becomes_white(tmp_path):
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (showcase.read_picture(tmp_path / "clear.png", 16) == 255).all()

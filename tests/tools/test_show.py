@@ -47,6 +47,12 @@ def test_without_a_question_there_is_no_row_for_it(files, tmp_path, capsys):
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<th>") == 1 + 16 + 1
 
 
+def test_a_question_in_the_words_of_a_row_has_a_row_of_its_own(files, tmp_path):
+    show.main((files[0],), "how many?", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<th>") == 1 + 16 + 2 and ">1<" in page and ">blue<" in page
+
+
 def test_damaged_weights_end_it_with_a_sentence(files, tmp_path, monkeypatch):
     (tmp_path / "palix_s.safetensors").write_bytes(b"x" * 100)
     monkeypatch.setattr(stages, "released_file", lambda: tmp_path / "palix_s.safetensors")
