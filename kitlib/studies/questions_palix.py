@@ -74,6 +74,13 @@ QUESTIONS = (
         ("easy_vqa: loss on the answer alone", "yes", "answer", "prompt too", "easy_vqa"),
     ),
     *_asked(
+        "rare", "14.12",
+        ("AP of rare kinds: captions beside boxes beat boxes", "yes", "boxes and captions", "boxes", "rare"),
+        ("AP of frequent kinds: captions beside boxes beat boxes", "-", "boxes and captions", "boxes", "frequent"),
+        ("AP of rare kinds: no long tail beats boxes", "-", "boxes, no tail", "boxes", "rare"),
+        metric="AP",
+    ),
+    *_asked(
         "frames", "15.6",
         *(
             (f"{2 * n} frames beat {n}", "yes", f"{2 * n} frames", f"{n} frames", "passing")
