@@ -33,7 +33,8 @@ def _tokenised(examples: Sequence[Example]) -> list[batching.Tokenised]:
 
 
 def _shape(model, tokenised: Sequence[batching.Tokenised]) -> dict[str, int]:
-    prompt_length = _rounded(longest := max(one.prompt_length for one in tokenised))
+    longest = max(one.prompt_length for one in tokenised)
+    prompt_length = _rounded(longest)
     if longest <= FEW_SHOT_TEXT_LENGTH and any(one.few_shot for one in tokenised):
         prompt_length = min(prompt_length, FEW_SHOT_TEXT_LENGTH)  # no multiple of 8
     return {

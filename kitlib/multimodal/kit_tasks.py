@@ -37,7 +37,6 @@ PLURAL = {  # the builders of several examples about one picture
     "finding": example_builders.findings,
     "detection": example_builders.detections,
 }
-METRICS = {"receipts": (anls_values, "ANLS")}  # of boxes `boxes_found`; others: exact match
 
 
 @functools.cache
@@ -46,13 +45,12 @@ def kit_tasks(split: str = "train") -> dict[str, Task]:
 
     Those of `TRAINED_ONLY` are in "train" alone.
     """
-    data = kit_data(split)
-    tasks = {}
+    data, tasks, found = kit_data(split), {}, boxes_found(split)
+    metrics = {"finding": found, "detection": found, "receipts": (anls_values, "ANLS")}  # others: exact match
     for name in (*PREFIXES, *MORE):
         if split == "test" and name in TRAINED_ONLY:
             continue
-        found = boxes_found(split) if name in ("finding", "detection") else METRICS.get(name, ())
-        metric = dict(zip(("metric", "unit"), found, strict=False))
+        metric = dict(zip(("metric", "unit"), metrics.get(name, ()), strict=False))
         if name in PLURAL:
             draw_all = functools.partial(PLURAL[name], data)
             tasks[name] = Task(name, functools.partial(_first, draw_all), draw_all=draw_all, **metric)
