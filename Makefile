@@ -52,7 +52,7 @@ endef
 .venv/ready: requirements.lock pyproject.toml
 	$(check_python)
 	$(PYTHON) -m venv --clear .venv
-	@echo "Installing the pinned set (1.4 GB on disk) for $$($(PYTHON) --version) ..."
+	@echo "Installing the pinned set (1.7 GB on disk) for $$($(PYTHON) --version) ..."
 	@awk '/^[^ ]/ {found = /^uv==/} found' requirements.lock > .venv/installer.lock
 	@if $(BIN)/python -m pip install -q --no-deps --require-hashes -r .venv/installer.lock 2>/dev/null; then \
 	    $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock && \

@@ -3,7 +3,7 @@
     scores = cider_d(predictions, references)     # float64[B], 0 to 10; papers print 100 * scores.mean()
 
 Predictions are B strings and references B lists of at least one string each, in the same order; both are split into
-tokens by `text.tokenise`. CIDEr-D is a score per image, but its weights come from the whole set of references, so
+tokens by `tokens.tokenise`. CIDEr-D is a score per image, but its weights come from the whole set of references, so
 scores on different sets are not comparable.
 """
 

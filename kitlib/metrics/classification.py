@@ -49,6 +49,8 @@ class Reliability:
 def reliability(probs, labels, bins: int = 15) -> Reliability:
     """Examples grouped by confidence (largest probability) into equal bins (a, b] of [0, 1]."""
     probs, labels = _checked(probs, labels)
+    if bins < 1:
+        raise ValueError(f"Reliability needs at least one bin, got bins={bins}.")
     confidence = probs.max(axis=-1)
     correct = probs.argmax(axis=-1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)

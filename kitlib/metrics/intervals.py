@@ -23,12 +23,14 @@ import math
 
 import numpy as np
 
+ROOM = 4_000_000  # numbers that a bootstrap draws at once
+
 
 def t_interval(values, *, confidence=0.95) -> tuple[float, float, float]:
     """(mean, low, high): Student's interval for the mean of at least 2 independent values, such as one per seed."""
     from scipy import special  # here: it would slow down every import of the kit
 
-    values = _checked(values, 2, "A t-interval")
+    values, confidence = _checked(values, 2, "A t-interval"), _share(confidence)
     error = values.std(ddof=1) / math.sqrt(len(values))
     half = float(special.stdtrit(len(values) - 1, (1 + confidence) / 2) * error)  # stdtrit: the quantile of t
     mean = float(values.mean())
@@ -51,9 +53,13 @@ def bootstrap(values, *, resamples=10_000, confidence=0.95, seed=0) -> tuple[flo
     With fewer values it is too narrow (3 values allow only 10 distinct resamples), so it refuses them: over seeds, use
     `t_interval`.
     """
-    values = _checked(values, 30, "A bootstrap")
-    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    values, confidence = _checked(values, 30, "A bootstrap"), _share(confidence)
+    rng, n, means = np.random.default_rng(seed), len(values), np.empty(resamples)
+    at_once = max(1, ROOM // n)  # all draws at once would need 16 bytes a resample and value: 8 GB for 50,000 values
+    for start in range(0, resamples, at_once):
+        draws = rng.integers(n, size=(min(at_once, resamples - start), n))
+        means[start : start + len(draws)] = values[draws].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(values.mean()), float(low), float(high)
 
 
@@ -64,6 +70,12 @@ def over_examples(scores) -> tuple[float, float, float]:
     if np.isin(scores, (0.0, 1.0)).all():
         return wilson(int(scores.sum()), len(scores))
     return bootstrap(scores) if len(scores) >= 30 else t_interval(scores)
+
+
+def _share(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is a share between 0 and 1, such as 0.95; got {confidence}.")
+    return confidence
 
 
 def _checked(values, at_least: int, what: str) -> np.ndarray:

@@ -37,7 +37,7 @@ def fit_positions(table: np.ndarray, config: ViTConfig) -> np.ndarray:
     (big_vision adds the class token after the positions), a row of zeros is added. Raises CheckpointError for a table
     that is not a square grid, and for a row that would have to be dropped: that is another model.
     """
-    if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != config.width:
+    if table.ndim != 3 or table.shape[0] != 1 or not table.shape[1] or table.shape[2] != config.width:
         raise CheckpointError(f"pos_embedding is {table.shape}, expected (1, positions, {config.width}).")
     n = table.shape[1]
     side, side_without_slot = int(np.sqrt(n)), int(np.sqrt(n - 1))

@@ -51,6 +51,8 @@ def unstack_blocks(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     unstacked = {name: leaf for name, leaf in flat.items() if not name.startswith(prefix)}
     for name, leaf in flat.items():
         if name.startswith(prefix):
+            if not leaf.ndim:
+                raise CheckpointError(f"{name} is a single number, expected an axis of blocks.")
             rest = name.removeprefix(prefix)
             unstacked |= {f"Transformer/encoderblock_{i}/{rest}": block for i, block in enumerate(leaf)}
     return unstacked
@@ -75,14 +77,19 @@ def t5_names(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     - t5x: `target/...` are the parameters; `state/...`, the step and the optimiser's state, are left out.
     - Hugging Face (`shared.weight`, ...): kernels are stored transposed. Each stack may have a copy of the embedding
       table, embed_tokens; these copies are left out.
+
+    Raises CheckpointError if two leaves would get the same name.
     """
+    copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     renamed = {}
     for name, leaf in flat.items():
-        if "." in name:
-            if name not in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
-                renamed[_t5x_name(name)] = leaf if name == "shared.weight" else leaf.T
-        elif not name.startswith("state/"):
-            renamed[name.removeprefix("target/")] = leaf
+        if name in copies or name.startswith("state/"):
+            continue
+        huggings = "." in name
+        new = _t5x_name(name) if huggings else name.removeprefix("target/")
+        if new in renamed:
+            raise CheckpointError(f"Two leaves of the checkpoint are called {new!r} once renamed; one is {name!r}.")
+        renamed[new] = leaf.T if huggings and name != "shared.weight" else leaf
     return renamed
 
 

@@ -164,11 +164,12 @@ def score(model, params, inputs, answers, *, eos: int = 1) -> jax.Array:
     """Log-probability float32[B, A] of each given answer int32[A, M]; answers end with eos and are padded.
 
     This finds the best of a list exactly. Greedy generation that allows only these answers does not: its first tokens
-    may lead to an improbable answer. Raises ValueError for an answer without eos, or with tokens after it.
+    may lead to an improbable answer. Raises ValueError for an answer without eos, with tokens after it, or
+    with padding before it.
     """
     answers = np.asarray(answers)
     ended = np.cumsum(answers == eos, axis=-1) - (answers == eos)
-    if answers.ndim != 2 or not (answers == eos).any(axis=-1).all() or (answers[ended > 0] != 0).any():
+    if answers.ndim != 2 or not (answers == eos).any(axis=-1).all() or ((answers != 0) == (ended > 0)).any():
         raise ValueError(f"Answers must be int[A, M], each with its end {eos} and then 0, got {answers.tolist()}.")
     return _score(model, params, inputs, jnp.asarray(answers, jnp.int32))
 

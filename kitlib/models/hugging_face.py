@@ -12,9 +12,11 @@ Source: the module names of transformers' modeling_vit.py, compared in tests/mod
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -47,9 +49,12 @@ def save_vit(folder: str | Path, params: dict, config: ViTConfig, class_names: S
     class_names: V names; default: "LABEL_0", ... The preprocessor's numbers are those of the kit's images: pixels in
     [-1, 1].
 
-    Raises ValueError for a model that is no such ViT, or another number of names than classes.
+    Raises ValueError for a model that is no such ViT, for parameters of another, or another number of names than
+    classes; then nothing is written.
     """
     check(config)
+    flat = {name: np.asarray(leaf, np.float32) for name, leaf in flatten_dict(params, sep="/").items()}
+    checkpoint.compare(flat, flatten_dict(checkpoint.expected_shapes(config), sep="/"), "The model")
     labels = list(class_names) or [f"LABEL_{i}" for i in range(config.num_classes)]
     if len(labels) != config.num_classes:
         raise ValueError(f"There are {len(labels)} class names; the model has {config.num_classes} classes.")
@@ -61,7 +66,6 @@ def save_vit(folder: str | Path, params: dict, config: ViTConfig, class_names: S
     prepared |= {"rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * config.channels}
     prepared |= {"image_std": [0.5] * config.channels, "image_processor_type": "ViTImageProcessor"}
     files.write_text(folder / "preprocessor_config.json", json.dumps(prepared, indent=2))
-    flat = {name: np.asarray(leaf, np.float32) for name, leaf in flatten_dict(params, sep="/").items()}
     arrays = {new: to_torch(name, flat[name]) for name, new in names(config).items()}
     content = safetensors.numpy.save(arrays, metadata={"format": "pt"})  # transformers asks for this entry
     files.write_bytes(folder / "model.safetensors", content)
@@ -78,7 +82,7 @@ def load_vit(folder: str | Path) -> tuple[ViTConfig, dict]:
     renamed = names(config)
     expected = checkpoint.expected_shapes(config)
     shapes = {renamed[name]: _torch_shape(name, leaf.shape) for name, leaf in flatten_dict(expected, sep="/").items()}
-    checkpoint.compare(arrays, {name: np.empty(shape, np.uint8) for name, shape in shapes.items()}, path)
+    checkpoint.compare(arrays, {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}, path)
     flat = {}
     for name, leaf in flatten_dict(expected, sep="/").items():
         flat[name] = jnp.asarray(from_torch(name, arrays[renamed[name]], leaf.shape))
@@ -125,7 +129,16 @@ def from_torch(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
 
 
 def _torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return to_torch(name, np.empty(shape, np.uint8)).shape
+    """The shape of `to_torch`'s result, by arithmetic: a file may claim to be of any size."""
+    if name == "embedding/kernel":
+        return tuple(shape[axis] for axis in (3, 2, 0, 1))
+    if name.endswith(("query/kernel", "key/kernel", "value/kernel")):
+        shape = (shape[0], math.prod(shape[1:]))
+    elif name.endswith("out/kernel"):
+        shape = (math.prod(shape[:-1]), shape[-1])
+    elif name.endswith(("query/bias", "key/bias", "value/bias")):
+        shape = (math.prod(shape),)
+    return shape[::-1] if name.endswith("kernel") else shape
 
 
 # ---------------------------------------------------------------------------------------------- configurations

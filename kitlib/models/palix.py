@@ -31,7 +31,7 @@ from kitlib.configs import PaLIXConfig
 from kitlib.configs.nearest_name import one_of
 from kitlib.layers.initialize import init_params as initialize
 from kitlib.layers.visual_positions import VisualPositions
-from kitlib.models.t5 import PAD, T5, check_tokens, shift_right, token_loss
+from kitlib.models.t5 import PAD, T5, check_packing, check_tokens, shift_right, token_loss
 from kitlib.models.vit import ViT
 
 # The maximum number of tokens of a few-shot text. Every text takes as many positions, so that the position of the next
@@ -253,6 +253,7 @@ def answer_loss(model: PaLIX, *, z_loss: float = 0.0, train: bool = True) -> Cal
 
     def loss_fn(params, batch, key):
         targets, segments = batch["targets"], batch.get("target_segments")
+        check_packing(segments, batch.get("prompt_segments"))
         rngs = dict(zip(("dropout", "router", "drop_path"), jax.random.split(key, 3), strict=True))
         logits, out = model.apply(
             {"params": params},

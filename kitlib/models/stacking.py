@@ -10,7 +10,8 @@ stack may need several loops: in "last-2" of 12 blocks, eight dense blocks prece
 blocks 8 to 11 is called encoderblock_8_to_11, and inside it encoderblock_8 has the parameters of blocks 8 and 10.
 
 Rematerialisation trades work for memory: the backward pass computes a block again from its input. "full" keeps only
-the inputs of the blocks, "dots" also the results of matrix products. What has travelled between devices is always kept.
+the inputs of the blocks, "dots" also the results of products with weights (not those of attention or experts). What has
+travelled between devices is always kept.
 
 Built in notebooks/16_from_laptop_to_pod.ipynb.
 """

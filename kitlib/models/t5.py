@@ -196,6 +196,12 @@ def token_loss(logits, targets, weights, *, z_loss: float = 0.0) -> tuple[jax.Ar
     return jnp.sum(weights * losses), {"accuracy": jnp.sum(weights * (target >= logits.max(axis=-1)))}
 
 
+def check_packing(targets_segments, inputs_segments) -> None:
+    """Raises ValueError if only one side of a batch is packed: targets would attend to the texts of others."""
+    if (targets_segments is None) != (inputs_segments is None):
+        raise ValueError("A packed batch has segments for inputs and for targets; got those of one side alone.")
+
+
 def seq2seq_loss(model: T5, *, z_loss: float = 0.0, train: bool = True) -> Callable:
     """Mean cross-entropy over the target tokens of {"inputs": int32[B, N], "targets": int32[B, M]}, padding left out.
 
@@ -207,6 +213,7 @@ def seq2seq_loss(model: T5, *, z_loss: float = 0.0, train: bool = True) -> Calla
 
     def loss_fn(params, batch, key):
         targets, segments = batch["targets"], batch.get("targets_segments")
+        check_packing(segments, batch.get("inputs_segments"))
         dropout_key, router_key = jax.random.split(key)
         logits, out = model.apply(
             {"params": params},

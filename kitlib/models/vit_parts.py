@@ -34,8 +34,8 @@ class UpperViT(nn.Module):
 
 
 def upper_config(config: ViTConfig, first: int) -> ViTConfig:
-    """The configuration of the blocks from `first` on. Raises ValueError if experts or members are below, or no block
-    is left on one of the two sides."""
+    """The configuration of the blocks from `first` on. Raises ValueError if experts are below, if no block is left on
+    one of the two sides, and for scanned blocks, batch_ensemble and drop_path."""
     if not 0 < first < config.depth:
         raise ValueError(f"first is {first}; with {config.depth} blocks it must be 1 to {config.depth - 1}.")
     below = [i for i in config.moe_blocks if i < first]
@@ -77,7 +77,9 @@ def tokens_before(config: ViTConfig, lower: dict, images, first: int) -> jax.Arr
     whole data set, call it in `classification.in_batches`.
     """
     pool = "tok" if config.pool == "tok" else "gap"
-    below = config.replace(depth=first, num_classes=0, pool=pool, moe=None, moe_blocks=(), e3=None)
+    below = config.replace(
+        depth=first, num_classes=0, representation_size=0, pool=pool, moe=None, moe_blocks=(), e3=None
+    )
     return _lower(below)(lower, images)
 
 

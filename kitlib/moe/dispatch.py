@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from kitlib.configs.nearest_name import one_of
 from kitlib.moe.routing import Assignment, Choice
 from kitlib.parallel import mesh
 
+METHODS = ("gather", "einsum")
 EXCHANGED = "exchanged"  # what has travelled between devices: rematerialisation saves it rather than send it twice
 
 
@@ -29,6 +31,7 @@ def dispatch(x: jax.Array, assignment: Assignment, method: str = "gather") -> ja
 
     method: "gather" or "einsum". On a mesh, the buffers end on the devices of their experts: see `to_experts`.
     """
+    one_of("method of dispatch", method, METHODS)
     g, s, d = x.shape
     _, e, c = assignment.token.shape
     if method == "einsum":
@@ -46,6 +49,7 @@ def combine(outputs: jax.Array, assignment: Assignment, num_tokens: int, method:
 
     The sum is computed in float32, also for outputs in bfloat16. method: "gather" or "einsum".
     """
+    one_of("method of dispatch", method, METHODS)
     g, e, c = assignment.token.shape
     outputs = to_tokens(outputs, g)  # [G, E, C, D]
     if method == "einsum":

@@ -223,9 +223,11 @@ EXPERT = re.compile(r".*/Moe/Mlp/.*")
 def members(params: dict, config: ViTConfig, which: tuple[int, ...]) -> tuple[dict, ViTConfig]:
     """(parameters, configuration) of an E3 with only the members `which`, in that order: less work at test time.
 
-    Raises ValueError where members share experts, and for members that do not exist.
+    Raises ValueError where members share experts, for scanned blocks, and for members that do not exist.
     """
     e3, moe_config = config.e3, config.moe
+    if config.scan:
+        raise ValueError("Members are taken out block by block: pass stacking.unstack(params), and scan=False.")
     if e3 is None or e3.routers != "own" or e3.overlap:
         raise ValueError(f"Members can be taken out of an E3 with experts of their own, got e3={e3}.")
     which = tuple(int(m) for m in which)

@@ -12,13 +12,13 @@ over all devices, and nothing else has to move. Two forms of the same program:
 Built in notebooks/16_from_laptop_to_pod.ipynb.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from kitlib.configs import MoEConfig
+from kitlib.moe.dispatch import EXCHANGED
 from kitlib.moe.experts import Mlps, apply_experts
 from kitlib.moe.plan import Plan
 from kitlib.parallel import mesh
@@ -34,22 +34,25 @@ def dispatch_and_combine(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> 
 
 
 def on_buffers(mlps: Mlps, buffers: jax.Array, owner: jax.Array | None = None) -> jax.Array:
-    """Every expert on its own rows: float[R, C, D] -> float[R, C, D]; owner as for `apply_experts`."""
+    """Every expert on its own rows, in the shape of `Plan.dispatch`, which stays; owner as for `apply_experts`."""
     keys = None if mlps.key is None else jax.random.split(mlps.key, len(buffers))
     return apply_experts(mlps.expert, mlps.params, buffers, owner=owner, keys=keys)
 
 
 def _constraints(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
     transport = jnp.dtype(c.transport)
-    buffers = plan.dispatch(x.astype(transport)).astype(x.dtype)  # float[R, C, D]: R = E buffers, or blocks
-    outputs = on_buffers(mlps, buffers, plan.owner).astype(transport)  # float[R, C, D]
+    buffers = plan.dispatch(x.astype(transport)).astype(x.dtype)  # float[E, G * C, D], or blocks float[R, C, D]
+    outputs = on_buffers(mlps, buffers, plan.owner).astype(transport)  # the same shape
     return plan.combine(outputs)  # float32[G, S, D]
 
 
 def _shard_map(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
     axes = tuple(axis for axis in mesh.free_axes(mesh.current()) if axis in mesh.BATCH_AXES)
     transport = jnp.dtype(c.transport)
-    exchange = functools.partial(jax.lax.all_to_all, axis_name="expert", tiled=True)
+
+    def exchange(x, split_axis, concat_axis):
+        x = jax.lax.all_to_all(x, "expert", split_axis, concat_axis, tiled=True)
+        return checkpoint_name(x, EXCHANGED)
 
     def on_one_device(params, key, x, plan):
         # G' groups and E' experts are here, G' * n and E' * n in this row of n devices along "expert".

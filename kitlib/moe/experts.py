@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from kitlib.configs import MoEConfig
+from kitlib.configs.nearest_name import one_of
 from kitlib.layers import t5_layers, vit_layers
 from kitlib.layers.vit_layers import BIAS_INIT
 
@@ -76,6 +77,8 @@ def apply_experts(
         over blocks. None: "batched" for buffers; for blocks "ragged", except for "loop" where the program is compiled
         for a CPU, whose ragged multiplications compute every expert on every row.
     """
+    if how is not None:
+        one_of("way to apply experts", how, ("batched", "ragged", "loop"))
     if how is None and owner is not None:
 
         def by(how):

@@ -1,8 +1,8 @@
 """The plan of a routed layer: which token goes into which slot of which expert, and how outputs are summed.
 
     plan = plan_token_choice(config, choice, valid)         # or plan_expert_choice(config, probabilities, valid)
-    buffers = plan.dispatch(x)                              # float[G, S, D] -> float[R, C, D]
-    y = plan.combine(experts(buffers, plan.owner))          # float[R, C, D] -> float32[G, S, D]
+    buffers = plan.dispatch(x)                              # float[G, S, D] -> float[E, G * C, D]; blocks [R, C, D]
+    y = plan.combine(experts(buffers, plan.owner))          # the same shape -> float32[G, S, D]
 
 Callers use every plan in the same way: einsum, gather and dropless dispatch differ only in this module.
 
@@ -28,12 +28,12 @@ class Plan:
     method: str = flax.struct.field(pytree_node=False)  # "gather" or "einsum"
 
     def dispatch(self, x: jax.Array) -> jax.Array:
-        """Tokens float[G, S, D] -> float[R, C, D], one row per buffer (R = E) or block."""
+        """Tokens float[G, S, D] -> buffers float[E, G * C, D], one row per expert; dropless: blocks float[R, C, D]."""
         groups = self.slots.token.shape[0]  # G, or 1
         return dispatch.dispatch(x.reshape(groups, -1, x.shape[-1]), self.slots, self.method)
 
     def combine(self, outputs: jax.Array) -> jax.Array:
-        """Expert outputs float[R, C, D] -> float32[G, S, D], the weighted sum of each token's slots."""
+        """Expert outputs, in the shape of `dispatch` -> float32[G, S, D], the weighted sum of each token's slots."""
         g, s, _ = self.combine_weights.shape
         groups = self.slots.token.shape[0]  # G, or 1
         return dispatch.combine(outputs, self.slots, g * s // groups, self.method).reshape(g, s, -1)

@@ -28,7 +28,9 @@ def soft_weights(logits: jax.Array, valid: jax.Array | None = None) -> tuple[jax
 
 
 def soft_moe(x: jax.Array, mu: jax.Array, scale: jax.Array, experts: Callable, valid=None, *, dtype=jnp.float32):
-    """Soft MoE, one sequence per group: x float[G, S, D] -> (y float32[G, S, D], out as for `moe_layer.MoEMlp`).
+    """Soft MoE, one sequence per group: x float[G, S, D] -> (y float32[G, S, D], out).
+
+    out: as of `moe_layer.MoEMlp`, but "probabilities" are the shares of a token in an expert's slots (over tokens).
 
     mu float32[D, E, C], scale float32[]; experts: a function from buffers float[E, G * C, D], which have this dtype, to
     outputs of the same shape; valid bool[G, S]: real tokens; None: all are.

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from kitlib.parallel import hlo
 from kitlib.parallel.mesh import BATCH_AXES
 
-FAST = {"exec_time_optimization_effort": -1.0}  # the same collectives in a tenth of the time, see tests
+FAST = {"exec_time_optimization_effort": -1.0}  # in a tenth of the time; of most models the same collectives, see tests
 
 
 class DoesNotFit(MemoryError):

@@ -1,8 +1,9 @@
-"""The rows of data/results/pods.csv: every published size of the three papers, on slices that exist.
+"""The rows of data/results/pods.csv: the largest published sizes of the three papers, on slices that exist.
 
 Each model is on at least two slices, with a mesh on which it fits. Sizes and batches are the papers' where they state
-them (V-MoE and E3: the classes of JFT-300M and a batch of 4,096; ViT-22B: a batch of 65,536 on 1,024 TPU v4; PaLI-X: a
-batch of 2,048 of the 55B in RT-2, no text lengths, so UL2's 512 and 512 for stage 1). Meshes are ours.
+them (V-MoE and E3: the classes of JFT-300M and a batch of 4,096; ViT-22B: a batch of 65,536 on 1,024 TPU v4). PaLI-X
+states neither batch nor lengths: 2,048 is what RT-2 (2307.15818) fine-tuned the 55B with, 512 and 512 are UL2's, for
+stage 1. Meshes are ours.
 
 The ladder is for machines that people have: a v5e-8 (v5e:2x4), and one GPU with 80 GB, whose memory is measured with
 the compiler of one v5p chip: no GPU is compiled for. Its batch is the largest power of two that fits.

@@ -1,8 +1,8 @@
-"""Every published size, compiled for TPU slices that exist: `kit pods`, without a TPU. Table: data/results/pods.csv.
+"""The largest published sizes, compiled for TPU slices that exist: `kit pods`, without a TPU.
 
     kit pods                         # which rows there are
     kit pods "ViT-22B on v5p:4x8x8"  # compiles one and prints what the compiler says
-    kit pods --all                   # all of them, a process each, and writes the table; about 40 minutes
+    kit pods --all                   # all, a process each, and writes data/results/pods.csv; about 40 minutes
 
 Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
 compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).

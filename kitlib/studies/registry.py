@@ -3,18 +3,22 @@
     table()               # a row per claim of all papers
     table("upcycling")    # of one; `kit claims upcycling --list` prints it
 
-A claim is *measured* (by questions asked of a stored table of runs), *checked* (exactly, by a check of a notebook or a
-test), or has *no counterpart*, with the reason. Results are derived from the stored tables each time; nothing is
+A claim is *measured* (by questions asked of a stored table of runs), *checked* (by a check of a notebook or a test), or
+has *no counterpart*, with the reason. Results are read from the stored tables and notebooks each time; nothing is
 written down twice. The rows are in `registry_upcycling`, `registry_ensembles` and `registry_palix`.
 """
 
+import functools
 import importlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from kitlib.configs.nearest_name import one_of
+from kitlib.data.files import ROOT
 from kitlib.studies import questions
 
 COLUMNS = ("paper", "item", "claim", "published", "where", "command", "seeds", "result")
@@ -62,6 +66,25 @@ def answers_to(paper: str, claim: Claim) -> pd.DataFrame:
     return rows[rows["claim"].str.startswith(tuple(beginnings) or "")]
 
 
+def shown(claim: Claim) -> str:
+    """The line that its notebook shows for the check of a claim, as it is stored: with the mark, and what was wanted.
+    Raises ValueError if there is none."""
+    folder = ROOT / "notebooks" if (ROOT / "notebooks").is_dir() else ROOT / "kitlib" / "_notebooks"  # as in a wheel
+    for path in folder.glob(f"{claim.where[:2]}_*.ipynb"):
+        for line in check_lines(path):
+            if line.partition("] ")[2].startswith(claim.check):
+                return line
+    raise ValueError(f"{claim.item}: no check of notebook {claim.where[:2]} begins with {claim.check!r}.")
+
+
+@functools.cache
+def check_lines(path: Path) -> list[str]:
+    """The lines of all checks of a notebook, as `tools.rich` stores them."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    bundles = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+    return ["".join(bundle["text/plain"]) for bundle in bundles if "text/plain" in bundle]
+
+
 def table(paper: str | None = None) -> pd.DataFrame:
     """The registry with its results, as strings; columns: COLUMNS. paper: only this one."""
     rows = []
@@ -78,7 +101,7 @@ def table(paper: str | None = None) -> pd.DataFrame:
             elif claim.check:
                 test = claim.where.endswith(".py")
                 command, seeds = f"kit test {claim.where}" if test else f"kit run {claim.where[:2]}", "-"
-                result = f"checked: {claim.check}"
+                result = f"checked: {claim.check if test else shown(claim)}"
             else:
                 command, seeds, result = "-", "-", f"no counterpart: {claim.why_not}"
             rows.append((name, claim.item, claim.claim, claim.published, claim.where, command, seeds, result))

@@ -64,8 +64,9 @@ TEXT_RECIPES = {
     "scratch": Recipe(0.016, capacity=2.0, renormalize=True),
     "deeper": Recipe(0.016, "restart"),
 }
-# Windows of 32 bytes, half of which are one missing span: UL2's extreme denoising, in short. (With spans of a word, 15
-# % of the text, a T5 of this size has not learned after 2,400 steps to use what surrounds them: 2.5 nats a byte.)
+# Windows of 36 bytes, the second half of which is one missing span: UL2's S, a language model with a prefix. (With
+# spans of a word, 15 % of the text, a T5 of this size has not learned after 2,400 steps to use what surrounds them: 2.5
+# nats a byte.)
 SPANS = denoise.Denoiser("", 0.5, 16)
 VALID = 2000  # texts of either kind that recipes are chosen by
 WINDOWS = 2048  # that are scored

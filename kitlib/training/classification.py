@@ -122,21 +122,26 @@ def init_params(model, image_shape: tuple[int, ...], seed: int = 0) -> dict:
 
 
 def predict(model, params, images, *, batch_size: int = 500) -> np.ndarray:
-    """Logits float32[n, V] for images float[n, ...] in [-1, 1]; float32[M, n, V] from an ensemble in one model."""
-    apply = _jitted_apply(model)
-    return in_batches(lambda x, _: apply(params, x), images, batch_size, axis=int(has_members(model)))
+    """Logits float32[n, V] for images float[n, ...] in [-1, 1]; float32[M, n, V] from an ensemble in one model.
+
+    Where images share the buffers of experts, a last batch that is not full is computed at its own size: images of
+    padding would take the slots of real ones.
+    """
+    apply, padded = _jitted_apply(model), getattr(getattr(model, "config", None), "moe", None) is None
+    return in_batches(lambda x, _: apply(params, x), images, batch_size, axis=int(has_members(model)), padded=padded)
 
 
-def in_batches(apply: Callable, images, batch_size: int, *, axis: int = 0) -> np.ndarray:
+def in_batches(apply: Callable, images, batch_size: int, *, axis: int = 0, padded: bool = True) -> np.ndarray:
     """apply(batch [batch_size, ...], index of its first image) for all images [n, ...], joined along `axis`.
 
-    The last batch is padded, so that `apply` is compiled once.
+    padded: the last batch is filled up with zeros, so that `apply` is compiled once; for functions of each image alone.
     """
     chunks = []
     for start in range(0, len(images), batch_size):
         chunk = np.asarray(images[start : start + batch_size])
-        padded = np.pad(chunk, ((0, batch_size - len(chunk)), *((0, 0),) * (chunk.ndim - 1)))
-        chunks.append(np.asarray(apply(padded, start)).take(range(len(chunk)), axis))
+        missing = batch_size - len(chunk) if padded else 0
+        filled = np.pad(chunk, ((0, missing), *((0, 0),) * (chunk.ndim - 1)))
+        chunks.append(np.asarray(apply(filled, start)).take(range(len(chunk)), axis))
     return np.concatenate(chunks, axis)
 
 

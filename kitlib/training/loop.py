@@ -35,7 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss became NaN or infinite; the message names the first such step and the last good checkpoint."""
+    """The loss or its gradient became NaN or infinite; the message names the first such step and what is saved."""
 
 
 def init_state(params, tx: optax.GradientTransformation, seed: int = 0) -> TrainState:
@@ -70,8 +70,10 @@ def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate
 def gradients(loss_fn: Callable, params, batch, key: jax.Array, accumulate: int = 1):
     """((loss, metrics), gradients) of loss_fn(params, batch, key) for a whole batch, a tree of [B, ...].
 
-    accumulate: the batch is cut into this many equal parts, and their gradients are averaged: for a mean loss, the same
-    gradients as of the whole batch, in the memory of one part and one more set of gradients. On a mesh, each device
+    accumulate: the batch is cut into this many equal parts, and their gradients are averaged: for a loss that is a
+    mean over examples, the same gradients as of the whole batch, in the memory of one part and one more set of
+    gradients. (A mean over tokens, as of T5 and PaLI-X, becomes the mean of the parts' means: tokens of a part with
+    fewer of them count more.) On a mesh, each device
     cuts its own rows, so that no example moves, and devices along `data` average their gradients once, at the end.
     (Along `fsdp` and `expert`, each part's gradients are added up at once: whole gradients would not fit there.)
     Raises ValueError if the batch does not divide into equal parts.
@@ -144,11 +146,11 @@ def fit(
     A run goes on with the data that it began with, and with the same `recipe`: what else must not change, in words.
     Asked to end by SIGTERM, as before a preemption, it saves first and raises `Preempted`.
 
-    Every `check_every` steps, and before each save, the losses are fetched. NonFiniteLoss names the first bad step, and
-    a bad state is never saved. `evaluate(state)` is called every `evaluate_every` steps and at the end. Metrics go to
-    `writer` (see `metric_writers`), evaluations as "eval/name". `progress`: the label of a progress bar on stderr;
-    None: no bar. Raises ValueError for data that end too early, and for checkpoints of another model, recipe or data,
-    that are damaged, or beyond num_steps.
+    Every `check_every` steps, and before each save, losses and norms of gradients are fetched. NonFiniteLoss names the
+    first bad step, and a bad state is never saved. `evaluate(state)` is called every `evaluate_every` steps and at the
+    end. Metrics go to `writer` (see `metric_writers`), evaluations as "eval/name". `progress`: the label of a progress
+    bar on stderr; None: no bar. Raises ValueError for data that end too early, and for checkpoints of another model,
+    recipe or data, that are damaged, or beyond num_steps.
     """
     if save_every and not checkpoint_dir:
         raise ValueError("save_every needs a checkpoint_dir to save into.")
@@ -206,13 +208,16 @@ def fit(
 def _extend(history: dict, pending: list[dict], saver) -> dict:
     new = {name: np.array([m[name] for m in jax.device_get(pending)], np.float32) for name in pending[0]}
     first = len(history.get("loss", ()))
-    bad = np.flatnonzero(~np.isfinite(new["loss"]).reshape(len(pending), -1).all(axis=1))
-    if bad.size:
-        kept = (
-            f"the last good checkpoint is step {saver.latest}" if saver and saver.latest is not None else "none saved"
-        )
-        raise NonFiniteLoss(
-            f"The loss is {new['loss'][bad[0]]} at step {first + bad[0]} ({kept}); lower the learning rate, warm up "
-            "longer or clip the gradients."
-        )
+    # A finite loss may have a gradient that is not (a square root at 0): the parameters after this step would be NaN.
+    watched = {"loss": "loss", "grad_norm": "norm of its gradient"}
+    for name, what in watched.items():
+        values = new.get(name, np.zeros(len(pending)))
+        bad = np.flatnonzero(~np.isfinite(values).reshape(len(pending), -1).all(axis=1))
+        if bad.size:
+            saved = saver and saver.latest is not None
+            kept = f"the last good checkpoint is step {saver.latest}" if saved else "none saved"
+            raise NonFiniteLoss(
+                f"The {what} is {values[bad[0]]} at step {first + bad[0]} ({kept}); lower the learning rate, warm up "
+                "longer or clip the gradients."
+            )
     return {name: np.concatenate([history[name], values]) if history else values for name, values in new.items()}

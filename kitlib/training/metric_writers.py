@@ -47,7 +47,7 @@ class CsvWriter:
 
     def rewind(self, step: int) -> None:
         lines = self.path.read_text(encoding="utf-8").splitlines()
-        # A row that a kill has cut off has no three fields.
+        # Rows after this step are of a run that is repeated, and the last one may be cut off.
         whole = [line for line in lines[1:] if line.count(",") == 2 and int(line.split(",")[0]) <= step]
         files.write_text(self.path, "\n".join([lines[0], *whole]) + "\n")
 

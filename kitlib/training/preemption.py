@@ -17,7 +17,7 @@ from kitlib.parallel import processes
 
 
 class Preempted(SystemExit):
-    """The run was asked to end and has saved its state. Ends a program with the status that SIGTERM gives, 143."""
+    """The run was asked to end; saved: its state is kept. Ends a program with the status that SIGTERM gives, 143."""
 
     def __init__(self, step: int, *, saved: bool):
         self.step = step

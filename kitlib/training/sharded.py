@@ -1,10 +1,10 @@
 """The state of a run on a mesh: born divided, so that no device ever holds a whole large model.
 
-    shardings = state_shardings(shapes, tx, mesh)                     # of TrainState, by `parallel.rules`
-    state = init_state(make_params, tx, mesh, seed=0)                 # every device draws its own part
+    shardings = state_shardings(shapes, tx, devices)                  # of TrainState, by `parallel.rules`
+    state = init_state(make_params, tx, devices, seed=0)              # every device draws its own part
     step = loop.make_step(loss_fn, tx, shardings=shardings)
-    with jax.set_mesh(mesh):
-        state, metrics = step(state, mesh.global_batch(mesh, batch))
+    with jax.set_mesh(devices):                                       # devices: a Mesh, from `parallel.mesh`
+        state, metrics = step(state, mesh.global_batch(devices, batch))
 
 Built in notebooks/16_from_laptop_to_pod.ipynb.
 """

@@ -50,7 +50,7 @@ def resume(plan: Plan, dense_state, tx: optax.GradientTransformation):
         got = "missing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
         raise ValueError(
             f"The optimiser state does not fit: {source} is {got}, expected what makes {like.dtype}{list(like.shape)}; "
-            "pass the state and the tx of the dense run, or use restart."
+            "pass the state and the tx of the dense run (of a scanned model, unstacked), or use restart."
         )
 
     return jax.tree_util.tree_map_with_path(moved, target)

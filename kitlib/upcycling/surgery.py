@@ -122,6 +122,10 @@ def plan(dense, config: ViTConfig | T5Config) -> Plan:
     flat = _flat_dense(dense)
     if experts := next((name for name in flat if EXPERT.fullmatch(name)), None):
         raise ValueError(f"The model is sparse already ({experts}); upcycling starts from a dense one.")
+    if isinstance(config, ViTConfig) and config.e3:
+        raise ValueError("An E3 is made of a V-MoE: plan for e3=None, then to_ensemble.split_routers.")
+    if config.scan:
+        raise ValueError("Surgery goes block by block: plan for scan=False, and stack the result (stacking.stack).")
     layers = moe_layers(config)
     if not layers:
         raise ValueError(
@@ -149,18 +153,27 @@ def deepen(dense, order: tuple[int, ...]) -> Plan:
     """Depth tiling: block i of the deeper model is a copy of block order[i], in every stack; the rest is copied.
 
     `order` names each old block at least once, e.g. (0, 0, 1, 1), so that no trained block is lost. The deeper model
-    does not compute the same function. The caller makes its configuration (depth=len(order)).
+    does not compute the same function. The caller makes its configuration (depth=len(order)). Raises ValueError for
+    another order, and for stacks of different depth.
     """
     flat, block = _flat_dense(dense), re.compile(r"(.*(?:encoderblock|layers)_)(\d+)(/.*)")
-    depth = 1 + max((int(m[2]) for m in map(block.fullmatch, flat) if m), default=-1)
+    depths: dict[str, int] = {}
+    for match in filter(None, map(block.fullmatch, flat)):
+        depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
+    if len(set(depths.values())) > 1:
+        raise ValueError(f"One order cannot deepen stacks of different depth, got {depths}.")
+    depth = max(depths.values(), default=0)
     if set(order) != set(range(depth)):
         raise ValueError(f"order must name each of the {depth} blocks, 0 to {depth - 1}, at least once; got {order}.")
     origins = {}
     for name, leaf in flat.items():
         match = block.fullmatch(name)
-        for i in (i for i, old in enumerate(order) if old == int(match[2])) if match else [None]:
-            target = f"{match[1]}{i}{match[3]}" if match else name
-            origins[target] = Origin("copied", name, leaf.shape)
+        if match is None:
+            origins[name] = Origin("copied", name, leaf.shape)
+            continue
+        head, number, rest = match.groups()
+        copies = [i for i, old in enumerate(order) if old == int(number)]
+        origins |= {f"{head}{i}{rest}": Origin("copied", name, leaf.shape) for i in copies}
     return Plan(origins, {})
 
 
@@ -261,8 +274,12 @@ def output_scale(part: str, moe: MoEConfig, how: ExpertInit) -> float:
         return 1.0
     scale = float(moe.granularity)
     if how.scale_weights and not moe.renormalize:
-        selected = moe.num_selected if moe.router == "top_k" else moe.capacity_factor
-        scale *= moe.num_experts / selected
+        if moe.router != "top_k" and moe.capacity_factor is None:
+            raise ValueError("scale_weights needs a capacity factor: how many experts a token has on average.")
+        # No expert picks a token twice.
+        scale *= moe.num_experts / (
+            moe.num_selected if moe.router == "top_k" else min(moe.capacity_factor, moe.num_experts)
+        )
     return scale / moe.granularity if part.endswith("bias") else scale  # every part of a copy adds the bias
 
 

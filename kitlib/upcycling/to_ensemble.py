@@ -23,13 +23,17 @@ def split_routers(params, num_members: int, overlap: int = 0):
 
     Nothing else changes; member m owns experts m * E/M ... (m + 1) * E/M - 1. Gates grow, since each softmax is now
     over E/M logits. overlap: experts that a member borrows from those after it, as in `E3Config`. Raises ValueError for
-    a model without routers, and for experts that do not divide among M members.
+    a model without routers, for scanned blocks, and for experts that do not divide among M members.
     """
     flat = flatten_dict(params, sep="/")
     routers = [name for name in flat if ROUTER.fullmatch(name)]
     if not routers:
         raise ValueError("The model has no routers to split; E3 starts from a V-MoE.")
     for name in routers:
+        if flat[name].ndim != 2:
+            raise ValueError(
+                f"{name} is {flat[name].shape}, expected [D, E]; of scanned blocks, stacking.unstack first."
+            )
         e = flat[name].shape[1]
         if num_members < 1 or e % num_members:
             raise ValueError(f"{e} experts do not divide among {num_members} members; {name} cannot be split.")

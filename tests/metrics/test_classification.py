@@ -33,6 +33,11 @@ def test_reliability_and_ece_by_hand():
     assert metrics.ece(PROBS, LABELS, bins=2) == pytest.approx(0.325)
 
 
+def test_no_bins_are_refused():
+    with pytest.raises(ValueError, match="at least one bin, got bins=0"):
+        metrics.ece(PROBS, LABELS, bins=0)
+
+
 def test_empty_bins_are_nan_and_do_not_count():
     r = metrics.reliability(PROBS, LABELS, bins=10)
     assert np.isnan(r.accuracy[0])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from kitlib.metrics import intervals
 from kitlib.metrics.intervals import bootstrap, t_interval, wilson
 
 
@@ -84,6 +85,20 @@ def test_bootstrap_covers():
     rng = np.random.default_rng(0)
     intervals = [bootstrap(1 + rng.normal(size=200), resamples=500, seed=i) for i in range(200)]
     assert 0.91 <= np.mean([low <= 1 <= high for _, low, high in intervals]) <= 0.99
+
+
+def test_a_bootstrap_in_parts_is_the_same(monkeypatch):
+    values = np.random.default_rng(0).exponential(size=50)
+    whole = bootstrap(values, resamples=1000)
+    monkeypatch.setattr(intervals, "ROOM", 333)  # six resamples at a time
+    assert bootstrap(values, resamples=1000) == whole
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+@pytest.mark.parametrize("interval", [t_interval, bootstrap])
+def test_a_confidence_is_a_share(interval, confidence):
+    with pytest.raises(ValueError, match=rf"a share between 0 and 1, such as 0\.95; got {confidence}"):
+        interval(np.arange(30.0), confidence=confidence)
 
 
 @pytest.mark.parametrize(

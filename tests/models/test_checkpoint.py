@@ -1,8 +1,10 @@
 """Files with exactly the names and shapes of public ones are made of random arrays. The reference is a forward pass in
 plain numpy that reads those files with their own names and does not use the kit."""
 
+import math
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -327,10 +329,27 @@ def test_one_bare_array_is_refused(tmp_path):
         checkpoint_files.read_npz(tmp_path / "bare.npy")
 
 
+def test_a_file_that_unpacks_to_far_more_than_the_model_is_refused(tmp_path, monkeypatch):
+    """The limit is the model's own: twice its parameters and room for other resolutions, here none."""
+    sizes = [math.prod(s.shape) for s in jax.tree.leaves(checkpoint.expected_shapes(CONFIG))]
+    assert checkpoint.most_bytes(CONFIG) == 8 * sum(sizes) + 2**29
+    monkeypatch.setattr(checkpoint, "most_bytes", lambda config: 8 * sum(sizes))
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, **google_file(), zeros=np.zeros(3 * sum(sizes)))
+    for load, config in ((checkpoint.load_vit, CONFIG), (checkpoint.load_t5, configs.t5("tiny"))):
+        with pytest.raises(checkpoint.CheckpointError, match=r"bomb\.npz is refused: it unpacks to"):
+            load(path, config)
+
+
 @pytest.mark.parametrize("n", [8, 11])
 def test_positions_that_are_no_grid(n):
     with pytest.raises(checkpoint.CheckpointError, match=f"{n} positions: no square grid"):
         checkpoint.fit_positions(np.zeros((1, n, D), np.float32), CONFIG)
+
+
+def test_a_table_without_positions_is_refused():
+    with pytest.raises(checkpoint.CheckpointError, match=r"pos_embedding is \(1, 0, 12\), expected"):
+        checkpoint.fit_positions(np.zeros((1, 0, D), np.float32), CONFIG)
 
 
 @pytest.mark.parametrize("scan", [False, True])

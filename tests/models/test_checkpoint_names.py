@@ -48,6 +48,16 @@ def test_leaves_that_collide_are_refused():
         checkpoint_names.kit_names({"params/cls": np.zeros(1), "cls": np.zeros(1)})
 
 
+def test_leaves_of_a_t5_that_collide_are_refused():
+    with pytest.raises(checkpoint.CheckpointError, match="Two leaves of the checkpoint are called 'x' once renamed"):
+        checkpoint_names.t5_names({"target/x": np.zeros(1), "x": np.zeros(1)})
+
+
+def test_a_stacked_leaf_without_axes_is_refused():
+    with pytest.raises(checkpoint.CheckpointError, match="encoderblock/a is a single number"):
+        checkpoint_names.unstack_blocks({"Transformer/encoderblock/a": np.float32(1)})
+
+
 def test_scanned_blocks_of_big_vision_are_unstacked_by_hand():
     flat = {"Transformer/encoderblock/a": np.array([[1.0, 1.0], [0.0, 0.0]]), "cls": np.ones(1)}
     unstacked = checkpoint_names.unstack_blocks(flat)

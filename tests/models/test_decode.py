@@ -374,7 +374,7 @@ def test_the_best_answer_of_a_list_need_not_have_the_most_probable_first_token()
     assert scores[0].argmax() == 1
 
 
-@pytest.mark.parametrize("answers", [[[2, 3]], [[2, EOS, 3]], [2, EOS]])
+@pytest.mark.parametrize("answers", [[[2, 3]], [[2, EOS, 3]], [2, EOS], [[2, 0, EOS]]])
 def test_answers_without_an_end_are_refused(answers):
     with pytest.raises(ValueError, match="each with its end 1 and then 0"):
         decode.score(MARKOV, table_of(4, 0), np.zeros((1, 1), np.float32), answers)

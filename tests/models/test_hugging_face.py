@@ -147,6 +147,8 @@ def test_models_without_a_place_in_the_layout_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match=r"Hugging Face's ViT has no place for this model: .*") as caught:
             hugging_face.save_vit(tmp_path / "refused", params, config.replace(**fields))
         assert named in str(caught.value)
+    with pytest.raises(ValueError, match=r"The model does not fit .*extra: Transformer/encoderblock_1/"):
+        hugging_face.save_vit(tmp_path / "refused", params, config.replace(depth=1))
     with pytest.raises(ValueError, match="There are 2 class names; the model has 5 classes"):
         hugging_face.save_vit(tmp_path / "refused", params, config, class_names=("a", "b"))
     assert not (tmp_path / "refused").exists()
@@ -167,6 +169,11 @@ def test_damaged_folders_are_refused_by_name(tmp_path):
     ):
         stored.write_text(text)
         with pytest.raises(CheckpointError, match=rf"config\.json is not the configuration of a ViT .*({reason})"):
+            hugging_face.load_vit(tmp_path)
+    huge = '"hidden_size": 1000000'  # a matrix of 4 TB, which must not be made to compare its shape
+    for text in (good.replace('"hidden_size": 8', '"hidden_size": 16'), good.replace('"hidden_size": 8', huge)):
+        stored.write_text(text)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit .*misshapen"):
             hugging_face.load_vit(tmp_path)
     stored.write_text(good.replace('"hidden_size": 8', '"hidden_size": 16'))
     with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit .*misshapen"):

@@ -369,6 +369,14 @@ def test_the_loss_of_a_packed_batch_is_the_loss_of_its_examples():
     assert float(one_metrics["accuracy"]) == pytest.approx(float(other_metrics["accuracy"]))
 
 
+@pytest.mark.parametrize("side", ["inputs", "targets"])
+def test_a_batch_that_is_packed_on_one_side_is_refused(side):
+    batch = {"inputs": jnp.asarray(INPUTS), "targets": jnp.asarray(TARGETS)}
+    batch |= {f"{side}_segments": jnp.ones_like(batch[side])}
+    with pytest.raises(ValueError, match="segments for inputs and for targets; got those of one side alone"):
+        t5.seq2seq_loss(t5.T5(DENSE))({}, batch, jax.random.key(0))
+
+
 @pytest.mark.slow
 @BOTH
 def test_gradients_reach_every_parameter_and_are_finite(config):

@@ -6,6 +6,7 @@ from flax.traverse_util import flatten_dict
 from trees import random_params
 
 from kitlib import configs
+from kitlib.layers.vit_layers import sincos_positions
 from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
 
@@ -47,6 +48,17 @@ def test_pooling_without_a_head(pool, shape):
     tokens = {"tok": out["encoded"][:, 0], "gap": out["encoded"].mean(axis=1), "none": out["encoded"]}
     if pool in tokens:
         np.testing.assert_allclose(logits, tokens[pool], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_fixed_positions_are_those_of_the_patches_and_none_of_the_class_token():
+    config = TINY.replace(posemb="sincos2d", pool="tok")
+    params = random_params(config, spread=0.1)
+    assert "pos_embedding" not in params
+    _, out = ViT(config).apply({"params": params}, IMAGES)
+    added = out["with_posemb"][:, 1:] - out["stem"]
+    np.testing.assert_allclose(added, np.repeat(sincos_positions((4, 4), 64), 3, axis=0), atol=1e-6)
+    np.testing.assert_array_equal(out["with_posemb"][:, 0], np.repeat(params["cls"][0], 3, axis=0))
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, 28, 28, 1)).astype(np.float
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [DENSE, SPARSE, DENSE.replace(pool="gap"), DENSE.replace(pool="map")])
+@pytest.mark.parametrize(
+    "config", [DENSE, SPARSE, DENSE.replace(pool="gap", representation_size=8), DENSE.replace(pool="map")]
+)
 @pytest.mark.parametrize("first", [1, 2])
 def test_two_parts_compute_what_the_whole_does(config, first):
     params = random_params(config, spread=0.1)

@@ -121,6 +121,14 @@ def test_dispatch_by_hand():
         np.testing.assert_allclose(dispatch.combine(buffers, a, 2, method), [[[1.0, 2.0], [2.25, 3.0]]])
 
 
+def test_an_unknown_method_is_refused():
+    a = routing.Assignment(jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1, 1)))
+    for call in (lambda: dispatch.dispatch(jnp.zeros((1, 1, 1)), a, "dropless"),
+                 lambda: dispatch.combine(jnp.zeros((1, 1, 1)), a, 1, "dropless")):  # fmt: skip
+        with pytest.raises(ValueError, match="Unknown method of dispatch 'dropless'"):
+            call()
+
+
 @pytest.mark.slow
 def test_buffers_hold_one_group_after_the_other():
     # Two groups of one token, one expert: the buffer holds group 0's slot, then group 1's.

@@ -817,6 +817,20 @@ def test_ranked_members_divide_the_choices_of_one_router():
 
 
 @pytest.mark.slow
+def test_the_load_of_ranked_members_is_that_of_all_their_choices():
+    """M = 2 members with K = 1 divide a token's M * K = 2 choices: the load counts an expert that is among the two."""
+    c = mixture(num_experts=8, noise_std=1.0, importance_weight=0.0, load_weight=1.0)
+    rng = np.random.default_rng(0)
+    logits, noise = (jnp.asarray(rng.normal(size=(1, 2, 15, 8)), jnp.float32) for _ in range(2))
+    wanted = routing.Choice(jnp.zeros((1, 2, 15, 1), jnp.int32), jnp.ones((1, 2, 15, 1)))
+    noisy = logits + noise / 8
+    got = e3.member_losses(c, configs.E3Config(2, routers="ranked"), logits, noisy, wanted, None)
+    want = np.mean([float(routing.load_loss(logits[:, m], noisy[:, m], 2, 1.0)) for m in range(2)])
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert abs(want - np.mean([float(routing.load_loss(logits[:, m], noisy[:, m], 1, 1.0)) for m in range(2)])) > 0.01
+
+
+@pytest.mark.slow
 def test_ranked_members_in_the_model():
     config = ensemble({"routers": "ranked"})
     params = random_params(config)

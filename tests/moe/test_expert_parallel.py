@@ -33,6 +33,7 @@ def test_an_unknown_form_is_refused():
 
 ON_EIGHT = """
 from kitlib import configs, moe
+from kitlib.moe import dispatch
 B, N, D, F, E = 16, 12, 32, 64, 4
 rng = np.random.default_rng(0)
 x = rng.normal(size=(B, N, D)).astype(np.float32)
@@ -42,11 +43,18 @@ params = None
 for name, fields in {
     "constraints": {}, "shard_map": {"expert_parallel": "shard_map"}, "einsum": {"dispatch": "einsum"},
     "choice": {"router": "expert_choice", "capacity_factor": 2.0},
+    "constraints, bfloat16": {"transport": "bfloat16"},
+    "shard_map, bfloat16": {"transport": "bfloat16", "expert_parallel": "shard_map"},
+    "constraints, again": {}, "shard_map, again": {"expert_parallel": "shard_map"},
 }.items():
     layer = moe.MoEMlp(base.replace(**fields), F)
     params = params or layer.init(jax.random.key(0), x)
+    def forward(params, x, layer=layer):
+        return layer.apply(params, x)[0]
+    if "again" in name:
+        forward = jax.checkpoint(forward, policy=jax.checkpoint_policies.save_only_these_names(dispatch.EXCHANGED))
     def both(params, x):
-        y, vjp = jax.vjp(lambda p, x: layer.apply(p, x)[0], params, x)
+        y, vjp = jax.vjp(forward, params, x)
         return y, vjp(cotangent)
     m = mesh.make(data=2, expert=4)
     with jax.set_mesh(m):
@@ -56,7 +64,7 @@ for name, fields in {
         found[name] = {kind: list(volume) for kind, volume in hlo.totals(compiled.as_text()).items()}
         y, (gp, gx) = compiled(*args)
         # The oracle: one device, and one group for each of the eight devices' tokens.
-    alone = moe.MoEMlp(base.replace(**fields, group_size=B * N // 8), F)
+    alone = moe.MoEMlp(base.replace(**fields | {"transport": "float32"}, group_size=B * N // 8), F)
     want, vjp = jax.vjp(lambda p, x: alone.apply(p, x)[0], params, x)
     wp, wx = vjp(cotangent)
     pairs = zip(jax.tree.leaves((y, gp, gx)), jax.tree.leaves((want, wp, wx)))
@@ -69,11 +77,37 @@ for name, fields in {
 @pytest.mark.usefixtures("optimised")
 def test_tokens_travel_in_four_all_to_alls_and_nothing_else_of_their_size():
     """One layer, forward and backward. A device has 24 tokens, one group: E * C slots of D = 32 numbers of 4 bytes go
-    to the experts and come back, and so do their gradients: 4 * E * C * D * 4 bytes."""
+    to the experts and come back, and so do their gradients: 4 * E * C * D * 4 bytes. A block that the backward
+    pass computes again does not send them again. (XLA sends bfloat16 between CPUs as float32, so these bytes do not
+    halve; but the numbers are rounded to 8 bits, so they differ by some thousandths.)"""
     found = run_on_devices(ON_EIGHT)
     for name, row in found.items():
         assert row["all-to-all"] == [4, 4 * 4 * row["slots"] * 32 * 4], name
-        # All tokens would be 16 * 12 * 32 * 4 = 24,576 bytes. What is gathered are loads and numbers of the router.
-        assert row["all-gather"][1] < 24_576 / 4, name
-        assert row["difference"] < 2e-5, name
+        # All tokens would be 16 * 12 * 32 * 4 = 24,576 bytes. What is gathered are loads and numbers of the router,
+        # and those again, where the block is computed again.
+        assert row["all-gather"][1] < 24_576 / (2 if "again" in name else 4), name
+        low, high = (1e-4, 0.05) if "bfloat16" in name else (0, 2e-5)
+        assert low <= row["difference"] < high, (name, row["difference"])
     assert found["constraints"]["all-to-all"] == found["shard_map"]["all-to-all"]
+
+
+DROPOUT = """
+from kitlib import configs, moe
+x = np.tile(np.random.default_rng(0).normal(size=(8, 12, 32)).astype(np.float32), (2, 1, 1))  # the same on both rows
+m = mesh.make(data=2, expert=4)
+for name, rate in {"dropout": 0.5, "none": 0.0}.items():
+    c = configs.MoEConfig(num_experts=4, noise_std=0.0, load_weight=0.0, expert_parallel="shard_map")
+    layer = moe.MoEMlp(c.replace(expert_dropout=rate), 64)
+    params, rngs = layer.init(jax.random.key(0), x), {"dropout": jax.random.key(1)}
+    with jax.set_mesh(m):
+        run = jax.jit(lambda p, x: layer.apply(p, x, train=True, rngs=rngs)[0])
+        y = np.asarray(run(params, mesh.global_batch(m, x)))
+    found[name] = float(np.abs(y[:8] - y[8:]).max())
+"""
+
+
+@pytest.mark.slow
+def test_rows_of_the_mesh_drop_different_units():
+    """The same tokens on both rows of the mesh: without dropout the same outputs, with it others."""
+    found = run_on_devices(DROPOUT)
+    assert found["none"] == 0 and found["dropout"] > 0.01

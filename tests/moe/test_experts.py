@@ -67,6 +67,11 @@ def test_expert_dropout(how):
     assert not np.array_equal(y[0], y[1])
 
 
+def test_an_unknown_way_is_refused():
+    with pytest.raises(ValueError, match="Unknown way to apply experts 'raged'; did you mean 'ragged'"):
+        apply_experts(moe.mlp_expert, {}, jnp.zeros((1, 1, 1)), how="raged")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["loop", "batched", "ragged"])
 def test_blocks_are_processed_by_their_owner(how):

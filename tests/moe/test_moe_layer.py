@@ -245,6 +245,14 @@ def test_auxiliary_losses_are_weighted_and_summed():
 
 
 @pytest.mark.slow
+def test_expert_choice_has_the_z_loss_and_no_other():
+    c = config(router="expert_choice", capacity_factor=1.0, importance_weight=0.1, balance_weight=0.01, z_weight=0.001)
+    params = random_params(moe.MoEMlp(c, F))
+    logits = X.reshape(1, B * N, D) @ params["Router"]["dense"]["kernel"]
+    np.testing.assert_allclose(run(c, params)[1]["auxiliary_loss"], 0.001 * routing.z_loss(logits), rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_the_load_loss_is_added_only_with_noise():
     c = config(importance_weight=0.0, load_weight=1.0)
     layer = moe.MoEMlp(c, F)

@@ -76,6 +76,7 @@ def test_the_table_has_a_result_for_every_claim(capsys):
     assert registry.main("palix") == 0
     out = capsys.readouterr().out
     assert "16 frames beat 8: +0.0120 [-0.0204, +0.0444], undecided (needs about 25 seeds)" in out
+    assert "checked: [ok] PaLI-X 55B, text" in out and "checked: test_boxes" in out
     assert out.splitlines()[-1].startswith(f"{sum(paper == 'palix' for paper, _ in CLAIMS)} claims: ")
     with pytest.raises(SystemExit, match="Unknown paper with claims 'pali'; did you mean 'palix'"):
         registry.main("pali")
@@ -89,6 +90,11 @@ def test_the_claims_of_one_study(capsys):
     assert commands == {"kit claims palix frames"} and "checked: " not in out
     with pytest.raises(SystemExit, match="Unknown measured study of palix 'frame'; did you mean 'frames'"):
         registry.main("palix", ("frame",))
+
+
+def test_a_check_that_no_notebook_shows_is_refused():
+    with pytest.raises(ValueError, match="model: no check of notebook 13 begins with 'PaLI-X 56B'"):
+        registry.shown(Claim("model", "x", "", "13.3", check="PaLI-X 56B"))
 
 
 def test_an_unknown_question_is_refused():

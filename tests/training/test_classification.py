@@ -207,6 +207,21 @@ def test_predict_pads_the_last_batch():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("router", ["top_k", "expert_choice"])
+def test_predict_gives_no_slot_of_an_expert_to_padding(router):
+    """With buffers for half of the tokens, images of padding would take slots: the last two images are a batch."""
+    tight = configs.MoEConfig(num_experts=2, router=router, capacity_factor=0.5, capacity_multiple_of=1)
+    model = ViT(TINY.replace(pool="gap", moe=tight, moe_blocks=(0,)))
+    params = random_params(model.config)
+    apart = [classification.predict(model, params, part) for part in (IMAGES[:4], IMAGES[4:])]
+    np.testing.assert_allclose(
+        classification.predict(model, params, IMAGES, batch_size=4), np.concatenate(apart), atol=1e-4
+    )
+    filled = classification.predict(model, params, np.pad(IMAGES[4:], ((0, 2), (0, 0), (0, 0), (0, 0))))
+    assert np.abs(filled[:2] - apart[1]).max() > 1e-2  # the control: padding would have changed them
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [None, 2])
 def test_predict_finds_the_batch_axis_if_a_model_has_logits_for_every_token(members):
     """Logits [B, N, V], or [M, B, N, V]: the padding of the last batch is removed along the right axis."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import run_on_devices
 
 from kitlib import configs, data
 from kitlib.data import image_batches
@@ -196,11 +197,59 @@ def test_a_bad_loss_stops_the_run_and_names_the_step(tmp_path, bad, save_every):
         assert history["loss"].shape == (8,)
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_its_step_is_saved(tmp_path):
+    """sqrt has a finite value at 0 and no finite derivative. Step 3 brings p to 0 (4 - 3 - 1 = 0, by hand): its loss is
+    2 * sqrt(0) = 0, and the parameters after it would be NaN."""
+
+    class Batches:
+        t = -1
+
+        def __next__(self):
+            self.t += 1
+            return {"slope": np.float32([(3.0, 1.0, 0.0)[min(self.t, 2)]]), "root": np.float32([self.t >= 2])}
+
+        def get_state(self):
+            return {"t": self.t}
+
+        def set_state(self, state):
+            self.t = state["t"]
+
+    def rooted(params, batch, key):
+        return batch["slope"][0] * params["p"] + batch["root"][0] * 2 * jnp.sqrt(jnp.abs(params["p"])), {}
+
+    tx = optim.assemble(optax.identity(), 1.0)
+    start = loop.init_state({"p": jnp.float32(4.0)}, tx)
+    with pytest.raises(loop.NonFiniteLoss, match=r"norm of its gradient is (nan|inf) at step 2 \(none saved\)"):
+        loop.fit(loop.make_step(rooted, tx), start, Batches(), 10, checkpoint_dir=tmp_path / "run", save_every=3)
+
+
 def test_data_that_end_too_early():
     tx = optim.assemble(optax.identity(), 0.1)
     step = loop.make_step(lambda params, batch, key: (jnp.sum(params["p"] ** 2), {}), tx)
     with pytest.raises(ValueError, match="ended at step 4 of 10; let it repeat"):
         loop.fit(step, loop.init_state({"p": jnp.ones(2)}, tx), some_batches(num_epochs=1), 10)
+
+
+ON_TWO = """
+from kitlib.training import loop
+def loss(params, batch, key):
+    return params["p"] * batch.mean(), {"drawn": jax.random.uniform(key)}
+key, batch = jax.random.key(3), np.ones((4, 1), np.float32)
+with jax.set_mesh(mesh.make(data=2)):
+    (_, metrics), _ = jax.jit(lambda p: loop.gradients(loss, p, batch, key, 2))({"p": jnp.float32(1)})
+found["mean"] = float(metrics["drawn"])
+found["drawn"] = [
+    float(jax.random.uniform(part)) for d in range(2) for part in jax.random.split(jax.random.fold_in(key, d), 2)
+]
+"""
+
+
+@pytest.mark.slow
+def test_every_part_on_every_device_draws_its_own_numbers():
+    """Two devices with two parts each draw four numbers; the metric is their mean."""
+    found = run_on_devices(ON_TWO, count=2)
+    assert len(set(found["drawn"])) == 4
+    assert found["mean"] == pytest.approx(np.mean(found["drawn"]), abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- resuming

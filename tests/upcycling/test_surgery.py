@@ -385,6 +385,30 @@ def test_depth_tiling_copies_whole_blocks():
     assert np.linalg.norm(change) > 0.05 * np.linalg.norm(logits(DENSE, params))
 
 
+def test_stacks_of_different_depth_are_not_deepened_by_one_order():
+    params = random_tree(checkpoint.expected_shapes(configs.t5("tiny", num_encoder_layers=2, num_decoder_layers=1)))
+    with pytest.raises(ValueError, match=r"different depth, got \{'decoder/layers_': 1, 'encoder/layers_': 2\}"):
+        surgery.deepen(params, (0, 0, 1, 1))
+
+
+def test_an_e3_and_scanned_blocks_are_refused_before_anything_is_made():
+    params, sparse = random_params(), recipe(router="top_k")
+    with pytest.raises(ValueError, match=r"made of a V-MoE: .* then to_ensemble\.split_routers"):
+        surgery.plan(params, sparse.replace(e3=configs.E3Config(2)))
+    with pytest.raises(ValueError, match="plan for scan=False"):
+        surgery.plan(params, sparse.replace(scan=True))
+
+
+def test_weight_scaling_counts_no_expert_twice_and_needs_a_capacity_factor():
+    # E = 4 experts that may each pick every token: a token has 4 experts on average, not the factor's 8.
+    config = recipe(renormalize=False, router="expert_choice", capacity_factor=8.0)
+    how = ExpertInit(scale_weights=True)
+    assert surgery.output_scale("Dense_1/kernel", config.moe, how) == 4 / 4
+    fixed = config.moe.replace(capacity=7, capacity_factor=None)
+    with pytest.raises(ValueError, match="scale_weights needs a capacity factor"):
+        surgery.output_scale("Dense_1/kernel", fixed, how)
+
+
 @pytest.mark.parametrize("order", [(), (0, 1, 2), (0, 1, 2, 4), (0, 1, 2, 3, 4)])
 def test_depth_tiling_loses_no_block(order):
     with pytest.raises(ValueError, match="each of the 4 blocks, 0 to 3"):

@@ -10,7 +10,7 @@ from trees import random_params
 
 from kitlib import configs
 from kitlib.ensembles import Mimo
-from kitlib.models import checkpoint
+from kitlib.models import checkpoint, stacking
 from kitlib.models.vit import ViT
 from kitlib.upcycling.to_ensemble import batch_ensemble_from_dense, mimo_from_single, split_routers
 
@@ -34,6 +34,9 @@ def test_split_routers():
             split_routers(params, members)
     with pytest.raises(ValueError, match="no routers"):
         split_routers(random_params(TINY), 2)
+    stacked = stacking.stack(params, config.replace(scan=True))
+    with pytest.raises(ValueError, match=r"is \(2, 8, 4\), expected \[D, E\]; of scanned blocks, stacking.unstack"):
+        split_routers(stacked, 2)
 
 
 # ---------------------------------------------------------------------------------------------- a BatchEnsemble
