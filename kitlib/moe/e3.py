@@ -184,6 +184,7 @@ class E3Mlp(nn.Module):
             return a[0] if copies == 1 else merge(a)  # [copies * B, N, ...]
 
         probabilities = self.among_all(jax.nn.softmax(logits), copies)  # [G, copies * S, E]
+        # An expert that two members chose counts once: with one copy and overlap, "dropped" is an upper bound.
         processed = plan.combine_weights > 0  # bool[G, copies * S, E]
         out = {
             "metrics": routing.metrics(processed, probabilities, num_selected=expert.shape[-1], valid=all_valid),

@@ -276,8 +276,11 @@ def metrics(
 
 def router_metrics(out: dict) -> dict[str, jax.Array]:
     """From a model's intermediates: "auxiliary_loss" and, for the routers of its L' sparse blocks in their order,
-    "dropped" and "unprocessed" float32[L'] and "load" float32[L', E]; see `metrics`. Soft MoE has only the first."""
+    "dropped" and "unprocessed" float32[L'] and "load" float32[L', E], see `metrics`, and "busiest" float32[L'], the
+    largest load over an equal one (1: balanced, E: one expert has all). Soft MoE has only the first."""
     blocks = [value for name, value in sorted(out.items()) if name.startswith("block") and "moe" in value]
     routers = [block["moe"]["metrics"] for block in blocks if "metrics" in block["moe"]]
     stacked = {name: jnp.stack([m[name] for m in routers]) for name in ("dropped", "unprocessed", "load") if routers}
+    if routers:
+        stacked["busiest"] = stacked["load"].shape[-1] * stacked["load"].max(axis=-1)
     return {"auxiliary_loss": out["auxiliary_loss"], **stacked}

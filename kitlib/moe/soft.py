@@ -19,8 +19,8 @@ def soft_weights(logits: jax.Array, valid: jax.Array | None = None) -> tuple[jax
     Every slot takes a weighted mean of all tokens (softmax over S), every token one of all slots (softmax over E and
     C). valid bool[G, S]: real tokens; None: all are.
     """
-    if valid is not None:
-        logits = jnp.where(valid[..., None, None], logits, -jnp.inf)
+    if valid is not None:  # the lowest number and not -inf, so that a sequence of padding alone is no division by zero
+        logits = jnp.where(valid[..., None, None], logits, jnp.finfo(logits.dtype).min)
     dispatch_weights = jax.nn.softmax(logits, axis=1)
     flat = logits.reshape(*logits.shape[:2], -1)
     combine_weights = jax.nn.softmax(flat if valid is None else jnp.where(valid[..., None], flat, 0.0), axis=-1)

@@ -8,6 +8,7 @@ from kitlib.studies.questions import Question
 
 MARGIN = 0.03
 ONE_OF_67 = 1 / 67  # words to read, equally often
+COPIED = 0.5  # made-up words: always one of the two words of the prompt
 
 
 def _asked(table: str, where: str, *rows, metric="accuracy", margin=MARGIN) -> list[Question]:
@@ -23,6 +24,7 @@ def _asked(table: str, where: str, *rows, metric="accuracy", margin=MARGIN) -> l
 
 MULTITASK = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 PREFIXES = {"captioning": "yes", "naming": "yes", "question_generation": "level", "object_aware_vqa": "level"}
+MASKS = (("prefix", "block-causal"), ("block-causal", "causal"), ("prefix", "causal"))
 
 QUESTIONS = (
     *_asked(
@@ -79,6 +81,11 @@ QUESTIONS = (
         ("AP of frequent kinds: captions beside boxes beat boxes", "-", "boxes and captions", "boxes", "frequent"),
         ("AP of rare kinds: no long tail beats boxes", "-", "boxes, no tail", "boxes", "rare"),
         metric="AP",
+    ),
+    *_asked("masks", "15.5", *((f"names: {a} beats {b}", "yes", a, b, "shown_language") for a, b in MASKS)),
+    *_asked(
+        "masks", "15.5",
+        *((f"made-up words: {a} beats {b}", "yes", a, b, "made_up_words", COPIED) for a, b in MASKS),
     ),
     *_asked(
         "frames", "15.6",

@@ -10,6 +10,7 @@ the steps after its last checkpoint; `rewind` removes what was written for them 
 
 import csv
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -84,7 +85,13 @@ class WandbWriter:
             import wandb
         except ModuleNotFoundError:
             raise ModuleNotFoundError("Weights & Biases needs its package: pip install wandb.") from None
-        self.run = wandb.init(project=project, dir=str(folder), config=config, resume="allow", id=Path(folder).name)
+        # A run that goes on is the same run there; one in another folder, or after this one was deleted, is not.
+        named = Path(folder) / "wandb_id.txt"
+        if not named.is_file():
+            named.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(named, secrets.token_hex(8))
+        one = named.read_text(encoding="utf-8")
+        self.run = wandb.init(project=project, dir=str(folder), config=config, resume="allow", id=one)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self.run.log(dict(metrics), step=step)

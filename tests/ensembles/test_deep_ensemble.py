@@ -77,7 +77,7 @@ def test_the_history_of_an_ensemble_has_a_row_for_each_member():
     params, history = trained_together()
     assert {name: values.shape for name, values in history.items()} == {
         **dict.fromkeys(("loss", "grad_norm", "accuracy", "auxiliary_loss"), (2, 4)),  # members, steps
-        **dict.fromkeys(("dropped", "unprocessed"), (2, 4, 1)),  # routers
+        **dict.fromkeys(("dropped", "unprocessed", "busiest"), (2, 4, 1)),  # routers
         "load": (2, 4, 1, 4),  # experts
     }
     np.testing.assert_allclose((history["loss"] - history["auxiliary_loss"])[:, 0], np.log(3), rtol=1e-5)  # zero heads

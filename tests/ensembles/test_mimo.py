@@ -252,4 +252,11 @@ def test_mimo_trains_with_the_recipe_and_with_experts():
     shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES[:1])["params"]
     loss_fn = mimo_loss(model, repetitions=2)
     loss, measured = jax.eval_shape(loss_fn, shapes, BATCH, jax.random.key(0))
-    assert loss.shape == () and set(measured) == {"accuracy", "auxiliary_loss", "dropped", "unprocessed", "load"}
+    assert loss.shape == () and set(measured) == {
+        "accuracy",
+        "auxiliary_loss",
+        "dropped",
+        "unprocessed",
+        "load",
+        "busiest",
+    }

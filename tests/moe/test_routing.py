@@ -440,6 +440,14 @@ def test_metrics_of_a_hand_worked_case():
     np.testing.assert_allclose(got["load"], [0.5, 0.5])
 
 
+def test_the_busiest_expert_by_hand():
+    # Half of the slots where a quarter would be even: twice an equal load. The block without experts has no metrics.
+    one = {"dropped": jnp.zeros(()), "unprocessed": jnp.zeros(()), "load": jnp.array([0.5, 0.25, 0.25, 0.0])}
+    out = {"auxiliary_loss": jnp.ones(()), "block00": {"mlp": 0}, "block01": {"moe": {"metrics": one}}}
+    assert routing.router_metrics(out)["busiest"].tolist() == [2.0]
+    assert set(routing.router_metrics({"auxiliary_loss": 0.0})) == {"auxiliary_loss"}
+
+
 def test_metrics_of_expert_choice():
     # Tokens 0, 1 and 2, 1 are chosen: token 1 twice, four slots for three tokens.
     p = jnp.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]])

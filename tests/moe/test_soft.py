@@ -29,6 +29,8 @@ def test_weights_by_hand():
     dispatch_weights, combine_weights = soft_weights(logits)
     np.testing.assert_allclose(dispatch_weights.ravel(), [0.25, 0.75], rtol=1e-6)
     np.testing.assert_allclose(combine_weights.ravel(), [1.0, 1.0], rtol=1e-6)
+    padding = soft_weights(logits, jnp.zeros((1, 2), bool))  # of nothing but padding: anything finite
+    assert all(np.isfinite(weights).all() for weights in padding)
     dispatch_weights, _ = soft_weights(logits, jnp.array([[True, False]]))  # padding has weight 0
     np.testing.assert_allclose(dispatch_weights.ravel(), [1.0, 0.0], rtol=1e-6)
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from devices import run_on_devices
 
 from kitlib import configs, data
 from kitlib.data import image_batches
@@ -228,28 +227,6 @@ def test_data_that_end_too_early():
     step = loop.make_step(lambda params, batch, key: (jnp.sum(params["p"] ** 2), {}), tx)
     with pytest.raises(ValueError, match="ended at step 4 of 10; let it repeat"):
         loop.fit(step, loop.init_state({"p": jnp.ones(2)}, tx), some_batches(num_epochs=1), 10)
-
-
-ON_TWO = """
-from kitlib.training import loop
-def loss(params, batch, key):
-    return params["p"] * batch.mean(), {"drawn": jax.random.uniform(key)}
-key, batch = jax.random.key(3), np.ones((4, 1), np.float32)
-with jax.set_mesh(mesh.make(data=2)):
-    (_, metrics), _ = jax.jit(lambda p: loop.gradients(loss, p, batch, key, 2))({"p": jnp.float32(1)})
-found["mean"] = float(metrics["drawn"])
-found["drawn"] = [
-    float(jax.random.uniform(part)) for d in range(2) for part in jax.random.split(jax.random.fold_in(key, d), 2)
-]
-"""
-
-
-@pytest.mark.slow
-def test_every_part_on_every_device_draws_its_own_numbers():
-    """Two devices with two parts each draw four numbers; the metric is their mean."""
-    found = run_on_devices(ON_TWO, count=2)
-    assert len(set(found["drawn"])) == 4
-    assert found["mean"] == pytest.approx(np.mean(found["drawn"]), abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- resuming

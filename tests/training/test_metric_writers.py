@@ -67,7 +67,11 @@ def test_tensorboard_and_wandb_get_every_metric(monkeypatch, tmp_path):
         writer.close()
     assert ("add_scalar", ("loss", 1.5, 7), {}) in boards[0].calls
     assert ("log", ({"loss": 1.5},), {"step": 7}) in runs[0].calls
-    assert runs[0].calls[0][2]["project"] == "mine" and runs[0].calls[0][2]["id"] == "run"
+    assert runs[0].calls[0][2]["project"] == "mine"
+    for folder in ("run", "other"):  # "run" goes on; the other is another run
+        writers.WandbWriter("mine", tmp_path / folder, {})
+    first, again, other = (run.calls[0][2]["id"] for run in runs)
+    assert first == again != other
 
 
 @pytest.mark.parametrize("package", ["tensorboardX", "wandb"])

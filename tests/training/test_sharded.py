@@ -89,3 +89,25 @@ def test_training_on_a_mesh_is_training_on_one_device():
     # With fsdp=4, the kernel is gathered for all parts together, before the loop.
     assert found["volumes"]["accumulated"]["all-gather"][1] == 64 * 8 * 4
     assert found["error"] == "A batch of 32 cannot be cut into 3 equal parts on each of 8 devices; change one of them."
+
+
+ON_TWO = """
+from kitlib.training import loop
+def loss(params, batch, key):
+    return params["p"] * batch.mean(), {"drawn": jax.random.uniform(key)}
+key, batch = jax.random.key(3), np.ones((4, 1), np.float32)
+with jax.set_mesh(mesh.make(data=2)):
+    (_, metrics), _ = jax.jit(lambda p: loop.gradients(loss, p, batch, key, 2))({"p": jnp.float32(1)})
+found["mean"] = float(metrics["drawn"])
+found["drawn"] = [
+    float(jax.random.uniform(part)) for d in range(2) for part in jax.random.split(jax.random.fold_in(key, d), 2)
+]
+"""
+
+
+@pytest.mark.slow
+def test_every_part_on_every_device_draws_its_own_numbers():
+    """Two devices with two parts each draw four numbers; the metric is their mean."""
+    found = run_on_devices(ON_TWO, count=2)
+    assert len(set(found["drawn"])) == 4
+    assert found["mean"] == pytest.approx(np.mean(found["drawn"]), abs=1e-6)
