@@ -70,14 +70,14 @@ def shown(claim: Claim) -> str:
     """The line that its notebook shows for the check of a claim, as it is stored: mark, claim and what was wanted."""
     folder = ROOT / "notebooks" if (ROOT / "notebooks").is_dir() else ROOT / "kitlib" / "_notebooks"  # as in a wheel
     for path in folder.glob(f"{claim.where[:2]}_*.ipynb"):
-        for line in check_lines(path):
+        for line in stored_lines(path):
             if line.partition("] ")[2].startswith(claim.check):
                 return line
     return f"{claim.check} (the notebook that is here shows no output of it)"
 
 
 @functools.cache
-def check_lines(path: Path) -> list[str]:
+def stored_lines(path: Path) -> list[str]:
     """The lines of all checks of a notebook, as `tools.rich` stores them."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     bundles = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]

@@ -73,9 +73,9 @@ def gradients(loss_fn: Callable, params, batch, key: jax.Array, accumulate: int 
     accumulate: the batch is cut into this many equal parts, and their gradients are averaged: for a loss that is a
     mean over examples, the same gradients as of the whole batch, in the memory of one part and one more set of
     gradients. (A mean over tokens, as of T5 and PaLI-X, becomes the mean of the parts' means: tokens of a part with
-    fewer of them count more.) On a mesh, each device
-    cuts its own rows, so that no example moves, and devices along `data` average their gradients once, at the end.
-    (Along `fsdp` and `expert`, each part's gradients are added up at once: whole gradients would not fit there.)
+    fewer of them count more.) On a mesh, each device cuts its own rows, so that no example moves, and devices along
+    `data` average their gradients once, at the end. (Along `fsdp` and `expert`, each part's gradients are added up at
+    once: whole gradients would not fit there.)
     Raises ValueError if the batch does not divide into equal parts.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)

@@ -277,9 +277,8 @@ def output_scale(part: str, moe: MoEConfig, how: ExpertInit) -> float:
         if moe.router != "top_k" and moe.capacity_factor is None:
             raise ValueError("scale_weights needs a capacity factor: how many experts a token has on average.")
         # No expert picks a token twice.
-        scale *= moe.num_experts / (
-            moe.num_selected if moe.router == "top_k" else min(moe.capacity_factor, moe.num_experts)
-        )
+        selected = moe.num_selected if moe.router == "top_k" else min(moe.capacity_factor, moe.num_experts)
+        scale *= moe.num_experts / selected
     return scale / moe.granularity if part.endswith("bias") else scale  # every part of a copy adds the bias
 
 
