@@ -277,7 +277,7 @@ EXERCISED = {
     "kit train palix_s": lambda *_: kit_train_palix_s(),
     **{command: lambda *_: kit_train() for command in COMMANDS if command.startswith("kit train v")},
     **{command: lambda *_, line=command: kit_train_dry(line) for command in COMMANDS if command.endswith("--dry-run")},
-    "kit export vit hf --model.pool tok --folder build/tok": lambda *_: kit_export(),
+    "kit export vit build/hf --model.pool tok --folder build/tok": lambda *_: kit_export(),
     "kit weights fetch dinov2-s14": lambda *_: kit_weights_fetch(),
     "kit pods": lambda *_: kit_pods(),
     "kit --help": lambda *_: kit_help(),
