@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kitlib.configs import PaLIXConfig
+from kitlib.models import weights
 from kitlib.models.flops import t5_forward_flops, vit_forward_flops
 from kitlib.multimodal import ocr_pretraining
 from kitlib.multimodal.tasks import SEED
@@ -24,7 +25,7 @@ from kitlib.studies.palix_tasks import mixed, study_tasks, tasks_of_tests
 
 WIDTHS = (32, 64, 128)
 TOWER_STEPS, STEPS = 4000, 2400  # of the model whose halves are both 64 wide; the others have as much compute
-PEAKS = (1e-3, 2e-3, 4e-3)  # tried for every tower and for every model
+PEAKS = (1e-3, 2e-3, 4e-3, 8e-3)  # tried for every tower and for every model
 TUNING_SEED = 100  # of models and of examples; nothing is judged on it
 TASKS = ("captioning", "easy_vqa", "object_aware_vqa", "counting", "finding")
 # By width, the rate of stage 0; by widths of tower and text model, that of the phase with text.
@@ -87,8 +88,10 @@ def run_trial(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
 
 
 def run_tower(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
-    """One row: the loss of stage 0, mean of its last tenth; its images are always new."""
-    _, history = palix_runs.train_tower(one.tower, seed)
+    """One row: the loss of stage 0, mean of its last tenth; its images are always new. The tower is kept for the
+    trials of the models."""
+    params, history = palix_runs.train_tower(one.tower, seed)
+    weights.save(palix_runs.tower_file(one.tower, seed, folder), params)
     return [{"loss": float(history["loss"][-one.tower.steps // 10 :].mean())}]
 
 

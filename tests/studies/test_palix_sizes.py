@@ -90,6 +90,7 @@ def test_trials_are_judged_on_other_examples_and_towers_on_their_last_tenth(monk
     palix_sizes.run_trial(arm(64, 64), 0, tmp_path)
     assert seeds == {palix_sizes.SEED + palix_sizes.TUNING_SEED} and palix_sizes.TUNING_SEED != 0
     losses = np.r_[np.full(90, 9.0), np.full(10, 1.0)]
-    monkeypatch.setattr(palix_runs, "train_tower", lambda *_: (None, {"loss": losses}))
+    monkeypatch.setattr(palix_runs, "train_tower", lambda *_: ({"kernel": losses}, {"loss": losses}))
     one = dataclasses.replace(arm(64, 64), tower=palix_runs.StageZero(steps=100))
     assert palix_sizes.run_tower(one, 0, tmp_path) == [{"loss": 1.0}]
+    assert palix_runs.tower_file(one.tower, 0, tmp_path).is_file()
