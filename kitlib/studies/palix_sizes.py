@@ -25,11 +25,12 @@ from kitlib.studies.palix_tasks import mixed, study_tasks, tasks_of_tests
 
 WIDTHS = (32, 64, 128)
 TOWER_STEPS, STEPS = 4000, 2400  # of the model whose halves are both 64 wide; the others have as much compute
-PEAKS = (1e-3, 2e-3, 4e-3, 8e-3)  # tried for every tower and for every model
+TOWER_PEAKS = (1e-3, 2e-3, 4e-3, 8e-3)  # tried for every tower (Muon)
+PEAKS = (5e-4, 1e-3, 2e-3, 4e-3)  # and for every model (AdamW)
 TUNING_SEED = 100  # of models and of examples; nothing is judged on it
 TASKS = ("captioning", "easy_vqa", "object_aware_vqa", "counting", "finding")
 # By width, the rate of stage 0; by widths of tower and text model, that of the phase with text.
-CHOSEN_TOWERS = {32: 2e-3, 64: 2e-3, 128: 2e-3}
+CHOSEN_TOWERS = {32: 4e-3, 64: 4e-3, 128: 4e-3}
 CHOSEN = {(tower, text): 2e-3 for tower in WIDTHS for text in WIDTHS}
 
 
@@ -101,7 +102,9 @@ def studies() -> dict[str, study.Study]:
         f"widths {WIDTHS} of tower and text model, {TOWER_STEPS} steps of stage 0 and {STEPS} of the phase for both of "
         f"{WIDTH}, the others for the same FLOPs; {palix_runs.config()}; {palix_runs.TEST_EXAMPLES} examples a test"
     )
-    towers = {f"tower {width}: peak {peak:g}": arm(width, WIDTH, tower_peak=peak) for width in WIDTHS for peak in PEAKS}
+    towers = {
+        f"tower {width}: peak {peak:g}": arm(width, WIDTH, tower_peak=peak) for width in WIDTHS for peak in TOWER_PEAKS
+    }
     grid = [(tower, text) for tower in WIDTHS for text in WIDTHS]
     trials = {
         f"tower {tower}, text {text}: peak {peak:g}": arm(tower, text, peak=peak)

@@ -8,7 +8,17 @@ import pytest
 
 from kitlib.models import flops
 from kitlib.studies import palix_runs, palix_sizes
-from kitlib.studies.palix_sizes import CHOSEN, CHOSEN_TOWERS, PEAKS, STEPS, TASKS, TOWER_STEPS, WIDTHS, arm
+from kitlib.studies.palix_sizes import (
+    CHOSEN,
+    CHOSEN_TOWERS,
+    PEAKS,
+    STEPS,
+    TASKS,
+    TOWER_PEAKS,
+    TOWER_STEPS,
+    WIDTHS,
+    arm,
+)
 
 STUDIES = palix_sizes.studies()
 
@@ -56,7 +66,7 @@ def test_every_rate_is_tried_on_a_seed_that_nothing_is_judged_on():
         trials = {
             one for name, one in STUDIES["sizes_towers_tuning"].arms.items() if name.startswith(f"tower {width}:")
         }
-        assert {one.tower.peak for one in trials} == set(PEAKS) and CHOSEN_TOWERS[width] in PEAKS
+        assert {one.tower.peak for one in trials} == set(TOWER_PEAKS) and CHOSEN_TOWERS[width] in TOWER_PEAKS
     for tower, text in CHOSEN:
         prefix = f"tower {tower}, text {text}:"
         trials = {one for name, one in STUDIES["sizes_tuning"].arms.items() if name.startswith(prefix)}
