@@ -26,12 +26,16 @@ from kitlib.studies.palix_tasks import mixed, study_tasks, tasks_of_tests
 WIDTHS = (32, 64, 128)
 TOWER_STEPS, STEPS = 4000, 2400  # of the model whose halves are both 64 wide; the others have as much compute
 TOWER_PEAKS = (1e-3, 2e-3, 4e-3, 8e-3)  # tried for every tower (Muon)
-PEAKS = (5e-4, 1e-3, 2e-3, 4e-3)  # and for every model (AdamW)
+PEAKS = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)  # and for every model (AdamW)
 TUNING_SEED = 100  # of models and of examples; nothing is judged on it
 TASKS = ("captioning", "easy_vqa", "object_aware_vqa", "counting", "finding")
 # By width, the rate of stage 0; by widths of tower and text model, that of the phase with text.
 CHOSEN_TOWERS = {32: 4e-3, 64: 4e-3, 128: 4e-3}
-CHOSEN = {(tower, text): 2e-3 for tower in WIDTHS for text in WIDTHS}
+CHOSEN = {
+    (32, 32): 2e-3, (32, 64): 2e-3, (32, 128): 1e-3,
+    (64, 32): 2e-3, (64, 64): 2e-3, (64, 128): 1e-3,
+    (128, 32): 4e-3, (128, 64): 2e-3, (128, 128): 1e-3,
+}  # fmt: skip
 
 
 def tower_flops(config: PaLIXConfig) -> int:
