@@ -24,6 +24,7 @@ def _asked(table: str, where: str, *rows, metric="accuracy", margin=MARGIN) -> l
 
 MULTITASK = ("easy_vqa", "counting", "naming", "object_aware_vqa")
 PREFIXES = {"captioning": "yes", "naming": "yes", "question_generation": "level", "object_aware_vqa": "level"}
+MIDDLE = "tower 64, text 64"
 MASKS = (("prefix", "block-causal"), ("block-causal", "causal"), ("prefix", "causal"))
 
 QUESTIONS = (
@@ -38,6 +39,13 @@ QUESTIONS = (
         "positions", "13.9",
         ("a patch's place, from the encoder: rows and columns beat none", "-", "with", "without", "encoder"),
         metric="patches",
+    ),
+    *_asked(
+        "sizes", "13.10",
+        ("equal compute: a wider tower beats the middle", "-", "tower 128, text 64", MIDDLE, "mean"),
+        ("equal compute: a wider text model beats the middle", "-", "tower 64, text 128", MIDDLE, "mean"),
+        ("equal compute: both wider beat the middle", "-", "tower 128, text 128", MIDDLE, "mean"),
+        ("equal compute: a wider tower beats a wider text", "-", "tower 128, text 64", "tower 64, text 128", "mean"),
     ),
     *_asked(
         "counting", "14.11",

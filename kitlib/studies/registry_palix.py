@@ -273,7 +273,8 @@ CLAIMS = (
         "scaling",
         "scaling the tower against scaling the text model",
         "PaLI, figure 2: +3.2 points by 2B of the tower, +3.1 by 12B of the text model",
-        why_not="the study (`kit claims palix sizes`) has not been run yet",
+        "13.10",
+        ("sizes",),
     ),
     Claim(
         "fairness",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kitlib.models import flops
-from kitlib.studies import palix_runs, palix_sizes
+from kitlib.studies import palix_runs, palix_sizes, tables
 from kitlib.studies.palix_sizes import (
     CHOSEN,
     CHOSEN_TOWERS,
@@ -72,6 +72,14 @@ def test_every_rate_is_tried_on_a_seed_that_nothing_is_judged_on():
         trials = {one for name, one in STUDIES["sizes_tuning"].arms.items() if name.startswith(prefix)}
         assert {one.peak for one in trials} == set(PEAKS) and CHOSEN[tower, text] in PEAKS
         assert {one.tower for one in trials} == {arm(tower, text).tower}
+    for table, chosen in (
+        ("sizes_towers_tuning", list(CHOSEN_TOWERS.values())),
+        ("sizes_tuning", list(CHOSEN.values())),
+    ):
+        trials = tables.read_table("palix", table)
+        trials[["model", "peak"]] = trials["arm"].str.split(": peak ", expand=True)
+        best = trials.loc[trials.groupby("model", sort=False)["loss"].idxmin(), "peak"].astype(float)
+        assert best.tolist() == chosen
     judged = range(STUDIES["sizes"].seeds)
     assert all(STUDIES[name].first_seed not in judged for name in ("sizes_towers_tuning", "sizes_tuning"))
 

@@ -57,7 +57,9 @@ def test_stored_tables_are_whole():
     tuned = ("recall", "text", "pictures")
     expected = {f"upcycling_{task}_{name}" for task in tuned for name in ("parents", "tuning", "curves")}
     expected |= {f"{paper}_{q.table}" for paper in runner.PAPERS for q in questions.questions_of(paper)}
-    expected |= {"ensembles_naming_tuning"} | {f"upcycling_real_{name}" for name in ("probes", "tuning")}
+    expected |= {"ensembles_naming_tuning", "palix_sizes_tuning", "palix_sizes_towers_tuning"} | {
+        f"upcycling_real_{name}" for name in ("probes", "tuning")
+    }
     assert expected <= {path.stem for path in stored}
     for path in stored:
         paper, name = path.stem.split("_", 1)
@@ -67,10 +69,12 @@ def test_stored_tables_are_whole():
             name
         )
         for arm, rows in table.groupby("arm"):
-            tests = [f": {column}" for column, _ in study.arms[arm].tests] if paper == "palix" else [""]
             alone = {"real_probes": ["accuracy"], "naming_tuning": ["loss"], "naming_sizes_tuning": ["loss"]}
-            metrics = alone.get(name, ["accuracy", "loss"])
-            measured = [f"{metric}{test}" for test in tests for metric in metrics]
+            alone |= {"sizes_tuning": ["loss"], "sizes_towers_tuning": ["loss"]}
+            tests = [""]
+            if paper == "palix" and name not in alone:
+                tests = [f": {column}" for column, _ in study.arms[arm].tests]
+            measured = [f"{metric}{test}" for test in tests for metric in alone.get(name, ["accuracy", "loss"])]
             assert np.isfinite(rows[measured]).all(axis=None), (name, arm)
         head = path.read_text().splitlines()[:4]
         assert head[0] == f"# {study.question}" and head[1] == f"# {study.setting}"
