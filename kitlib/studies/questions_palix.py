@@ -48,6 +48,13 @@ QUESTIONS = (
         ("equal compute: a wider tower beats a wider text", "-", "tower 128, text 64", "tower 64, text 128", "mean"),
     ),
     *_asked(
+        "mixture", "14.11",
+        ("counting: mixture first beats nothing", "-", "mixture", "nothing", "counting"),
+        ("counting: the mixture beats captions", "-", "mixture", "captioning", "counting"),
+        ("counting: the mixture beats easy-VQA", "-", "mixture", "easy_vqa", "counting"),
+        ("counting: the mixture beats words", "-", "mixture", "split_ocr", "counting"),
+    ),
+    *_asked(
         "counting", "14.11",
         ("counting: three objectives first beat nothing", "-", "mixture first", "200 examples", "counting"),
         ("counting: never taught beats 200 examples", "-", "mixture alone", "200 examples", "counting"),

@@ -141,7 +141,8 @@ CLAIMS = (
         "mixture",
         "what to learn first: one objective or all",
         "",
-        why_not="the study (`kit claims palix mixture`) is being run again with learned positions",
+        "14.11",
+        ("mixture",),
     ),
     Claim(
         "prompts", "the prefix of a prompt matters where the task is ambiguous (PaliGemma)", "", "14.11", ("prefix",)
