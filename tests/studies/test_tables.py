@@ -57,10 +57,11 @@ def test_stored_tables_are_whole():
     tuned = ("recall", "text", "pictures")
     expected = {f"upcycling_{task}_{name}" for task in tuned for name in ("parents", "tuning", "curves")}
     expected |= {f"{paper}_{q.table}" for paper in runner.PAPERS for q in questions.questions_of(paper)}
-    expected |= {"ensembles_naming_tuning", "palix_sizes_tuning", "palix_sizes_towers_tuning"} | {
-        f"upcycling_real_{name}" for name in ("probes", "tuning")
-    }
+    expected |= {"ensembles_naming_tuning", "palix_sizes_tuning", "palix_sizes_towers_tuning"}
+    expected |= {f"upcycling_real_{name}" for name in ("probes", "tuning")}
     assert expected <= {path.stem for path in stored}
+    trials = ("naming_tuning", "naming_sizes_tuning", "sizes_tuning", "sizes_towers_tuning")
+    alone = {"real_probes": ["accuracy"], **{name: ["loss"] for name in trials}}  # all others have both
     for path in stored:
         paper, name = path.stem.split("_", 1)
         study, table = runner.studies_of(paper)[name], tables.read_table(paper, name)
@@ -69,11 +70,8 @@ def test_stored_tables_are_whole():
             name
         )
         for arm, rows in table.groupby("arm"):
-            alone = {"real_probes": ["accuracy"], "naming_tuning": ["loss"], "naming_sizes_tuning": ["loss"]}
-            alone |= {"sizes_tuning": ["loss"], "sizes_towers_tuning": ["loss"]}
-            tests = [""]
-            if paper == "palix" and name not in alone:
-                tests = [f": {column}" for column, _ in study.arms[arm].tests]
+            named = paper == "palix" and name not in alone
+            tests = [f": {column}" for column, _ in study.arms[arm].tests] if named else [""]
             measured = [f"{metric}{test}" for test in tests for metric in alone.get(name, ["accuracy", "loss"])]
             assert np.isfinite(rows[measured]).all(axis=None), (name, arm)
         head = path.read_text().splitlines()[:4]
