@@ -13,8 +13,9 @@ from kitlib.data.files import ROOT
 LIBRARY = ROOT / "kitlib"
 # From the ground up. A package imports from packages on lower floors and from itself, never from its own floor.
 FLOORS = (
-    ("configs", "metrics"),
-    ("data", "parallel"),
+    ("configs",),
+    ("metrics", "parallel"),
+    ("data",),
     ("layers",),
     ("moe", "synthetic"),
     ("models", "training"),
@@ -22,7 +23,7 @@ FLOORS = (
     ("studies", "bench", "runs"),
     ("tools",),
 )
-MAX_LINES = 300
+MAX_LINES = 500
 
 
 def modules(root: Path) -> dict[str, str]:

@@ -9,8 +9,8 @@
     sparse_t5("1.1-base")                        # the same with 32 experts in every other layer of both stacks
     palix("S")                                   # PaLI-X, small enough to train on two CPU cores; "55B" is published
 
-`vision`, `language` and `multimodal` have these models, `parts` the configurations of experts and members in them, and
-`nearest_name` the error for an unknown name.
+`vision`, `language` and `multimodal` have these models, `parts` the configurations of experts and members in them,
+`nearest_name` the error for an unknown name, and `arguments` those for flags and numbers that are none.
 
 Built in notebooks/01_vit_from_pixels_to_logits.ipynb (ViT), notebooks/05_v_moe.ipynb (mixtures of experts) and
 notebooks/08_t5_and_upcycling.ipynb (T5).

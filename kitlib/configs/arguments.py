@@ -1,0 +1,62 @@
+"""Arguments that are refused: a flag that is no bool, a count that is no whole number, a rate that is out of range.
+
+    flag("scan", scan)                          # True or False; 'no' would count as True
+    whole("num_selected", k, 1, num_experts)    # a whole number from 1 to E; True would count as 1
+    number("peak", peak, above=0.0)             # finite and above 0; NaN would pass most comparisons
+    number("dropout", rate, 0.0, below=1.0)     # 0 or more, below 1
+
+Each returns the value, so that it can stand where the value is used, and raises ValueError in one sentence: the name,
+what was got, what was expected. Values that exist only when a program is traced by JAX cannot be checked.
+"""
+
+import math
+import numbers
+
+
+def flag(name: str, value) -> bool:
+    """True or False, also as numpy's bool."""
+    if value is not True and value is not False and type(value).__name__ not in ("bool", "bool_"):
+        raise ValueError(f"{name} is {value!r}; expected True or False.")
+    return bool(value)
+
+
+def whole(name: str, value, least: int | None = None, most: int | None = None) -> int:
+    """A whole number from `least` to `most`, both included; also one of numpy."""
+    right = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not right or not _within(value, least, most, None, None):
+        raise ValueError(f"{name} is {value!r}; expected a whole number{_range(least, most, None, None)}.")
+    return int(value)
+
+
+def number(
+    name: str,
+    value,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """A finite number within these bounds: `least` and `most` are included, `above` and `below` are not."""
+    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not right or not _within(value, least, most, above, below):
+        raise ValueError(f"{name} is {value!r}; expected a finite number{_range(least, most, above, below)}.")
+    return float(value)
+
+
+def _within(value, least, most, above, below) -> bool:
+    return not (
+        (least is not None and value < least)
+        or (most is not None and value > most)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    )
+
+
+def _range(least, most, above, below) -> str:
+    """The bounds in words: " from 1 to 8", ", 1 or more", " above 0 and below 1"."""
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    bounds = {"{} or more": least, "above {}": above, "{} or less": most, "below {}": below}
+    words = [text.format(bound) for text, bound in bounds.items() if bound is not None]
+    return f", {' and '.join(words)}" if words else ""
