@@ -131,7 +131,8 @@ class T5(nn.Module):
     def decode_step(self, tokens, position, cache):
         """tokens int32[B] at `position` int32[] (0: the start token) -> (logits float32[B, V] of the next, new cache).
 
-        The same function as `decode`, for one token after the other, provided that no expert drops a token in either.
+        The same function as `decode`, for one token after the other, provided that no expert drops a token there: here
+        none does, so that a text does not depend on those that are written beside it.
         """
         key_position = jnp.arange(cache["self"][0][0].shape[2])[None]  # [1, T]
         x, cross_mask = self.embed(tokens[:, None]), cache["valid"][:, None, None]  # [B, 1, D], [B, 1, 1, N]

@@ -108,20 +108,21 @@ class Blocks(NamedTuple):
     expert: jax.Array  # int32[R], the expert of each block; R = ceil(choices / block) + E, for every routing
 
 
-def sort_into_blocks(
-    choice: Choice, num_experts: int, valid: jax.Array | None = None, block: int | None = None
-) -> Blocks:
+def block_size(num_choices: int, num_experts: int) -> int:
+    """Rows per block: about a quarter of the mean number of choices per expert, a multiple of 8."""
+    return max(8, -(-num_choices // (32 * num_experts)) * 8)
+
+
+def sort_into_blocks(choice: Choice, num_experts: int, block: int | None = None) -> Blocks:
     """Sorts all choices of a single group (int32[1, S, K]) into blocks: nothing is dropped, no capacity is needed.
 
     At most one block per expert is partly empty, so R blocks always suffice; unused blocks at the end have no tokens.
-    Small blocks waste fewer slots, large blocks load the experts' weights less often; by default a block is about a
-    quarter of the mean number of choices per expert. valid bool[1, S]: real tokens; None: all are.
+    Small blocks waste fewer slots, large blocks load the experts' weights less often; None: `block_size`. Choices of
+    expert E, as of padding, get no slot.
     """
     expert, gate = choice.expert[0].reshape(-1), choice.gate[0].reshape(-1)
     total, k = expert.size, choice.expert.shape[2]
-    block = block or max(8, -(-total // (32 * num_experts)) * 8)
-    if valid is not None:
-        expert = jnp.where(jnp.repeat(valid[0], k), expert, num_experts)
+    block = block or block_size(total, num_experts)
     order = jnp.argsort(expert, stable=True)  # choice i belongs to token i // K
     counts = jnp.zeros(num_experts, jnp.int32).at[expert].add(1, mode="drop")
     blocks_of = -(-counts // block)  # int32[E], the number of blocks of each expert

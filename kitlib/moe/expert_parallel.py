@@ -7,7 +7,8 @@ That is two all-to-alls forward, and two backward for the gradients: each moves 
 over all devices, and nothing else has to move. Two forms of the same program:
 
 *constraints*: `dispatch.to_experts` says how buffers are divided before and after, and XLA inserts the all-to-alls.
-*shard_map*: below, each line is what one device does with its own part of the arrays, and the all-to-alls are written.
+(Dropless, XLA sorts the choices of all devices together.) *shard_map*: below, each line is what one device does with
+its own part of the arrays, and the all-to-alls are written.
 
 Built in notebooks/16_from_laptop_to_pod.ipynb.
 """
@@ -18,9 +19,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from kitlib.configs import MoEConfig
+from kitlib.moe import dispatch
 from kitlib.moe.dispatch import EXCHANGED
 from kitlib.moe.experts import Mlps, apply_experts
 from kitlib.moe.plan import Plan
+from kitlib.moe.routing import Choice, assign
 from kitlib.parallel import mesh
 
 
@@ -29,7 +32,7 @@ def dispatch_and_combine(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> 
 
     Dispatch and combine move numbers of the dtype `c.transport` between devices.
     """
-    by_hand = c.expert_parallel == "shard_map" and plan.owner is None and mesh.num_shards() > 1
+    by_hand = c.expert_parallel == "shard_map" and mesh.num_shards() > 1
     return (_shard_map if by_hand else _constraints)(c, mlps, x, plan)
 
 
@@ -47,25 +50,63 @@ def _constraints(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Arra
 
 
 def _shard_map(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
-    axes = tuple(axis for axis in mesh.free_axes(mesh.current()) if axis in mesh.BATCH_AXES)
-    transport = jnp.dtype(c.transport)
-
-    def exchange(x, split_axis, concat_axis):
-        x = jax.lax.all_to_all(x, "expert", split_axis, concat_axis, tiled=True)
-        return checkpoint_name(x, EXCHANGED)
+    here = mesh.current()
+    axes = tuple(axis for axis in mesh.free_axes(here) if axis in mesh.BATCH_AXES)
+    if c.num_experts % here.shape["expert"]:
+        raise ValueError(
+            f"{c.num_experts} experts do not divide among the {here.shape['expert']} devices along the axis 'expert': "
+            "change one of the numbers."
+        )
 
     def on_one_device(params, key, x, plan):
         # G' groups and E' experts are here, G' * n and E' * n in this row of n devices along "expert".
-        buffers = plan.dispatch(x.astype(transport))  # [E, G' * C, D], the slots of all experts for the tokens here
-        buffers = exchange(buffers, split_axis=0, concat_axis=1)  # [E', n * G' * C, D], of all tokens for experts here
         if key is not None:  # other rows of the mesh have other tokens, which need other random numbers
             key = jax.random.fold_in(key, jax.lax.axis_index(axes))
-        outputs = on_buffers(Mlps(mlps.expert, params, key), buffers.astype(x.dtype)).astype(transport)
-        outputs = exchange(outputs, split_axis=1, concat_axis=0)  # [E, G' * C, D]
-        return plan.combine(outputs)  # float32[G', S, D]
+        own = Mlps(mlps.expert, params, key)
+        if isinstance(plan, Choice):
+            return _choices_exchanged(c, own, x, plan)
+        buffers = plan.dispatch(x.astype(c.transport))  # [E, G' * C, D], the slots of all experts for the tokens here
+        buffers = _to_experts(buffers).astype(x.dtype)  # [E', n * G' * C, D], of all tokens for the experts here
+        return plan.combine(_to_tokens(on_buffers(own, buffers).astype(c.transport)))  # float32[G', S, D]
 
     groups = P(axes)  # the first axis of tokens and of all leaves of the plan
-    inputs = (P("expert"), P(), groups, groups)
-    here = mesh.current()
-    run = jax.shard_map(on_one_device, mesh=here, in_specs=inputs, out_specs=groups, axis_names=set(axes))
-    return run(mlps.params, mlps.key, x, plan)
+    specs = {"in_specs": (P("expert"), P(), groups, groups), "out_specs": groups}
+    dropless = plan.choice is not None
+    # JAX 0.10's searchsorted, which sorting into blocks needs, fails where it is checked what varies among devices.
+    run = jax.shard_map(on_one_device, mesh=here, **specs, axis_names=set(axes), check_vma=not dropless)
+    return run(mlps.params, mlps.key, x, plan.choice if dropless else plan)
+
+
+def _choices_exchanged(c: MoEConfig, mlps: Mlps, x: jax.Array, choice: Choice) -> jax.Array:
+    """Dropless, on one device: its tokens x float[G', S, D], their choices [G', S, K] -> float32[G', S, D].
+
+    How many choices go to which device is known only when the program runs, but arrays have fixed shapes. So there is
+    room for all T = G' * S * K choices on every device, and none can be lost: n times the numbers that gather sends
+    with a capacity factor of 1. Tokens are sorted twice: by device before they leave, by expert where they arrive.
+    """
+    g, s, d = x.shape
+    k = choice.expert.shape[2]
+    n, here = jax.lax.axis_size("expert"), c.num_experts // jax.lax.axis_size("expert")  # E' experts on every device
+    expert, gate = (a.reshape(1, -1, 1) for a in choice)  # [1, T, 1]: every choice for itself
+    leaving = assign(Choice(expert // here, gate), n, expert.size)  # [1, n, T], one "expert" per device
+    number = (expert[0, :, 0] % here).at[leaving.token[0]].get(mode="fill", fill_value=here)  # int32[n, T]; empty: E'
+    leaving = leaving._replace(token=leaving.token // k)  # of the token, not of its choice; empty: G' * S
+    sent = dispatch.dispatch(x.reshape(1, -1, d).astype(c.transport), leaving)  # [n, T, D]
+    rows, number = _to_experts(sent), _to_experts(number)  # [1, n * T, D] and int32[1, n * T]
+
+    # The mean number of choices that arrive is T: blocks as if there were no more.
+    arrived = Choice(number[..., None], jnp.ones((*number.shape, 1)))
+    blocks = dispatch.sort_into_blocks(arrived, here, dispatch.block_size(expert.size, here))
+    outputs = on_buffers(mlps, dispatch.dispatch(rows, blocks.slots).astype(x.dtype), blocks.expert)
+    back = dispatch.combine(outputs, blocks.slots, number.size).astype(c.transport)  # [1, n * T, D], not yet weighted
+    return dispatch.combine(_to_tokens(back), leaving, g * s).reshape(g, s, d)
+
+
+def _to_experts(buffers: jax.Array) -> jax.Array:
+    """[E, rows, ...] of the tokens here, in n equal parts, -> [E', n * rows, ...] of all tokens of n devices."""
+    return checkpoint_name(jax.lax.all_to_all(buffers, "expert", 0, 1, tiled=True), EXCHANGED)
+
+
+def _to_tokens(outputs: jax.Array) -> jax.Array:
+    """The way back: [E', n * rows, ...] -> [E, rows, ...]."""
+    return checkpoint_name(jax.lax.all_to_all(outputs, "expert", 1, 0, tiled=True), EXCHANGED)

@@ -26,6 +26,7 @@ class Plan:
     owner: jax.Array | None  # int32[R], the expert of each block; None: row e belongs to expert e
     combine_weights: jax.Array  # float32[G, S, E]; 0 where an expert does not process a token
     method: str = flax.struct.field(pytree_node=False)  # "gather" or "einsum"
+    choice: Choice | None = None  # dropless: the choices [G, S, K] that the blocks are made of; padding chose expert E
 
     def dispatch(self, x: jax.Array) -> jax.Array:
         """Tokens float[G, S, D] -> buffers float[E, G * C, D], one row per expert; dropless: blocks float[R, C, D]."""
@@ -71,11 +72,12 @@ def plan_token_choice(c: MoEConfig, choice: Choice, valid: jax.Array | None, num
     if c.renormalize:
         total = choice.gate.sum(axis=-1, keepdims=True)
         choice = choice._replace(gate=choice.gate / jnp.where(total > 0, total, 1.0))
+    if valid is not None:
+        choice = choice._replace(expert=jnp.where(valid[..., None], choice.expert, c.num_experts))
     weights = (jax.nn.one_hot(choice.expert, c.num_experts) * choice.gate[..., None]).sum(axis=2)  # [G, S, E]
     # Groups only limit how tokens share capacity. Without capacity, all tokens are one group.
-    flat = Choice(*(x.reshape(1, -1, x.shape[-1]) for x in choice))  # [1, G * S, K]
-    blocks = dispatch.sort_into_blocks(flat, c.num_experts, None if valid is None else valid.reshape(1, -1))
-    return Plan(blocks.slots, blocks.expert, weights, "gather")
+    blocks = dispatch.sort_into_blocks(Choice(*(x.reshape(1, -1, x.shape[-1]) for x in choice)), c.num_experts)
+    return Plan(blocks.slots, blocks.expert, weights, "gather", choice)
 
 
 def _plan(c: MoEConfig, slots: Assignment, num_tokens: int) -> Plan:

@@ -13,7 +13,7 @@ from trees import random_params
 
 from kitlib import configs
 from kitlib.configs import MoEConfig
-from kitlib.models import checkpoint, t5
+from kitlib.models import checkpoint, decode, t5
 from kitlib.training import loop
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
@@ -289,6 +289,24 @@ def test_token_by_token_agrees_with_teacher_forcing(config):
         logits, cache = step(decoder_inputs[:, i], i, cache)
         got.append(logits)
     np.testing.assert_allclose(np.stack(got, axis=1), logits_of(config, inputs, decoder_inputs), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_what_is_written_does_not_depend_on_the_other_rows():
+    """All texts start with the same token, whose choices are alike: with one slot per expert, as capacity would have it,
+    the first row would take them all. Logits of rows alone are those of 64 rows, and their texts the same."""
+    tight = SPARSE.decoder_moe.replace(capacity=1, capacity_factor=None)
+    config = SPARSE.replace(decoder_moe=tight)
+    model, params = t5.T5(config), wide_params(config)
+    inputs = np.random.default_rng(2).integers(2, 30, (64, 7))
+    together, log_probs = decode.greedy(model, params, inputs, max_length=6, eos=-1)
+    for row in range(0, 64, 9):
+        alone, log_prob = decode.greedy(model, params, inputs[row : row + 1], max_length=6, eos=-1)
+        np.testing.assert_array_equal(alone[0], together[row])
+        np.testing.assert_allclose(log_prob[0], log_probs[row], atol=1e-4)
+    ample = config.replace(decoder_moe=SPARSE.decoder_moe)  # teacher forcing drops nothing there
+    forced = logits_of(ample, inputs, t5.shift_right(jnp.asarray(together)))
+    np.testing.assert_array_equal(forced.argmax(-1), together)
 
 
 @pytest.mark.slow

@@ -91,9 +91,9 @@ def test_all_methods_equal_the_loop_over_experts(shape, case, gated):
         return dispatch.combine(apply_experts(expert, params, buffers), a, s, method)
 
     def dropless(params, x, gate, how):
-        flat = routing.Choice(choice.expert.reshape(1, g * s, k), gate.reshape(1, g * s, k))
-        mask = None if valid is None else valid.reshape(1, g * s)
-        slots, owner = dispatch.sort_into_blocks(flat, e, mask, block=4)
+        chosen = choice.expert if valid is None else jnp.where(valid[..., None], choice.expert, e)  # padding: no expert
+        flat = routing.Choice(chosen.reshape(1, g * s, k), gate.reshape(1, g * s, k))
+        slots, owner = dispatch.sort_into_blocks(flat, e, block=4)
         buffers = dispatch.dispatch(x.reshape(1, g * s, D), slots)
         return dispatch.combine(apply_experts(expert, params, buffers, owner=owner, how=how), slots, g * s).reshape(
             x.shape

@@ -91,6 +91,59 @@ def test_tokens_travel_in_four_all_to_alls_and_nothing_else_of_their_size():
     assert found["constraints"]["all-to-all"] == found["shard_map"]["all-to-all"]
 
 
+ALL_CHOICES = """
+from kitlib import configs, moe
+B, N, D, F, E, K = 16, 12, 32, 64, 4, 2
+rng = np.random.default_rng(0)
+x = rng.normal(size=(B, N, D)).astype(np.float32)
+c = configs.MoEConfig(num_experts=E, num_selected=K, noise_std=0.0, load_weight=0.0, dispatch="dropless",
+                      capacity_factor=None, expert_parallel="shard_map")
+layer = moe.MoEMlp(c, F)
+params = layer.init(jax.random.key(0), x)["params"]
+m = mesh.make(data=2, expert=4)
+for name, kernel in {"spread": params["Router"]["dense"]["kernel"], "one expert": np.eye(D, E) * 0}.items():
+    tree = params | {"Router": {"dense": {"kernel": jnp.asarray(kernel, jnp.float32)}}}
+    want = layer.apply({"params": tree}, x)[0]  # one device
+    with jax.set_mesh(m):
+        place = rules.shardings(rules.specs({"Moe": tree}, m), m)["Moe"]
+        compiled = jax.jit(lambda p, x: layer.apply({"params": p}, x)[0]).lower(
+            jax.device_put(tree, place), mesh.global_batch(m, x)).compile()
+        got = compiled(jax.device_put(tree, place), mesh.global_batch(m, x))
+    found[name] = {kind: list(volume) for kind, volume in hlo.totals(compiled.as_text()).items()}
+    found[name]["difference"] = float(np.abs(np.asarray(got) - np.asarray(want)).max())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+def test_dropless_choices_take_the_written_exchange():
+    """A device has 24 tokens with K = 2 choices each. To each of 4 devices it sends room for all 48: rows of D = 32
+    numbers and, there, one number more, that of the expert; and rows come back. Nothing is lost where all choices are
+    for experts 0 and 1, which are on two devices (a router of zeros: ties go to the first)."""
+    for name, row in run_on_devices(ALL_CHOICES).items():
+        assert row["all-to-all"] == [3, 4 * 48 * 4 * (32 + 1 + 32)], name
+        assert row["difference"] < 2e-6, name
+        assert row.get("all-gather", [0, 0])[1] < 16 * 12 * 32 * 4 / 4, name
+
+
+INDIVISIBLE = """
+from kitlib import configs, moe
+x = np.zeros((16, 12, 32), np.float32)
+layer = moe.MoEMlp(configs.MoEConfig(num_experts=6, expert_parallel="shard_map"), 64)
+params = layer.init(jax.random.key(0), x)
+with jax.set_mesh(mesh.make(data=2, expert=4)):
+    try:
+        layer.apply(params, x)
+    except ValueError as error:
+        found["said"] = str(error)
+"""
+
+
+@pytest.mark.slow
+def test_experts_that_do_not_divide_are_refused():
+    assert "6 experts do not divide among the 4 devices" in run_on_devices(INDIVISIBLE)["said"]
+
+
 DROPOUT = """
 from kitlib import configs, moe
 x = np.tile(np.random.default_rng(0).normal(size=(8, 12, 32)).astype(np.float32), (2, 1, 1))  # the same on both rows

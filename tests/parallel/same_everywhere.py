@@ -28,6 +28,7 @@ SPREAD = {"data": 2, "fsdp": 2, "tensor": 2}
 EXPERTS, EXPERTS_TOO = {"data": 2, "expert": 4}, {"fsdp": 2, "tensor": 2, "expert": 2}
 # A group is the 2 x 16 tokens of one device's images: the same groups on one device and on eight.
 MOE = configs.MoEConfig(num_experts=4, num_selected=2, noise_std=0.0, load_weight=0.0, group_size=32, z_weight=0.01)
+DROPLESS = MOE.replace(dispatch="dropless", capacity_factor=None, expert_parallel="shard_map")
 TINY = configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10, pool="gap")
 SPARSE = TINY.replace(moe=MOE, moe_blocks=(1,))
 TEXT = {"vocab_size": 64, "num_encoder_layers": 2, "num_decoder_layers": 2}
@@ -42,6 +43,9 @@ CASES = {
     "V-MoE, accumulated": (SPARSE.replace(moe=MOE.replace(group_size=16)), {"data": 4, "expert": 2}, 2),
     "V-MoE, shard_map": (SPARSE.replace(moe=MOE.replace(expert_parallel="shard_map")), EXPERTS, 1),
     "V-MoE, shard_map, tensor": (SPARSE.replace(moe=MOE.replace(expert_parallel="shard_map")), EXPERTS_TOO, 1),
+    "V-MoE, dropless": (SPARSE.replace(moe=DROPLESS), EXPERTS, 1),
+    "V-MoE, dropless, tensor": (SPARSE.replace(moe=DROPLESS.replace(renormalize=True)), EXPERTS_TOO, 1),
+    "E3, dropless": (SPARSE.replace(moe=DROPLESS, e3=configs.E3Config(2)), EXPERTS, 1),
     "expert choice": (SPARSE.replace(moe=MOE.replace(router="expert_choice", capacity_factor=2.0)), EXPERTS, 1),
     "E3": (SPARSE.replace(e3=configs.E3Config(2)), EXPERTS, 1),
     "BatchEnsemble": (TINY.replace(batch_ensemble=configs.BatchEnsembleConfig((1,), 2)), SPREAD, 1),

@@ -29,6 +29,7 @@ def test_eight_devices_are_one():
     done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     sparse = {f"V-MoE{rest}" for rest in ("", ", tensor", ", accumulated", ", shard_map", ", shard_map, tensor")}
+    sparse |= {"V-MoE, dropless", "V-MoE, dropless, tensor", "E3, dropless"}
     dense = {"ViT", "ViT, accumulated", "ViT, scanned", "BatchEnsemble", "T5", "PaLI-X"}
     check(compared(done.stdout), sparse | dense | {"expert choice", "E3", "T5-MoE"})
 
