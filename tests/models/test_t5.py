@@ -293,8 +293,8 @@ def test_token_by_token_agrees_with_teacher_forcing(config):
 
 @pytest.mark.slow
 def test_what_is_written_does_not_depend_on_the_other_rows():
-    """All texts start with the same token, whose choices are alike: with one slot per expert, as capacity would have it,
-    the first row would take them all. Logits of rows alone are those of 64 rows, and their texts the same."""
+    """All texts start with the same token, whose choices are alike: of one slot per expert, as capacity would have it,
+    the first row would take all. Rows alone have the log-probabilities and the texts that they have among 64."""
     tight = SPARSE.decoder_moe.replace(capacity=1, capacity_factor=None)
     config = SPARSE.replace(decoder_moe=tight)
     model, params = t5.T5(config), wide_params(config)
