@@ -229,8 +229,7 @@ class Layer(nn.Module):
             x = residual("ca", branch)
         normed = self.pre_mlp_layer_norm(x)
         if self.make_moe:
-            # A text must not depend on those that are written beside it: no choice is dropped then.
-            branch, out["moe"] = self.moe(normed, valid, train, dropless=past is not None)
+            branch, out["moe"] = self.moe(normed, valid, train)
         else:
             branch = self.mlp(normed, train)
         return residual("mlp", branch), out

@@ -171,6 +171,10 @@ class PaLIX(nn.Module):
 
     # The methods for `decode`; inputs: {"prompt_tokens", and optionally "images" or "features", "images_valid"}.
 
+    def for_generation(self):
+        """See `t5.T5.for_generation`; the tower stays as it is."""
+        return self.clone(config=self.config.replace(text=self.config.text.for_generation()))
+
     def init_cache(self, inputs: dict, length: int):
         """The cache for generating `length` tokens: see `t5.T5.init_cache`."""
         images, valid, features = (inputs.get(name) for name in ("images", "images_valid", "features"))

@@ -114,6 +114,10 @@ class T5(nn.Module):
 
     # ------------------------------------------------------------------------------------------ one token at a time
 
+    def for_generation(self):
+        """The model that `models.decode` writes with: see `T5Config.for_generation`; the parameters are the same."""
+        return self.clone(config=self.config.for_generation())
+
     def init_cache(self, encoder_tokens, length: int):
         """The cache for generating `length` tokens: {"self", "cross", "valid"}, every leaf with a leading B axis.
 
@@ -131,8 +135,7 @@ class T5(nn.Module):
     def decode_step(self, tokens, position, cache):
         """tokens int32[B] at `position` int32[] (0: the start token) -> (logits float32[B, V] of the next, new cache).
 
-        The same function as `decode`, for one token after the other, provided that no expert drops a token there: here
-        none does, so that a text does not depend on those that are written beside it.
+        The same function as `decode`, for one token after the other, provided that no expert drops a token in either.
         """
         key_position = jnp.arange(cache["self"][0][0].shape[2])[None]  # [1, T]
         x, cross_mask = self.embed(tokens[:, None]), cache["valid"][:, None, None]  # [B, 1, D], [B, 1, 1, N]

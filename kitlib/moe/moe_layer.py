@@ -121,8 +121,6 @@ class MoEMlp(nn.Module):
     out: "metrics" (`routing.metrics`; none for Soft MoE), "auxiliary_loss" float32[], weighted and summed,
     "probabilities" float32[B, N, E] (without noise), "combine_weights" float32[B, N, E] (0 where an expert does not
     process a token). A token that no expert processes gets zeros; the residual connection around the layer keeps it.
-    dropless: whatever the configuration says, every choice of a token has room, as it must when text is written: else
-    what becomes of a token would depend on the other texts of the batch. For token choice.
     """
 
     config: MoEConfig
@@ -132,10 +130,8 @@ class MoEMlp(nn.Module):
     activation: str = "gelu"  # see `vit_layers.ACTIVATIONS`, of gated experts `t5_layers.ACTIVATIONS`
 
     @nn.compact
-    def __call__(self, x, valid=None, train: bool = False, dropless: bool = False):
+    def __call__(self, x, valid=None, train: bool = False):
         c, (b, n, d) = self.config, x.shape
-        if dropless:
-            c = c.replace(dispatch="dropless", capacity=None, capacity_factor=None)
         mlps = Experts(c, self.mlp_dim // c.granularity, self.gated, self.activation, name="Mlp")(d, train)
         if c.router == "soft":  # a group is one sequence, so that images do not mix
             mu = self.param("mu", nn.initializers.lecun_normal(), (d, c.num_experts, capacity(c, n)))  # [D, E, C]

@@ -294,9 +294,12 @@ def test_token_by_token_agrees_with_teacher_forcing(config):
 @pytest.mark.slow
 def test_what_is_written_does_not_depend_on_the_other_rows():
     """All texts start with the same token, whose choices are alike: of one slot per expert, as capacity would have it,
-    the first row would take all. Rows alone have the log-probabilities and the texts that they have among 64."""
-    tight = SPARSE.decoder_moe.replace(capacity=1, capacity_factor=None)
-    config = SPARSE.replace(decoder_moe=tight)
+    the first row would take all. In the encoder, experts would choose 2 of all tokens. Rows alone have the
+    log-probabilities and the texts that they have among 64."""
+    tight = {"capacity": 1, "capacity_factor": None}
+    config = SPARSE.replace(
+        moe=SPARSE.moe.replace(capacity_factor=2.0), decoder_moe=SPARSE.decoder_moe.replace(**tight)
+    )
     model, params = t5.T5(config), wide_params(config)
     inputs = np.random.default_rng(2).integers(2, 30, (64, 7))
     together, log_probs = decode.greedy(model, params, inputs, max_length=6, eos=-1)
@@ -304,9 +307,24 @@ def test_what_is_written_does_not_depend_on_the_other_rows():
         alone, log_prob = decode.greedy(model, params, inputs[row : row + 1], max_length=6, eos=-1)
         np.testing.assert_array_equal(alone[0], together[row])
         np.testing.assert_allclose(log_prob[0], log_probs[row], atol=1e-4)
-    ample = config.replace(decoder_moe=SPARSE.decoder_moe)  # teacher forcing drops nothing there
-    forced = logits_of(ample, inputs, t5.shift_right(jnp.asarray(together)))
+    # Teacher forcing, with room for all choices of K = 2 experts in both stacks.
+    top_2 = SPARSE.decoder_moe.replace(capacity_factor=2.0)
+    forced = logits_of(config.replace(moe=top_2, decoder_moe=top_2), inputs, t5.shift_right(jnp.asarray(together)))
     np.testing.assert_array_equal(forced.argmax(-1), together)
+
+
+@pytest.mark.parametrize(("factor", "selected"), [(2.0, 2), (0.25, 1), (1.6, 2), (9.0, 4)])
+def test_a_token_takes_as_many_experts_as_it_has_on_average(factor, selected):
+    written = SPARSE.replace(moe=SPARSE.moe.replace(capacity_factor=factor)).for_generation()
+    assert (written.moe.router, written.moe.num_selected, written.moe.dispatch) == ("top_k", selected, "dropless")
+    assert written.decoder_moe.num_selected == 2 and written.decoder_moe.capacity_factor is None
+    assert DENSE.for_generation() == DENSE and written.for_generation() == written
+
+
+def test_an_unknown_average_is_refused():
+    slots = SPARSE.moe.replace(capacity=3, capacity_factor=None)
+    with pytest.raises(ValueError, match="capacity=3"):
+        SPARSE.replace(moe=slots).for_generation()
 
 
 @pytest.mark.slow
