@@ -1,9 +1,11 @@
-"""Arguments that are refused: a flag that is no bool, a count that is no whole number, a rate that is out of range.
+"""Arguments that are refused: a flag that is no bool, a count that is no whole number, a rate that is out of range,
+labels of classes that there are not.
 
     flag("scan", scan)                          # True or False; 'no' would count as True
     whole("num_selected", k, 1, num_experts)    # a whole number from 1 to E; True would count as 1
     number("peak", peak, above=0.0)             # finite and above 0; NaN would pass most comparisons
     number("dropout", rate, 0.0, below=1.0)     # 0 or more, below 1
+    indices("labels", labels, classes, (None,)) # integers[n] from 0 to V - 1; a classifier has no row -1
 
 Each returns the value, so that it can stand where the value is used, and raises ValueError in one sentence: the name,
 what was got, what was expected. Values that exist only when a program is traced by JAX cannot be checked.
@@ -12,11 +14,13 @@ what was got, what was expected. Values that exist only when a program is traced
 import math
 import numbers
 
+import numpy as np
+
 
 def flag(name: str, value) -> bool:
     """True or False, also as numpy's bool."""
     if value is not True and value is not False and type(value).__name__ not in ("bool", "bool_"):
-        raise ValueError(f"{name} is {value!r}; expected True or False.")
+        raise ValueError(f"{name} is {_shown(value)}; expected True or False.")
     return bool(value)
 
 
@@ -24,7 +28,7 @@ def whole(name: str, value, least: int | None = None, most: int | None = None) -
     """A whole number from `least` to `most`, both included; also one of numpy."""
     right = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not right or not _within(value, least, most, None, None):
-        raise ValueError(f"{name} is {value!r}; expected a whole number{_range(least, most, None, None)}.")
+        raise ValueError(f"{name} is {_shown(value)}; expected a whole number{_range(least, most, None, None)}.")
     return int(value)
 
 
@@ -40,8 +44,31 @@ def number(
     """A finite number within these bounds: `least` and `most` are included, `above` and `below` are not."""
     right = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not right or not _within(value, least, most, above, below):
-        raise ValueError(f"{name} is {value!r}; expected a finite number{_range(least, most, above, below)}.")
+        raise ValueError(f"{name} is {_shown(value)}; expected a finite number{_range(least, most, above, below)}.")
     return float(value)
+
+
+def indices(name: str, values, below: int | None, shape: tuple[int | None, ...]) -> np.ndarray:
+    """An array of integers from 0 on, all under `below`; not empty. shape: None for a length that may be any.
+
+    Raises TypeError for numbers of another type.
+    """
+    found = np.asarray(values)
+    fits = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
+    if not fits or not found.size:
+        wanted = ", ".join("n" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} have the shape {list(found.shape)}; expected [{wanted}], not empty.")
+    if not np.issubdtype(found.dtype, np.integer):
+        raise TypeError(f"{name} are {found.dtype}; expected integers.")
+    if found.min() < 0 or (below is not None and found.max() >= below):
+        most = "" if below is None else f" to {below - 1}"
+        raise ValueError(f"{name} go from {found.min()} to {found.max()}; expected whole numbers from 0{most}.")
+    return found
+
+
+def _shown(value) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _within(value, least, most, above, below) -> bool:

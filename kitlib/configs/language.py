@@ -1,6 +1,7 @@
 """Encoder-decoders, dense and sparse: their fields and published sizes. See `kitlib.configs`."""
 
 import dataclasses
+from typing import Self
 
 from kitlib.configs.nearest_name import one_of
 from kitlib.configs.parts import REMAT, Config, MoEConfig
@@ -31,11 +32,8 @@ class T5Config(Config):
     dtype: str = "float32"  # of activations; parameters are always float32
 
     def __post_init__(self):
-        self.check_whole_numbers()
         sizes = ("vocab_size", "width", "num_encoder_layers", "num_decoder_layers", "mlp_dim", "num_heads", "head_dim")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"T5Config.{name} is {getattr(self, name)}; it must be at least 1.")
+        self.check_fields(counts=sizes, rates=("dropout",))
         if self.rel_buckets < 4 or self.rel_buckets % 4:
             raise ValueError(f"rel_buckets must be a multiple of 4 (two sides, near and far), got {self.rel_buckets}.")
         if self.rel_max_distance <= self.rel_buckets // 2:
@@ -43,8 +41,6 @@ class T5Config(Config):
         one_of("activation", self.activation, ("gelu", "silu"))
         one_of("remat", self.remat, REMAT)
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"T5Config.dropout is {self.dropout}; it must be in [0, 1).")
         for prefix, depth in (("", self.num_encoder_layers), ("decoder_", self.num_decoder_layers)):
             moe, layers = getattr(self, f"{prefix}moe"), getattr(self, f"{prefix}moe_layers")
             if (moe is None) != (not layers):
@@ -63,6 +59,11 @@ class T5Config(Config):
         if self.moe and self.decoder_moe and self.moe.num_experts != self.decoder_moe.num_experts:
             both = f"{self.moe.num_experts} and {self.decoder_moe.num_experts}"
             raise ValueError(f"Encoder and decoder need equally many experts, to be reported in one table; got {both}.")
+
+    def for_generation(self) -> Self:
+        """The same model with `MoEConfig.for_generation` in both stacks."""
+        stacks = {name: getattr(self, name) for name in ("moe", "decoder_moe")}
+        return self.replace(**{name: moe.for_generation() for name, moe in stacks.items() if moe})
 
 
 # width, layers of each stack, mlp_dim, num_heads, head_dim.
@@ -97,9 +98,7 @@ def t5(name: str, **overrides) -> T5Config:
     """
     one_of("T5", name, T5_MODELS)
     width, depth, mlp_dim, num_heads, head_dim, vocab_size, activation = T5_MODELS[name]
-    known = {field.name for field in dataclasses.fields(T5Config)}
-    for field in overrides:
-        one_of("field of T5Config", field, known)
+    T5Config.check_names(overrides)
     sizes = {"width": width, "num_encoder_layers": depth, "num_decoder_layers": depth, "mlp_dim": mlp_dim}
     sizes |= {"num_heads": num_heads, "head_dim": head_dim, "vocab_size": vocab_size}
     return T5Config(**sizes | {"activation": activation} | overrides)

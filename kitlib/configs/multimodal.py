@@ -21,7 +21,7 @@ class PaLIXConfig(Config):
     visual_positions: bool = False
 
     def __post_init__(self):
-        self.check_whole_numbers()
+        self.check_fields(counts=("max_images",))
         if self.tower.pool != "none" or self.tower.num_classes or self.tower.representation_size:
             raise ValueError(
                 "The tower gives all its patches, without a head: build it with pool='none', num_classes=0 and "
@@ -30,8 +30,6 @@ class PaLIXConfig(Config):
             )
         if self.tower.num_members:
             raise ValueError(f"The tower must not be an ensemble, got {self.tower.num_members} members.")
-        if self.max_images < 1:
-            raise ValueError(f"max_images is {self.max_images}; it must be at least 1.")
 
 
 # The kit's ladder of sizes, with blocks of ViT-22B and an encoder-decoder of T5 1.1. Tower: width, depth, mlp_dim,
@@ -59,9 +57,10 @@ def palix(name: str, *, tower: dict | None = None, text: dict | None = None, **o
     Raises ValueError for an unknown name or field, naming the nearest known one.
     """
     one_of("PaLI", name, PALIX_LADDER | PALI_MODELS)
-    known = {field.name for field in dataclasses.fields(PaLIXConfig)}
-    for field in overrides:
-        one_of("field of PaLIXConfig", field, known)
+    PaLIXConfig.check_names(overrides)
+    for half, fields in (("tower", tower), ("text", text)):
+        if fields is not None and not isinstance(fields, dict):
+            raise ValueError(f"{half} is {fields!r}; expected a dictionary of the fields to change.")
     headless = {"pool": "none", "num_classes": 0}
     if name in PALI_MODELS:
         size, language = PALI_MODELS[name]

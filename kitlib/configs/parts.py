@@ -2,8 +2,11 @@
 
 import dataclasses
 import numbers
-from typing import Self, get_origin
+from collections.abc import Iterable
+from types import NoneType, UnionType
+from typing import Self, get_args, get_origin
 
+from kitlib.configs.arguments import flag, number, whole
 from kitlib.configs.nearest_name import one_of
 
 REMAT = ("none", "dots", "full")  # what the backward pass computes again: see `models.stacking`
@@ -14,6 +17,8 @@ class Config:
     """The base of all configurations. They are frozen dataclasses: compared by value, and usable as dictionary keys."""
 
     def replace(self, **changes) -> Self:
+        """The same with other values of these fields. Raises ValueError for unknown ones and as the class does."""
+        self.check_names(changes)
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]  # every subclass is a dataclass
 
     def __repr__(self):
@@ -22,22 +27,40 @@ class Config:
         shown = ", ".join(f"{name}={value!r}" for name, value, default in fields if value != default)
         return f"{type(self).__name__}({shown})"
 
-    def check_whole_numbers(self) -> None:
-        """Raises ValueError unless fields of type int are whole numbers, and tuples of int hold different ones (but for
-        an image's two sides). A 2.0 would pass every comparison and fail deep inside a model."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Raises ValueError for a name that no field has, naming the nearest one that there is."""
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in names:
+            one_of(f"field of {cls.__name__}", name, known)
+
+    def check_fields(self, *, counts: tuple[str, ...] = (), rates: tuple[str, ...] = ()) -> None:
+        """Raises ValueError unless every field is of its type: a 2.0, a True or a 'no' would pass comparisons and fail,
+        or count as something else, deep inside a model.
+
+        Numbers are finite and 0 or more; `counts` 1 or more, `rates` below 1. Tuples of int hold different ones (but
+        for an image's two sides). What a string may be is checked by `one_of`.
+        """
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value, name = getattr(self, field.name), f"{type(self).__name__}.{field.name}"
-            if field.type in (int, int | None) and value is not None and not _is_whole(value):
-                raise ValueError(f"{name} is {value!r}; it must be a whole number.")
-            if get_origin(field.type) is tuple:
-                if not isinstance(value, tuple) or not all(map(_is_whole, value)):
-                    raise ValueError(f"{name} is {value!r}; it must be a tuple of whole numbers.")
-                if field.type == tuple[int, ...] and len(set(value)) < len(value):
-                    raise ValueError(f"{name} is {value!r}; it names a number twice.")
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+            if (kind := kinds[0]) is str or (value is None and NoneType in kinds):
+                continue
+            if kind is bool:
+                flag(name, value)
+            elif kind is int:
+                whole(name, value, int(field.name in counts))
+            elif kind is float:
+                number(name, value, 0.0, below=1.0 if field.name in rates else None)
+            elif get_origin(kind) is not tuple:
+                if not isinstance(value, kind):
+                    raise ValueError(f"{name} is {value!r}; expected {kind.__name__}.")
+            elif not isinstance(value, tuple) or any(
+                not isinstance(i, numbers.Integral) or isinstance(i, bool) for i in value
+            ):
+                raise ValueError(f"{name} is {value!r}; expected a tuple of whole numbers.")
+            elif kind == tuple[int, ...] and len(set(value)) < len(value):
+                raise ValueError(f"{name} is {value!r}; it names a number twice.")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -75,15 +98,14 @@ class MoEConfig(Config):
     split_init: bool = False  # experts start from different parameters; V-MoE's start as copies
 
     def __post_init__(self):
-        self.check_whole_numbers()
+        counts = ("num_experts", "granularity", "num_selected", "capacity", "capacity_multiple_of", "group_size")
+        self.check_fields(counts=counts, rates=("expert_dropout",))
         one_of("router", self.router, ("top_k", "expert_choice", "soft"))
         one_of("dispatch", self.dispatch, ("einsum", "gather", "dropless"))
         one_of("transport", self.transport, ("float32", "bfloat16"))
         one_of("expert_parallel", self.expert_parallel, ("constraints", "shard_map"))
-        if self.num_experts < 1:
-            raise ValueError(f"MoEConfig.num_experts is {self.num_experts}; it must be at least 1.")
-        if self.router == "top_k" and not 1 <= self.num_selected <= self.num_experts:
-            raise ValueError(f"A token can select 1 to E={self.num_experts} experts, got K={self.num_selected}.")
+        if self.router == "top_k":
+            whole("MoEConfig.num_selected", self.num_selected, 1, self.num_experts)
         if self.dispatch == "dropless":
             if self.router != "top_k":
                 raise ValueError(f"Dropless dispatch is for token choice; router {self.router!r} fills its slots.")
@@ -94,20 +116,30 @@ class MoEConfig(Config):
                 f"Give one of capacity and capacity_factor and set the other to None, got {self.capacity} and "
                 f"{self.capacity_factor}."
             )
-        if self.capacity is not None and self.capacity < 1:
-            raise ValueError(f"An expert needs at least one slot, got capacity {self.capacity}.")
-        if self.capacity_factor is not None and not 0.0 < self.capacity_factor < float("inf"):
-            raise ValueError(f"The capacity factor must be positive, got {self.capacity_factor}.")
-        for name in ("granularity", "capacity_multiple_of", "group_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"MoEConfig.{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("noise_std", "importance_weight", "load_weight", "balance_weight", "z_weight"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"MoEConfig.{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.capacity_factor is not None:  # from E on, every expert has room for all tokens
+            number("MoEConfig.capacity_factor", self.capacity_factor, above=0.0, most=1e6)
         if self.router == "top_k" and self.load_weight and not self.noise_std:
             raise ValueError("The load loss needs router noise; set load_weight=0 or noise_std > 0.")
-        if not 0.0 <= self.expert_dropout < 1.0:
-            raise ValueError(f"MoEConfig.expert_dropout is {self.expert_dropout}; it must be in [0, 1).")
+
+    def for_generation(self) -> Self:
+        """The same layer, in which what becomes of a token does not depend on the other tokens of its group: the text
+        that is written for a prompt is then the same, whatever is written beside it.
+
+        Every choice of a token has room. Where experts choose, tokens do instead: each takes as many experts as it has
+        on average in training, the most probable ones. That is not quite the function that was trained; but neither is
+        expert choice among the few tokens of one prompt. Raises ValueError for expert choice without a capacity factor,
+        whose average is not known.
+        """
+        fields: dict = {"dispatch": "dropless", "capacity": None, "capacity_factor": None}
+        if self.router == "expert_choice":
+            if self.capacity_factor is None:
+                raise ValueError(
+                    f"To write text, tokens choose their experts, capacity_factor of them each; got capacity="
+                    f"{self.capacity} instead: give the encoder a capacity_factor."
+                )
+            selected = min(self.num_experts, max(1, round(self.capacity_factor)))
+            fields |= {"router": "top_k", "num_selected": selected, "importance_weight": 0.0, "load_weight": 0.0}
+        return self.replace(**fields)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -129,15 +161,11 @@ class E3Config(Config):
     overlap: int = 0  # experts that a member borrows from the members after it, in addition to its E / M
 
     def __post_init__(self):
-        self.check_whole_numbers()
+        self.check_fields(counts=("num_members",))
         one_of("tiling", self.tiling, ("lazy", "block", "none"))
         one_of("routers", self.routers, ("own", "shared", "ranked"))
-        if self.num_members < 1:
-            raise ValueError(f"An ensemble has at least one member, got M={self.num_members}.")
         if self.routers != "own" and (self.overlap or self.tiling == "none"):
             raise ValueError(f"overlap and tiling='none' are for members' own routers, got routers={self.routers!r}.")
-        if self.overlap < 0:
-            raise ValueError(f"overlap is {self.overlap}; it must be 0 or more.")
 
     def check(self, moe: MoEConfig) -> None:
         """Raises ValueError unless the experts of `moe` can be divided in this way."""
@@ -169,12 +197,8 @@ class BatchEnsembleConfig(Config):
     spread: float = 0.5
 
     def __post_init__(self):
-        self.check_whole_numbers()
-        if self.num_members < 1:
-            raise ValueError(f"An ensemble has at least one member, got M={self.num_members}.")
+        self.check_fields(counts=("num_members",))
         if not self.blocks:
             raise ValueError("A BatchEnsemble needs at least one block; give their numbers.")
-        if self.sign_probability is not None and not 0.0 <= self.sign_probability <= 1.0:
-            raise ValueError(f"sign_probability is {self.sign_probability}; it must be in [0, 1], or None.")
-        if not 0.0 <= self.spread < float("inf"):
-            raise ValueError(f"spread is {self.spread}; it must be 0 or more.")
+        if self.sign_probability is not None:
+            number("sign_probability", self.sign_probability, 0.0, 1.0)

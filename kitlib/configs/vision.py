@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from kitlib.configs.arguments import whole
 from kitlib.configs.nearest_name import one_of
 from kitlib.configs.parts import REMAT, BatchEnsembleConfig, Config, E3Config, MoEConfig
 
@@ -41,15 +42,10 @@ class ViTConfig(Config):
     dtype: str = "float32"  # of activations; parameters are always float32
 
     def __post_init__(self):
-        self.check_whole_numbers()
-        for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size", "channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ViTConfig.{name} is {getattr(self, name)}; it must be at least 1.")
+        counts = ("width", "depth", "mlp_dim", "num_heads", "patch_size", "channels")
+        self.check_fields(counts=counts, rates=("dropout", "drop_path"))
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size is {self.image_size}; it must be a height and a width in pixels, 1 or more.")
-        for name in ("num_classes", "representation_size"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"ViTConfig.{name} is {getattr(self, name)}; it must be 0 (none) or more.")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not divisible by num_heads {self.num_heads}.")
         if self.posemb == "sincos2d" and self.width % 4:
@@ -61,15 +57,10 @@ class ViTConfig(Config):
         one_of("pool", self.pool, ("tok", "gap", "map", "none"))
         one_of("posemb", self.posemb, ("learn", "sincos2d"))
         one_of("activation", self.activation, ("gelu", "gelu_exact"))
-        if not 0.0 <= self.layer_scale < float("inf"):
-            raise ValueError(f"ViTConfig.layer_scale is {self.layer_scale}; it must be 0 (none) or more.")
         if self.activation != "gelu" and self.pool == "map":
             raise ValueError("The MLP of the attention pooling has the tanh form of GELU; use activation='gelu'.")
         one_of("remat", self.remat, REMAT)
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
-        for name in ("dropout", "drop_path"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"ViTConfig.{name} is {getattr(self, name)}; it must be in [0, 1).")
         if (self.moe is None) != (not self.moe_blocks):
             raise ValueError(f"moe and moe_blocks come together, got moe={self.moe} and moe_blocks={self.moe_blocks}.")
         if any(not 0 <= i < self.depth for i in self.moe_blocks):
@@ -154,8 +145,8 @@ def vit(name: str, **overrides) -> ViTConfig:
 
     Raises ValueError for an unknown size or field, naming the nearest known one.
     """
-    size, slash, patch = name.partition("/")
-    if not slash or not patch.isdigit():
+    size, _, patch = name.partition("/") if isinstance(name, str) else ("", "", "")
+    if not patch.isdecimal():
         raise ValueError(f"A ViT is named '<size>/<patch>', such as 'B/16'; got {name!r}.")
     one_of("ViT size", size, VIT_SIZES)
     width, depth, mlp_dim, num_heads = VIT_SIZES[size]
@@ -163,11 +154,8 @@ def vit(name: str, **overrides) -> ViTConfig:
     if size == "22B":
         fields |= VIT22B_BLOCK
     if "patch_size" in overrides:
-        part = name.partition("/")[0]
-        raise ValueError(f"The patch size is part of the name, {name!r}: write {part}/{overrides['patch_size']} there.")
-    known = {field.name for field in dataclasses.fields(ViTConfig)} - {"patch_size"}
-    for field in overrides:
-        one_of("field of ViTConfig", field, known)
+        raise ValueError(f"The patch size is part of the name, {name!r}: write {size}/{overrides['patch_size']} there.")
+    ViTConfig.check_names(overrides)
     return ViTConfig(**fields | overrides)
 
 
@@ -177,12 +165,14 @@ def vmoe(name: str, where: str, moe: MoEConfig | None = None, **overrides) -> Vi
     where: "every-<n>" is blocks n - 1, 2n - 1, ..., for n = 2 blocks 1, 3, 5, ...; "last-<n>" is the last n of blocks
     1, 3, 5, ... (published: last-2, for H last-5). For any other set, use `vit(name, moe=..., moe_blocks=...)`.
     """
-    kind, _, n = where.partition("-")
-    if kind not in ("last", "every") or not n.isdigit() or int(n) < 1:
-        raise ValueError(f"where is 'last-<n>' or 'every-<n>', such as 'last-2'; got {where!r}.")
+    kind, _, n = where.partition("-") if isinstance(where, str) else ("", "", "")
+    if kind not in ("last", "every") or not n.isdecimal():
+        raise ValueError(f"where is {where!r}; expected 'last-<n>' or 'every-<n>', such as 'last-2'.")
     config = vit(name, **overrides)
-    blocks = tuple(range(1, config.depth, 2))[-int(n) :] if kind == "last" else range(int(n) - 1, config.depth, int(n))
-    return config.replace(moe=moe or MoEConfig(), moe_blocks=tuple(blocks))
+    odd = range(1, config.depth, 2)
+    n = whole(f"n in {where!r} for {config.depth} blocks", int(n), 1, len(odd) if kind == "last" else config.depth)
+    blocks = odd[-n:] if kind == "last" else range(n - 1, config.depth, n)
+    return config.replace(moe=MoEConfig() if moe is None else moe, moe_blocks=tuple(blocks))
 
 
 def e3(name: str, where: str, num_members: int = 2, moe: MoEConfig | None = None, **overrides) -> ViTConfig:

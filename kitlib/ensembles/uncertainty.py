@@ -14,6 +14,8 @@ import itertools
 import numpy as np
 from scipy import special, stats
 
+from kitlib.configs.arguments import indices, number
+
 # M members, B examples, V classes; C corruptions at S severities.
 
 
@@ -126,8 +128,7 @@ def average_precision(scores, positive) -> float:
 
 def fpr_at(scores, positive, tpr: float = 0.95) -> float:
     """False positive rate at the highest threshold that finds at least `tpr` of the positives."""
-    if not 0 < tpr <= 1:
-        raise ValueError(f"tpr must be in (0, 1], got {tpr}.")
+    number("tpr", tpr, above=0.0, most=1.0)
     hits, alarms = _counts(scores, positive)
     return float(alarms[np.argmax(hits / hits[-1] >= tpr)] / alarms[-1])
 
@@ -238,14 +239,7 @@ def _members(probs, at_least=1) -> np.ndarray:
 
 
 def _labels(labels, shape) -> np.ndarray:
-    labels, (_, b, v) = np.asarray(labels), shape
-    if labels.shape != (b,):
-        raise ValueError(f"Expected labels [{b}], one an example, for members of shape {shape}, got {labels.shape}.")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"Labels must be integer classes, got {labels.dtype}.")
-    if labels.min() < 0 or labels.max() >= v:
-        raise ValueError(f"Labels must be in [0, {v}), got {labels.min()} to {labels.max()}.")
-    return labels
+    return indices("labels", labels, shape[2], (shape[1],))
 
 
 def _wrong(probs, labels) -> np.ndarray:

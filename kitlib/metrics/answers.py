@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from kitlib.configs.arguments import number
 from kitlib.metrics.tokens import check_texts, tokenise
 
 # B examples.
@@ -155,8 +156,7 @@ def wups(
         stop_words: ignored, with or without their endings. Scores compare with a paper's only if its list is used.
     """
     predictions, references = check_texts(predictions, references, several=True)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {alpha}.")
+    number("alpha", alpha, 0.0, 1.0)
     if isinstance(stop_words, str):
         raise TypeError(f"stop_words must be a set of strings, got the string {stop_words[:40]!r}; split it.")
     for word, path in taxonomy.items():

@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 from scipy import optimize, special
 
+from kitlib.configs.arguments import indices, whole
+
 
 def softmax(logits) -> np.ndarray:
     """float[..., V] -> float64[..., V], rows sum to one."""
@@ -49,8 +51,7 @@ class Reliability:
 def reliability(probs, labels, bins: int = 15) -> Reliability:
     """Examples grouped by confidence (largest probability) into equal bins (a, b] of [0, 1]."""
     probs, labels = _checked(probs, labels)
-    if bins < 1:
-        raise ValueError(f"Reliability needs at least one bin, got bins={bins}.")
+    whole("bins", bins, 1)
     confidence = probs.max(axis=-1)
     correct = probs.argmax(axis=-1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
@@ -101,13 +102,10 @@ def fit_temperature(logits, labels) -> float:
 
 
 def _checked(probs, labels) -> tuple[np.ndarray, np.ndarray]:
-    probs, labels = np.asarray(probs, np.float64), np.asarray(labels)
-    if probs.ndim != 2 or labels.shape != probs.shape[:1] or not len(labels):
-        raise ValueError(f"Expected probabilities [B, V] and labels [B], B > 0, got {probs.shape} and {labels.shape}.")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"Labels must be integer classes, got {labels.dtype}.")
-    if labels.min() < 0 or labels.max() >= probs.shape[1]:
-        raise ValueError(f"Labels must be in [0, {probs.shape[1]}), got {labels.min()} to {labels.max()}.")
+    probs = np.asarray(probs, np.float64)
+    if probs.ndim != 2 or not probs.size:
+        raise ValueError(f"Expected probabilities [B, V], both above 0, got {probs.shape}.")
+    labels = indices("labels", labels, probs.shape[1], probs.shape[:1])
     sums = probs.sum(axis=-1)
     if not np.allclose(sums, 1.0, atol=1e-4) or probs.min() < 0:
         raise ValueError(f"Probabilities must sum to one; row sums go from {sums.min():.4g} to {sums.max():.4g}.")

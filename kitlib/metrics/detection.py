@@ -29,6 +29,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from kitlib.configs.arguments import whole
+
 # T thresholds, C classes; n detections and m objects in one image.
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
@@ -112,8 +114,8 @@ def _table(detections, truths, num_classes, max_detections, federated) -> np.nda
     """float64[C, T]: AP of each class at each threshold, NaN for a class without objects."""
     if len(detections) != len(truths):
         raise ValueError(f"Expected detections and truths of the same pictures, got {len(detections)}, {len(truths)}.")
-    if max_detections < 1:
-        raise ValueError(f"max_detections is {max_detections}; expected at least 1: 100 for COCO, 300 for LVIS.")
+    whole("num_classes", num_classes, 0)
+    whole("max_detections", max_detections, 1)
     images, objects, found = [], [], []
     for i, (detected, truth) in enumerate(zip(detections, truths, strict=True)):
         boxes, scores, classes = _checked_detections(detected, f"Detections {i}", num_classes)

@@ -14,6 +14,8 @@ import dataclasses
 
 import numpy as np
 
+from kitlib.configs.arguments import indices, number, whole
+
 # M members, N training examples, B test examples, D features, V classes.
 
 
@@ -33,15 +35,14 @@ def shots(labels, n: int, seed: int) -> np.ndarray:
     Raises ValueError if a class from 0 to the largest label has fewer than n examples.
     """
     labels = _labels(labels)
-    if n < 1:
-        raise ValueError(f"At least 1 example per class is needed, got n = {n}.")
+    whole("n", n, 1)
     count = np.bincount(labels)
     if count.min() < n:
         raise ValueError(
             f"Class {count.argmin()} has {count.min()} examples, {n} are to be picked of every class from 0 to "
             f"{len(count) - 1}; lower n, or renumber the classes without gaps."
         )
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.random.default_rng(whole("seed", seed, 0)).permutation(len(labels))
     return np.concatenate([order[labels[order] == v][:n] for v in range(len(count))])
 
 
@@ -56,13 +57,9 @@ def fit_probe(features, labels, *, l2: float, classes: int | None = None, bias: 
       bias: the constant feature, whose weights are the bias; large, so that l2 hardly shrinks it (V-MoE's probe: 100).
     """
     features, labels = _features(features), _labels(labels)
-    if labels.shape != features.shape[1:2]:
-        raise ValueError(f"Expected one label per example, [{features.shape[1]}], got {labels.shape}.")
-    if not 0 < l2 < np.inf:
-        raise ValueError(f"l2 must be above 0 and finite, got {l2}: without it, few examples leave the weights open.")
-    classes = labels.max() + 1 if classes is None else classes
-    if labels.max() >= classes:
-        raise ValueError(f"Labels must be in [0, {classes}), got {labels.min()} to {labels.max()}.")
+    classes = labels.max() + 1 if classes is None else whole("classes", classes, 1)
+    labels = indices("labels", labels, classes, features.shape[1:2])
+    number("l2", l2, above=0.0), number("bias", bias)  # without l2, few examples leave the weights open
     mean = features.mean(axis=1, keepdims=True)
     std = features.std(axis=1, keepdims=True) + 1e-5  # a constant feature becomes 0, and so does its weight
     x = _design(features, mean, std, bias)
@@ -107,11 +104,4 @@ def _features(features) -> np.ndarray:
 
 
 def _labels(labels) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not labels.size:
-        raise ValueError(f"Expected labels [N], N > 0, got shape {labels.shape}.")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"Labels must be integer classes, got {labels.dtype}.")
-    if labels.min() < 0:
-        raise ValueError(f"Labels must count from 0, got {labels.min()}.")
-    return labels
+    return indices("labels", labels, None, (None,))

@@ -23,6 +23,8 @@ import math
 
 import numpy as np
 
+from kitlib.configs.arguments import number, whole
+
 ROOM = 4_000_000  # numbers that a bootstrap draws at once
 
 
@@ -30,7 +32,7 @@ def t_interval(values, *, confidence=0.95) -> tuple[float, float, float]:
     """(mean, low, high): Student's interval for the mean of at least 2 independent values, such as one per seed."""
     from scipy import special  # here: it would slow down every import of the kit
 
-    values, confidence = _checked(values, 2, "A t-interval"), _share(confidence)
+    values, confidence = _checked(values, 2, "A t-interval"), number("confidence", confidence, above=0.0, below=1.0)
     error = values.std(ddof=1) / math.sqrt(len(values))
     half = float(special.stdtrit(len(values) - 1, (1 + confidence) / 2) * error)  # stdtrit: the quantile of t
     mean = float(values.mean())
@@ -41,9 +43,9 @@ def wilson(successes: int, trials: int, *, confidence=0.95) -> tuple[float, floa
     """(share, low, high): Wilson's interval for a share. It stays within [0, 1], and is not empty at 0 or 1."""
     from scipy import stats
 
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"A share needs 0 <= successes <= trials and a trial, got {successes} of {trials}.")
-    found = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
+    trials, confidence = whole("trials", trials, 1), number("confidence", confidence, above=0.0, below=1.0)
+    successes = whole("successes", successes, 0, trials)
+    found = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return successes / trials, float(found.low), float(found.high)
 
 
@@ -53,8 +55,9 @@ def bootstrap(values, *, resamples=10_000, confidence=0.95, seed=0) -> tuple[flo
     With fewer values it is too narrow (3 values allow only 10 distinct resamples), so it refuses them: over seeds, use
     `t_interval`.
     """
-    values, confidence = _checked(values, 30, "A bootstrap"), _share(confidence)
-    rng, n, means = np.random.default_rng(seed), len(values), np.empty(resamples)
+    values, confidence = _checked(values, 30, "A bootstrap"), number("confidence", confidence, above=0.0, below=1.0)
+    rng, n = np.random.default_rng(whole("seed", seed, 0)), len(values)
+    means = np.empty(whole("resamples", resamples, 1))
     at_once = max(1, ROOM // n)  # all draws at once would need 16 bytes a resample and value: 8 GB for 50,000 values
     for start in range(0, resamples, at_once):
         draws = rng.integers(n, size=(min(at_once, resamples - start), n))
@@ -70,12 +73,6 @@ def over_examples(scores) -> tuple[float, float, float]:
     if np.isin(scores, (0.0, 1.0)).all():
         return wilson(int(scores.sum()), len(scores))
     return bootstrap(scores) if len(scores) >= 30 else t_interval(scores)
-
-
-def _share(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is a share between 0 and 1, such as 0.95; got {confidence}.")
-    return confidence
 
 
 def _checked(values, at_least: int, what: str) -> np.ndarray:

@@ -7,7 +7,7 @@
 
 Each of them is one compiled program. The keys and values of generated tokens are kept in a cache of fixed length, so
 that every token costs the same. The loop ends early once all texts of the batch have ended. A model is any object with
-the methods `init_cache(inputs, length)` and `decode_step(tokens, position, cache)` of `t5.T5`.
+the methods `init_cache(inputs, length)`, `decode_step(tokens, position, cache)` and `for_generation()` of `t5.T5`.
 
 Token 0 is both the start token and the padding after the end of a text, `eos`. max_length counts the generated tokens,
 including eos, without the start token. inputs is int32[B, N], padded with 0, for a T5, and a dict for a `palix.PaLIX`.
@@ -200,8 +200,8 @@ def _pick(x: jax.Array, index: jax.Array) -> jax.Array:
 def _init_cache(model, params, inputs, max_length: int):
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; at least one token must be written.")
-    return model.apply({"params": params}, inputs, max_length, method="init_cache")
+    return model.for_generation().apply({"params": params}, inputs, max_length, method="init_cache")
 
 
 def _decode_step(model, params, tokens, position, cache):
-    return model.apply({"params": params}, tokens, position, cache, method="decode_step")
+    return model.for_generation().apply({"params": params}, tokens, position, cache, method="decode_step")

@@ -5,13 +5,44 @@ import math
 import numpy as np
 import pytest
 
-from kitlib.configs.arguments import flag, number, whole
+from kitlib.configs.arguments import flag, indices, number, whole
 
 
 def test_what_is_meant_is_taken_and_returned():
     assert flag("scan", True) is True and flag("scan", np.bool_(False)) is False
     assert whole("k", 3, 1, 8) == 3 and whole("k", np.int64(8), 1, 8) == 8 and whole("k", -5) == -5
     assert number("rate", 1, 0.0, 1.0) == 1.0 and number("rate", np.float32(0.5), above=0.0, below=1.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "words"),
+    [
+        ([0, 3], ValueError, r"labels go from 0 to 3; expected whole numbers from 0 to 2"),
+        ([-1, 0], ValueError, "labels go from -1 to 0"),
+        ([0.0, 1.0], TypeError, "labels are float64; expected integers"),
+        ([True, False], TypeError, "labels are bool"),
+        ([1, 2, 0], ValueError, r"labels have the shape \[3\]; expected \[2\], not empty"),
+        (1, ValueError, r"the shape \[\]"),
+        ("no", ValueError, r"the shape \[\]"),
+    ],
+)
+def test_labels_and_tokens_that_there_are_not(values, error, words):
+    with pytest.raises(error, match=words):
+        indices("labels", values, 3, (2,))
+
+
+def test_labels_of_any_length_and_of_any_number_of_classes():
+    np.testing.assert_array_equal(indices("labels", [2, 0, 7], None, (None,)), [2, 0, 7])
+    with pytest.raises(ValueError, match=r"expected whole numbers from 0[.]"):
+        indices("labels", [-1], None, (None,))
+    with pytest.raises(ValueError, match=r"expected \[2, n\], not empty"):
+        indices("tokens", np.zeros((2, 0), int), None, (2, None))
+
+
+def test_a_long_value_is_shown_in_one_line():
+    with pytest.raises(ValueError) as error:
+        whole("k", np.zeros((9, 9)))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 150
 
 
 @pytest.mark.parametrize("value", ["no", "False", 0, 1, None, 1.0, [], np.ones(1)])

@@ -29,6 +29,12 @@ def test_fields_of_both_halves_can_be_changed():
     assert config.replace(tower=plain.tower, text=plain.text, max_images=16) == plain
 
 
+@pytest.mark.parametrize("half", ["tower", "text"])
+def test_the_fields_of_a_half_are_a_dictionary(half):
+    with pytest.raises(ValueError, match=f"{half} is 3; expected a dictionary"):
+        configs.palix("XS", **{half: 3})
+
+
 def test_a_tower_with_members_is_refused():
     with pytest.raises(ValueError, match="must not be an ensemble, got 2 members"):
         configs.palix("XS", tower={"batch_ensemble": configs.BatchEnsembleConfig((1,), 2)})

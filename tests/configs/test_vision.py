@@ -7,6 +7,8 @@ from kitlib import configs
     ("name", "message"),
     [
         ("B16", "named '<size>/<patch>'"),
+        (None, "named '<size>/<patch>'.*got None"),
+        ("B/²", "named '<size>/<patch>'"),
         ("So400/14", "did you mean 'So400m'"),
         ("22b/14", "did you mean '22B'"),
     ],
@@ -28,7 +30,7 @@ def test_errors_about_unknown_fields_suggest_the_nearest():
         ({"num_heads": 5}, "768 is not divisible by num_heads 5"),
         ({"depth": 0}, "depth is 0"),
         ({"pool": "mean"}, "did you mean 'map'|Unknown pool"),
-        ({"dropout": 1.0}, r"dropout is 1.0; it must be in \[0, 1\)"),
+        ({"dropout": 1.0}, "dropout is 1.0; .*below 1.0"),
         ({"posemb": "sincos2d", "width": 762, "num_heads": 6}, "divisible by 4"),
         ({"dtype": "float16"}, "Unknown dtype"),
     ],
@@ -36,6 +38,14 @@ def test_errors_about_unknown_fields_suggest_the_nearest():
 def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         configs.vit("B/16", **changes)
+
+
+@pytest.mark.parametrize("where", ["last-0", "last-7", "last-99", "every-0", "every-13", "every-²", None, 2])
+def test_blocks_with_experts_are_among_those_that_there_are(where):
+    """B has 12 blocks, of which 1, 3, ..., 11 may be among the last: six of them."""
+    with pytest.raises(ValueError, match=r"from 1 to (6|12)|where is"):
+        configs.vmoe("B/16", where)
+    assert configs.vmoe("B/16", "last-6").moe_blocks == configs.vmoe("B/16", "every-2").moe_blocks
 
 
 def test_the_patch_size_is_given_in_the_name_only():
@@ -91,7 +101,7 @@ def test_a_model_without_members_has_none():
 
 
 def test_layer_scale_and_activation():
-    with pytest.raises(ValueError, match=r"layer_scale is -1; it must be 0 \(none\) or more"):
+    with pytest.raises(ValueError, match=r"layer_scale is -1; .*0.0 or more"):
         configs.vit("Ti/16", layer_scale=-1)
     with pytest.raises(ValueError, match="Unknown activation 'gelu_exac'; did you mean 'gelu_exact'"):
         configs.vit("Ti/16", activation="gelu_exac")

@@ -322,11 +322,11 @@ def test_bad_probabilities_are_refused(probs, message):
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (LABELS[:2], ValueError, r"Expected labels \[3\], .* shape \(3, 3, 3\), got \(2,\)"),
-        (np.eye(3, dtype=int), ValueError, r"got \(3, 3\)"),
-        (LABELS + 1, ValueError, r"in \[0, 3\), got 1 to 3"),
-        (LABELS - 1, ValueError, r"in \[0, 3\), got -1 to 1"),
-        (LABELS.astype(float), TypeError, "integer classes, got float64"),
+        (LABELS[:2], ValueError, r"shape \[2\]; expected \[3\]"),
+        (np.eye(3, dtype=int), ValueError, r"shape \[3, 3\]; expected \[3\]"),
+        (LABELS + 1, ValueError, "go from 1 to 3"),
+        (LABELS - 1, ValueError, "go from -1 to 1"),
+        (LABELS.astype(float), TypeError, "labels are float64"),
     ],
 )
 def test_bad_labels_are_refused(labels, error, message):
@@ -397,7 +397,7 @@ def test_one_class_is_refused(function):
 
 @pytest.mark.parametrize("tpr", [0.0, 95])
 def test_bad_rates_are_refused(tpr):
-    with pytest.raises(ValueError, match=r"tpr must be in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"tpr is .*above 0.0 and 1.0 or less"):
         uncertainty.fpr_at([0.1, 0.2], np.array([False, True]), tpr)
 
 

@@ -34,7 +34,7 @@ def test_reliability_and_ece_by_hand():
 
 
 def test_no_bins_are_refused():
-    with pytest.raises(ValueError, match="at least one bin, got bins=0"):
+    with pytest.raises(ValueError, match="bins is 0"):
         metrics.ece(PROBS, LABELS, bins=0)
 
 
@@ -74,11 +74,11 @@ def test_temperature_is_recovered(temperature):
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (np.zeros((0, 3)), np.zeros(0, int), "B > 0"),
+        (np.zeros((0, 3)), np.zeros(0, int), "above 0"),
         (np.full((4, 3), np.nan), np.zeros(4, int), "finite"),
         (np.array([[np.inf, 0.0]]), np.zeros(1, int), "finite"),
-        (np.zeros((4, 3)), np.array([-1, 0, 1, 2]), r"in \[0, 3\)"),
-        (np.zeros((4, 3)), np.array([3, 0, 1, 2]), r"in \[0, 3\)"),
+        (np.zeros((4, 3)), np.array([-1, 0, 1, 2]), "labels go from .* 0 to 2"),
+        (np.zeros((4, 3)), np.array([3, 0, 1, 2]), "labels go from .* 0 to 2"),
         (np.zeros((4, 1)), np.zeros(4, int), "two classes or more"),
         (np.zeros(4), np.zeros(4, int), "two classes or more"),
         (np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1]), "falls as T falls"),  # both right: the surer the better
@@ -105,10 +105,10 @@ def test_temperature_is_a_minimum_and_keeps_the_prediction():
     ("probs", "labels", "error", "message"),
     [
         (PROBS * 2, LABELS, ValueError, "sum to one"),
-        (PROBS, LABELS[:3], ValueError, r"got \(4, 3\) and \(3,\)"),
-        (PROBS[:0], LABELS[:0], ValueError, "B > 0"),
-        (PROBS, LABELS + 1, ValueError, r"in \[0, 3\), got 1 to 3"),
-        (PROBS, LABELS.astype(float), TypeError, "integer classes, got float64"),
+        (PROBS, LABELS[:3], ValueError, r"labels have the shape \[3\]; expected \[4\]"),
+        (PROBS[:0], LABELS[:0], ValueError, "above 0"),
+        (PROBS, LABELS + 1, ValueError, "go from 1 to 3"),
+        (PROBS, LABELS.astype(float), TypeError, "labels are float64"),
     ],
 )
 def test_bad_input_is_refused(probs, labels, error, message):

@@ -61,10 +61,22 @@ def test_wilson_covers(share):
     assert 0.93 <= stats.binom.pmf(counts, 300, share)[holds].sum() <= 0.98
 
 
-@pytest.mark.parametrize(("right", "trials"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_refuses(right, trials):
-    with pytest.raises(ValueError, match=f"got {right} of {trials}"):
+@pytest.mark.parametrize(
+    ("right", "trials", "word"),
+    [
+        *[(1, 0, "trials"), (1, 5.0, "trials"), (1, True, "trials"), (-1, 5, "successes"), (6, 5, "successes")],
+        *[(2.5, 5, "successes"), (np.nan, 5, "successes"), ("2", 5, "successes")],
+    ],
+)
+def test_wilson_refuses(right, trials, word):
+    with pytest.raises(ValueError, match=f"{word} is .*; expected a whole number"):
         wilson(right, trials)
+
+
+@pytest.mark.parametrize("option", [{"resamples": 0}, {"resamples": 1.5}, {"seed": -1}, {"seed": None}])
+def test_bootstrap_refuses(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is .*; expected a whole number"):
+        bootstrap(np.arange(30.0), **option)
 
 
 def test_bootstrap_by_hand():
@@ -94,10 +106,10 @@ def test_a_bootstrap_in_parts_is_the_same(monkeypatch):
     assert bootstrap(values, resamples=1000) == whole
 
 
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
-@pytest.mark.parametrize("interval", [t_interval, bootstrap])
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95, np.nan, "0.95", None, True])
+@pytest.mark.parametrize("interval", [t_interval, bootstrap, lambda values, **option: wilson(3, 30, **option)])
 def test_a_confidence_is_a_share(interval, confidence):
-    with pytest.raises(ValueError, match=rf"a share between 0 and 1, such as 0\.95; got {confidence}"):
+    with pytest.raises(ValueError, match=f"confidence is {confidence!r}; .*above 0.0 and below 1.0"):
         interval(np.arange(30.0), confidence=confidence)
 
 

@@ -39,6 +39,9 @@ class Markov:
     def apply(self, variables, *args, method):
         return getattr(self, method)(variables["params"], *args)
 
+    def for_generation(self):
+        return self
+
     def init_cache(self, table, inputs, length):
         return {"self": jnp.zeros((len(inputs), length), jnp.int32), "inputs": inputs}
 

@@ -573,7 +573,7 @@ def test_an_unknown_visibility():
     [
         (lambda: configs.palix("S2"), "Unknown PaLI 'S2'; did you mean 'S'"),
         (lambda: configs.palix("S", max_image=2), "did you mean 'max_images'"),
-        (lambda: configs.palix("S", max_images=0), "max_images is 0; it must be at least 1"),
+        (lambda: configs.palix("S", max_images=0), "max_images is 0; .*1 or more"),
         (lambda: configs.palix("S", tower={"num_classes": 10}), "without a head: build it with pool='none'"),
         (lambda: configs.palix("S", tower={"pool": "gap"}), "got pool='gap'"),
     ],

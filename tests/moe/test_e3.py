@@ -905,8 +905,8 @@ def test_the_public_checkpoint_fits():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_members": 0}, "at least one member, got M=0"),
-        ({"num_members": -1}, "at least one member, got M=-1"),
+        ({"num_members": 0}, "num_members is 0"),
+        ({"num_members": -1}, "num_members is -1"),
         ({"tiling": "lasy"}, "Unknown tiling 'lasy'; did you mean 'lazy'"),
         ({"routers": "owned"}, "Unknown routers 'owned'; did you mean 'own'"),
         ({"overlap": -1}, "overlap is -1"),

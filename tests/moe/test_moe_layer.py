@@ -351,12 +351,12 @@ def test_which_blocks_have_experts():
     ("changes", "message"),
     [
         ({"num_experts": 0}, "num_experts is 0"),
-        ({"num_selected": 5}, "1 to E=4 experts, got K=5"),
+        ({"num_selected": 5}, "num_selected is 5; .*from 1 to 4"),
         ({"capacity": 4}, "one of capacity and capacity_factor"),
         ({"capacity_factor": None}, "one of capacity and capacity_factor"),
-        ({"capacity": 0, "capacity_factor": None}, "at least one slot, got capacity 0"),
-        ({"capacity_factor": 0.0}, "must be positive, got 0.0"),
-        ({"capacity_factor": -1.0}, "must be positive, got -1.0"),
+        ({"capacity": 0, "capacity_factor": None}, "capacity is 0"),
+        ({"capacity_factor": 0.0}, "capacity_factor is 0.0"),
+        ({"capacity_factor": -1.0}, "capacity_factor is -1.0"),
         ({"group_size": 0}, "group_size is 0"),
         ({"router": "top_2"}, "Unknown router 'top_2'; did you mean 'top_k'"),
         ({"dispatch": "scatter"}, "Unknown dispatch 'scatter'"),
@@ -364,7 +364,7 @@ def test_which_blocks_have_experts():
         ({"dispatch": "dropless", "router": "expert_choice"}, "Dropless dispatch is for token choice"),
         ({"noise_std": 0.0}, "load loss needs router noise"),
         ({"importance_weight": -1.0}, "importance_weight is -1.0"),
-        ({"expert_dropout": 1.0}, r"must be in \[0, 1\)"),
+        ({"expert_dropout": 1.0}, "expert_dropout is 1.0"),
     ],
 )
 def test_bad_configurations(changes, message):
