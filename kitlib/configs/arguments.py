@@ -11,10 +11,11 @@ Each returns the value, so that it can stand where the value is used, and raises
 what was got, what was expected. Values that exist only when a program is traced by JAX cannot be checked.
 """
 
-import math
 import numbers
 
 import numpy as np
+
+LARGEST = float(np.finfo(np.float32).max)  # 1e308 becomes infinite as soon as a model computes with it
 
 
 def flag(name: str, value) -> bool:
@@ -41,8 +42,9 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """A finite number within these bounds: `least` and `most` are included, `above` and `below` are not."""
-    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    """A number that is finite in float32, within these bounds: `least` and `most` are included, `above` and `below` are
+    not."""
+    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= LARGEST
     if not right or not _within(value, least, most, above, below):
         raise ValueError(f"{name} is {_shown(value)}; expected a finite number{_range(least, most, above, below)}.")
     return float(value)

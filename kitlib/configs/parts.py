@@ -116,8 +116,8 @@ class MoEConfig(Config):
                 f"Give one of capacity and capacity_factor and set the other to None, got {self.capacity} and "
                 f"{self.capacity_factor}."
             )
-        if self.capacity_factor is not None:  # from E on, every expert has room for all tokens
-            number("MoEConfig.capacity_factor", self.capacity_factor, above=0.0, most=1e6)
+        if self.capacity_factor is not None:
+            number("MoEConfig.capacity_factor", self.capacity_factor, above=0.0)
         if self.router == "top_k" and self.load_weight and not self.noise_std:
             raise ValueError("The load loss needs router noise; set load_weight=0 or noise_std > 0.")
 

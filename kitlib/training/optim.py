@@ -16,18 +16,21 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import keystr
 
+from kitlib.configs.arguments import number, whole
+
 # ---------------------------------------------------------------------------------------------- schedules
 
 
 def cosine(peak: float, total_steps: int, warmup: int = 0) -> optax.Schedule:
     """Linear warm-up from 0 to `peak`, then half a cosine down to 0 at `total_steps`."""
-    _check_steps(total_steps, warmup)
+    _check(peak, total_steps, warmup)
     return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, total_steps)
 
 
 def linear(peak: float, total_steps: int, warmup: int = 0, end: float = 0.0) -> optax.Schedule:
     """Linear warm-up from 0 to `peak`, then a straight line to `end` at `total_steps` (V-MoE: end 1e-5)."""
-    _check_steps(total_steps, warmup)
+    _check(peak, total_steps, warmup)
+    number("end", end, 0.0)
     down = optax.linear_schedule(peak, end, total_steps - warmup)
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), down], [warmup]) if warmup else down
 
@@ -38,7 +41,8 @@ def rsqrt(peak: float, total_steps: int, warmup: int = 0, cooldown: int = 0, tim
     After the warm-up: peak * sqrt(timescale / (timescale + step - warmup)). Only the cool-down, a factor min(1, (total
     - step) / cooldown), depends on the end of training, so that a run can be extended from any step before it.
     """
-    _check_steps(total_steps, warmup + cooldown)
+    _check(peak, total_steps, warmup, cooldown)
+    whole("timescale", timescale, 1)
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
@@ -52,8 +56,10 @@ def rsqrt(peak: float, total_steps: int, warmup: int = 0, cooldown: int = 0, tim
     return schedule
 
 
-def _check_steps(total_steps: int, ramp: int) -> None:
-    if not 0 <= ramp < total_steps:
+def _check(peak: float, total_steps: int, warmup: int, cooldown: int = 0) -> None:
+    number("peak", peak, 0.0)
+    ramp = whole("warmup", warmup, 0) + whole("cooldown", cooldown, 0)
+    if ramp >= whole("total_steps", total_steps, 1):
         raise ValueError(
             f"Warm-up and cool-down take {ramp} steps; they must be fewer than the {total_steps} in all: shorten them "
             "(warmup, cooldown), or take more steps."
@@ -78,11 +84,21 @@ def assemble(
     rate, as in `optax.adamw`; big_vision's `wd` is this times the peak learning rate. `head_weight_decay` replaces it
     on `head/kernel` (2106.04560 decays the head 100 times more than the body). `freeze` holds regular expressions,
     matched at the start of parameter names "a/b/c": frozen parameters get no update, no decay and no optimiser state,
-    and do not count in the clipping norm. Raises ValueError for a pattern that matches nothing.
+    and do not count in the clipping norm. Raises ValueError for a pattern that matches nothing, and for negative rates.
     """
     head_weight_decay = weight_decay if head_weight_decay is None else head_weight_decay
+    if not callable(learning_rate):
+        number("learning_rate", learning_rate, 0.0)
+    if clip_norm is not None:
+        number("clip_norm", clip_norm, above=0.0)
+    number("weight_decay", weight_decay, 0.0)
+    number("head_weight_decay", head_weight_decay, 0.0)
+    if not isinstance(freeze, tuple | list) or not all(isinstance(pattern, str) for pattern in freeze):
+        raise ValueError(f"freeze is {freeze!r}; expected a tuple of patterns, such as ('embedding',).")
+    if not isinstance(core, optax.GradientTransformation):
+        raise ValueError(f"core is {core!r}; expected an optax transformation, such as optax.scale_by_adam().")
     tx = optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
         core,
         optax.add_decayed_weights(weight_decay, mask=_body_kernels),
         optax.add_decayed_weights(head_weight_decay, mask=_head_kernel),
@@ -141,7 +157,7 @@ def scale_by_big_vision_adafactor(momentum: float = 0.9) -> optax.GradientTransf
             epsilon=1e-30,
             decay_rate_fn=lambda step, rate: jnp.minimum(0.999, 1.0 - (step + 1.0) ** -rate),
         ),
-        optax.ema(momentum, debias=False, accumulator_dtype=jnp.bfloat16),
+        optax.ema(number("momentum", momentum, 0.0, below=1.0), debias=False, accumulator_dtype=jnp.bfloat16),
     )
 
 
@@ -160,7 +176,9 @@ def scale_by_muon(ratio: float = 10.0) -> optax.GradientTransformation:
     in a loop (`models.stacking`), the kernel of each block. Experts count as other parameters, as do patch embedding,
     positions, tables of tokens, heads, norms and biases.
     """
-    muon = optax.contrib.muon(ratio, adam_learning_rate=1.0, muon_weight_dimension_numbers=_matrices)
+    muon = optax.contrib.muon(
+        number("ratio", ratio, 0.0), adam_learning_rate=1.0, muon_weight_dimension_numbers=_matrices
+    )
     return optax.chain(muon, optax.scale(-1.0))  # optax's descends; a core goes up, the learning rate descends
 
 

@@ -57,7 +57,9 @@ def test_no_whole_number_in_the_range(value):
         whole("k", value, 1, 8)
 
 
-@pytest.mark.parametrize("value", [True, "0.5", None, math.nan, math.inf, -math.inf, 0.0, 1.0, -0.5, 1j, np.ones(1)])
+@pytest.mark.parametrize(
+    "value", [True, "0.5", None, math.nan, math.inf, -math.inf, 0.0, 1.0, 1j, np.ones(1), 1e308, 10**400]
+)
 def test_no_number_in_the_range(value):
     with pytest.raises(ValueError, match=r"rate is .*; expected a finite number, above 0.0 and below 1.0"):
         number("rate", value, above=0.0, below=1.0)

@@ -48,7 +48,7 @@ def test_bad_ensembles_are_refused(fields, message):
         (lambda: configs.MoEConfig(group_size="64"), "MoEConfig.group_size is '64'"),
         (lambda: configs.MoEConfig(num_experts=2, num_selected=3), "num_selected is 3; .*from 1 to 2"),
         (lambda: configs.MoEConfig(capacity_factor=True), "capacity_factor is True"),
-        (lambda: configs.MoEConfig(capacity_factor=1e308), "capacity_factor is 1e[+]308; .*1000000.0 or less"),
+        (lambda: configs.MoEConfig(capacity_factor=1e308), "capacity_factor is 1e[+]308"),
         (lambda: configs.MoEConfig(noise_std=np.nan), "noise_std is nan"),
         (lambda: configs.MoEConfig(renormalize="no"), "renormalize is 'no'; expected True or False"),
         (lambda: configs.MoEConfig().replace(top_k=1), "Unknown field of MoEConfig 'top_k'"),

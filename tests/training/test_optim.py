@@ -56,7 +56,48 @@ def test_schedules_refuse_a_warmup_without_end(schedule):
         schedule(1.0, total_steps=10, warmup=10)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "options"),
+    [
+        *[(of, option) for of in (optim.cosine, optim.linear, optim.rsqrt) for option in ({"peak": -1.0},)],
+        *[(optim.cosine, {"peak": value}) for value in (np.nan, np.inf, 1e308, True, "1", None)],
+        *[(optim.cosine, {"warmup": value}) for value in (-1, 2.5, None, True)],
+        *[(optim.cosine, {"total_steps": value}) for value in (0, -10, 1e5, "10")],
+        *[(optim.linear, {"end": -0.1}), (optim.rsqrt, {"cooldown": -5, "warmup": 5}), (optim.rsqrt, {"timescale": 0})],
+    ],
+)
+def test_schedules_refuse(schedule, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is .*; expected a"):
+        schedule(**{"peak": 1.0, "total_steps": 10} | options)
+
+
 # ---------------------------------------------------------------------------------------------- assembly
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("learning_rate", (-0.1, np.nan, np.inf, True, "0.1", None)),
+        ("weight_decay", (-0.1, np.nan, 1e308, None, "no")),
+        ("head_weight_decay", (-0.1, np.nan, True)),
+        ("clip_norm", (0, 0.0, -1.0, np.nan, False)),
+        ("freeze", ("embedding", (1,), None, True)),
+        ("core", (optax.scale_by_adam, None, "adamw")),
+    ],
+)
+def test_assemble_refuses(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} is .*; expected"):
+            optim.assemble(**{"core": optax.identity(), "learning_rate": 1.0} | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("core", "name", "value"),
+    [(optim.scale_by_muon, "ratio", -1.0), (optim.scale_by_big_vision_adafactor, "momentum", 1.0)],
+)
+def test_cores_refuse(core, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        core(**{name: value})
 
 
 def test_weight_decay_by_hand():
