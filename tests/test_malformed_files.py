@@ -1,8 +1,9 @@
 """Every loader of the kit on malformed files: refused in one sentence that names the file, or equal to the original.
 
-Cut, flipped, overwritten, doubled, shortened and exchanged bytes (`malformed`), 960 files in all. Two formats carry no
-checksum, so a changed number in them is read as it is: .safetensors (models/test_checkpoint_files.py) and ONNX; there,
-names and shapes are never wrong silently. Official files of public sets are in multimodal/test_public_sets.py.
+Cut, flipped, overwritten, doubled, shortened and exchanged bytes (`malformed`), 1,160 files in all. Three formats carry
+no checksum, so a changed number in them is read as it is: .safetensors (models/test_checkpoint_files.py), ONNX, and
+Hugging Face's config.json; there, names and shapes are never wrong silently. Official files of public sets are in
+multimodal/test_public_sets.py.
 """
 
 import io
@@ -16,9 +17,10 @@ from trees import random_params
 
 from kitlib import configs, data
 from kitlib.data import captioned, files, recall, tokenizer
-from kitlib.models import checkpoint, dinov2, weights
-from kitlib.models.checkpoint_names import CheckpointError
+from kitlib.models import checkpoint, checkpoint_files, dinov2, hugging_face, weights
+from kitlib.models.checkpoint_names import CheckpointError, kit_config
 from kitlib.multimodal import kit_data
+from kitlib.studies import tables
 
 VIT = configs.vit("tiny/7", image_size=(14, 14), channels=1, num_classes=3).replace(width=8, depth=1, mlp_dim=8)
 T5 = configs.t5("tiny").replace(width=8, mlp_dim=8, num_heads=2, head_dim=4, vocab_size=16)
@@ -66,6 +68,21 @@ def test_the_kits_own_weights(tmp_path):
     weights.save(path, params)
     expected = weights.load(path, params)
     check(path, lambda: weights.load(path, params), expected, 150, seed=1, errors=CheckpointError)
+
+
+def test_configurations_of_hugging_face(tmp_path):
+    """No checksum, so another number may be read as it is; nothing else is an answer."""
+    hugging_face.save_vit(tmp_path, random_params(VIT, spread=0.1), VIT)
+    path = tmp_path / "config.json"
+    check(path, lambda: repr(kit_config(checkpoint_files.read_json(path), path)), None, 100, 6, CheckpointError)
+
+
+def test_stored_tables(tmp_path):
+    for name in ("checksums.txt", "palix_connector.csv"):
+        shutil.copy(data.data_folder() / "results" / name, tmp_path)
+    expected = tables.read_table("palix", "connector", tmp_path).to_dict()
+    read = lambda: tables.read_table("palix", "connector", tmp_path).to_dict()  # noqa: E731
+    check(tmp_path / "palix_connector.csv", read, expected, 100, seed=7)
 
 
 def test_files_of_studies(tmp_path):

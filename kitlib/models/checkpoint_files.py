@@ -3,11 +3,13 @@
     arrays = read_npz("B_16-i21k-300ep.npz", most=2**30)      # {"embedding/kernel": float32[16, 16, 3, 768], ...}
     arrays = read_safetensors("model.safetensors")
     numbers = as_float32(arrays, "model.safetensors")         # refuses what is no finite number
+    stated = read_json("config.json")                         # {"model_type": "vit", ...}
 
 Nothing is ever unpickled. What a file claims about its size is checked before memory is taken, and whatever is wrong is
 one sentence with the file's name. `checkpoint` gives the arrays the kit's names.
 """
 
+import json
 import pathlib
 import zipfile
 import zlib
@@ -29,13 +31,17 @@ def read_npz(path, most: int | None = None) -> dict[str, np.ndarray]:
     Raises CheckpointError for a file that is missing, truncated, encrypted, pickled, too large or no `.npz`, and for
     two arrays of the same name.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
+    path = _file(path)
     try:
         with path.open("rb") as file:
-            if file.read(6) == b"\x93NUMPY":
-                raise CheckpointError(f"{path} holds one bare array, not the named arrays of an .npz checkpoint.")
+            head = file.read(9)
+        if head[:6] == b"\x93NUMPY":
+            raise CheckpointError(f"{path} holds one bare array, not the named arrays of an .npz checkpoint.")
+        if head[8:] == b"{":  # behind the length of the header
+            raise CheckpointError(
+                f"{path} is a .safetensors file, expected an .npz: hugging_face.load reads the folder of a ViT or T5, "
+                "weights.load the kit's own files."
+            )
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _check_members(members, path, most)
@@ -86,15 +92,34 @@ def read_safetensors(path) -> dict[str, np.ndarray]:
 
     The format holds plain arrays only, and no code that could run.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
+    path = _file(path)
     try:
         arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is truncated or not a .safetensors file ({_first_line(error)}).") from error
     check_names(arrays, path)
     return arrays
+
+
+def read_json(path) -> dict:
+    """The object in a JSON file. Raises CheckpointError for one that is missing, damaged or no object."""
+    path = _file(path)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path} is truncated or not a JSON file ({_first_line(error)}).") from error
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path} holds a {type(stored).__name__}, expected an object with names and values.")
+    return stored
+
+
+def _file(path) -> pathlib.Path:
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, expected a file; hugging_face.load reads folders.")
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
+    return path
 
 
 def check_names(names: Iterable[str], path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from kitlib import configs
 from kitlib.configs import ViTConfig
@@ -90,9 +90,11 @@ def read_onnx(path: str | Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} is truncated or not an ONNX file ({reason}).") from error
     check_names(arrays, path)
     for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] in arrays:
-            layer = node.name.strip("/").rsplit("/", 1)[0].replace("/", ".")
-            arrays[f"{layer}.weight"] = arrays.pop(node.input[1])
+        if node.op_type == "MatMul" and len(node.input) > 1 and node.input[1] in arrays:
+            name = f"{node.name.strip('/').rsplit('/', 1)[0].replace('/', '.')}.weight"
+            if name in arrays:
+                raise CheckpointError(f"{path} is refused: it has two arrays called {name!r}, once renamed.")
+            arrays[name] = arrays.pop(node.input[1])
     return arrays
 
 
@@ -120,9 +122,7 @@ def params(arrays: dict[str, np.ndarray], c: ViTConfig, path: str | Path) -> dic
         elif heads & set(name.split("/")) and name in expected and array.size == np.prod(expected[name].shape):
             flat[name] = array.reshape(expected[name].shape)  # the heads get an axis of their own
     flat |= {name: np.zeros(leaf.shape, np.float32) for name, leaf in expected.items() if name.startswith("head/")}
-    checkpoint.compare(flat, expected, path)
-    numbers = as_float32(flat, path)
-    return unflatten_dict({name: jnp.asarray(numbers[name]) for name in expected}, sep="/")
+    return checkpoint.fitted(as_float32(flat, path), c, path)
 
 
 def _kit_name(name: str) -> str:

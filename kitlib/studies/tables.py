@@ -7,17 +7,35 @@
 `studies.questions` compares arms.
 """
 
+import csv
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from kitlib.configs.nearest_name import one_of
 from kitlib.data import files
 
 
 def read_table(paper: str, name: str, folder: Path | None = None) -> pd.DataFrame:
-    """A stored table: one row per arm, seed and evaluation. Arguments and errors: as `table_path`."""
-    return pd.read_csv(table_path(paper, name, folder), comment="#")
+    """A stored table: one row per arm, seed and evaluation. Arguments and errors: as `table_path`; ValueError for a
+    file that is none: its checksum, if the folder has one, is another, or its rows are cut, ragged or not of runs."""
+    path = table_path(paper, name, folder)
+    note = path.with_name("checksums.txt")
+    listed = note.is_file() and path.name in note.read_text(errors="replace").split()
+    content = files.read_checked(path.parent, path.name) if listed else path.read_bytes()
+    try:
+        lines = [line for line in io.StringIO(content.decode()) if not line.startswith("#")]
+        if not content.endswith(b"\n"):
+            raise ValueError("its last line is cut")
+        rows = list(csv.reader(lines, strict=True))
+        width = len({*rows[0]})
+        if not {"arm", "seed"} < {*rows[0]} or not rows[1:] or any(len(row) != width for row in rows):
+            raise ValueError("expected columns arm, seed and others, and rows of as many values")
+        return pd.read_csv(io.StringIO("".join(lines)))
+    except (ValueError, IndexError, csv.Error) as error:
+        raise ValueError(f"{path} is no table of a study ({error}); make it with: kit claims {paper} {name}") from error
 
 
 def table_path(paper: str, name: str, folder: Path | None = None) -> Path:
@@ -44,6 +62,7 @@ def is_stored(paper: str, name: str) -> bool:
 
 def final(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The last evaluation of every run: one row per seed, one column per arm, in the order of the study."""
+    one_of("column of the table", metric, table.columns)
     last = table.groupby(["seed", "arm"], sort=False)[metric].last().unstack("arm")
     return last[list(table["arm"].unique())]
 
@@ -54,6 +73,8 @@ def values_at(table: pd.DataFrame, metric: str, column: str, position: float) ->
     Interpolated linearly between evaluations; NaN before the first and after the last.
     """
     columns = {}
+    for name in (metric, column):
+        one_of("column of the table", name, table.columns)
     for arm, rows in table.groupby("arm", sort=False):
         runs = [run for _, run in rows.groupby("seed")]
         columns[arm] = [np.interp(position, run[column], run[metric], left=np.nan, right=np.nan) for run in runs]
@@ -67,6 +88,8 @@ def reached(table: pd.DataFrame, metric: str, column: str, level: float | pd.Ser
     paper states its speed-ups: the cost that dense training needs for the quality of another model.
     """
     columns = {}
+    for name in (metric, column):
+        one_of("column of the table", name, table.columns)
     for arm, rows in table.groupby("arm", sort=False):
         columns[arm] = {
             seed: _first(run[column].to_numpy(), run[metric].to_numpy(), level if np.isscalar(level) else level[seed])

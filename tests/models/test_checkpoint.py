@@ -7,6 +7,7 @@ import pickle
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax.traverse_util import flatten_dict
 from scipy import ndimage, special
 
@@ -253,6 +254,29 @@ def test_new_head(tmp_path):
     assert np.any(params["embedding"]["kernel"])
 
 
+def test_a_head_that_is_replaced_anyway_may_hold_anything(tmp_path):
+    whole = google_file()
+    path = saved(tmp_path / "google.npz", whole | {"head/kernel": np.full((D, V), np.nan), "head/bias": np.arange(V)})
+    params = checkpoint.load_vit(path, CONFIG, new_head=True)
+    np.testing.assert_array_equal(params["embedding"]["kernel"], whole["embedding/kernel"])
+    with pytest.raises(checkpoint.CheckpointError, match="head/kernel holds nan"):
+        checkpoint.load_vit(path, CONFIG)
+    with pytest.raises(ValueError, match="new_head is 'no'; expected True or False"):
+        checkpoint.load_vit(path, CONFIG, new_head="no")
+
+
+def test_a_new_head_of_a_batch_ensemble_learns(tmp_path):
+    """y = ((x * alpha) W) * gamma: with W, alpha and gamma all zero, so would be all of their gradients."""
+    config = CONFIG.replace(batch_ensemble=configs.BatchEnsembleConfig((L - 1,), num_members=2))
+    shapes = flatten_dict(checkpoint.expected_shapes(config), sep="/")
+    draw = Draw(3)
+    path = saved(tmp_path / "be.npz", {name: draw(*leaf.shape) for name, leaf in shapes.items()})
+    head = checkpoint.load_vit(path, config, new_head=True)["head"]
+    assert {name: np.unique(leaf).tolist() for name, leaf in head.items()} == {
+        "kernel": [0], "bias": [0], "fast_weight_alpha": [1], "fast_weight_gamma": [1],
+    }  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------- refusing
 
 
@@ -341,10 +365,25 @@ def test_a_file_that_unpacks_to_far_more_than_the_model_is_refused(tmp_path, mon
             load(path, config)
 
 
-@pytest.mark.parametrize("n", [8, 11])
+@pytest.mark.parametrize("n", [1, 2, 8, 11])
 def test_positions_that_are_no_grid(n):
+    """Nor is one patch a grid for several: every patch would get the same position."""
     with pytest.raises(checkpoint.CheckpointError, match=f"{n} positions: no square grid"):
         checkpoint.fit_positions(np.zeros((1, n, D), np.float32), CONFIG)
+    with pytest.raises(checkpoint.CheckpointError, match=r"one\.npz: pos_embedding has 7 positions"):
+        checkpoint.fit_positions(np.zeros((1, 7, D), np.float32), CONFIG, "one.npz")
+
+
+def test_one_patch_has_one_position():
+    one = CONFIG.replace(image_size=(P, P))
+    table = Draw(0)(1, 2, D)
+    np.testing.assert_array_equal(checkpoint.fit_positions(table, one), table)
+
+
+@pytest.mark.parametrize("value", [np.full((1, 10, D), np.nan), np.zeros((1, 10, D), int)], ids=["nan", "int"])
+def test_positions_that_are_no_numbers(value):
+    with pytest.raises(checkpoint.CheckpointError, match=r"pos_embedding holds (nan|int)"):
+        checkpoint.fit_positions(value, CONFIG)
 
 
 def test_a_table_without_positions_is_refused():
@@ -383,3 +422,38 @@ def test_numbers_that_are_none_are_refused(tmp_path, value):
     leaves["head/bias"][1] = value
     with pytest.raises(checkpoint.CheckpointError, match=r"google\.npz is refused: head/bias holds"):
         checkpoint.load_vit(saved(tmp_path / "google.npz", leaves), CONFIG)
+
+
+def test_blocks_that_are_stacked_and_single_are_refused(tmp_path):
+    """Nobody could say which of the two counts."""
+    leaves = {name.removeprefix("params/"): leaf for name, leaf in big_vision_file().items()}
+    scale = "Transformer/encoderblock/LayerNorm_0/scale"
+    path = saved(tmp_path / "both.npz", leaves | {scale: np.zeros((L, D), np.float32)})
+    with pytest.raises(checkpoint.CheckpointError, match=r"both\.npz has stacked blocks .* and single ones"):
+        checkpoint.load_vit(path, CONFIG.replace(pool="map"))
+
+
+def test_other_kinds_of_files_and_configurations_say_what_reads_them(tmp_path):
+    path, t5 = tmp_path / "model.npz", configs.t5("tiny")
+    safetensors.numpy.save_file({"head.weight": np.zeros((3, 3), np.float32)}, path)
+    for load, target, config, error, reason in (
+        (
+            checkpoint.load_vit,
+            path,
+            CONFIG,
+            checkpoint.CheckpointError,
+            r"model\.npz is a \.safetensors .*hugging_face",
+        ),
+        (
+            checkpoint.load_vit,
+            tmp_path,
+            CONFIG,
+            checkpoint.CheckpointError,
+            "is a folder, expected a file; hugging_face",
+        ),
+        (checkpoint.load_vit, path, t5, ValueError, "Got a T5Config, expected a ViTConfig; only load_t5"),
+        (checkpoint.load_t5, path, CONFIG, ValueError, "Got a ViTConfig, expected a T5Config"),
+        (checkpoint.load_t5, path, None, ValueError, "Got a NoneType, expected a T5Config"),
+    ):
+        with pytest.raises(error, match=reason):
+            load(target, config)

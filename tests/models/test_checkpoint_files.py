@@ -185,3 +185,12 @@ def test_the_header_of_a_safetensors_file(tmp_path):
         path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
         with pytest.raises(CheckpointError, match=r"odd\.safetensors"):
             checkpoint_files.read_safetensors(path)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"", b"{", b"\xff\xfe", b"[1]", b"null", b'{"a": 1}{'])
+def test_json_that_is_no_object_is_refused(content, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"config\.json (is truncated or not a JSON file|holds a)") as caught:
+        checkpoint_files.read_json(path)
+    assert "\n" not in str(caught.value)

@@ -44,12 +44,12 @@ def test_names_are_those_of_the_published_b16():
 
 
 def test_leaves_that_collide_are_refused():
-    with pytest.raises(checkpoint.CheckpointError, match="Two leaves"):
+    with pytest.raises(checkpoint.CheckpointError, match="has two leaves"):
         checkpoint_names.kit_names({"params/cls": np.zeros(1), "cls": np.zeros(1)})
 
 
 def test_leaves_of_a_t5_that_collide_are_refused():
-    with pytest.raises(checkpoint.CheckpointError, match="Two leaves of the checkpoint are called 'x' once renamed"):
+    with pytest.raises(checkpoint.CheckpointError, match="has two leaves called 'x' once renamed"):
         checkpoint_names.t5_names({"target/x": np.zeros(1), "x": np.zeros(1)})
 
 
@@ -124,3 +124,109 @@ def test_a_v_moe_tree_that_does_not_fit_is_refused_by_name():
         checkpoint.compare(checkpoint_names.kit_names(leaves), expected, "V-MoE-B/16")
     assert "missing: Transformer/encoderblock_7/Moe/Router/dense/kernel" in str(error.value)
     assert "Moe/Mlp/Dense_0/kernel is (32, 768, 3072), expected (16, 768, 3072)" in str(error.value)
+
+
+TABLE = np.arange(6.0).reshape(3, 2)
+SHARED = {"shared.weight": TABLE, "encoder.embed_tokens.weight": TABLE, "decoder.embed_tokens.weight": TABLE}
+
+
+def test_equal_copies_of_the_embedding_table_are_one():
+    assert list(checkpoint_names.t5_names(SHARED)) == list(checkpoint_names.t5_names(dict([*SHARED.items()][1:])))
+
+
+@pytest.mark.parametrize(
+    ("leaves", "reason"),
+    [
+        (SHARED | {"encoder.embed_tokens.weight": TABLE + 1}, "two leaves called 'token_embedder/embedding'.* differ"),
+        (
+            SHARED | {"decoder.embed_tokens.weight": TABLE * np.nan},
+            "two leaves .* differ; one is 'decoder.embed_tokens",
+        ),
+        (SHARED | {"decoder.embed_tokens.weight": TABLE[:2]}, "two leaves .* differ"),
+        (SHARED | {"target/encoder/encoder_norm/scale": np.ones(2)}, r"Hugging Face \(shared.weight\) and of t5x"),
+        ({"encoder.block.0.layer.1.DenseReluDense.wi.weight": TABLE}, "x.file is a T5 1.0: its MLPs are not gated"),
+        ({"target/encoder/layers_0/mlp/wi/kernel": TABLE}, "x.file is a T5 1.0: its MLPs are not gated"),
+    ],
+)
+def test_t5s_that_are_ambiguous_or_of_another_kind_are_refused(leaves, reason):
+    with pytest.raises(checkpoint.CheckpointError, match=reason):
+        checkpoint_names.t5_names(leaves, "x.file")
+
+
+def test_a_kernel_in_another_sub_layer_is_not_renamed():
+    """Cross-attention has no place in layer 0: its query would become that of self-attention."""
+    wrong = [
+        "decoder.block.0.layer.0.EncDecAttention.q.weight",
+        "encoder.block.0.layer.0.SelfAttention.layer_norm.weight",
+    ]
+    assert list(checkpoint_names.t5_names(dict.fromkeys(wrong, TABLE))) == wrong
+
+
+# ---------------------------------------------------------------------------------------------- config.json
+
+VIT = {"model_type": "vit"}
+T5 = {
+    "model_type": "t5",
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 1024,
+    "num_layers": 8,
+    "num_heads": 6,
+    "vocab_size": 32128,
+}
+T5 |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+
+B16, SMALL = configs.vit("B/16", num_classes=2, activation="gelu_exact"), configs.t5("1.1-small")
+MT5 = T5 | {"model_type": "mt5", "tie_word_embeddings": True}
+
+
+@pytest.mark.parametrize(
+    ("stored", "config"),
+    [
+        (VIT, B16),  # as transformers.ViTConfig()
+        (VIT | {"id2label": {"0": "crane", "1": "crane", "2": "x"}}, B16.replace(num_classes=3)),
+        (VIT | {"num_labels": 7, "hidden_act": "gelu_pytorch_tanh"}, B16.replace(num_classes=7, activation="gelu")),
+        (VIT | {"image_size": [32, 64], "hidden_act": None, "layer_norm_eps": 1e-6}, B16.replace(image_size=(32, 64))),
+        (T5, SMALL),
+        (T5 | {"num_decoder_layers": 3, "dropout_rate": 0.1}, SMALL.replace(num_decoder_layers=3)),
+        (T5 | {"feed_forward_proj": "gated-silu"}, SMALL.replace(activation="silu")),
+        (T5 | {"tie_word_embeddings": None}, SMALL.replace(tied=True)),
+        (T5 | {"tie_word_embeddings": True, "scale_decoder_outputs": False}, SMALL),
+        (MT5 | {"feed_forward_proj": None, "tie_word_embeddings": False}, SMALL),
+        (MT5 | {"transformers_version": "5.2"}, SMALL),
+        (MT5 | {"transformers_version": "4.57"}, SMALL.replace(tied=True)),
+    ],
+)
+def test_a_stated_configuration_is_that_of_the_kit(stored, config):
+    """ImageNet itself has two classes called crane."""
+    assert checkpoint_names.kit_config(stored, "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("stored", "reason"),
+    [
+        ({"model_type": "beit"}, "model_type 'beit'.*vit, t5, mt5"),
+        ({}, "model_type None"),
+        (VIT | {"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05; the kit's is 1e-6"),
+        (VIT | {"qkv_bias": "no"}, "qkv_bias is 'no'; expected True or False"),
+        (VIT | {"hidden_act": "relu"}, "activation 'relu'.*Known: gelu_pytorch_tanh, gelu"),
+        (VIT | {"id2label": {"1": "a", "2": "b"}}, "the 2 keys of id2label are not 0 to V - 1"),
+        (VIT | {"id2label": {"0": "a"}, "num_labels": 2}, "keys of id2label .* of V = 2 classes"),
+        (VIT | {"id2label": 3}, "no len"),
+        (VIT | {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected a whole number from 1 to 1000"),
+        (VIT | {"hidden_size": "8"}, "hidden_size is '8'; expected a whole number"),
+        (VIT | {"image_size": [224, 0]}, "image_size is 0"),
+        (VIT | {"image_size": [224]}, "image_size"),
+        (T5 | {"feed_forward_proj": "relu"}, "'relu', a T5 1.0, whose MLPs are not gated"),
+        (T5 | {"feed_forward_proj": None}, "'relu', a T5 1.0"),
+        (T5 | {"feed_forward_proj": "gated-relu"}, "activation 'gated-relu'"),
+        (T5 | {"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon is 1e-05; the kit's is 1e-6"),
+        (T5 | {"scale_decoder_outputs": "no"}, "scale_decoder_outputs is 'no'; expected True or False"),
+        (T5 | {"d_model": None}, "d_model is None; expected a whole number"),
+        (T5 | {"relative_attention_num_buckets": 30}, "multiple of 4"),
+    ],
+)
+def test_what_the_kits_models_cannot_be_is_refused_by_name(stored, reason):
+    with pytest.raises(checkpoint.CheckpointError, match=rf"config\.json describes no model .*{reason}"):
+        checkpoint_names.kit_config(stored, "config.json")

@@ -1,5 +1,6 @@
 """Loading T5s: names, conventions, refused files. The numbers from a file of Hugging Face are tested in test_t5.py."""
 
+import json
 import pathlib
 import pickle
 import zipfile
@@ -185,3 +186,37 @@ def test_zip_files_of_pytorch_are_refused_and_not_run(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match=r"pytorch_model.bin is refused.*archive/data.pkl"):
         checkpoint.load_t5(path, CONFIG)
     assert not trace.exists()
+
+
+STATED = {"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_heads": 2, "num_layers": 3}
+STATED |= {"num_decoder_layers": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+
+@pytest.mark.parametrize(
+    ("stated", "config"),
+    [
+        (STATED, CONFIG.replace(activation="silu")),
+        (STATED, CONFIG.replace(rel_max_distance=64)),
+        (STATED, CONFIG.replace(num_heads=3, head_dim=4)),  # the same shapes of all kernels
+        (STATED | {"tie_word_embeddings": True}, CONFIG),
+        ({"model_type": "vit"}, CONFIG),
+    ],
+)
+def test_a_configuration_beside_the_file_that_disagrees_is_refused(stated, config, tmp_path):
+    path = saved(tmp_path / "model.safetensors", leaves())
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    with pytest.raises(checkpoint.CheckpointError, match=r"config\.json states .*, got .*hugging_face\.load"):
+        checkpoint.load_t5(path, config)
+
+
+def test_a_configuration_beside_the_file_that_agrees(tmp_path):
+    path = saved(tmp_path / "model.safetensors", leaves())
+    (tmp_path / "config.json").write_text(json.dumps(STATED | {"dropout_rate": 0.1}))
+    loaded = checkpoint.load_t5(path, CONFIG.replace(dropout=0.1, dtype="bfloat16", remat="full"))
+    jax.tree.map(np.testing.assert_array_equal, loaded, checkpoint.load_t5(FILE, CONFIG))
+
+
+def test_a_tied_head_may_be_stored_but_not_be_another(tmp_path):
+    tied = leaves() | {"lm_head.weight": leaves()["shared.weight"]}
+    params = checkpoint.load_t5(saved(tmp_path / "tied.safetensors", tied), CONFIG.replace(tied=True))
+    assert "logits_dense" not in params["decoder"]

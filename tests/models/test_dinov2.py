@@ -162,6 +162,19 @@ def test_files_that_are_no_such_model(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"small\.onnx"):
             dinov2.load(path)
+    named = [
+        onnx.numpy_helper.from_array(np.zeros((3, 3), np.float32), name) for name in ("onnx::1", "backbone.x.weight")
+    ]
+    for inputs, reason in (
+        (["x", "onnx::1"], r"two arrays called 'backbone\.x\.weight'"),
+        (["x"], "expected one array"),
+    ):
+        node = onnx.helper.make_node("MatMul", inputs, ["y"], name="/backbone/x/MatMul")
+        path.write_bytes(
+            onnx.helper.make_model(onnx.helper.make_graph([node], "made", [], [], named)).SerializeToString()
+        )
+        with pytest.raises(CheckpointError, match=rf"small\.onnx is refused: .*{reason}"):
+            dinov2.load(path)
     tensor = onnx.numpy_helper.from_array(np.zeros(3, np.float32), "backbone.x")
     onnx.external_data_helper.set_external_data(tensor, "/etc/passwd")
     graph = onnx.helper.make_graph([], "made", [], [], [tensor])

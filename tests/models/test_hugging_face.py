@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from kitlib import configs
-from kitlib.models import hugging_face
+from kitlib.models import checkpoint, hugging_face, t5
 from kitlib.models.checkpoint import CheckpointError
 from kitlib.models.vit import ViT
 from kitlib.training import classification
@@ -149,8 +151,15 @@ def test_models_without_a_place_in_the_layout_are_refused_by_name(tmp_path):
         assert named in str(caught.value)
     with pytest.raises(ValueError, match=r"The model does not fit .*extra: Transformer/encoderblock_1/"):
         hugging_face.save_vit(tmp_path / "refused", params, config.replace(depth=1))
-    with pytest.raises(ValueError, match="There are 2 class names; the model has 5 classes"):
+    with pytest.raises(ValueError, match="There are 2 class names, 2 different; the model has 5 classes"):
         hugging_face.save_vit(tmp_path / "refused", params, config, class_names=("a", "b"))
+    with pytest.raises(ValueError, match="There are 5 class names, 4 different"):  # label2id would have four
+        hugging_face.save_vit(tmp_path / "refused", params, config, class_names="abcda")
+    params["head"]["bias"] = params["head"]["bias"].at[1].set(jnp.nan)
+    with pytest.raises(ValueError, match="The model is refused: head/bias holds nan"):
+        hugging_face.save_vit(tmp_path / "refused", params, config)
+    with pytest.raises(ValueError, match="Got a T5Config, expected a ViTConfig"):
+        hugging_face.save_vit(tmp_path / "refused", params, configs.t5("tiny"))
     assert not (tmp_path / "refused").exists()
 
 
@@ -160,36 +169,97 @@ def test_damaged_folders_are_refused_by_name(tmp_path):
     stored, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
     good, arrays = stored.read_text(), weights.read_bytes()
     for text, reason in (
-        (good.replace('"vit"', '"beit"'), "its model_type is 'beit', not 'vit'"),
-        (good[:-20], "delimiter|Expecting|Unterminated"),
-        (good.replace("gelu_pytorch_tanh", "relu"), "hidden_act is 'relu'; known: gelu_pytorch_tanh, gelu"),
-        (good.replace('"num_hidden_layers": 2', '"num_hidden_layers": 1000000000'), "num_hidden_layers is 1000000000"),
-        (good.replace('"hidden_size": 8', '"hidden_size": "8"'), "width"),
-        ("[1]", "has no attribute"),
+        (good.replace('"vit"', '"beit"'), "no model .*'beit'"),
+        (good[:-20], "truncated or not a JSON file"),
+        ("[1]", "a list"),
+        ("[" * 100_000, "truncated or not a JSON file"),
+        (good.replace("1e-06", "1e-05"), "layer_norm_eps is 1e-05"),
     ):
         stored.write_text(text)
-        with pytest.raises(CheckpointError, match=rf"config\.json is not the configuration of a ViT .*({reason})"):
+        with pytest.raises(CheckpointError, match=rf"config\.json .*{reason}"):
             hugging_face.load_vit(tmp_path)
     huge = '"hidden_size": 1000000'  # a matrix of 4 TB, which must not be made to compare its shape
     for text in (good.replace('"hidden_size": 8', '"hidden_size": 16'), good.replace('"hidden_size": 8', huge)):
         stored.write_text(text)
         with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit .*misshapen"):
             hugging_face.load_vit(tmp_path)
-    stored.write_text(good.replace('"hidden_size": 8', '"hidden_size": 16'))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit .*misshapen"):
-        hugging_face.load_vit(tmp_path)
     stored.write_text(good)
     weights.write_bytes(arrays[:-8])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated"):
         hugging_face.load_vit(tmp_path)
     stored.unlink()
-    with pytest.raises(CheckpointError, match=r"There is no .*config\.json"):
+    with pytest.raises(CheckpointError, match=r"There is no checkpoint file .*config\.json"):
         hugging_face.load_vit(tmp_path)
 
 
-def test_numbers_that_transformers_leaves_out_are_its_defaults(tmp_path):
-    """A file with nothing but its type is ViT-B/16 for two classes, as `transformers.ViTConfig()`."""
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    found = hugging_face._from_json(tmp_path / "config.json")
-    assert found == configs.vit("B/16", num_classes=2, activation="gelu_exact", pool="tok")
-    assert jnp.prod(jnp.array(found.image_size)) == 224**2
+# ---------------------------------------------------------------------------------------------- other folders
+
+
+def headless(folder, params, config) -> None:
+    """The folder as transformers writes a ViTModel: without the prefix and the classifier, with a pooler."""
+    hugging_face.save_vit(folder, params, config)
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    arrays = {name.removeprefix("vit."): array for name, array in arrays.items() if name.startswith("vit.")}
+    pooler = {"pooler.dense.weight": np.ones((8, 8), np.float32), "pooler.dense.bias": np.ones(8, np.float32)}
+    safetensors.numpy.save_file(arrays | pooler, folder / "model.safetensors")
+
+
+def test_a_vit_without_a_classifier_gives_the_normed_class_token(tmp_path):
+    config, params = made()
+    headless(tmp_path, params, config)
+    found, loaded = hugging_face.load(tmp_path)
+    assert found == config.replace(num_classes=0) and "head" not in loaded
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 4, 6, 3)).astype(np.float32)
+    encoded = ViT(config).apply({"params": params}, images)[1]["encoded"]
+    np.testing.assert_array_equal(ViT(found).apply({"params": loaded}, images)[0], encoded[:, 0])
+
+
+def test_a_classifier_that_is_missing_is_not_left_out(tmp_path):
+    config, params = made()
+    hugging_face.save_vit(tmp_path, params, config)
+    arrays = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    del arrays["classifier.weight"]
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing: classifier\.weight"):
+        hugging_face.load(tmp_path)
+
+
+REFERENCE = Path(__file__).parents[1] / "reference"  # what transformers computes: see make_t5.py
+T5 = {"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_heads": 2, "num_layers": 3}
+T5 |= {"num_decoder_layers": 2, "layer_norm_epsilon": 1e-6, "tie_word_embeddings": False}
+UNSCALED = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
+
+
+@pytest.mark.parametrize(
+    ("case", "stated", "factor"),
+    [
+        ("gelu", {}, 1),
+        ("silu", {"feed_forward_proj": "gated-silu"}, 1),
+        ("tied", {"tie_word_embeddings": True}, 1),
+        ("tied", {"scale_decoder_outputs": True, "tie_word_embeddings": True}, 1),
+        ("tied", UNSCALED, 4),  # logits that are not divided by sqrt(D), D = 16
+        ("gelu", UNSCALED, 1),  # a head of its own, whatever is said of ties
+    ],
+)
+def test_a_t5_folder_computes_what_transformers_does(case, stated, factor, tmp_path):
+    shutil.copy(REFERENCE / f"t5_{case}.safetensors", tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(T5 | {"feed_forward_proj": "gated-gelu"} | stated))
+    config, params = hugging_face.load(tmp_path)
+    with np.load(REFERENCE / "t5.npz") as tensors:
+        inputs, targets, expected = (tensors[f"{case}/{name}"] for name in ("inputs", "targets", "logits"))
+    shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
+    logits, _ = t5.T5(config).apply({"params": params}, inputs, shifted)
+    np.testing.assert_allclose(logits, factor * expected, rtol=1e-4, atol=2e-4)
+    with pytest.raises(CheckpointError, match="holds a T5, expected a ViT"):
+        hugging_face.load_vit(tmp_path)
+
+
+def test_a_head_that_the_file_should_have_is_not_made_up(tmp_path):
+    shutil.copy(REFERENCE / "t5_tied.safetensors", tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(T5 | {"feed_forward_proj": "gated-gelu"}))
+    with pytest.raises(CheckpointError, match="missing: decoder/logits_dense/kernel"):
+        hugging_face.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(T5 | {"feed_forward_proj": "gated-gelu"} | UNSCALED))
+    tied = hugging_face.load(tmp_path)[0].replace(tied=True)
+    with pytest.raises(CheckpointError, match=r"config\.json states T5Config.*got .*tied=True"):
+        checkpoint.load_t5(tmp_path / "model.safetensors", tied)  # logits would be wrong by a factor of 4

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kitlib.data import files
 from kitlib.studies import questions, runner, tables
 
 
@@ -48,6 +49,57 @@ def test_where_a_curve_reaches_a_level():
 def test_a_missing_table_names_its_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="kit claims upcycling pictures_nothing"):
         tables.read_table("upcycling", "pictures_nothing", tmp_path)
+
+
+GOOD = b'# How?\n# kit claims text one\narm,seed,loss\ndense,0,1.5\n"steep, or not",0,2.25\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"# nothing but a head\n",
+        b"arm,seed,loss\n",
+        b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
+        bytes(range(256)),
+        b"\x1f\x8b\x08\x00" + b"\0" * 20,
+        GOOD[:-3],  # 2.25 would become 2.
+        GOOD[:-6] + b"\n",
+        GOOD.replace(b'"', b""),  # an arm with a comma
+        GOOD.replace(b'not"', b"not"),
+        GOOD.replace(b"seed", b"loss"),
+        GOOD.replace(b"loss", b"loss,steps"),
+    ],
+)
+def test_files_that_are_no_tables_are_refused(content, tmp_path):
+    path = tmp_path / "text_one.csv"
+    path.write_bytes(GOOD)
+    assert tables.read_table("text", "one", tmp_path)["arm"].tolist() == ["dense", "steep, or not"]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"text_one\.csv is no table of a study .*kit claims text one") as caught:
+        tables.read_table("text", "one", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_lost_whole_rows_is_noticed_by_its_checksum(tmp_path):
+    path = tmp_path / "text_one.csv"
+    path.write_bytes(GOOD)
+    files.note_checksum(path)
+    assert len(tables.read_table("text", "one", tmp_path)) == 2
+    path.write_bytes(b"\n".join(GOOD.split(b"\n")[:-2]) + b"\n")
+    with pytest.raises(ValueError, match=r"text_one\.csv is damaged or was changed"):
+        tables.read_table("text", "one", tmp_path)
+
+
+def test_unknown_columns_name_the_nearest():
+    for asked in (
+        lambda: tables.final(line_table(), "los"),
+        lambda: tables.values_at(line_table(), "los", "extra_steps", 1.0),
+        lambda: tables.values_at(line_table(), "loss", "extra_step", 1.0),
+        lambda: tables.reached(line_table(), "loss", "extra_step", 1.0),
+    ):
+        with pytest.raises(ValueError, match=r"Unknown column of the table .*did you mean '(loss|extra_steps)'"):
+            asked()
 
 
 def test_stored_tables_are_whole():
