@@ -3,5 +3,5 @@
 Read `vit`, `t5` (with `t5_stacks`), then `palix`, which is made of both. `vit_parts` trains the upper blocks of a ViT
 alone. `stacking` makes loops of the equal blocks of deep models; `decode` generates text; `flops` counts parameters
 and FLOPs in closed form; `checkpoint` (with `checkpoint_files` and `checkpoint_names`) reads public weights, `dinov2`
-a real vision tower, `weights` the kit's own; `hugging_face` writes and reads ViTs in the layout of transformers.
+a real vision tower, `weights` the kit's own; `hugging_face` reads ViTs and T5s of transformers, and writes ViTs.
 """

@@ -46,16 +46,12 @@ def fit_positions(table: np.ndarray, config: ViTConfig, path="The checkpoint") -
     side = int(np.sqrt(n))
     extra = n - side * side
     if extra > 1 or (side == 1 and max(config.grid) > 1):
-        raise CheckpointError(
-            f"{path}: pos_embedding has {n} positions: no square grid of patches, with or without a class token."
-        )
+        raise CheckpointError(f"{path}: pos_embedding has {n} positions: no square grid, with or without class token.")
     table = np.asarray(resize_positions(jnp.asarray(table), (side, side), config.grid))
     if config.pool == "tok" and not extra:
         table = np.pad(table, ((0, 0), (1, 0), (0, 0)))
     if config.pool != "tok" and extra:
-        raise CheckpointError(
-            f"{path} has a position for a class token, but the configuration pools by {config.pool!r}; use pool='tok'."
-        )
+        raise CheckpointError(f"{path} has a position for a class token; use pool='tok', not {config.pool!r}.")
     return table
 
 

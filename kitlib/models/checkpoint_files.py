@@ -38,10 +38,8 @@ def read_npz(path, most: int | None = None) -> dict[str, np.ndarray]:
         if head[:6] == b"\x93NUMPY":
             raise CheckpointError(f"{path} holds one bare array, not the named arrays of an .npz checkpoint.")
         if head[8:] == b"{":  # behind the length of the header
-            raise CheckpointError(
-                f"{path} is a .safetensors file, expected an .npz: hugging_face.load reads the folder of a ViT or T5, "
-                "weights.load the kit's own files."
-            )
+            others = "hugging_face.load reads a folder of a ViT or T5, weights.load the kit's own files"
+            raise CheckpointError(f"{path} is a .safetensors file, expected an .npz: {others}.")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _check_members(members, path, most)
@@ -115,10 +113,8 @@ def read_json(path) -> dict:
 
 def _file(path) -> pathlib.Path:
     path = pathlib.Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, expected a file; hugging_face.load reads folders.")
     if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file {path}; check the path.")
+        raise CheckpointError(f"There is no checkpoint file {path}; check the path (hugging_face.load reads folders).")
     return path
 
 

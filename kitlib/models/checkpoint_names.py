@@ -56,9 +56,7 @@ def unstack_blocks(flat: dict[str, np.ndarray], path="The checkpoint") -> dict[s
     prefix = "Transformer/encoderblock/"
     unstacked = {name: leaf for name, leaf in flat.items() if not name.startswith(prefix)}
     if len(unstacked) < len(flat) and (single := [name for name in unstacked if name.startswith(prefix[:-1])]):
-        raise CheckpointError(
-            f"{path} has stacked blocks ({prefix}...) and single ones ({single[0]}), expected one kind."
-        )
+        raise CheckpointError(f"{path} has stacked blocks ({prefix}) and single ones ({single[0]}), expected one kind.")
     for name, leaf in flat.items():
         if name.startswith(prefix):
             if not leaf.ndim:
@@ -92,9 +90,7 @@ def t5_names(flat: dict[str, np.ndarray], path="The checkpoint") -> dict[str, np
     """
     huggings, slashes = ([name for name in flat if mark in name] for mark in "./")
     if huggings and slashes:
-        raise CheckpointError(
-            f"{path} has names of Hugging Face ({huggings[0]}) and of t5x ({slashes[0]}): two models."
-        )
+        raise CheckpointError(f"{path} has names of Hugging Face ({huggings[0]}) and t5x ({slashes[0]}), expected one.")
     renamed = {}
     for name, leaf in flat.items():
         if name.startswith("state/"):
@@ -102,9 +98,7 @@ def t5_names(flat: dict[str, np.ndarray], path="The checkpoint") -> dict[str, np
         new = _t5x_name(name) if huggings else name.removeprefix("target/")
         leaf = leaf.T if huggings and new != T5_TABLE else leaf
         if new in renamed and not (huggings and new == T5_TABLE and np.array_equal(renamed[new], leaf)):
-            raise CheckpointError(
-                f"{path} has two leaves called {new!r} once renamed, and they differ; one is {name!r}."
-            )
+            raise CheckpointError(f"{path} has two leaves called {new!r} once renamed that differ; one is {name!r}.")
         renamed[new] = leaf
     if "encoder/layers_0/mlp/wi/kernel" in renamed and "encoder/layers_0/mlp/wi_0/kernel" not in renamed:
         raise CheckpointError(f"{path} is a T5 1.0: its MLPs are not gated. The kit has T5 1.1, mT5 and UL2.")

@@ -76,6 +76,7 @@ def load(folder: str | Path) -> tuple[ViTConfig | T5Config, dict]:
 
     A ViT without a classifier (transformers' ViTModel) has num_classes=0: its output is the class token after the last
     norm. Its pooler, a tanh layer that is often untrained and that no classifier of transformers keeps, is left out.
+    LayerNorms get the kit's epsilon of 1e-6 where the file says 1e-12, transformers' default.
     Raises CheckpointError for files that are missing, damaged or of another model.
     """
     stated, path = Path(folder) / "config.json", Path(folder) / "model.safetensors"
@@ -124,13 +125,11 @@ def to_torch(name: str, leaf: np.ndarray) -> np.ndarray:
     H and d as one axis; all else as it is."""
     if name == "embedding/kernel":
         return leaf.transpose(3, 2, 0, 1)
-    if name.endswith(("query/kernel", "key/kernel", "value/kernel")):
-        leaf = leaf.reshape(leaf.shape[0], -1)  # [D, H d]
-    elif name.endswith("out/kernel"):
-        leaf = leaf.reshape(-1, leaf.shape[-1])  # [H d, D]
-    elif name.endswith(("query/bias", "key/bias", "value/bias")):
-        leaf = leaf.reshape(-1)
-    return leaf.T if name.endswith("kernel") else leaf
+    if name.endswith("out/kernel"):
+        return leaf.reshape(-1, leaf.shape[-1]).T  # [H d, D]
+    if name.endswith("kernel"):
+        return leaf.reshape(leaf.shape[0], -1).T  # [D, H d] of query, key and value
+    return leaf.reshape(-1) if name.endswith("bias") else leaf
 
 
 def from_torch(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

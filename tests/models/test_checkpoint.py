@@ -449,7 +449,7 @@ def test_other_kinds_of_files_and_configurations_say_what_reads_them(tmp_path):
             tmp_path,
             CONFIG,
             checkpoint.CheckpointError,
-            "is a folder, expected a file; hugging_face",
+            r"no checkpoint file .*hugging_face\.load reads folders",
         ),
         (checkpoint.load_vit, path, t5, ValueError, "Got a T5Config, expected a ViTConfig; only load_t5"),
         (checkpoint.load_t5, path, CONFIG, ValueError, "Got a ViTConfig, expected a T5Config"),

@@ -143,7 +143,7 @@ def test_equal_copies_of_the_embedding_table_are_one():
             "two leaves .* differ; one is 'decoder.embed_tokens",
         ),
         (SHARED | {"decoder.embed_tokens.weight": TABLE[:2]}, "two leaves .* differ"),
-        (SHARED | {"target/encoder/encoder_norm/scale": np.ones(2)}, r"Hugging Face \(shared.weight\) and of t5x"),
+        (SHARED | {"target/encoder/encoder_norm/scale": np.ones(2)}, r"Hugging Face \(shared.weight\) and t5x"),
         ({"encoder.block.0.layer.1.DenseReluDense.wi.weight": TABLE}, "x.file is a T5 1.0: its MLPs are not gated"),
         ({"target/encoder/layers_0/mlp/wi/kernel": TABLE}, "x.file is a T5 1.0: its MLPs are not gated"),
     ],
