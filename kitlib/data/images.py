@@ -99,30 +99,32 @@ def from_arrays(images: np.ndarray, labels: np.ndarray, *, name: str, class_name
         class_names: one name per class.
 
     Raises:
-        ValueError: the rank, order of axes, type, length or labels are not as above.
+        ValueError: the rank, order of axes, type, length or labels are not as above, there is no picture, or class
+            names are equal or empty.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype != np.uint8 or images.ndim != 4:
+    images, labels, class_names = np.asarray(images), np.asarray(labels), tuple(class_names)
+    height, channels = (images.shape[1], images.shape[-1]) if images.ndim == 4 else (0, 0)
+    first = 1 <= height <= 4 < channels or (height in (1, 3) and channels not in (1, 3))
+    if images.dtype != np.uint8 or not images.size or not 1 <= channels <= 4 or first:
+        grey = ": one grey channel is images[..., None]" if images.ndim == 3 else ""
+        hint = ": with channels first, it seems, use images.transpose(0, 2, 3, 1)" if first else grey
         raise ValueError(
             f"The images of {name} are {images.dtype}{list(images.shape)}; expected uint8[n, H, W, C] with values 0 to "
-            f"255 (one grey channel: images[..., None])."
-        )
-    if images.shape[1] <= 4 < images.shape[-1]:
-        raise ValueError(
-            f"The images of {name} are {list(images.shape)}, with channels first, it seems; expected [n, H, W, C]: use "
-            "images.transpose(0, 2, 3, 1)."
+            f"255, at least one picture and 1 to 4 channels{hint}."
         )
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"The labels of {name} are {labels.dtype}{list(labels.shape)}; expected integers[{len(images)}]."
         )
-    if labels.size and not 0 <= labels.min() <= labels.max() < len(class_names):
+    if not 0 <= labels.min() <= labels.max() < len(class_names):
         raise ValueError(
             f"The labels of {name} go from {labels.min()} to {labels.max()}; expected 0 to {len(class_names) - 1}, "
             f"one for each of the {len(class_names)} class names."
         )
+    if not all(isinstance(c, str) and c.strip() for c in class_names) or len(set(class_names)) < len(class_names):
+        raise ValueError(f"The class names of {name} are {list(class_names)}; expected different texts, none empty.")
     store = _Arrays(images, labels.astype(np.int32))
-    return Source(name, tuple(class_names), images.shape[1:], store, range(len(images)))
+    return Source(name, class_names, images.shape[1:], store, range(len(images)))
 
 
 def load_committed(name: str, split: str, *, data_dir: str | Path | None = None) -> Source:

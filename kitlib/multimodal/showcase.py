@@ -8,16 +8,15 @@ asked to find and to count. So where the name is wrong, so is the rest. `kit sho
 """
 
 import dataclasses
-import io
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from kitlib.data import tokenizer
 from kitlib.data.captioned import LANGUAGES
+from kitlib.data.own_files import read_picture as read_picture  # part of what this module offers
 from kitlib.multimodal import batching, objectives
 from kitlib.multimodal import boxes as box_texts
 from kitlib.multimodal.example_builders import BINS
@@ -48,26 +47,6 @@ class Seen:
     count: str
     question: str
     answer: str
-
-
-def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
-    """uint8[side, side, 3] of a picture file: upright, on white, and padded with white to a square, not stretched.
-
-    Raises FileNotFoundError if it is missing, and ValueError with its name if it is no picture that Pillow reads.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: give the path of a picture, such as a PNG or a JPEG.")
-    try:
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes()))).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a picture that can be read ({error}): give a PNG, JPEG or WebP.") from error
-    # It is shrunk first: the square around a long, narrow picture would be huge.
-    width, height = (max(1, round(side * length / max(picture.size))) for length in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    square = Image.new("RGBA", (side, side), "white")
-    square.alpha_composite(picture, ((side - width) // 2, (side - height) // 2))
-    return np.asarray(square.convert("RGB"))
 
 
 def ask_about(model, params, image: np.ndarray, *, question: str = "") -> Seen:

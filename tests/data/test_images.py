@@ -56,6 +56,13 @@ def test_take_never_returns_records_outside_the_view(indices):
         (np.zeros((2, 4, 4), np.uint8), [0, 1], r"uint8\[2, 4, 4\]; expected uint8\[n, H, W, C\]"),
         (np.zeros((2, 4, 4, 1), np.float32), [0, 1], "float32"),
         (np.zeros((2, 3, 32, 32), np.uint8), [0, 1], r"channels first, .* use images\.transpose\(0, 2, 3, 1\)"),
+        (np.zeros((2, 1, 28, 28), np.float32), [0, 1], "channels first"),
+        (np.zeros((2, 3, 4, 4), np.uint8), [0, 1], "channels first"),
+        (np.zeros((2, 4, 9, 9), np.uint8), [0, 1], "channels first"),
+        (np.zeros((2, 9, 9, 5), np.uint8), [0, 1], "1 to 4 channels"),
+        (np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, int), "at least one picture"),
+        (np.zeros((2, 0, 4, 1), np.uint8), [0, 1], r"uint8\[2, 0, 4, 1\]"),
+        (np.zeros((2, 4, 4, 0), np.uint8), [0, 1], r"uint8\[2, 4, 4, 0\]"),
         (np.zeros((2, 4, 4, 1), np.uint8), [0], r"expected integers\[2\]"),
         (np.zeros((2, 4, 4, 1), np.uint8), [0.0, 1.0], "float64"),
         (np.zeros((2, 4, 4, 1), np.uint8), [0, 2], "from 0 to 2; expected 0 to 1"),
@@ -64,6 +71,12 @@ def test_take_never_returns_records_outside_the_view(indices):
 def test_from_arrays_says_what_is_wrong(images, labels, message):
     with pytest.raises(ValueError, match=message):
         data.from_arrays(images, labels, name="mine", class_names=["a", "b"])
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", " "], ["a", ""], ["a", 1], [["a"], ["b"]]])
+def test_class_names_are_different_texts(names):
+    with pytest.raises(ValueError, match="class names of mine"):
+        data.from_arrays(np.zeros((2, 4, 4, 1), np.uint8), [0, 1], name="mine", class_names=names)
 
 
 # --- IDX ---

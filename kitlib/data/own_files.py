@@ -1,0 +1,178 @@
+"""Pictures and texts of your own: a folder per class, an .npz, any picture file, a file of lines.
+
+    from_files("pets", "train", size=64)         # pets/cat/1.png, pets/dog/2.jpg, ...; or pets/train/cat/1.png, ...
+    from_files("pets.npz", "test", size=64)      # images uint8[n, H, W, C], labels int[n], perhaps class_names
+    texts_from_file("tales.txt", "train")        # one text per line
+    read_picture("dog.jpg", 64)                  # uint8[64, 64, 3]
+
+What has no parts "train" and "test" of its own is divided: a tenth, that of the lowest sha256, is for the test. So the
+parts are the same every time, and no picture or text is in both.
+"""
+
+import hashlib
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from kitlib.configs.arguments import whole
+from kitlib.configs.nearest_name import one_of
+from kitlib.data.files import read_arrays
+from kitlib.data.images import Source, from_arrays
+
+SPLITS = ("train", "test")
+LAYOUT = "expected FOLDER/class/picture.png with two classes or more, or that in FOLDER/train and in FOLDER/test"
+
+
+def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
+    """uint8[side, side, 3] of a picture file: upright, on white, and padded with white to a square, not stretched.
+
+    Grey of 16 bits is scaled by 65,535; integers of 32 bits and floats have no fixed range, so by their own.
+    Raises FileNotFoundError if it is missing, and ValueError with its name if it is no picture that Pillow reads.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = [str(file) for file in _visible(path) if file.is_file()]
+        raise ValueError(f"{path} is a folder: name the pictures in it ({', '.join(inside[:3]) or 'it has no files'}).")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: give the path of a picture, such as a PNG or a JPEG.")
+    try:
+        picture = _rgba(Image.open(io.BytesIO(path.read_bytes())))
+    except Exception as error:  # Pillow has a reader per format, and for damaged files they raise almost anything
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+        raise ValueError(f"{path} is not a picture that can be read ({reason}): give a PNG, JPEG or WebP.") from error
+    # It is shrunk first: the square around a long, narrow picture would be huge.
+    width, height = (max(1, round(side * length / max(picture.size))) for length in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    square = Image.new("RGBA", (side, side), "white")
+    square.alpha_composite(picture, ((side - width) // 2, (side - height) // 2))
+    return np.asarray(square.convert("RGB"))
+
+
+def _rgba(opened: Image.Image) -> Image.Image:
+    """Upright and in eight bits per channel. Pillow would cut off wider values at 255."""
+    picture = ImageOps.exif_transpose(opened)
+    if picture.mode[0] not in "IF":
+        return picture.convert("RGBA")
+    values = np.asarray(picture, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("not all of its values are finite")
+    sixteen = picture.mode != "F" and (";16" in picture.mode or opened.format in ("PNG", "PPM"))
+    low, high = (0, 65_535) if sixteen else (values.min(), values.max())
+    grey = np.rint(255 * (values - low) / (high - low or 1))
+    alpha = np.where(values == opened.info.get("transparency"), 0, 255)
+    return Image.fromarray(np.stack([grey, grey, grey, alpha], axis=-1).astype(np.uint8))
+
+
+def from_files(path: str | Path, split: str, *, size: int) -> Source:
+    """A Source over your own pictures, all in memory, in a random but fixed order.
+
+    Args:
+        path: a folder with a folder per class, which gives the class its name; or an .npz with images
+            uint8[n, H, W, C], labels integers[n] and perhaps class_names (else "0", "1", ...). What is hidden (.name)
+            is not read.
+        split: "train" or "test". Without folders of these names a tenth of all pictures is the test.
+        size: H = W of a folder's pictures, which are read by `read_picture`; those of an .npz stay as they are.
+
+    Raises:
+        FileNotFoundError: path is missing.
+        ValueError: the folder or the arrays are not as above, a picture cannot be read, or one is in both splits.
+    """
+    one_of("split of your own pictures", split, SPLITS)
+    whole("size", size, 1, 4096)
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; {LAYOUT}, or an .npz with images and labels.")
+    return _from_folder(path, split, size) if path.is_dir() else _from_npz(path, split)
+
+
+def _from_folder(path: Path, split: str, size: int) -> Source:
+    parts = [path / part for part in SPLITS if all((path / other).is_dir() for other in SPLITS)] or [path]
+    classes = [_classes(part) for part in parts]
+    names = list(classes[0])
+    if len(names) < 2:
+        raise ValueError(f"{parts[0]} has {len(names)} class folders; {LAYOUT}.")
+    if unknown := set(classes[-1]) - set(names):
+        raise ValueError(f"{parts[-1]} has the classes {', '.join(sorted(unknown))}, which {parts[0]} has not.")
+    pictures = [
+        (hashlib.sha256(file.read_bytes()).digest(), file, names.index(name), part)
+        for part, found in zip(parts, classes, strict=True)
+        for name, files in found.items()
+        for file in files
+    ]
+    pictures.sort()
+    if len(parts) == 1:
+        chosen = [pictures[i] for i in _rows(path, split, [digest for digest, *_ in pictures])]
+    else:
+        for (one, file, _, part), (other, again, _, its_part) in itertools.pairwise(pictures):
+            if one == other and part != its_part:
+                raise ValueError(f"{file} and {again} are the same picture: remove it from one of the parts.")
+        chosen = [picture for picture in pictures if picture[-1] == path / split]
+    images = np.stack([read_picture(file, size) for _, file, *_ in chosen])
+    return from_arrays(
+        images, np.array([label for *_, label, _ in chosen]), name=path.resolve().name, class_names=names
+    )
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    found = {inside.name: _visible(inside) for inside in _visible(folder) if inside.is_dir()}
+    for name, files in found.items():
+        if not files or any(file.is_dir() for file in files):
+            raise ValueError(f"{folder / name} has {'folders in it' if files else 'no pictures'}; {LAYOUT}.")
+    return found
+
+
+def _from_npz(path: Path, split: str) -> Source:
+    try:
+        arrays = read_arrays(path)
+        images, labels = arrays["images"], arrays["labels"]
+    except (ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error.__cause__ or error
+        raise ValueError(
+            f"{path} is not an .npz of pictures ({str(reason).splitlines()[0]}); expected images uint8[n, H, W, C], "
+            f"labels integers[n] and perhaps class_names, or a folder: {LAYOUT}."
+        ) from error
+    if "class_names" in arrays:
+        names = arrays["class_names"].reshape(-1).tolist()
+    else:  # a wrong label must not ask for a billion names
+        names = [str(label) for label in range(1 + min(int(labels.max(initial=0)), labels.size))]
+    from_arrays(images, labels, name=path.resolve().name, class_names=names)  # checks them all
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    rows = sorted(_rows(path, split, digests), key=digests.__getitem__)
+    return from_arrays(images[rows], labels[rows], name=path.resolve().name, class_names=names)
+
+
+def texts_from_file(path: str | Path, split: str) -> list[str]:
+    """The lines of a UTF-8 file that are not empty, for `text_batches.token_stream`; a tenth of them is the "test".
+
+    Raises FileNotFoundError if it is missing, and ValueError with its name if it is no such file or has no two texts.
+    """
+    one_of("split of your own texts", split, SPLITS)
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; expected a text file.")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        content = "\0"
+    if "\0" in content:
+        raise ValueError(f"{path} is not a text in UTF-8: save it as plain text in UTF-8, one text per line.")
+    lines = [line.strip() for line in content.split("\n") if line.strip()]
+    return [lines[i] for i in _rows(path, split, [hashlib.sha256(line.encode()).digest() for line in lines])]
+
+
+def _rows(path: Path, split: str, digests: Sequence[bytes]) -> list[int]:
+    """The rows of a split: the tenth with the lowest digests, at least one, is the test; equal ones are together."""
+    ranked = sorted(set(digests))
+    if len(ranked) < 2:
+        raise ValueError(f"{path} has {len(ranked)} different entries: training and test need one each.")
+    border = ranked[math.ceil(len(ranked) / 10)]
+    return [i for i, digest in enumerate(digests) if (digest < border) == (split == "test")]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(inside for inside in folder.iterdir() if not inside.name.startswith("."))
