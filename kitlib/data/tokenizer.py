@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from kitlib.configs.arguments import whole
 from kitlib.data import files
 
 VOCAB_SIZE = 2048
@@ -50,9 +51,10 @@ class Tokenizer:
         """Args: model: a serialized SentencePiece model; sentinels: how many to add; name: for error messages.
 
         Raises ValueError for bytes that are no such model, a model that cannot end a sequence, or negative sentinels.
+        The format has no checksum: another score or another text of a piece cannot be seen. What no training writes
+        is refused: unknown fields, equal pieces or such as are no UTF-8, scores above 0, 255 of the 256 bytes.
         """
-        if sentinels < 0:
-            raise ValueError(f"sentinels is {sentinels}; expected at least 0.")
+        whole("sentinels", sentinels, 0)
         self._model = sentencepiece.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(model)
@@ -67,7 +69,9 @@ class Tokenizer:
         self.vocab_size = first + sentinels
         self.sentinel_ids = np.arange(self.vocab_size - 1, first - 1, -1, dtype=np.int32)
         bytes_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-        self.byte_fallback = all(map(self._model.is_byte, bytes_ids))
+        self.byte_fallback = any(map(self._model.is_byte, bytes_ids))
+        if not self._is_whole(model, bytes_ids):
+            raise ValueError(f"{name} is a damaged SentencePiece model: get it again.")
         self._special = {f"<extra_id_{k}>": [int(i)] for k, i in enumerate(self.sentinel_ids)}
         if self.byte_fallback:  # otherwise the character would be decoded as a space
             self._special[SPACE] = [bytes_ids[byte] for byte in SPACE.encode()]
@@ -96,6 +100,17 @@ class Tokenizer:
                 stacklevel=2,
             )
         return tokenizer
+
+    def _is_whole(self, model: bytes, bytes_ids: Sequence[int]) -> bool:
+        """Whether this could come from a training: a changed bit may turn a piece into a field that nobody reads."""
+        everything = range(self._model.get_piece_size())
+        try:
+            _ = [self._model.id_to_piece(i) for i in everything]
+        except UnicodeDecodeError:
+            return False
+        likely = all(-1e9 < self._model.get_score(i) <= 0 for i in everything)  # logarithms of probabilities, or ranks
+        whole_bytes = self.byte_fallback == all(map(self._model.is_byte, bytes_ids))
+        return likely and whole_bytes and self._model.serialized_model_proto() == model
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without an end of sequence. `<extra_id_k>` in the text becomes that sentinel.

@@ -231,6 +231,35 @@ def test_a_bad_file_is_refused_by_name(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
+# A piece is stored as 0a, its length; 0a, length and text; 15 and the score, a float32.
+WORD = "\u2581follow".encode()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (WORD, WORD[:-1] + b"\xff"),  # no UTF-8
+        (WORD, "\u2581number".encode()),  # there is one already
+        (WORD + b"\x15", WORD + b"\x12"),  # a score that is none
+        (b"<0x41>", b"<0x4a>"),  # one of the 256 bytes
+        (b"\x0a\x10\x0a\x09" + WORD, b"\x4a\x10\x0a\x09" + WORD),  # a field that nobody reads: all ids behind it move
+    ],
+)
+def test_a_damaged_model_is_refused(old, new):
+    content = (data.data_folder() / "tokenizer.model").read_bytes()
+    assert content.count(old) == 1
+    with pytest.raises(ValueError, match=r"a\.model is .* SentencePiece model: get it again"):
+        Tokenizer(content.replace(old, new), name="a.model")
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf, 9.0, -3e38])
+def test_scores_that_no_training_writes_are_refused(score):
+    content = (data.data_folder() / "tokenizer.model").read_bytes()
+    at = content.index(WORD + b"\x15") + len(WORD) + 1
+    with pytest.raises(ValueError, match=r"a\.model is .* SentencePiece model: get it again"):
+        Tokenizer(content[:at] + np.float32(score).tobytes() + content[at + 4 :], name="a.model")
+
+
 def test_a_missing_file_is_named(tmp_path):
     for path in (tmp_path / "none.model", tmp_path):
         with pytest.raises(FileNotFoundError, match="is missing: name a SentencePiece"):
@@ -249,7 +278,7 @@ def test_the_kits_own_file_must_be_unchanged(tmp_path, monkeypatch):
 
 
 def test_negative_sentinels():
-    with pytest.raises(ValueError, match="sentinels is -1; expected at least 0"):
+    with pytest.raises(ValueError, match="sentinels is -1"):
         Tokenizer.load(sentinels=-1)
 
 
