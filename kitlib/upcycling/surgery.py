@@ -17,7 +17,7 @@ import dataclasses
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import T5_DECODER_MOE, T5_ENCODER_MOE, MoEConfig, T5Config, ViTConfig
+from kitlib.configs.arguments import flag, number, whole
 from kitlib.layers.vit_layers import BIAS_INIT
 from kitlib.models import checkpoint, stacking
 
@@ -45,9 +46,8 @@ def vision_recipe(dense: ViTConfig, **changes) -> ViTConfig:
 
     The new model starts as the dense one where each token is chosen: surely with capacity_factor = E, often from 3. (In
     our study of pictures, notebook 07, raw weights and fresh moments ended ahead.)"""
-    blocks = tuple(range(dense.depth - dense.depth // 2, dense.depth))
-    recipe = MoEConfig(router="expert_choice", capacity_factor=2.0, renormalize=True)
-    return dense.replace(moe=recipe.replace(**changes), moe_blocks=blocks)
+    moe = _changed(dense, ViTConfig, MoEConfig(router="expert_choice", capacity_factor=2.0, renormalize=True), changes)
+    return dense.replace(moe=moe, moe_blocks=tuple(range(dense.depth - dense.depth // 2, dense.depth)))
 
 
 def language_recipe(dense: T5Config, **changes) -> T5Config:
@@ -55,12 +55,28 @@ def language_recipe(dense: T5Config, **changes) -> T5Config:
     encoder, top-2 in the decoder, combine weights not renormalised. `changes` are fields of the encoder's MoEConfig;
     num_experts, granularity and renormalize also change the decoder's."""
     both = {name: changes[name] for name in ("num_experts", "granularity", "renormalize") if name in changes}
+    moe = _changed(dense, T5Config, T5_ENCODER_MOE, changes)
     return dense.replace(
-        moe=T5_ENCODER_MOE.replace(**changes),
+        moe=moe,
         moe_layers=tuple(range(1, dense.num_encoder_layers, 2)),
         decoder_moe=T5_DECODER_MOE.replace(**both),
         decoder_moe_layers=tuple(range(1, dense.num_decoder_layers, 2)),
     )
+
+
+def _changed(dense, kind: type, recipe: MoEConfig, changes: dict) -> MoEConfig:
+    """`recipe` with these fields; refused are those that say nothing, or by which the router would learn nothing."""
+    if not isinstance(dense, kind):
+        raise ValueError(f"dense is {dense!r}; expected {kind.__name__}: a recipe changes a configuration.")
+    moe = recipe.replace(**changes)
+    if "num_selected" in changes and moe.router != "top_k":
+        raise ValueError(f"num_selected is of tokens that choose, here router={moe.router!r}; say router='top_k', too.")
+    if (moe.router, moe.num_selected, moe.renormalize) == ("top_k", 1, True):
+        raise ValueError(
+            "The weight of one selected expert is always 1 if weights sum to 1, so that the task would not train the "
+            "router: say renormalize=False, or num_selected=2 or more."
+        )
+    return moe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +90,11 @@ class ExpertInit:
     scale_weights: bool = False  # if not renormalised: outputs are multiplied by 1 / (mean sum of gates) (2410.07524)
 
     def __post_init__(self):
-        if not 0.0 <= self.redraw <= 1.0:
-            raise ValueError(f"ExpertInit.redraw is a share of the hidden units, 0 to 1; got {self.redraw}.")
-        for name in ("noise", "fresh", "router_scale"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"ExpertInit.{name} is {getattr(self, name)}; it must be 0 or more.")
+        number("ExpertInit.redraw", self.redraw, 0.0, 1.0)
+        number("ExpertInit.noise", self.noise, 0.0)
+        number("ExpertInit.router_scale", self.router_scale, 0.0)
+        whole("ExpertInit.fresh", self.fresh, 0)
+        flag("ExpertInit.scale_weights", self.scale_weights)
 
 
 COPIES = ExpertInit()
@@ -163,7 +179,7 @@ def deepen(dense, order: tuple[int, ...]) -> Plan:
     if len(set(depths.values())) > 1:
         raise ValueError(f"One order cannot deepen stacks of different depth, got {depths}.")
     depth = max(depths.values(), default=0)
-    if set(order) != set(range(depth)):
+    if not isinstance(order, tuple | list) or set(order) != set(range(depth)):
         raise ValueError(f"order must name each of the {depth} blocks, 0 to {depth - 1}, at least once; got {order}.")
     origins = {}
     for name, leaf in flat.items():
@@ -198,7 +214,9 @@ def flat_shapes(config: ViTConfig | T5Config) -> dict[str, jax.ShapeDtypeStruct]
 
 
 def _flat_dense(tree) -> dict:
-    return flatten_dict(stacking.unstack(tree), sep="/")
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"The dense model is {type(tree).__name__}; expected its parameters, a dictionary.")
+    return flatten_dict(stacking.unstack(dict(tree)), sep="/")
 
 
 # ---------------------------------------------------------------------------------------------- parameters
@@ -214,14 +232,18 @@ def leaves(plan: Plan, dense, key: jax.Array, how: ExpertInit) -> Iterator[tuple
     flat = _flat_dense(dense)
     for name, origin in plan.origins.items():
         leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()))  # does not depend on the order of the leaves
-        if origin.how == "copied":
-            yield name, jnp.array(flat[origin.source])
-        elif origin.how == "new":
-            yield name, how.router_scale * _router(leaf_key, origin.shape, plan.moe[_block(name)])
+        source = flat.get(origin.source)
+        if origin.how == "new":
+            leaf = how.router_scale * _router(leaf_key, origin.shape, plan.moe[_block(name)])
+        elif source is None or origin.how == "copied":
+            leaf = None if source is None else jnp.array(source)
         else:
             block, part = EXPERT.fullmatch(name).groups()
             unit_key = jax.random.fold_in(key, zlib.crc32(block.encode()))  # the same for all leaves of a layer
-            yield name, _experts(flat[origin.source], part, plan.moe[block], how, leaf_key, unit_key)
+            leaf = _experts(source, part, plan.moe[block], how, leaf_key, unit_key)
+        if leaf is None or leaf.shape != origin.shape:
+            raise ValueError(f"{origin.source} is not as it was planned; pass the dense model that the plan is for.")
+        yield name, leaf
 
 
 def _router(key: jax.Array, shape: tuple[int, ...], moe: MoEConfig) -> jax.Array:

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from kitlib.configs import E3Config, ViTConfig
+from kitlib.configs import E3Config, MoEConfig, ViTConfig
+from kitlib.configs.arguments import whole
 from kitlib.layers import batch_ensemble
 from kitlib.models import checkpoint
 from kitlib.moe.e3 import experts_of
-from kitlib.upcycling.surgery import ROUTER
+from kitlib.upcycling import surgery
 
 
 def split_routers(params, num_members: int, overlap: int = 0):
@@ -25,8 +26,8 @@ def split_routers(params, num_members: int, overlap: int = 0):
     over E/M logits. overlap: experts that a member borrows from those after it, as in `E3Config`. Raises ValueError for
     a model without routers, for scanned blocks, and for experts that do not divide among M members.
     """
-    flat = flatten_dict(params, sep="/")
-    routers = [name for name in flat if ROUTER.fullmatch(name)]
+    flat, division = flatten_dict(params, sep="/"), E3Config(num_members, overlap=overlap)
+    routers = [name for name in flat if surgery.ROUTER.fullmatch(name)]
     if not routers:
         raise ValueError("The model has no routers to split; E3 starts from a V-MoE.")
     for name in routers:
@@ -35,9 +36,8 @@ def split_routers(params, num_members: int, overlap: int = 0):
                 f"{name} is {flat[name].shape}, expected [D, E]; of scanned blocks, stacking.unstack first."
             )
         e = flat[name].shape[1]
-        if num_members < 1 or e % num_members:
-            raise ValueError(f"{e} experts do not divide among {num_members} members; {name} cannot be split.")
-        flat[name] = flat[name][:, experts_of(E3Config(num_members, overlap=overlap), e)]  # [D, M, E/M + overlap]
+        division.check(MoEConfig(e))
+        flat[name] = flat[name][:, experts_of(division, e)]  # [D, M, E/M + overlap]
     return unflatten_dict(flat, sep="/")
 
 
@@ -51,22 +51,13 @@ def batch_ensemble_from_dense(params: dict, config: ViTConfig, key: jax.Array) -
         raise ValueError("The configuration has no batch_ensemble; set one with replace(batch_ensemble=...).")
     shapes = flatten_dict(checkpoint.expected_shapes(config), sep="/")
     flat, new = flatten_dict(params, sep="/"), {}
+    checkpoint.compare(flat, surgery.flat_shapes(config.replace(batch_ensemble=None)), "The ViT")
     init = batch_ensemble.fast_weight_init(config.batch_ensemble)
     for i, (name, shape) in enumerate(shapes.items()):
         if "/fast_weight_" in name:
             new[name] = init(jax.random.fold_in(key, i), shape.shape)
-            continue
-        old = flat.pop(name, None)
-        if old is None:
-            raise ValueError(f"The checkpoint has no {name}; it must be of the same ViT without batch_ensemble.")
-        layer, _, leaf = name.rpartition("/")
-        own = leaf == "bias" and f"{layer}/fast_weight_alpha" in shapes  # [M, ...], one bias per member
-        expected = shape.shape[1:] if own else shape.shape
-        if old.shape != expected:
-            raise ValueError(f"{name} is {old.shape} in the checkpoint, expected {expected}.")
-        new[name] = jnp.broadcast_to(old, shape.shape)
-    if flat:
-        raise ValueError(f"The checkpoint has {', '.join(sorted(flat)[:3])}, for which a BatchEnsemble has no place.")
+        else:  # a bias may be [M, ...], one per member
+            new[name] = jnp.broadcast_to(flat[name], shape.shape)
     return unflatten_dict(new, sep="/")
 
 
@@ -76,7 +67,7 @@ def mimo_from_single(params: dict, num_members: int) -> dict:
     every member is the model it came from. Raises ValueError for a model without a head."""
     if "head" not in params:
         raise ValueError("The model has no head, so a MIMO cannot be made of it.")
-    kernel, m = params["embedding"]["kernel"], num_members
+    kernel, m = params["embedding"]["kernel"], whole("num_members", num_members, 1)
     embedding = params["embedding"] | {"kernel": jnp.tile(kernel, (1, 1, m, 1)) / m}
     head = {"kernel": jnp.tile(params["head"]["kernel"], (1, m)), "bias": jnp.tile(params["head"]["bias"], m)}
     return {"ViT": params | {"embedding": embedding, "head": head}}

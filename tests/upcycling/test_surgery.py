@@ -28,7 +28,8 @@ IMAGES = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, size=(6, 14, 14, 1)
 
 
 def recipe(**fields):
-    return surgery.vision_recipe(DENSE, **{"num_experts": E} | fields)
+    config = surgery.vision_recipe(DENSE, num_experts=E)
+    return config.replace(moe=config.moe.replace(**fields))
 
 
 def random_params(config=DENSE):
@@ -450,7 +451,51 @@ def test_impossible_configurations_are_refused():
         recipe(granularity=3)
 
 
-@pytest.mark.parametrize("field", [{"noise": -1.0}, {"fresh": -1}, {"router_scale": -0.1}, {"redraw": 1.5}])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"router": "top_k"}, "renormalize=False, or num_selected=2"),
+        ({"router": "top_k", "num_selected": 1}, "would not train the router"),
+        ({"num_selected": 1}, "say router='top_k', too"),
+        ({"num_selected": 2}, "say router='top_k', too"),
+        ({"top_k": 1}, "Unknown field of MoEConfig 'top_k'"),
+        ({"capacity_factor": "2"}, "capacity_factor is '2'"),
+    ],
+)
+def test_a_recipe_refuses_what_says_nothing_or_leaves_the_router_untrained(fields, message):
+    for make, dense in ((surgery.vision_recipe, DENSE), (surgery.language_recipe, configs.t5("tiny"))):
+        with pytest.raises(ValueError, match=message):
+            make(dense, **{"renormalize": True, "load_weight": 0.0} | fields)
+    assert surgery.vision_recipe(DENSE, router="top_k", num_selected=1, renormalize=False).moe.num_selected == 1
+    assert surgery.vision_recipe(DENSE, router="top_k", num_selected=2).moe.renormalize
+
+
+@pytest.mark.parametrize("dense", [None, "B/16", configs.MoEConfig()])
+def test_a_recipe_changes_a_configuration(dense):
+    for make, kind in ((surgery.vision_recipe, "ViTConfig"), (surgery.language_recipe, "T5Config")):
+        with pytest.raises(ValueError, match=f"expected {kind}"):
+            make(dense)
+
+
+def test_parameters_that_the_plan_is_not_for_are_refused():
+    plan, key = surgery.plan(random_params(), recipe()), jax.random.key(0)
+    wide = random_params(DENSE.replace(mlp_dim=32))
+    for dense, message in ((wide, "not as it was planned"), ({}, "not as it was planned"), (None, "a dictionary")):
+        with pytest.raises(ValueError, match=message):
+            surgery.apply(plan, dense, key)
+    with pytest.raises(ValueError, match="is NoneType; expected its parameters"):
+        surgery.plan(None, recipe())
+    with pytest.raises(ValueError, match="got 3"):
+        surgery.deepen(random_params(), 3)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *[{"noise": -1.0}, {"fresh": -1}, {"router_scale": -0.1}, {"redraw": 1.5}, {"noise": np.nan}, {"fresh": 1.5}],
+        *[{"redraw": np.nan}, {"router_scale": np.inf}, {"scale_weights": "no"}],
+    ],
+)
 def test_expert_init_bounds(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         ExpertInit(**field)
