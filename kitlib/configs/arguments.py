@@ -44,7 +44,8 @@ def number(
 ) -> float:
     """A number that is finite in float32, within these bounds: `least` and `most` are included, `above` and `below` are
     not."""
-    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= LARGEST
+    right = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    right = right and _within(value, -LARGEST, LARGEST, None, None)  # false for NaN
     if not right or not _within(value, least, most, above, below):
         raise ValueError(f"{name} is {_shown(value)}; expected a finite number{_range(least, most, above, below)}.")
     return float(value)
@@ -74,11 +75,11 @@ def _shown(value) -> str:
 
 
 def _within(value, least, most, above, below) -> bool:
-    return not (
-        (least is not None and value < least)
-        or (most is not None and value > most)
-        or (above is not None and value <= above)
-        or (below is not None and value >= below)
+    return (
+        (least is None or value >= least)
+        and (most is None or value <= most)
+        and (above is None or value > above)
+        and (below is None or value < below)
     )
 
 
