@@ -9,8 +9,9 @@ Each of them is one compiled program. The keys and values of generated tokens ar
 that every token costs the same. The loop ends early once all texts of the batch have ended. A model is any object with
 the methods `init_cache(inputs, length)`, `decode_step(tokens, position, cache)` and `for_generation()` of `t5.T5`.
 
-Token 0 is both the start token and the padding after the end of a text, `eos`. max_length counts the generated tokens,
-including eos, without the start token. inputs is int32[B, N], padded with 0, for a T5, and a dict for a `palix.PaLIX`.
+Token 0 is both the start token and the padding after the end of a text, `eos`; -1: no text ends. max_length counts the
+generated tokens, including eos, without the start token. inputs is int32[B, N], padded with 0, for a T5, and a dict for
+a `palix.PaLIX`. Tokens outside the vocabulary are refused, a ValueError, unless a program around this one is traced.
 """
 
 import functools
@@ -20,16 +21,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kitlib.configs.arguments import indices, number, whole
+
 STATIC = ("model", "max_length", "eos")
 
 
-@functools.partial(jax.jit, static_argnames=STATIC)
 def greedy(model, params, inputs, *, max_length: int, eos: int = 1) -> tuple[jax.Array, jax.Array]:
     """The most probable token at every step, on ties the first: (tokens int32[B, M], log_probs float32[B, M]).
 
     M = max_length. log_probs are the log-probabilities of the generated tokens, 0 after eos; their sum is that of the
     text. A text that has not ended after M tokens is cut off and has no eos.
     """
+    _check(model, inputs, max_length, eos)
+    return _greedy(model, params, inputs, max_length=max_length, eos=eos)
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def _greedy(model, params, inputs, *, max_length, eos):
     # top_k is argmax here, three times as fast on a CPU.
     return _write(model, params, inputs, max_length, eos, lambda logits, _: jax.lax.top_k(logits, 1)[1][:, 0])
 
@@ -48,14 +56,15 @@ def sample(
 ) -> tuple[jax.Array, jax.Array]:
     """Draws tokens; returns (tokens int32[B, M], log_probs float32[B, M]) like `greedy`.
 
-    temperature, top_k, top_p: see `restrict`; log_probs are those of the model before it. Deterministic in `key`.
+    temperature, top_k, top_p: see `restrict`; log_probs are those of the model before it. Deterministic in `key`. The
+    limit of temperature 0 is `greedy`.
     """
-    if not temperature > 0.0:
-        raise ValueError(f"The temperature must be positive, got {temperature}; for the limit of 0, use decode.greedy.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}; None keeps all tokens.")
-    if top_p is not None and not 0.0 < top_p <= 1.0:
-        raise ValueError(f"top_p must be in (0, 1], got {top_p}; None keeps all tokens.")
+    _check(model, inputs, max_length, eos)
+    number("temperature", temperature, 1e-30)
+    if top_k is not None:
+        whole("top_k", top_k, 1)
+    if top_p is not None:
+        number("top_p", top_p, above=0.0, most=1.0)
     return _sample(model, params, inputs, key, temperature, top_p, max_length=max_length, eos=eos, top_k=top_k)
 
 
@@ -107,7 +116,6 @@ def _write(model, params, inputs, max_length: int, eos: int, choose: Callable):
     return tokens, log_probs
 
 
-@functools.partial(jax.jit, static_argnames=(*STATIC, "num_beams"))
 def beam_search(
     model, params, inputs, *, max_length: int, num_beams: int = 4, length_penalty: float = 1.0, eos: int = 1
 ) -> tuple[jax.Array, jax.Array]:
@@ -119,10 +127,18 @@ def beam_search(
     kept. The R best that do not end stay open. A row of the batch stops once it has R finished texts and its best open
     text, if it ended now, would not score higher than the worst of them, although with length_penalty > 0 a longer text
     might. All of this is as in `transformers` (generate with early_stopping=False), so the texts are the same, token by
-    token. One beam is `greedy`.
+    token. One beam is `greedy`; there are no more beams than tokens.
     """
-    if num_beams < 1:
-        raise ValueError(f"num_beams is {num_beams}; it must be at least 1.")
+    whole("num_beams", num_beams, 1, _check(model, inputs, max_length, eos))
+    if not isinstance(length_penalty, jax.core.Tracer):
+        number("length_penalty", length_penalty, -10.0, 10.0)
+    return _beam_search(
+        model, params, inputs, max_length=max_length, num_beams=num_beams, length_penalty=length_penalty, eos=eos
+    )
+
+
+@functools.partial(jax.jit, static_argnames=(*STATIC, "num_beams"))
+def _beam_search(model, params, inputs, *, max_length, num_beams, length_penalty, eos):
     r = num_beams
     cache = jax.tree.map(lambda x: jnp.repeat(x, r, axis=0), _init_cache(model, params, inputs, max_length))
     b = jax.tree.leaves(cache)[0].shape[0] // r
@@ -167,9 +183,10 @@ def score(model, params, inputs, answers, *, eos: int = 1) -> jax.Array:
     may lead to an improbable answer. Raises ValueError for an answer without eos, with tokens after it, or
     with padding before it.
     """
-    answers = np.asarray(answers)
+    vocab_size = _check(model, inputs, 1, eos)
+    answers = indices("answers", answers, vocab_size, (None, None))
     ended = np.cumsum(answers == eos, axis=-1) - (answers == eos)
-    if answers.ndim != 2 or not (answers == eos).any(axis=-1).all() or ((answers != 0) == (ended > 0)).any():
+    if not (answers == eos).any(axis=-1).all() or ((answers != 0) == (ended > 0)).any():
         raise ValueError(f"Answers must be int[A, M], each with its end {eos} and then 0, got {answers.tolist()}.")
     return _score(model, params, inputs, jnp.asarray(answers, jnp.int32))
 
@@ -192,14 +209,28 @@ def _score(model, params, inputs, answers):
     return total.reshape(b, a)
 
 
+def _check(model, inputs, max_length: int, eos: int) -> int | None:
+    """V, None for a model without a configuration. Raises ValueError for what would give NaN, or nothing."""
+    config = getattr(model, "config", None)
+    vocab_size = getattr(getattr(config, "text", config), "vocab_size", None)
+    if vocab_size and isinstance(inputs, dict) != hasattr(config, "text"):
+        raise ValueError(f"inputs is {type(inputs).__name__}; expected tokens for a T5, a dictionary for a PaLIX.")
+    whole("max_length", max_length, 1)
+    whole("eos", eos, -1, vocab_size and vocab_size - 1)
+    tokens = inputs.get("prompt_tokens") if isinstance(inputs, dict) else inputs
+    traced = isinstance(tokens, jax.core.Tracer)
+    if vocab_size and not traced and getattr(tokens, "is_fully_addressable", True):
+        shape = (None,) * (3 if np.ndim(tokens) == 3 and isinstance(inputs, dict) else 2)  # a few-shot prompt has 3
+        indices("inputs", tokens, vocab_size, shape)
+    return vocab_size
+
+
 def _pick(x: jax.Array, index: jax.Array) -> jax.Array:
     """x [B, R, ...], index int[B, R'] -> [B, R', ...]."""
     return jax.vmap(lambda x, i: x[i])(x, index)
 
 
 def _init_cache(model, params, inputs, max_length: int):
-    if max_length < 1:
-        raise ValueError(f"max_length is {max_length}; at least one token must be written.")
     return model.for_generation().apply({"params": params}, inputs, max_length, method="init_cache")
 
 

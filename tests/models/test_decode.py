@@ -14,6 +14,7 @@ from trees import random_tree
 
 from kitlib import configs
 from kitlib.models import checkpoint, decode, t5
+from kitlib.models.palix import PaLIX
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 TENSORS = np.load(REFERENCE / "t5.npz")
@@ -206,16 +207,79 @@ def test_sampling_is_deterministic_in_its_key_and_greedy_in_the_limit():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0; for the limit of 0, use decode.greedy"),
-        ({"top_k": 0}, "top_k must be at least 1, got 0"),
-        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
-        ({"top_p": 1.5}, "got 1.5; None keeps all"),
-        ({"max_length": 0}, "max_length is 0"),
+        *[({"temperature": value}, f"temperature is {value}") for value in (0.0, -1.0, np.nan, np.inf, 1e-300, True)],
+        *[({"top_k": value}, f"top_k is {value}") for value in (0, 1.5)],
+        *[({"top_p": value}, f"top_p is {value}; .*1.0 or less") for value in (0.0, 1.5, np.nan)],
+        *[({"max_length": value}, f"max_length is {value}") for value in (0, 2.0, None)],
     ],
 )
 def test_impossible_sampling_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         decode.sample(MARKOV, jnp.zeros((4, 4)), jnp.zeros((1, 1)), jax.random.key(0), **{"max_length": 3} | options)
+
+
+CALLS = {
+    "greedy": lambda *arguments, **options: decode.greedy(*arguments, **{"max_length": 3} | options),
+    "sample": lambda *a, **options: decode.sample(*a, jax.random.key(0), **{"max_length": 3} | options),
+    "beams": lambda *arguments, **options: decode.beam_search(*arguments, **{"max_length": 3} | options),
+    "score": lambda *arguments, **options: decode.score(*arguments, np.array([[5, EOS]]), **options),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_tokens_that_there_are_not_are_refused(call):
+    """V = 40. Out of range, the result would be NaN; without texts or tokens there is none."""
+    model, params = reference_model("gelu")
+    for inputs, message in (
+        ([[3, 40]], "inputs go from 3 to 40; expected whole numbers from 0 to 39"),
+        ([[-1, 3]], "inputs go from -1 to 3"),
+        (np.zeros((0, 4), int), "not empty"),
+        (np.zeros((2, 0), int), "not empty"),
+        ([3, 4], r"shape \[2\]; expected \[n, n\]"),
+        ({"prompt_tokens": np.ones((1, 3), int)}, "inputs is dict; expected tokens for a T5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(model, params, inputs if isinstance(inputs, dict) else np.asarray(inputs))
+    with pytest.raises(TypeError, match="inputs are float32; expected integers"):
+        call(model, params, np.ones((1, 3), np.float32))
+    for eos in (40, -2, True):
+        with pytest.raises(ValueError, match=f"eos is {eos}; expected a whole number from -1 to 39"):
+            call(model, params, np.ones((1, 3), int), eos=eos)
+    palix = PaLIX(configs.palix("XS"))
+    with pytest.raises(ValueError, match="a dictionary for a PaLIX"):
+        call(palix, params, np.ones((1, 3), int))
+    with pytest.raises(ValueError, match="go from 512 to 512"):
+        call(palix, params, {"prompt_tokens": np.full((1, 3), 512)})
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 41}, {"num_beams": 0}, {"num_beams": 2.0}, {"length_penalty": np.nan}]
+)
+def test_impossible_searches_are_refused(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is "):
+        decode.beam_search(*reference_model("gelu"), np.ones((1, 3), int), max_length=3, **options)
+
+
+def test_answers_outside_the_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="answers go from 1 to 40; expected whole numbers from 0 to 39"):
+        decode.score(*reference_model("gelu"), np.ones((1, 3), int), np.array([[40, EOS]]))
+
+
+@pytest.mark.slow
+def test_within_a_traced_program_nothing_is_checked_and_nothing_else_changes():
+    (model, params), inputs = reference_model("gelu"), TENSORS["gelu/inputs"]
+    traced = jax.jit(lambda p, x, penalty: (
+        decode.greedy(model, p, x, max_length=4),
+        decode.beam_search(model, p, x, max_length=4, num_beams=2, length_penalty=penalty),
+    ))(params, inputs, 1.0)  # fmt: skip
+    alone = (
+        decode.greedy(model, params, inputs, max_length=4),
+        decode.beam_search(model, params, inputs, max_length=4, num_beams=2),
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), traced, alone)
+    compiled = decode._greedy._cache_size()
+    decode.greedy(model, params, inputs[::-1], max_length=4)
+    assert decode._greedy._cache_size() == compiled
 
 
 # ---------------------------------------------------------------------------------------------- beam search
@@ -379,5 +443,5 @@ def test_the_best_answer_of_a_list_need_not_have_the_most_probable_first_token()
 
 @pytest.mark.parametrize("answers", [[[2, 3]], [[2, EOS, 3]], [2, EOS], [[2, 0, EOS]]])
 def test_answers_without_an_end_are_refused(answers):
-    with pytest.raises(ValueError, match="each with its end 1 and then 0"):
+    with pytest.raises(ValueError, match=r"each with its end 1 and then 0|expected \[n, n\]"):
         decode.score(MARKOV, table_of(4, 0), np.zeros((1, 1), np.float32), answers)
