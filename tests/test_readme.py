@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from kitlib.bench import runner
+from kitlib.configs.multimodal import PALIX_LADDER
 from kitlib.data.files import ROOT
 from kitlib.multimodal import stages
 from kitlib.studies import questions, tables
@@ -23,8 +24,9 @@ from kitlib.training import process
 README = (ROOT / "README.md").read_text()
 TESTS = Path(__file__).parent
 BIN = Path(sys.executable).parent
-PAGES = README + "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("claims", "palix", "speed"))
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+OWN = (ROOT / "docs" / "use_in_your_model.md").read_text()
+PAGES = README + OWN + "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("claims", "palix", "speed"))
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README + OWN, re.MULTILINE | re.DOTALL)
 # Commands stand in shell blocks, and in `code` that starts as a command does.
 LINES = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 SHELL = [line.partition(" #")[0].strip() for line in LINES]
@@ -78,11 +80,11 @@ def make_lab(folder, monkeypatch):
     assert make(folder, "lab") == ["kit lab KIT_SCALE=cpu"]
     run = subprocess.run
 
-    def version(command, cwd, env):
-        return run([*command, "--version"], cwd=cwd, env=env, capture_output=True)
+    def version(program, command, env):
+        assert run([*command, "--version"], env=env, capture_output=True).returncode == 0
 
-    monkeypatch.setattr(subprocess, "run", version)
-    assert cli.lab() == 0
+    monkeypatch.setattr(os, "execve", version)
+    cli.lab()
 
 
 def kit_run():
@@ -166,11 +168,13 @@ def kit_copy(folder):
 
 
 def kit_claims_list():
-    said = real(str(BIN / "kit"), "claims", "--list").splitlines()[-1]
+    said = real(str(BIN / "kit"), "claims", "--list")
     of = r"of (\d+) claims (\d+)\s+are measured over seeds, (\d+) checked by a lesson or a test, "
     of += r"(\d+) have no counterpart"
     claims, measured, checked, none = re.search(of, README).groups()
-    assert said == f"{claims} claims: {measured} measured, {checked} checked, {none} no counterpart"
+    assert said.endswith(f"\n{claims} claims\n")
+    for word, number in (("measured", measured), ("checked", checked), ("no counterpart", none)):
+        assert re.search(rf"^{word} .* {number}$", said, re.MULTILINE), word
 
 
 def kit_claims_of_one_study():
@@ -181,7 +185,8 @@ def kit_claims_of_one_study():
 
 def kit_train():
     proven_by("runs/test_command.py", "test_eight_devices_and_two_processes_have_the_curve_of_one")
-    for line in (line for line in COMMANDS if line.startswith("kit train v")):
+    proven_by("data/test_own_files.py", "test_a_folder_of_class_folders", "test_a_text_per_line")
+    for line in (line for line in COMMANDS if line.startswith("kit train ") and "palix" not in line):
         real(str(BIN / "kit"), *line.split()[1:], "--help")
 
 
@@ -238,6 +243,24 @@ def conda_activate():
     assert "\nname: kit\n" in (ROOT / "environment.yml").read_text()
 
 
+def git_clone(folder):
+    """The checkout itself stands for its address; a copy without git has none."""
+    line = next(line for line in COMMANDS if line.startswith("git clone "))
+    assert f" {notebook_files.repository() or 'ADDRESS'} kitlib " in line
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    words = [f"file://{ROOT}" if word == "ADDRESS" else word for word in line.partition(" && ")[0].split()]
+    done = subprocess.run([*words, "--no-checkout"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    commits = subprocess.run(["git", "log", "--format=%h"], cwd=folder / "kitlib", capture_output=True, text=True)
+    assert len(commits.stdout.split()) == 1
+
+
+def kit_docs():
+    proven_by("tools/test_site_pages.py", "test_the_tables_of_claims_are_as_kit_docs_writes_them")
+    assert "claims.md" in real(str(BIN / "kit"), "docs", "--help")
+
+
 def kit_export():
     proven_by("runs/test_command.py", "test_a_finished_vit_is_exported_and_an_unfinished_one_is_not")
     proven_by("models/test_hugging_face.py", "test_transformers_reads_it_and_computes_the_same_logits")
@@ -267,15 +290,18 @@ EXERCISED = {
     "kit bench": lambda _, monkeypatch: kit_bench(monkeypatch),
     "kit check 05": lambda *_: kit_check(),
     "kit copy mine": lambda folder, _: kit_copy(folder),
-    "kit lab mine": lambda *_: proven_by("tools/test_cli.py", "test_a_folder_for_lab_is_meant_from_here"),
+    "kit lab mine": lambda *_: proven_by("tools/test_cli.py", "test_lab_passes_options_on"),
     "pip wheel --no-deps -w dist .": lambda *_: from_a_wheel(),
     'pip install "dist/kitlib-0.1.0-py3-none-any.whl[lab]"': lambda *_: from_a_wheel(),
     "kit copy mine 03": lambda *_: from_a_wheel(),
     "jupyter execute --inplace mine/03_routers.ipynb": lambda *_: from_a_wheel(),
+    **{line: lambda folder, _: git_clone(folder) for line in COMMANDS if line.startswith("git clone ")},
+    "kit docs": lambda *_: kit_docs(),
+    "kit train palix --data": lambda *_: kit_train(),
     "kit claims --list": lambda *_: kit_claims_list(),
     "kit claims upcycling recall_curves --list": lambda *_: kit_claims_of_one_study(),
     "kit train palix_s": lambda *_: kit_train_palix_s(),
-    **{command: lambda *_: kit_train() for command in COMMANDS if command.startswith("kit train v")},
+    **{command: lambda *_: kit_train() for command in COMMANDS if re.match("kit train (v|t5)", command)},
     **{command: lambda *_, line=command: kit_train_dry(line) for command in COMMANDS if command.endswith("--dry-run")},
     "kit export vit build/hf --model.pool tok --folder build/tok": lambda *_: kit_export(),
     "kit weights fetch dinov2-s14": lambda *_: kit_weights_fetch(),
@@ -311,8 +337,9 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 @pytest.mark.slow
 def test_python_blocks_print_what_the_page_shows():
     """A text block right after a Python block is its output."""
-    examples = re.findall(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", README, re.MULTILINE | re.DOTALL)
-    assert len(examples) == sum(kind == "python" for kind, _ in BLOCKS) > 0
+    pattern = r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?"
+    examples = re.findall(pattern, f"{README}\n{OWN}", re.MULTILINE | re.DOTALL)
+    assert len(examples) == sum(kind == "python" for kind, _ in BLOCKS) > 4
     for code, shown in examples:
         assert real(sys.executable, "-c", NO_NETWORK + code, JAX_PLATFORMS="cpu") == shown
 
@@ -342,6 +369,20 @@ def test_links_and_files_exist():
         "dist",
         "__pycache__",
     }
+
+
+def test_links_of_the_pages_of_docs_exist():
+    """As files, on GitHub, too; but for docs/index.md, which says that it is for the site."""
+    for path in (ROOT / "docs").glob("[!i]*.md"):
+        text = path.read_text()
+        for name in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            assert name.startswith("https://") or (path.parent / name).exists(), f"{path.name}: {name}"
+        assert "{{" not in text, path
+
+
+def test_the_rungs_are_those_of_the_models():
+    (rungs,) = re.findall(r"^Rung\n: One of the six (.*\.)$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert re.findall(r"\b(?:X?[SL]|M|55B)\b", rungs) == list(PALIX_LADDER) and len(PALIX_LADDER) == 6
 
 
 def test_the_table_is_the_series():

@@ -1,10 +1,10 @@
 """Data: real files that are part of the kit, the full public sets, and batches of both.
 
-Read `files` (paths, checksums, seeded generators), then `images` and `datasets` (what `load` returns), then
-`image_batches`; `own_files` (your own pictures and texts). For text: `texts`, `tokenizer`, `byte_tokenizer`,
-`denoise`, `text_batches`; `recall` (names to know by heart); `shuffled` (epochs of rows). For multimodal work:
-`captioned` (emoji with names in 16 languages, easy-VQA) and `emoji_styles` (the same emoji, drawn by others). For
-robustness: `corruptions`, `ood`. `tfds_builders` prepares full public sets, `download` fetches real weights.
+Read `files` (paths, checksums, seeded generators) and `committed` (their content), then `images` and `datasets` (what
+`load` returns), then `image_batches`; `own_files` (your own pictures and texts). For text: `texts`, `tokenizer`,
+`byte_tokenizer`, `denoise`, `text_batches`; `recall` (names to know by heart); `shuffled` (epochs of rows). For
+multimodal work: `captioned` (emoji with names in 16 languages, easy-VQA) and `emoji_styles` (the same emoji, drawn by
+others). For robustness: `corruptions`, `ood`. `tfds_builders` prepares full public sets, `download` fetches weights.
 """
 
 from kitlib.data.datasets import load
@@ -14,12 +14,5 @@ from kitlib.data.own_files import from_files, texts_from_file
 from kitlib.data.texts import glosses
 
 __all__ = [
-    "Source",
-    "data_folder",
-    "from_arrays",
-    "from_files",
-    "glosses",
-    "keyed_rng",
-    "load",
-    "texts_from_file",
-]
+    "Source", "data_folder", "from_arrays", "from_files", "glosses", "keyed_rng", "load", "texts_from_file",
+]  # fmt: skip

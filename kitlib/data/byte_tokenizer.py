@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from kitlib.configs.arguments import whole
+
 SPECIAL = 3  # pad, end, unknown: as in ByT5, where no byte is unknown either
 BYTES = 256
 
@@ -25,9 +27,7 @@ class ByteTokenizer:
     pad_id, eos_id, unk_id = 0, 1, 2
 
     def __init__(self, sentinels: int = 29):
-        if sentinels < 0:
-            raise ValueError(f"The number of sentinels is {sentinels}; expected 0 or more.")
-        self.sentinels = sentinels
+        self.sentinels = whole("sentinels", sentinels, 0)
 
     @property
     def vocab_size(self) -> int:

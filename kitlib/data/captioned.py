@@ -12,20 +12,17 @@ of the files are in data/LICENSES; data/make_pictures.py made them.
 import difflib
 import functools
 import gzip
-import io
 import json
-import zipfile
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kitlib.configs.nearest_name import one_of
-from kitlib.data.files import data_folder, read_checked
+from kitlib.data.committed import decoded, decoded_arrays
+from kitlib.data.files import data_folder
 
+SCRIPT = "make_pictures"  # has made the files
 LANGUAGES = {
     "en": "English", "de": "German", "fr": "French", "es": "Spanish", "pt": "Portuguese", "it": "Italian",
     "ru": "Russian", "el": "Greek", "tr": "Turkish", "ar": "Arabic", "hi": "Hindi", "th": "Thai", "ja": "Japanese",
@@ -129,9 +126,10 @@ def _read_emoji(split: str, style: str, folder: Path) -> Emoji:
         images.setflags(write=False)
         return images, codes
 
-    images, codes = read_npz(folder, "emoji.npz", pictures)
+    images, codes = decoded_arrays(folder, "emoji.npz", SCRIPT, pictures)
 
-    def captions(content):
+    def captions(packed):
+        content = json.loads(gzip.decompress(packed))
         row = {code: i for i, code in enumerate(content["codes"])}
         rows = [row[code] for code in codes]
         names = {language: tuple(content["names"][language][i] for i in rows) for language in LANGUAGES}
@@ -139,7 +137,7 @@ def _read_emoji(split: str, style: str, folder: Path) -> Emoji:
         _check_texts([*names.values(), *(words for each in keywords.values() for words in each)])
         return ByLanguage(names), ByLanguage(keywords)
 
-    return Emoji(images, tuple(codes), *_read_json(folder, "emoji_names.json.gz", captions))
+    return Emoji(images, tuple(codes), *decoded(folder, "emoji_names.json.gz", SCRIPT, captions))
 
 
 _of_the_kit = functools.cache(_read_emoji)  # read some thirty times by `kit_data`
@@ -169,7 +167,7 @@ def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> Eas
         check_pictures(images, 64)
         return EasyVqa(images, questions, answers, index)
 
-    return read_npz(Path(data_dir) if data_dir else data_folder(), "easy_vqa.npz", decode)
+    return decoded_arrays(Path(data_dir) if data_dir else data_folder(), "easy_vqa.npz", SCRIPT, decode)
 
 
 def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]]:
@@ -180,14 +178,13 @@ def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]
     twice the length of the common beginning of two paths over the sum of their lengths. data_dir and errors: as for
     `emoji`.
     """
-    folder = Path(data_dir) if data_dir else data_folder()
 
-    def paths(content):
-        found = {noun: tuple(path) for noun, path in content.items()}
+    def paths(packed):
+        found = {noun: tuple(path) for noun, path in json.loads(gzip.decompress(packed)).items()}
         _check_texts(found.values())
         return found
 
-    return _read_json(folder, "taxonomy.json.gz", paths)
+    return decoded(Path(data_dir) if data_dir else data_folder(), "taxonomy.json.gz", SCRIPT, paths)
 
 
 def coloured(arrays, prefix: str) -> np.ndarray:
@@ -209,28 +206,3 @@ def _check_texts(groups) -> None:
     for group in groups:
         if wrong := [text for text in group if not isinstance(text, str) or not text.strip()]:
             raise ValueError(f"{wrong[0]!r} is no name")
-
-
-def _wrong_content(path: Path, error: Exception) -> ValueError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    script = "make_styles" if path.name == "emoji_styles.npz" else "make_pictures"
-    return ValueError(f"{path} is not a data file of the kit ({reason}): make it with data/{script}.py.")
-
-
-def read_npz(folder: Path, file: str, decode: Callable[[Any], Any]):
-    """Returns decode(arrays) for the arrays of a checked file. Nothing in the file is ever unpickled."""
-    data = read_checked(folder, file)
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return decode(arrays)
-    except (ValueError, LookupError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise _wrong_content(folder / file, error) from error
-
-
-def _read_json(folder: Path, file: str, decode: Callable[[Any], Any]):
-    """Returns decode(content) for the JSON content of a checked file."""
-    data = read_checked(folder, file)
-    try:
-        return decode(json.loads(gzip.decompress(data)))
-    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
-        raise _wrong_content(folder / file, error) from error

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from kitlib.configs.arguments import whole
 from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import keyed_rng
 
@@ -173,8 +174,7 @@ def corrupt(
             f"The images are {images.dtype}{list(images.shape)}; expected uint8[B, H, W, C] with values 0 to 255: "
             f"corrupt before the change to floats (one picture: images[None], one grey channel: images[..., None])."
         )
-    if severity not in range(1, 6):
-        raise ValueError(f"severity is {severity!r}; expected 1 to 5 (the clean pictures are the images themselves).")
+    whole("severity", severity, 1, 5)  # the clean pictures are the images themselves
     indices = list(range(len(images)) if indices is None else indices)
     if len(indices) != len(images) or any(int(index) != index or index < 0 for index in indices):
         raise ValueError(f"indices are {indices[:3]}... ({len(indices)}); expected {len(images)} integers from 0 on.")
@@ -189,8 +189,7 @@ def corrupt(
 def name_key(kind: str, name: str, known, seed: int) -> int:
     """Checks name and seed, and returns the name's key for `keyed_rng`, which does not depend on the other names."""
     one_of(kind, str(name), known)
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0.")
+    whole("seed", seed, 0)
     return zlib.crc32(name.encode())
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kitlib.configs.arguments import number
+
 # --- which tokens are noise ---
 
 
@@ -27,12 +29,12 @@ def noise_counts(length: int, density: float, mean_span: float) -> tuple[int, in
     of tokens of text.
     """
     tokens = _noise_tokens(length, density)
-    _check_span(mean_span)
+    number("mean_span", mean_span, 1)
     return tokens, min(max(round(tokens / mean_span), 1), length - tokens)
 
 
 def _noise_tokens(length: int, density: float) -> int:
-    _check_density(density)
+    number("density", density, above=0, below=1)
     if length < 2:
         raise ValueError(f"A sequence of {length} tokens is too short: noise and text need one token each.")
     return min(max(round(length * density), 1), length - 1)
@@ -79,8 +81,8 @@ def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[
 
     Raises ValueError for fewer than 3 inputs (text, sentinel, eos), a density outside (0, 1) or mean_span < 1.
     """
-    _check_density(density)
-    _check_span(mean_span)
+    number("density", density, above=0, below=1)
+    number("mean_span", mean_span, 1)
     if inputs_length < 3:
         raise ValueError(f"{inputs_length} inputs are too few: a token of text, a sentinel and the end need 3.")
 
@@ -177,16 +179,6 @@ def _body(ids: np.ndarray, name: str, eos: int, pad: int) -> np.ndarray:
     if not len(ids) or ids[-1] != eos:
         raise ValueError(f"The {name} do not end with eos {eos}: a cut sequence cannot be restored.")
     return ids[:-1]
-
-
-def _check_density(density: float) -> None:
-    if not 0 < density < 1:
-        raise ValueError(f"density is {density}; expected between 0 and 1, without the two: 0.15 in T5.")
-
-
-def _check_span(mean_span: float) -> None:
-    if not mean_span >= 1:
-        raise ValueError(f"mean_span is {mean_span}; expected at least 1: 3 in T5.")
 
 
 # --- mixtures ---

@@ -129,7 +129,9 @@ def _address(wanted: Weights, index: str) -> str:
         answer = requests.get(page, timeout=30)
         answer.raise_for_status()
     except requests.RequestException as error:
-        raise ConnectionError(f"{wanted.project} cannot be found on the package index ({_reason(error)}).") from error
+        raise ConnectionError(
+            f"{wanted.project} cannot be found on the package index ({type(error).__name__})."
+        ) from error
     for link in re.findall(r"href=[\"']([^\"']+)", answer.text):
         if urlsplit(link).path.rsplit("/", 1)[-1] == wanted.wheel:
             return urljoin(answer.url, link)
@@ -158,7 +160,7 @@ def _download(address: str, partial: Path) -> None:
                     bar.update(len(chunk))
     except requests.RequestException as error:
         raise ConnectionError(
-            f"The download was cut off ({_reason(error)}); the same command goes on with it."
+            f"The download was cut off ({type(error).__name__}); the same command goes on with it."
         ) from error
     except OSError as error:
         if error.errno not in files.NO_ROOM:
@@ -166,10 +168,6 @@ def _download(address: str, partial: Path) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)  # it would keep the disk full
         raise files.cannot_write(partial, error) from error
-
-
-def _reason(error: Exception) -> str:
-    return type(error).__name__
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import captioned
+from kitlib.data.committed import decoded_arrays
 from kitlib.data.files import data_folder
 
 TAUGHT = ("noto", "flat", "solid", "noto_v1")  # Google's, Microsoft's flat and solid one, Google's of 2013
@@ -32,6 +33,9 @@ class Drawings:
 
     rows: np.ndarray
     images: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Drawings({len(self.rows)} pictures)"
 
 
 def drawings(style: str, *, data_dir: str | Path | None = None) -> Drawings:
@@ -54,4 +58,4 @@ def drawings(style: str, *, data_dir: str | Path | None = None) -> Drawings:
             raise ValueError(f"{len(images)} pictures of {len(rows)} emoji")
         return Drawings(rows, images)
 
-    return captioned.read_npz(Path(data_dir) if data_dir else data_folder(), "emoji_styles.npz", decode)
+    return decoded_arrays(Path(data_dir) if data_dir else data_folder(), "emoji_styles.npz", "make_styles", decode)

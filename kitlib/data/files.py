@@ -94,9 +94,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Gives a temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
 
     If the block fails, `path` stays as it was and the temporary file is removed. A reader sees the old file or the new
-    one, never half of one. Every temporary name is unique, so two processes or threads may write the same file: the
-    last one wins. The file's mode follows the umask. Raises FileNotFoundError if the folder is missing, and an OSError
-    with the file's name if the disk is full or may not be written.
+    one, never half of one, also after a power cut. Every temporary name is unique, so two processes or threads may
+    write the same file: the last one wins. The file's mode follows the umask. Raises FileNotFoundError if the folder is
+    missing, and an OSError with the file's name if the disk is full or may not be written.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial{path.suffix}")
@@ -105,7 +105,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
             exist_ok=False
         )  # with the mode that the umask allows; os.umask cannot be read without changing it
         yield partial
+        _to_disk(partial)  # first its content, then its name: a power cut could leave the name alone
         os.replace(partial, path)
+        with contextlib.suppress(OSError):  # not every system can do this for a folder
+            _to_disk(path.parent)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -115,8 +118,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def _to_disk(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder, are no longer in memory alone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 # The disk is full or the quota used up; it may not be written; the folder may not be written.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+NO_ROOM += (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)  # a file is in the place of a folder, or a folder in a file's
 
 
 def disk_error(error: Exception) -> int | None:
@@ -138,7 +151,7 @@ def cannot_write(path: str | Path, error: OSError) -> OSError:
 
 
 def sentence(error: OSError) -> str:
-    """What a command says of a disk that is full or may not be written. Raises the error again if it is another."""
+    """What a command says where NO_ROOM is the reason. Raises the error again if it is another."""
     if error.errno not in NO_ROOM:
         raise error
     return f"{error.strerror}{f': {error.filename}' if error.filename else ''}."

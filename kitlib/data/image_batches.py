@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from PIL import Image
 
+from kitlib.configs.arguments import flag, whole
 from kitlib.configs.nearest_name import one_of
 from kitlib.data.files import keyed_rng
 from kitlib.data.images import Source
@@ -95,7 +96,9 @@ def batches(
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
-    """uint8 0 ... 255 -> float32 in [-1, 1], any shape."""
+    """uint8 0 ... 255 -> float32 in [-1, 1], any shape. Raises ValueError for another type."""
+    if images.dtype != np.uint8:
+        raise ValueError(f"The images are {images.dtype}; expected uint8 with values 0 to 255.")
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
@@ -172,21 +175,13 @@ def _resize(image: np.ndarray, box, height: int, width: int) -> np.ndarray:
 def _check(source, batch_size, seed, train, image_size, augment, num_epochs, shard_index, shard_count) -> None:
     if not isinstance(source, Source):
         raise TypeError(f"source is a {type(source).__name__}; expected a Source: use kitlib.data.load or from_arrays.")
-    positive = {
-        "batch_size": batch_size,
-        "shard_count": shard_count,
-        "num_epochs": num_epochs,
-        "image_size": image_size,
-    }
-    for name, value in positive.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0.")
-    if not 0 <= shard_index < shard_count:
-        raise ValueError(
-            f"shard_index is {shard_index} with shard_count {shard_count}; expected 0 to {shard_count - 1}."
-        )
+    counts = {"batch_size": batch_size, "shard_count": shard_count, "num_epochs": num_epochs, "image_size": image_size}
+    for name, value in counts.items():
+        if value is not None or name in ("batch_size", "shard_count"):
+            whole(name, value, 1)
+    flag("train", train)
+    whole("seed", seed, 0)
+    whole("shard_index", shard_index, 0, shard_count - 1)
     if len(source) < shard_count:
         raise ValueError(f"{source.name} has {len(source)} records for {shard_count} shards: use fewer shards.")
     if train and batch_size > len(source) // shard_count:

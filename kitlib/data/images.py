@@ -7,6 +7,8 @@ Users call `datasets.load`; `image_batches.batches` makes shuffled, augmented, r
 """
 
 import gzip
+import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from kitlib.data.files import data_folder, read_npz
+from kitlib.data.committed import decoded_arrays
+from kitlib.data.files import data_folder
 
 # Data set -> splits. The committed files are described in data/LICENSES.
 COMMITTED = {"fashion_mnist": ("train", "test"), "animal_mnist": ("train", "test")}
@@ -35,6 +38,10 @@ class Source:
     image_shape: tuple[int | None, int | None, int]
     store: Any  # has take(indices) -> (images, labels) and in_memory
     rows: range  # the store's records that this view shows
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:3]) + (", ..." if self.num_classes > 3 else "")
+        return f"Source({self.name}: {len(self):,} pictures {self.image_shape}, {self.num_classes} classes: {names})"
 
     @property
     def num_classes(self) -> int:
@@ -129,13 +136,12 @@ def from_arrays(images: np.ndarray, labels: np.ndarray, *, name: str, class_name
 
 def load_committed(name: str, split: str, *, data_dir: str | Path | None = None) -> Source:
     """One split of a committed image set, a key of `COMMITTED`. data_dir and errors: as for `datasets.load`."""
-    folder = Path(data_dir) if data_dir else data_folder()
-    images, labels, class_names = read_npz(folder, f"{name}.npz", split)
-    try:
-        return from_arrays(images, labels, name=name, class_names=[str(c) for c in class_names])
-    except (ValueError, TypeError) as error:
-        path = folder / f"{name}.npz"
-        raise ValueError(f"{path} is not a data file of the kit ({error}): make it with data/make_data.py.") from error
+
+    def source(arrays) -> Source:
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        return from_arrays(images, labels, name=name, class_names=[str(c) for c in arrays["class_names"]])
+
+    return decoded_arrays(Path(data_dir) if data_dir else data_folder(), f"{name}.npz", "make_data", source)
 
 
 def read_idx(path: str | Path) -> np.ndarray:
@@ -147,14 +153,12 @@ def read_idx(path: str | Path) -> np.ndarray:
     """
     try:
         data = gzip.decompress(Path(path).read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{path} is missing: put the original file there.") from error
         raise ValueError(f"{path} is not a whole gzip file ({error}): get it again.") from error
     rank = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
-    shape = (
-        tuple(int(n) for n in np.frombuffer(data, ">i4", rank, offset=4)) if rank and len(data) >= 4 + 4 * rank else ()
-    )
-    if not shape or len(data) != 4 + 4 * rank + int(np.prod(shape)):
+    shape = tuple(np.frombuffer(data, ">u4", rank, offset=4).tolist()) if len(data) >= 4 + 4 * rank else ()
+    if not shape or 0 in shape or len(data) != 4 + 4 * rank + math.prod(shape):
         raise ValueError(f"{path} is not a whole IDX file of bytes ({len(data):,} bytes, sizes {shape}): get it again.")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)

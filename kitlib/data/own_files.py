@@ -13,11 +13,9 @@ import hashlib
 import io
 import itertools
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kitlib.configs.arguments import whole
 from kitlib.configs.nearest_name import one_of
@@ -25,7 +23,9 @@ from kitlib.data.files import read_arrays
 from kitlib.data.images import Source, from_arrays
 
 SPLITS = ("train", "test")
-LAYOUT = "expected FOLDER/class/picture.png with two classes or more, or that in FOLDER/train and in FOLDER/test"
+LAYOUT = (
+    "expected FOLDER/class/picture.png for two classes or more, or the same classes in FOLDER/train and FOLDER/test"
+)
 
 
 def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
@@ -34,6 +34,8 @@ def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
     Grey of 16 bits is scaled by 65,535; integers of 32 bits and floats have no fixed range, so by their own.
     Raises FileNotFoundError if it is missing, and ValueError with its name if it is no picture that Pillow reads.
     """
+    from PIL import Image, UnidentifiedImageError  # here: the kit's own files are read without Pillow
+
     path = Path(path)
     if path.is_dir():
         inside = [str(file) for file in _visible(path) if file.is_file()]
@@ -53,15 +55,17 @@ def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
     return np.asarray(square.convert("RGB"))
 
 
-def _rgba(opened: Image.Image) -> Image.Image:
-    """Upright and in eight bits per channel. Pillow would cut off wider values at 255."""
+def _rgba(opened):
+    """A picture of Pillow's, upright and in eight bits per channel, where Pillow itself would cut off at 255."""
+    from PIL import Image, ImageOps
+
     picture = ImageOps.exif_transpose(opened)
     if picture.mode[0] not in "IF":
         return picture.convert("RGBA")
     values = np.asarray(picture, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("not all of its values are finite")
-    sixteen = picture.mode != "F" and (";16" in picture.mode or opened.format in ("PNG", "PPM"))
+    sixteen = ";16" in picture.mode or (picture.mode == "I" and opened.format in ("PNG", "PPM"))
     low, high = (0, 65_535) if sixteen else (values.min(), values.max())
     grey = np.rint(255 * (values - low) / (high - low or 1))
     alpha = np.where(values == opened.info.get("transparency"), 0, 255)
@@ -82,68 +86,51 @@ def from_files(path: str | Path, split: str, *, size: int) -> Source:
         FileNotFoundError: path is missing.
         ValueError: the folder or the arrays are not as above, a picture cannot be read, or one is in both splits.
     """
+    path = Path(path)
     one_of("split of your own pictures", split, SPLITS)
     whole("size", size, 1, 4096)
-    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; {LAYOUT}, or an .npz with images and labels.")
-    return _from_folder(path, split, size) if path.is_dir() else _from_npz(path, split)
+    images, labels, names = _from_folder(path, split, size) if path.is_dir() else _from_npz(path, split)
+    return from_arrays(images, labels, name=path.resolve().name, class_names=names)
 
 
-def _from_folder(path: Path, split: str, size: int) -> Source:
+def _from_folder(path: Path, split: str, size: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     parts = [path / part for part in SPLITS if all((path / other).is_dir() for other in SPLITS)] or [path]
-    classes = [_classes(part) for part in parts]
+    classes = [{inside.name: _visible(inside) for inside in _visible(part) if inside.is_dir()} for part in parts]
     names = list(classes[0])
-    if len(names) < 2:
-        raise ValueError(f"{parts[0]} has {len(names)} class folders; {LAYOUT}.")
-    if unknown := set(classes[-1]) - set(names):
-        raise ValueError(f"{parts[-1]} has the classes {', '.join(sorted(unknown))}, which {parts[0]} has not.")
-    pictures = [
-        (hashlib.sha256(file.read_bytes()).digest(), file, names.index(name), part)
-        for part, found in zip(parts, classes, strict=True)
-        for name, files in found.items()
-        for file in files
-    ]
-    pictures.sort()
+    for part, found in zip(parts, classes, strict=True):
+        bad = [name for name, files in found.items() if not files or any(map(Path.is_dir, files))]
+        if len(names) < 2 or bad or not set(found) <= set(names):
+            what = f"{part / bad[0]} has no pictures, or folders" if bad else f"{part} has the class folders {[*found]}"
+            raise ValueError(f"{what}; {LAYOUT}.")
+    rows = [(i, file, name) for i, found in enumerate(classes) for name, files in found.items() for file in files]
+    digests = [_digest(file.read_bytes()) for _, file, _ in rows]
+    order = sorted(range(len(rows)), key=digests.__getitem__)
     if len(parts) == 1:
-        chosen = [pictures[i] for i in _rows(path, split, [digest for digest, *_ in pictures])]
-    else:
-        for (one, file, _, part), (other, again, _, its_part) in itertools.pairwise(pictures):
-            if one == other and part != its_part:
-                raise ValueError(f"{file} and {again} are the same picture: remove it from one of the parts.")
-        chosen = [picture for picture in pictures if picture[-1] == path / split]
-    images = np.stack([read_picture(file, size) for _, file, *_ in chosen])
-    return from_arrays(
-        images, np.array([label for *_, label, _ in chosen]), name=path.resolve().name, class_names=names
-    )
+        order = _rows(path, split, digests)
+    for i, j in itertools.pairwise(order):
+        if digests[i] == digests[j] and rows[i][0] != rows[j][0]:
+            raise ValueError(f"{rows[i][1]} and {rows[j][1]} are the same picture: keep it in one of the parts.")
+    chosen = [rows[i] for i in order if len(parts) == 1 or SPLITS[rows[i][0]] == split]
+    images = np.stack([read_picture(file, size) for _, file, _ in chosen])
+    return images, np.array([names.index(name) for *_, name in chosen]), names
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    found = {inside.name: _visible(inside) for inside in _visible(folder) if inside.is_dir()}
-    for name, files in found.items():
-        if not files or any(file.is_dir() for file in files):
-            raise ValueError(f"{folder / name} has {'folders in it' if files else 'no pictures'}; {LAYOUT}.")
-    return found
-
-
-def _from_npz(path: Path, split: str) -> Source:
+def _from_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     try:
         arrays = read_arrays(path)
         images, labels = arrays["images"], arrays["labels"]
+        names = arrays.get("class_names", np.arange(np.unique(labels).size)).astype(str).reshape(-1).tolist()
     except (ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error.__cause__ or error
         raise ValueError(
             f"{path} is not an .npz of pictures ({str(reason).splitlines()[0]}); expected images uint8[n, H, W, C], "
             f"labels integers[n] and perhaps class_names, or a folder: {LAYOUT}."
         ) from error
-    if "class_names" in arrays:
-        names = arrays["class_names"].reshape(-1).tolist()
-    else:  # a wrong label must not ask for a billion names
-        names = [str(label) for label in range(1 + min(int(labels.max(initial=0)), labels.size))]
-    from_arrays(images, labels, name=path.resolve().name, class_names=names)  # checks them all
-    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
-    rows = sorted(_rows(path, split, digests), key=digests.__getitem__)
-    return from_arrays(images[rows], labels[rows], name=path.resolve().name, class_names=names)
+    from_arrays(images, labels, name=path.name, class_names=names)  # checks them all
+    rows = _rows(path, split, [_digest(image.tobytes()) for image in images])
+    return images[rows], labels[rows], names
 
 
 def texts_from_file(path: str | Path, split: str) -> list[str]:
@@ -151,27 +138,32 @@ def texts_from_file(path: str | Path, split: str) -> list[str]:
 
     Raises FileNotFoundError if it is missing, and ValueError with its name if it is no such file or has no two texts.
     """
-    one_of("split of your own texts", split, SPLITS)
     path = Path(path)
+    one_of("split of your own texts", split, SPLITS)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; expected a text file.")
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         content = "\0"
     if "\0" in content:
         raise ValueError(f"{path} is not a text in UTF-8: save it as plain text in UTF-8, one text per line.")
-    lines = [line.strip() for line in content.split("\n") if line.strip()]
-    return [lines[i] for i in _rows(path, split, [hashlib.sha256(line.encode()).digest() for line in lines])]
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    return [lines[i] for i in sorted(_rows(path, split, [_digest(line.encode()) for line in lines]))]
 
 
-def _rows(path: Path, split: str, digests: Sequence[bytes]) -> list[int]:
-    """The rows of a split: the tenth with the lowest digests, at least one, is the test; equal ones are together."""
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _rows(path: Path, split: str, digests: list[bytes]) -> list[int]:
+    """The rows of a split, by digest: the tenth with the lowest, at least one, is the test; equal ones are together."""
     ranked = sorted(set(digests))
     if len(ranked) < 2:
         raise ValueError(f"{path} has {len(ranked)} different entries: training and test need one each.")
     border = ranked[math.ceil(len(ranked) / 10)]
-    return [i for i, digest in enumerate(digests) if (digest < border) == (split == "test")]
+    rows = [i for i, digest in enumerate(digests) if (digest < border) == (split == "test")]
+    return sorted(rows, key=digests.__getitem__)
 
 
 def _visible(folder: Path) -> list[Path]:

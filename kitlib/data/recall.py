@@ -13,7 +13,6 @@ The names are CLDR's; data/make_names.py made the file. Built in notebooks/08_t5
 import functools
 import gzip
 import hashlib
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,8 @@ import numpy as np
 
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import shuffled
-from kitlib.data.files import data_folder, read_checked
+from kitlib.data.committed import decoded
+from kitlib.data.files import data_folder
 
 FILE = "names.txt.gz"
 PAD, EOS = 0, 1
@@ -128,20 +128,16 @@ def all_names(*, data_dir: str | Path | None = None) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=2)
 def _table(folder: Path) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
     """(languages, ((thing, its names by language), ...)); "" where there is no name."""
-    try:
-        head, *lines = gzip.decompress(read_checked(folder, FILE)).decode().splitlines()
+
+    def table(packed: bytes):
+        head, *lines = gzip.decompress(packed).decode().splitlines()
         languages = tuple(head.split("\t")[1:])
         rows = tuple((thing, tuple(row)) for thing, *row in (line.split("\t") for line in lines))
         if not languages or not rows or len(rows) > BASE**2 or any(len(row) != len(languages) for _, row in rows):
             raise ValueError(f"{len(languages)} languages, {len(rows)} lines, not equally long")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError) as error:
-        if "restore it from" in str(error):  # missing or changed: `read_checked` has said so
-            raise
-        raise ValueError(
-            f"{folder / FILE} is not a data file of the kit ({error}): expected gzipped lines of a thing and its names "
-            f"in each language, at most {BASE**2}; make it with data/make_names.py."
-        ) from error
-    return languages, rows
+        return languages, rows
+
+    return decoded(folder, FILE, "make_names", table)
 
 
 def batches(facts: Facts, batch_size: int, *, seed: int = 0) -> grain.DatasetIterator:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
+from kitlib.configs.arguments import whole
 from kitlib.data.files import keyed_rng
 
 
@@ -23,8 +24,7 @@ def batches(
     `get_state` and `set_state` continue with the very next batch. The last incomplete batch of an epoch is dropped.
     Raises ValueError if there are fewer rows than batch_size, or it is not positive.
     """
-    if not 1 <= batch_size <= size:
-        raise ValueError(f"batch_size is {batch_size}; expected 1 to {size}, the number of examples.")
+    whole("batch_size (of all examples at most)", batch_size, 1, size)
     steps = size // batch_size
 
     @functools.lru_cache(maxsize=2)  # the reader thread may be in two epochs at once

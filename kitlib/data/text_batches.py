@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import grain
 import numpy as np
 
+from kitlib.configs.arguments import whole
 from kitlib.data.denoise import SPAN_CORRUPTION, Denoiser, ul2_example
 from kitlib.data.files import keyed_rng
 from kitlib.data.tokenizer import Tokenizer
@@ -28,8 +29,8 @@ def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
 def padded(rows: Sequence, length: int, pad_id: int) -> np.ndarray:
     """Rows of token ids as int32[n, length], each padded at its end."""
     out = np.full((len(rows), length), pad_id, np.int32)
-    for whole, row in zip(out, rows, strict=True):
-        whole[: len(row)] = row
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
     return out
 
 
@@ -156,7 +157,5 @@ def _check(stream, seed: int, **positive: int) -> None:
     if not isinstance(stream, np.ndarray) or stream.ndim != 1 or not np.issubdtype(stream.dtype, np.integer):
         raise TypeError("The stream is not one array of token ids, int32[T]: make it by token_stream.")
     for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0.")
+        whole(name, value, 1)
+    whole("seed", seed, 0)

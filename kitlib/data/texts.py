@@ -12,11 +12,11 @@
 import functools
 import gzip
 import lzma
-import zlib
 from pathlib import Path
 
 from kitlib.configs.nearest_name import one_of
-from kitlib.data.files import data_folder, read_checked
+from kitlib.data.committed import decoded
+from kitlib.data.files import data_folder
 
 CATEGORISED = {"train": 6_000, "test": 2_000}  # the last of the file
 TEST_MESSAGES = 3_000  # the last of the file
@@ -32,18 +32,14 @@ def glosses(split: str = "train", *, data_dir: str | Path | None = None) -> list
     Raises the errors of `files.read_checked`, and ValueError for an unknown split or a file with other content.
     """
     one_of("split of the glosses", split, ("train", "test", "more"))
-    folder, file = _folder(data_dir), "glosses.txt.gz"
     if split == "more":
-        return [text for _, text in _lines(folder, "more_glosses.txt.xz")[: -sum(CATEGORISED.values())]]
-    data = read_checked(folder, file)
-    try:
-        train, test = gzip.decompress(data).decode().split("\n\n")
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"{folder / file} is not a data file of the kit ({error}): expected gzipped lines, an empty one between "
-            f"the splits; make it with data/make_data.py."
-        ) from error
-    return (train if split == "train" else test).splitlines()
+        return [text for _, text in _lines(_folder(data_dir), "more_glosses.txt.xz")[: -sum(CATEGORISED.values())]]
+
+    def halves(packed: bytes) -> list[str]:
+        train, test = gzip.decompress(packed).decode().split("\n\n")
+        return (train if split == "train" else test).splitlines()
+
+    return decoded(_folder(data_dir), "glosses.txt.gz", "make_data", halves)
 
 
 def categorised_glosses(split: str = "train", *, data_dir: str | Path | None = None) -> list[tuple[str, str]]:
@@ -81,13 +77,11 @@ def _folder(data_dir: str | Path | None) -> Path:
 @functools.lru_cache(maxsize=4)
 def _lines(folder: Path, file: str) -> list[tuple[str, str]]:
     """(kind, text) of every line of a compressed file; see data/make_texts.py."""
-    data = read_checked(folder, file)
-    try:
-        lines = [line.split("\t") for line in lzma.decompress(data).decode().splitlines()]
+
+    def pairs(packed: bytes) -> list[tuple[str, str]]:
+        lines = [line.split("\t") for line in lzma.decompress(packed).decode().splitlines()]
         if not lines or any(len(line) != 2 or not all(line) for line in lines):
             raise ValueError("a line is not a kind, a tab and a text")
-    except (lzma.LZMAError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{folder / file} is not a data file of the kit ({error}): make it with data/make_texts.py."
-        ) from error
-    return [(kind, text) for kind, text in lines]
+        return [(kind, text) for kind, text in lines]
+
+    return decoded(folder, file, "make_texts", pairs)

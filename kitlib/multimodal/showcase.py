@@ -40,7 +40,7 @@ class Seen:
         question, answer: the user's own question, "" if there was none.
     """
 
-    image: np.ndarray
+    image: np.ndarray = dataclasses.field(repr=False)
     captions: dict[str, str]
     boxes: np.ndarray
     names: list[str]
@@ -50,10 +50,16 @@ class Seen:
 
 
 def ask_about(model, params, image: np.ndarray, *, question: str = "") -> Seen:
-    """Asks a model for all of `Seen`. image: uint8[H, W, 3]; question: in English, in the model's words.
+    """Asks a model for all of `Seen`. image: uint8[H, W, 3] of the tower's size; question: in English, in its words.
 
-    Raises ValueError for a question that is too long.
+    Raises ValueError for another image, and for a question that is too long.
     """
+    expected, got = (*model.config.tower.image_size, 3), f"{getattr(image, 'dtype', type(image).__name__)}"
+    if got != "uint8" or image.shape != expected:
+        raise ValueError(
+            f"The image is {got}{list(np.shape(image))}; expected uint8{list(expected)}, values 0 to 255: "
+            f"read_picture(path, {expected[0]}) makes it from any picture file."
+        )
     captions = _written(model, params, [objectives.captioning(image, OPEN, language) for language in LANGUAGES])
     by_language = dict(zip(LANGUAGES, captions, strict=True))
     name = _askable(by_language["en"])

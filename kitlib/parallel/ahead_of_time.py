@@ -68,8 +68,5 @@ def compile_step(step: Callable, arguments: tuple, mesh: Mesh, *, fast: bool = T
             says = f"it needs {used[1]} of the {used[2]} of a chip" if used else str(error).splitlines()[0]
             raise DoesNotFit(f"The step does not fit: {says}. Use more chips or a smaller batch.") from None
         seconds = time.perf_counter() - start
-    return Report(
-        seconds,
-        compiled.memory_analysis().peak_memory_in_bytes / 2**30,
-        hlo.totals(compiled.as_text()),
-    )
+    peak = compiled.memory_analysis().peak_memory_in_bytes / 2**30
+    return Report(seconds, peak, hlo.totals(compiled.as_text()))

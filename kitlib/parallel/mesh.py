@@ -66,7 +66,8 @@ def sizes_of(axes: dict[str, int], num_devices: int) -> tuple[int, ...]:
         product = " x ".join(f"{name}={size}" for name, size in axes.items()) or "data=1"
         raise ValueError(
             f"The mesh {product} has {wanted} devices, here {'is' if num_devices == 1 else 'are'} {num_devices}: "
-            "change an axis, so that the product of all axes is the number of devices."
+            "change an axis, so that the product of all axes is the number of devices; if there are more, install JAX "
+            "for your accelerators; or simulate devices of the CPU (kit train: --devices)."
         )
     return tuple(axes.get(name, 1) for name in AXES)
 

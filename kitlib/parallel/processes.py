@@ -16,14 +16,15 @@ import os
 import jax
 import numpy as np
 
+from kitlib.configs.arguments import whole
+
 
 def simulate(num_devices: int) -> None:
     """Makes this many devices of the CPU, to try out meshes on any machine. Raises RuntimeError if devices exist.
 
     They share its cores, so that nothing becomes faster. Raises ValueError for fewer than one.
     """
-    if num_devices < 1:
-        raise ValueError(f"The number of simulated devices must be at least 1, got {num_devices}.")
+    whole("The number of simulated devices", num_devices, 1)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", num_devices)
     _enough_threads(num_devices)
@@ -44,15 +45,18 @@ HEARTBEAT = 30  # seconds without a sign of life after which a process counts as
 
 def start(address: str | None = None, *, count: int | None = None, index: int | None = None) -> None:
     """Connects this process with the others. Raises ValueError unless all three are given, or none and a cluster is
-    found; RuntimeError if the others do not come or have another count."""
+    found; ConnectionError if the others do not come or have another count."""
     given = [address is not None, count is not None, index is not None]
     if any(given) and not all(given):
         raise ValueError(
             "Several processes need all three of the address of process 0 (host:port), their count and the index of "
             f"this one; got address={address}, count={count}, index={index}."
         )
-    if all(given) and not 0 <= index < count:
-        raise ValueError(f"With {count} processes, the index is 0 to {count - 1}; got {index}.")
+    if all(given):
+        whole("The index of this process", index, 0, whole("The number of processes", count, 1) - 1)
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise ValueError(f"The address of process 0 is {address!r}; expected host:port, such as 10.0.0.1:1234.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     _enough_threads(jax.config.jax_num_cpu_devices or 1)
     try:
@@ -66,7 +70,7 @@ def start(address: str | None = None, *, count: int | None = None, index: int | 
                 "number of processes and the index of this one (kit train: --address, --processes, --index). "
                 f"JAX says: {error}"
             ) from None
-        raise RuntimeError(
+        raise ConnectionError(
             f"Process {index} of {count} could not join {address}: start all {count} with the same address and count, "
             f"and an index of their own. ({str(error).splitlines()[0]})"
         ) from None

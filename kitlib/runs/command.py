@@ -4,13 +4,15 @@
     kit train vmoe --devices 8 --mesh data=2,expert=4 --steps 400       # on eight devices of the CPU
     kit train t5 --scale gpu --model.dropout 0.1 --folder runs/t5
     kit train palix --data vqav2 --files questions.json annotations.json train2014
+    kit train vit --data pets --model.image-size 56 56                  # your own pictures: pets/cat/1.png, ...
+    kit train t5 --data tales.txt                                       # your own text: one per line
     kit train vit --scale pod --devices 64 --mesh fsdp=64 --dry-run     # sizes, memory, specs; computes nothing
 
 `LAUNCH` has the lines for GPUs, SLURM and TPU slices.
 """
 
+import argparse
 import dataclasses
-import math
 import os
 import signal
 import subprocess
@@ -18,6 +20,8 @@ import sys
 from pathlib import Path
 
 import tyro
+
+from kitlib.configs.arguments import whole
 
 LAUNCH = """
 On accelerators, once their JAX is installed, and without --devices. Not run by us, as there was no such machine:
@@ -45,8 +49,9 @@ class Options:
         devices: simulate this many devices of the CPU.
         dry_run: print sizes, memory per device and the table of specs, and end.
         log_every: steps between two rows of metrics.
-        evaluate_every: steps between two evaluations, on the first 5,000 examples of the test set, in whole batches.
-        save_every: steps between two checkpoints.
+        evaluate_every: steps between two evaluations, on the first 5,000 examples of the test set, in whole batches; 0:
+            at the end only.
+        save_every: steps between two checkpoints; 0: at the end only.
         distributed: connect with the other processes of the cluster (SLURM, Open MPI, Cloud TPU, Kubernetes).
         address: without such a cluster: host:port of process 0; with --processes and --index.
         processes: how many there are.
@@ -70,23 +75,28 @@ class Options:
     tensorboard: Flag = False
     wandb: str | None = None
 
+    def __post_init__(self):
+        least = {"devices": 0, "log_every": 1, "evaluate_every": 0, "save_every": 0}
+        for name, bound in least.items():
+            whole(f"--{name.replace('_', '-')}", getattr(self, name), bound)
+
 
 def main(arguments: list[str]) -> int:
     """Runs `kit train ARGUMENTS`; the result is the exit status."""
     name, recipe, options = _parsed("kit train", arguments)
     together = options.distributed or options.address is not None
     if together and SUPERVISED not in os.environ:
-        return _supervised(arguments, options.folder or Path("build/runs", name))
+        return _supervised(arguments, options.folder)
     return explained("kit train", lambda: _run(name, recipe, options))
 
 
 def export(arguments: list[str]) -> int:
-    """Runs `kit export NAME FOLDER OPTIONS`: the ViT of a finished run of `kit train NAME OPTIONS`, in the layout of
-    Hugging Face."""
+    """Runs `kit export NAME FOLDER --folder RUN`: the ViT of a finished run, in the layout of Hugging Face. The run's
+    options are in its folder (`recipes.write`); those of older runs have to be given again."""
     if len(arguments) < 2 or any(argument.startswith("-") for argument in arguments[:2]):
         raise SystemExit(
-            "kit export NAME FOLDER [the options of the run]: after `kit train vit --model.pool tok`, for example, "
-            "kit export vit hf/vit --model.pool tok"
+            "kit export NAME FOLDER [--folder RUN]: after `kit train vit --model.pool tok --folder runs/tok`, for "
+            "example, kit export vit hf/vit --folder runs/tok"
         )
     name, target, *rest = arguments
     _, recipe, options = _parsed("kit export", [name, *rest])
@@ -94,31 +104,52 @@ def export(arguments: list[str]) -> int:
 
 
 def _parsed(program: str, arguments: list[str]) -> tuple:
-    """(name of the run, recipe, options). Ends the program with a message where they cannot be understood."""
-    from kitlib.runs import recipes
+    """(name of the run, recipe, options). Ends the program with a message where they cannot be understood.
 
-    try:
-        name, scale, rest = _name_and_scale(arguments)
-        recipe = recipes.named(name, scale)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
+    The scale, one's own pictures and, for `kit export`, the folder decide what the other options are by default.
+    """
+    from kitlib.runs import data_sets, recipes
+
+    if not arguments or arguments[0].startswith("-"):
+        raise SystemExit(
+            f"kit train NAME [options]; names: {', '.join(recipes.NAMES)}, and palix_s, the released model in all its "
+            f"stages. kit train {recipes.NAMES[0]} --help lists the options."
+        )
+    name, *rest = arguments
+    first = argparse.ArgumentParser(prog=f"{program} {name}", add_help=False, allow_abbrev=False)
+    first.add_argument("--scale", default="cpu")
+    first.add_argument("--data")
+    first.add_argument("--folder", type=Path, default=Path("build/runs", name))
+    first.add_argument("--model.patch-size", "--model.patch_size", type=int, dest="patch_size")
+    given, _ = first.parse_known_args(rest)
 
     @dataclasses.dataclass(frozen=True)
     class Command(Options, recipes.Recipe):
         __doc__ = f"{Options.__doc__}\n{recipes.Recipe.__doc__.partition('Attributes:')[2]}"
 
-    parsed = tyro.cli(
-        Command, default=Command(**_fields(recipe), **_fields(Options(scale=scale))), args=rest,
-        prog=f"{program} {name}", description=_description(name), config=(tyro.conf.AvoidSubcommands,),
-    )  # fmt: skip
-    return name, *(kind(**_fields(parsed, kind)) for kind in (recipes.Recipe, Options))
+        def __post_init__(self):
+            """Its two parts are checked below: tyro would put a box around the sentence."""
+
+    def parsed():
+        recipe = recipes.named(name, given.scale)
+        if program == "kit export":
+            recipe = recipes.read(given.folder) or recipe
+        if given.data:
+            recipe = data_sets.fitted(recipe, given.data, given.patch_size)
+        both = tyro.cli(
+            Command, default=Command(**_fields(recipe), **_fields(Options(given.scale, given.folder))), args=rest,
+            prog=f"{program} {name}", description=_description(name), config=(tyro.conf.AvoidSubcommands,),
+        )  # fmt: skip
+        return name, *(kind(**_fields(both, kind)) for kind in (recipes.Recipe, Options))
+
+    return explained(program, parsed)
 
 
 def explained(program: str, work) -> int:
     """work(), or the end of the program with one sentence for what users can change."""
     try:
         return work()
-    except (ValueError, ModuleNotFoundError, FileNotFoundError, ConnectionError) as error:
+    except (ValueError, ModuleNotFoundError, FileNotFoundError, ConnectionError, FloatingPointError) as error:
         raise SystemExit(str(error)) from None
     except OSError as error:
         from kitlib.data import files
@@ -142,29 +173,6 @@ def _description(name: str) -> str:
 def _fields(value, kind=None) -> dict:
     """The fields of a dataclass by name; kind: only those of this class."""
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(kind or value)}
-
-
-def _name_and_scale(arguments: list[str]) -> tuple[str, str, list[str]]:
-    """The run's name, the value of --scale, and the other arguments."""
-    from kitlib.runs import recipes
-
-    known = ", ".join(recipes.NAMES)
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError(
-            f"kit train NAME [options]; names: {known}, and palix_s, the released model in all its stages. "
-            f"kit train {recipes.NAMES[0]} --help lists the options."
-        )
-    name, *rest = arguments
-    scale = "cpu"
-    for i, argument in enumerate(rest):
-        if argument.startswith("--scale="):
-            scale = rest.pop(i).split("=", 1)[1]
-            break
-        if argument == "--scale" and i + 1 < len(rest):
-            scale = rest[i + 1]
-            del rest[i : i + 2]
-            break
-    return name, scale, rest
 
 
 def _supervised(arguments: list[str], folder: Path) -> int:
@@ -192,25 +200,20 @@ def _run(name: str, recipe, options: Options) -> int:
 
     if options.devices:
         processes.simulate(options.devices)
-    if options.distributed or options.address:
+    if options.distributed or (options.address, options.processes, options.index) != (None, None, None):
         processes.start(options.address, count=options.processes, index=options.index)
     import jax
 
     from kitlib.runs import train
 
-    axes = mesh.parse(options.mesh)
-    if math.prod(axes.values()) > jax.device_count() == 1:
-        raise ValueError(
-            f"The mesh {options.mesh} has {math.prod(axes.values())} devices, but JAX sees one "
-            f"{jax.devices()[0].platform}: install JAX for your accelerators, or simulate devices with --devices."
-        )
-    run = train.make(recipe, axes)
+    run = train.make(recipe, mesh.parse(options.mesh))
     if options.dry_run:
         return _describe(run)
-    first = jax.process_index() == 0
-    folder = options.folder or Path("build/runs", name)
+    first, folder = jax.process_index() == 0, options.folder
     if first:
         print(f"{name} on {jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(run.mesh.shape)}")
+        for line in train.other_groups(recipe, mesh.parts_of(run.mesh.shape)):
+            print(line)
         if step := train.saved_step(folder):
             print(f"goes on from step {step} of {recipe.steps} in {folder}; a new run needs another --folder")
     _, history = run.fit(
@@ -223,27 +226,27 @@ def _run(name: str, recipe, options: Options) -> int:
             examples = scores.pop("examples")
             shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
             print(f"on {examples:,.0f} test examples: {shown}")
+        else:
+            print(f"not evaluated: there is no whole batch of {recipe.batch_size} test examples")
     return 0
 
 
 def _export(name: str, target: Path, recipe, options: Options) -> int:
-    from kitlib import data
     from kitlib.configs import ViTConfig
     from kitlib.models import hugging_face
     from kitlib.parallel import mesh
-    from kitlib.runs import train
+    from kitlib.runs import data_sets, train
 
     if not isinstance(recipe.model, ViTConfig):
         raise ValueError(f"{name} is no ViT; only ViTs are exported.")
     hugging_face.check(recipe.model)
-    folder = options.folder or Path("build/runs", name)
-    if (step := train.saved_step(folder)) != recipe.steps:
+    if (step := train.saved_step(options.folder)) != recipe.steps:
         raise ValueError(
-            f"There is no finished run in {folder}: it is at step {step or 0} of {recipe.steps}. Train it first, with "
-            "the same options: kit train."
+            f"There is no finished run in {options.folder}: it is at step {step or 0} of {recipe.steps}. Train it "
+            "first, with the same options: kit train."
         )
-    state, _ = train.make(recipe, mesh.parse(options.mesh)).fit(folder)
-    classes = data.load(recipe.data, "train", full=recipe.full).class_names
+    state, _ = train.make(recipe, mesh.parse(options.mesh)).fit(options.folder)
+    classes = data_sets.pictures(recipe, "train").class_names
     hugging_face.save_vit(target, state.params, recipe.model, classes)
     print(f"wrote {target}: config.json, model.safetensors, preprocessor_config.json")
     return 0
@@ -254,13 +257,19 @@ def _describe(run) -> int:
     import jax
     import pandas as pd
 
-    from kitlib.parallel import rules
+    from kitlib.parallel import mesh, rules
     from kitlib.runs import train
 
+    parts = mesh.parts_of(run.mesh.shape)
     table = pd.DataFrame(rules.describe(jax.eval_shape(run.make_params), run.mesh))
     print(table.to_string(index=False, formatters={"bytes per device": "{:,}".format}))
     print(f"\nmesh {dict(run.mesh.shape)}")
     for label, value in train.sizes(run).items():
         print(f"{label}: {value:,.4g}")
+    if mixtures := train.routing(run.recipe, parts):
+        print("\nrouting, by arithmetic (nothing is measured), of a batch without padding:")
+        print(pd.DataFrame(mixtures).to_string(index=False, formatters=dict.fromkeys(train.SHARES, "{:.2%}".format)))
+    for line in train.other_groups(run.recipe, parts):
+        print(line)
     print("Activations come on top; for some models on some slices of TPUs, kit pods counts them.")
     return 0

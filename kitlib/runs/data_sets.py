@@ -5,19 +5,21 @@
     data.evaluation                             # a list of batches, or []
 
 Images are for a ViT, texts for a T5, images with texts for a PaLI-X: "kit" is a mixture of the kit's own tasks, the
-others are the public sets of `multimodal.public_sets`, from files that were fetched before (`recipe.files`).
+others are the public sets of `multimodal.public_sets`, from files that were fetched before (`recipe.files`). A ViT and
+a T5 also take a path in place of a name: pictures and texts of one's own (`data.own_files`).
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 
 from kitlib import data
 from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
 from kitlib.configs.nearest_name import one_of
-from kitlib.data import image_batches, text_batches, tokenizer
+from kitlib.data import denoise, image_batches, text_batches, tokenizer
 from kitlib.data.datasets import FULL
 from kitlib.data.images import COMMITTED
 from kitlib.multimodal import mixture_batches, public_sets
@@ -33,7 +35,7 @@ NAMES = {
     T5Config: ("glosses",),
     PaLIXConfig: ("kit", *PUBLIC),
 }
-EVALUATED = 5_000  # examples at most
+EVALUATED, TEXTS_EVALUATED = 5_000, 896  # examples at most
 KIT_TASKS = {"captioning": 4, "naming": 2, "easy_vqa": 2, "object_aware_vqa": 1, "question_generation": 1}
 PROMPT, TARGET = 40, 56  # tokens
 INPUTS = 64  # tokens of a text with its spans cut out
@@ -66,9 +68,40 @@ def check(recipe: Recipe) -> None:
     kind = type(recipe.model)
     if kind not in NAMES:
         raise TypeError(f"A run trains a ViT, a T5 or a PaLI-X, got {kind.__name__}.")
+    if is_own(recipe):
+        return
     one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
     if kind is ViTConfig and recipe.data not in COMMITTED and not recipe.full:
         raise ValueError(f"{recipe.data} does not come with the kit: add --full (full=True), and it is fetched once.")
+
+
+def is_own(recipe: Recipe) -> bool:
+    """Whether the data are a path: a folder or an .npz of pictures for a ViT, a text file for a T5."""
+    path, kind = Path(recipe.data), type(recipe.model)
+    fits = {ViTConfig: path.is_dir() or (path.suffix == ".npz" and path.is_file()), T5Config: path.is_file()}
+    return recipe.data not in NAMES[kind] and fits.get(kind, False)
+
+
+def fitted(recipe: Recipe, path: str, patch_size: int | None = None) -> Recipe:
+    """The recipe with these data. For pictures of one's own, the model has their channels, classes and size, which is
+    rounded to whole patches; those of a folder get the model's size."""
+    recipe = replace(recipe, data=path)
+    if not is_own(recipe) or not isinstance(recipe.model, ViTConfig):
+        return recipe
+    source, p = pictures(recipe, "test"), patch_size or recipe.model.patch_size
+    height, width, channels = source.image_shape
+    if height % p or width % p:
+        height = width = max(1, round(height / p)) * p
+    fields = {"image_size": (height, width), "channels": channels, "num_classes": source.num_classes}
+    return replace(recipe, model=recipe.model.replace(patch_size=p, **fields))
+
+
+def pictures(recipe: Recipe, split: str) -> data.Source:
+    """The pictures of a ViT's recipe, "train" or "test", by name or of one's own."""
+    if is_own(recipe):
+        return data.from_files(recipe.data, split, size=recipe.model.image_size[0])
+    held_out = "validation" if recipe.data == "imagenet2012" else "test"
+    return data.load(recipe.data, "train" if split == "train" else held_out, full=recipe.full)
 
 
 def load(recipe: Recipe) -> Data:
@@ -82,8 +115,7 @@ def _images(recipe: Recipe) -> Data:
     c, count = recipe.model, jax.process_count()
     if recipe.batch_size % count:
         raise ValueError(f"A batch of {recipe.batch_size} does not divide among {count} processes.")
-    test = "validation" if recipe.data == "imagenet2012" else "test"
-    source, held_out = (data.load(recipe.data, split, full=recipe.full) for split in ("train", test))
+    source, held_out = (pictures(recipe, split) for split in ("train", "test"))
     channels, classes = source.image_shape[-1], len(source.class_names)
     if (channels, classes) != (c.channels, c.num_classes):
         raise ValueError(
@@ -91,9 +123,7 @@ def _images(recipe: Recipe) -> Data:
             f"add --model.channels {channels} --model.num-classes {classes}."
         )
     size = None if source.image_shape[:2] == c.image_size else c.image_size[0]
-    read = functools.partial(
-        image_batches.batches, source, seed=recipe.seed, image_size=size, augment=recipe.augment
-    )  # fmt: skip
+    read = functools.partial(image_batches.batches, source, seed=recipe.seed, image_size=size, augment=recipe.augment)
     if source.store.in_memory:  # whole batches cost little, and are the same for any number of processes
         batches = Rows(read(batch_size=recipe.batch_size))
     else:
@@ -108,15 +138,15 @@ def _texts(recipe: Recipe) -> Data:
     _check_vocabulary(recipe.model, words)
 
     def stream(split):
-        return text_batches.token_stream(data.glosses(split), words)
+        texts = data.texts_from_file(recipe.data, split) if is_own(recipe) else data.glosses(split)
+        return text_batches.token_stream(texts, words)
 
-    batches = text_batches.batches(
-        stream("train"), words, recipe.batch_size, inputs_length=INPUTS, seed=recipe.seed
-    )  # fmt: skip
-    count = min(EVALUATED, 896) // recipe.batch_size * recipe.batch_size  # the test texts have 896 chunks
+    batches = text_batches.batches(stream("train"), words, recipe.batch_size, inputs_length=INPUTS, seed=recipe.seed)
+    test, form = stream("test"), text_batches.Recipe(words, INPUTS, [denoise.SPAN_CORRUPTION])
+    count = min(TEXTS_EVALUATED, len(test) // form.chunk) // recipe.batch_size * recipe.batch_size
     evaluation = []
     if count:
-        held_out = text_batches.evaluation_set(stream("test"), words, count, inputs_length=INPUTS)
+        held_out = text_batches.evaluation_set(test, words, count, inputs_length=INPUTS)
         rows = {name: held_out[name] for name in ("inputs", "targets")}
         evaluation = [
             processes.own_rows({name: x[i : i + recipe.batch_size] for name, x in rows.items()})

@@ -8,13 +8,16 @@ they were compiled (`--dry-run`, `kit pods`), not trained by us.
 """
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from kitlib import configs
 from kitlib.configs import MoEConfig, PaLIXConfig, T5Config, ViTConfig
+from kitlib.configs.arguments import flag, number, whole
 from kitlib.configs.nearest_name import one_of
 from kitlib.configs.parts import DEEP
+from kitlib.data import files
 
 SCALES = ("cpu", "gpu", "pod")
 
@@ -25,8 +28,9 @@ class Recipe:
 
     Attributes:
         model: its configuration; every field can be changed, as in --model.depth 6.
-        data: for a ViT fashion_mnist or animal_mnist, or with --full cifar10, cifar100 or imagenet2012; for a T5
-            glosses; for a PaLI-X kit, coco_captions, vqav2, textvqa, docvqa or lvis.
+        data: for a ViT fashion_mnist or animal_mnist, with --full cifar10, cifar100 or imagenet2012, or pictures of
+            your own (`data.from_files`): a folder or an .npz; for a T5 glosses, or a text file of your own, a text per
+            line; for a PaLI-X kit, coco_captions, vqav2, textvqa, docvqa or lvis.
         batch_size: B, examples per step, of all devices together.
         steps: updates.
         peak: the largest learning rate.
@@ -59,6 +63,17 @@ class Recipe:
     files: tuple[Path, ...] = ()
     eval_files: tuple[Path, ...] = ()
     seed: int = 0
+
+    def __post_init__(self):
+        for name, least in {"batch_size": 1, "steps": 1, "warmup": 0, "accumulate": 1, "seed": 0}.items():
+            whole(name, getattr(self, name), least)
+        for name in ("peak", "clip_norm"):
+            number(name, getattr(self, name), above=0.0)
+        number("weight_decay", self.weight_decay, 0.0)
+        flag("full", self.full)
+        for field in dataclasses.fields(self):
+            if get_origin(field.type) is Literal:
+                one_of(field.name, getattr(self, field.name), get_args(field.type))
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -123,3 +138,42 @@ def named(name: str, scale: str = "cpu") -> Recipe:
     if name in ("vit", "vmoe", "e3"):
         return _images(name, scale)
     return _pali_x(scale) if name == "palix" else _text(name == "t5_moe", scale)
+
+
+# ---------------------------------------------------------------------------------------------- in a run's folder
+
+
+def write(folder: str | Path, recipe: Recipe) -> None:
+    """Writes the recipe's fields into `folder`/recipe.json, which `read` reads."""
+    content = json.dumps(dataclasses.asdict(recipe), default=str, indent=2)
+    files.write_bytes(Path(folder, "recipe.json"), content.encode())
+
+
+def read(folder: str | Path) -> Recipe | None:
+    """The recipe of the run in a folder; None where none was written. Raises ValueError, with its name, for a damaged
+    file. Nothing is unpickled."""
+    path = Path(folder, "recipe.json")
+    if not path.is_file():
+        return None
+    try:
+        recipe = _typed(Recipe, json.loads(path.read_text(encoding="utf-8")))
+        if isinstance(recipe, Recipe):
+            return recipe
+        error = "no fields"
+    except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as found:
+        error = found
+    raise ValueError(f"{path} is damaged ({error}): delete it, and give the options of the run again.")
+
+
+def _typed(kind, value):
+    """A field of type `kind` from JSON, which has a dict for a dataclass and a list for a tuple."""
+    if isinstance(value, list):
+        return tuple(Path(x) if Path in get_args(kind) else x for x in value)
+    if kind is str and not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    if not isinstance(value, dict):
+        return value
+    found = [
+        k for k in get_args(kind) or (kind,) if dataclasses.is_dataclass(k) and value.keys() <= get_type_hints(k).keys()
+    ]
+    return found[0](**{name: _typed(get_type_hints(found[0])[name], x) for name, x in value.items()})

@@ -7,22 +7,28 @@ The mesh is not part of the recipe: a run may be started again on another one an
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
 from jax.sharding import Mesh
+from scipy.stats import binom
 
-from kitlib.configs import T5Config, ViTConfig
+from kitlib.configs import MoEConfig, PaLIXConfig, T5Config, ViTConfig
+from kitlib.layers import initialize
 from kitlib.models import flops, palix, t5
 from kitlib.models.vit import ViT
+from kitlib.moe import capacity, e3
 from kitlib.parallel import mesh, rules
 from kitlib.runs import data_sets
 from kitlib.runs.recipes import Recipe
-from kitlib.training import classification, loop, metric_writers, optim, sharded
+from kitlib.training import checkpoints, classification, loop, metric_writers, optim, sharded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,23 +49,19 @@ class Run:
         Raises ValueError if the folder has another recipe.
         """
         data = data_sets.load(self.recipe)
-        writer = make_writer(folder, self.recipe, options.pop("tensorboard", False), options.pop("wandb", None))
-        saves = {}
-        if folder:
-            saves = {"checkpoint_dir": Path(folder) / "checkpoints", "save_every": save_every}
+        services = options.pop("tensorboard", False), options.pop("wandb", None)
+        saves = {"checkpoint_dir": Path(folder) / "checkpoints", "save_every": save_every} if folder else {}
         shardings = sharded.state_shardings(jax.eval_shape(self.make_params), self.tx, self.mesh)
         step = loop.make_step(self.loss, self.tx, accumulate=self.recipe.accumulate, shardings=shardings)
         state = sharded.init_state(self.make_params, self.tx, self.mesh, self.recipe.seed)
         batches = OnMesh(data.batches, self.mesh)
         evaluate = self.evaluator(data.evaluation) if data.evaluation else None
         with jax.set_mesh(self.mesh):
-            result = loop.fit(
+            return loop.fit(
                 step, state, batches, self.recipe.steps, evaluate=evaluate, evaluate_every=evaluate_every,
-                writer=writer, recipe=repr(self.recipe), **saves, **options,
+                writer=functools.partial(make_writer, folder, self.recipe, *services),
+                recipe=repr(self.recipe), **saves, **options,
             )  # fmt: skip
-        if writer:
-            writer.close()
-        return result
 
     def evaluator(self, batches: list[dict]) -> Callable:
         """state -> {"loss", "accuracy", ...}, the means over batches of one size, and the number of "examples"."""
@@ -107,17 +109,17 @@ def make(recipe: Recipe, axes: dict[str, int] | None = None) -> Run:
             + f"; use a multiple of {parts * recipe.accumulate}."
         )
     if isinstance(c, ViTConfig):
-        model, shape = ViT(c), (1, *c.image_size, c.channels)
-        make_loss, make_params = (
-            classification.classification_loss,
-            lambda: classification.init_params(model, shape, recipe.seed),
-        )
+        model, make_loss, inputs = ViT(c), classification.classification_loss, [(1, *c.image_size, c.channels)]
     elif isinstance(c, T5Config):
-        model = t5.T5(c)
-        make_loss, make_params = t5.seq2seq_loss, lambda: t5.init_params(model, recipe.seed)
+        model, make_loss, inputs = t5.T5(c), t5.seq2seq_loss, [(1, 1), (1, 1)]
     else:
-        model = palix.PaLIX(c)
-        make_loss, make_params = palix.answer_loss, lambda: palix.init_params(model, recipe.seed)
+        picture = (1, 1, *c.tower.image_size, c.tower.channels)
+        model, make_loss, inputs = palix.PaLIX(c), palix.answer_loss, [picture, (1, 1), (1, 1)]
+
+    def make_params():  # for `jax.jit` and `jax.eval_shape`: inputs made in here take no memory, however large they are
+        examples = (jnp.zeros(shape, jnp.float32 if len(shape) > 2 else jnp.int32) for shape in inputs)
+        return initialize.init_params(model, *examples, seed=recipe.seed)
+
     rules.specs(jax.eval_shape(make_params), device_mesh)  # raises for dimensions that do not divide
     return Run(recipe, device_mesh, make_params, make_loss(model), make_loss(model, train=False), optimizer(recipe))
 
@@ -133,8 +135,8 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def saved_step(folder: str | Path) -> int | None:
-    """The step of the newest checkpoint of a run; None if it has none."""
-    return max((int(path.name) for path in Path(folder, "checkpoints").glob("*") if path.name.isdigit()), default=None)
+    """The step of the newest whole checkpoint of a run; None if it has none."""
+    return max(checkpoints.whole_steps(Path(folder, "checkpoints")), default=None)
 
 
 def last_evaluation(folder: str | Path) -> dict[str, float]:
@@ -177,10 +179,87 @@ def sizes(run: Run) -> dict[str, float]:
 
 def forward_flops(recipe: Recipe) -> dict[str, float]:
     """FLOPs of the forward pass per example, by part, at the lengths of the recipe's data."""
-    c = recipe.model
+    c, (n, m) = recipe.model, lengths(recipe)
     if isinstance(c, ViTConfig):
         return flops.vit_forward_flops(c)
-    if isinstance(c, T5Config):
-        return flops.t5_forward_flops(c, data_sets.INPUTS, 14)
-    text = flops.t5_forward_flops(c.text, c.tower.num_tokens + data_sets.PROMPT, data_sets.TARGET)
-    return {f"tower {name}": x for name, x in flops.vit_forward_flops(c.tower).items()} | text
+    text = flops.t5_forward_flops(getattr(c, "text", c), n, m)
+    tower = flops.vit_forward_flops(c.tower) if isinstance(c, PaLIXConfig) else {}
+    return {f"tower {name}": x for name, x in tower.items()} | text
+
+
+def lengths(recipe: Recipe) -> tuple[int, int]:
+    """Tokens per example that the encoder and the decoder of a recipe read; 14 targets go with the inputs of a T5."""
+    c = recipe.model
+    if isinstance(c, ViTConfig):
+        return c.num_tokens, 0
+    return (
+        (data_sets.INPUTS, 14) if isinstance(c, T5Config) else (c.tower.num_tokens + data_sets.PROMPT, data_sets.TARGET)
+    )
+
+
+SHARES = ("dropped at best", "dropped at random")
+
+
+def routing(recipe: Recipe, parts: int = 1) -> list[dict]:
+    """How the tokens of a batch, or of one of its accumulated parts, are grouped and routed on a mesh that divides them
+    into `parts`: a row for every mixture of experts, named by its option of `kit train`. Arithmetic alone.
+
+    "tokens" of all devices, "groups", "tokens per group" and "slots per expert" (in each group; None: dropless).
+    "dropped at best": the share of choices (where experts choose: of tokens) that get no slot if all experts are
+    equally in demand; "dropped at random": what is to be expected if every choice is a random one.
+    """
+    return [_grouped(recipe, parts, *mixture) for mixture in _mixtures(recipe)]
+
+
+def other_groups(recipe: Recipe, parts: int) -> list[str]:
+    """For every mixture of experts whose groups on a mesh are not those of one device, so that another function is
+    learned: a sentence with what makes them equal."""
+    said = []
+    for option, moe, length in _mixtures(recipe):
+        here, alone = (_grouped(recipe, p, option, moe, length) for p in (parts, 1))
+        size, tokens = here["tokens per group"], here["tokens"] // parts  # of one device
+        if parts == 1 or (size == alone["tokens per group"] and tokens % size == 0):
+            continue
+        largest = min(moe.group_size or tokens, tokens)
+        ways = f"{option}.group-size {next(d for d in range(largest, 0, -1) if tokens % d == 0)} on both"
+        if moe.group_size:
+            unit = parts * recipe.accumulate * moe.group_size // math.gcd(moe.group_size, length)  # examples
+            ways = f"--batch-size {-(-recipe.batch_size // unit) * unit}, or {ways}"
+        said.append(
+            f"{option}: {here['groups']} routing groups of {size} tokens, on one device {alone['groups']} of "
+            f"{alone['tokens per group']}, so the curve is another one; to make them equal: {ways}."
+        )
+    return said
+
+
+def _mixtures(recipe: Recipe) -> list[tuple]:
+    """(option of `kit train`, its configuration, tokens per example) of every mixture of experts of the model."""
+    c, (n, m), found = recipe.model, lengths(recipe), []
+    for prefix, half in {"tower.": c.tower, "text.": c.text}.items() if isinstance(c, PaLIXConfig) else [("", c)]:
+        found.append((f"--model.{prefix}moe", half.moe, half.num_tokens if isinstance(half, ViTConfig) else n))
+        found.append((f"--model.{prefix}decoder-moe", getattr(half, "decoder_moe", None), m))
+    return [mixture for mixture in found if mixture[1]]
+
+
+def _grouped(recipe: Recipe, parts: int, option: str, moe: MoEConfig, length: int) -> dict:
+    """A row of `routing`; groups as in `moe_layer.to_groups`."""
+    e, members, examples = moe.num_experts, getattr(recipe.model, "e3", None), recipe.batch_size // recipe.accumulate
+    tokens = examples * length // parts  # of one device
+    groups = examples // parts if moe.router == "soft" else -(-tokens // min(moe.group_size or tokens, tokens))
+    size, slots, best, chance = -(-tokens // groups), None, 0.0, 0.0
+    if moe.dispatch != "dropless":
+        slots = e3.slots_of(moe, members, size) if members else capacity(moe, size)
+    if moe.router == "expert_choice":
+        best, chance = max(0.0, 1 - e * slots / size), (1 - slots / size) ** e
+    elif moe.router == "top_k" and slots:
+        per_token = moe.num_selected * (members.num_members if members else 1)
+        sizes = [size] * (groups - 1) + [tokens - (groups - 1) * size]  # the last one may be padded
+        best = sum(max(0, per_token * real - e * slots) for real in sizes) / (per_token * tokens)
+        # How often an expert is chosen is binomial; members with routers of their own do not choose the same experts.
+        users = -(-e3.experts_of(members, e).size // e) if members else 1
+        chosen = np.arange(slots, users * size + 1)
+        chance = e * ((chosen - slots) @ binom.pmf(chosen, users * size, per_token / (e * users))) / (per_token * size)
+    return {
+        "mixture": option, "tokens": tokens * parts, "groups": groups * parts, "tokens per group": size,
+        "slots per expert": slots, SHARES[0]: best, SHARES[1]: chance,
+    }  # fmt: skip

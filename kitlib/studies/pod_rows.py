@@ -71,14 +71,8 @@ ROWS = (
     Pod("upcycled ViT-L/16", UPCYCLED_L16, "v4:4x4x4", {"data": 2, "expert": 32}, 4_096, "adamw"),
 )  # fmt: skip
 
-SMALL_VMOE = configs.vmoe(
-    "B/16",
-    "every-2",
-    MoEConfig(num_experts=8, group_size=4_096, transport="bfloat16"),
-    pool="gap",
-    num_classes=1_000,
-    **DEEP,
-)
+FEW = MoEConfig(num_experts=8, group_size=4_096, transport="bfloat16")
+SMALL_VMOE = configs.vmoe("B/16", "every-2", FEW, pool="gap", num_classes=1_000, **DEEP)
 STEPS = (  # models of the ladder: name, configuration, optimiser, lengths, mesh on a v5e-8
     ("ViT-L/16", configs.vit("L/16", pool="gap", num_classes=1_000, **DEEP), "adamw", (0, 0), {"fsdp": 8}),
     ("ViT-H/14", configs.vit("H/14", pool="gap", num_classes=1_000, **DEEP), "adamw", (0, 0), {"fsdp": 8}),

@@ -3,6 +3,7 @@
     kit pods                         # which rows there are
     kit pods "ViT-22B on v5p:4x8x8"  # compiles one and prints what the compiler says
     kit pods --all                   # all, a process each, and writes data/results/pods.csv; about 40 minutes
+    kit pods L/16 --slice v5e:4x4 --mesh data=4,fsdp=4 --batch 1024    # any model of `configs`, or of a row, on any slice
 
 Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
 compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).
@@ -24,7 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kitlib import configs
 from kitlib.configs import T5Config, ViTConfig
+from kitlib.configs.arguments import whole
+from kitlib.configs.nearest_name import one_of
+from kitlib.configs.parts import DEEP
 from kitlib.data import files
 from kitlib.models import palix, t5
 from kitlib.models.vit import ViT
@@ -40,27 +45,60 @@ COLUMNS = (
 # ---------------------------------------------------------------------------------------------- the step of a row
 
 
+def named(title: str, topology: str, axes: str = "", batch: int = 0) -> Pod:
+    """A row of one's own: the model called `title` in a row (with its optimiser) or in `configs`, on another slice.
+
+    axes: as "data=4,fsdp=4"; "": all chips along fsdp. batch 0: the largest that fits. Raises ValueError for a name or
+    a slice that does not exist, and for a mesh that does not divide the chips or the batch.
+    """
+    from kitlib.studies import pod_rows
+
+    chips = topologies.find(topology).chips
+    sizes = mesh.parse(axes) or {"fsdp": chips}
+    mesh.sizes_of(sizes, chips)
+    if whole("batch", batch, 0) % (parts := mesh.parts_of(sizes)):
+        raise ValueError(f"A batch of {batch} does not divide among {parts} parts of the mesh.")
+    rows = {pod.name: pod for pod in (*pod_rows.LADDER, *pod_rows.ROWS)}
+    if title in rows:
+        return dataclasses.replace(rows[title], topology=topology, axes=sizes, batch=batch)
+    if "/" in title:
+        config, rest = configs.vit(title, pool="gap", **DEEP), ("adamw",)
+    elif title in configs.T5_MODELS:
+        config, rest = configs.t5(title, **DEEP), ("adafactor", (512, 114))
+    else:
+        pali = [*configs.PALIX_LADDER, *configs.PALI_MODELS]
+        one_of("model", title, [*rows, *configs.T5_MODELS, *pali, *(f"{size}/16" for size in configs.VIT_SIZES)])
+        config, rest = configs.palix(title, tower=DEEP, text=DEEP), ("adafactor", (64, 64))
+    return Pod(title, config, topology, sizes, batch, *rest)
+
+
 def loss_and_shapes(pod: Pod) -> tuple[Callable, dict, dict]:
     """(loss, shapes of the parameters, shapes of a batch); nothing is computed."""
     c, b, (n, m) = pod.config, pod.batch, pod.lengths
-    key, tokens = jax.random.key(0), jnp.ones((1, 1), jnp.int32)
+    key = jax.random.key(0)
 
     def shape(*axes, dtype=jnp.int32):
         return jax.ShapeDtypeStruct(axes, dtype)
 
+    tokens = shape(1, 1)
+
     def parameters(model, *inputs):
-        return jax.eval_shape(lambda: model.init(key, *inputs)["params"])
+        return jax.eval_shape(lambda *inputs: model.init(key, *inputs)["params"], *inputs)
 
     if isinstance(c, ViTConfig):
         model, picture = ViT(c), (*c.image_size, c.channels)
         batch = {"image": shape(b, *picture, dtype=jnp.bfloat16), "label": shape(b)}
-        return classification.classification_loss(model), parameters(model, jnp.zeros((1, *picture))), batch
+        return (
+            classification.classification_loss(model),
+            parameters(model, shape(1, *picture, dtype=jnp.float32)),
+            batch,
+        )
     if isinstance(c, T5Config):
         model, batch = t5.T5(c), {"inputs": shape(b, n), "targets": shape(b, m)}
         return t5.seq2seq_loss(model), parameters(model, tokens, tokens), batch
     model, picture = palix.PaLIX(c, frozen_tower=bool(pod.frozen)), (1, *c.tower.image_size, c.tower.channels)
     batch = {"images": shape(b, *picture, dtype=jnp.bfloat16), "prompt_tokens": shape(b, n), "targets": shape(b, m)}
-    return palix.answer_loss(model), parameters(model, jnp.zeros((1, *picture)), tokens, tokens), batch
+    return palix.answer_loss(model), parameters(model, shape(1, *picture, dtype=jnp.float32), tokens, tokens), batch
 
 
 def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
@@ -135,8 +173,9 @@ def largest_batch(pod: Pod, start: int = 8) -> dict:
 # ---------------------------------------------------------------------------------------------- the table
 
 
-def main(title: str = "", run_all: bool = False) -> int:
-    """`kit pods`: lists the rows, compiles the one called `title` and prints it, or compiles all for the table."""
+def main(title: str = "", run_all: bool = False, topology: str = "", axes: str = "", batch: int = 0) -> int:
+    """`kit pods`: lists the rows, compiles the one called `title` and prints it, or compiles all for the table; on a
+    slice that is given, compiles what `named` says."""
     from kitlib.studies import pod_rows
 
     titles = {pod.title: pod for pod in (*pod_rows.ROWS, *pod_rows.LADDER)}
@@ -146,14 +185,14 @@ def main(title: str = "", run_all: bool = False) -> int:
         print("\n".join([*titles, "", 'kit pods "ViT-22B on v5p:4x8x8" compiles one: pip install "kitlib[pods]".']))
         print("What the compiler said about all of them: data/results/pods.csv.")
         return 0
-    if title not in titles:
+    if not topology and title not in titles:
         near = [known for known in titles if title.lower() in known.lower()]
         raise SystemExit("\n".join([f"There is no row {title!r}; known are:", *(near or titles)]))
     os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles; it must not look for a TPU
-    pod = titles[title]
     try:
-        row = largest_batch(pod) if pod in pod_rows.LADDER else compile_pod(pod)
-    except ModuleNotFoundError as error:
+        pod = named(title, topology, axes, batch) if topology else titles[title]
+        row = compile_pod(pod) if pod.batch else largest_batch(pod)
+    except (ModuleNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
     row["host_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     print(json.dumps({name: row.get(name) for name in COLUMNS}))

@@ -3,14 +3,15 @@
     table()               # a row per claim of all papers
     table("upcycling")    # of one; `kit claims upcycling --list` prints it
 
-A claim is *measured* (by questions asked of a stored table of runs), *checked* (by a check of a notebook or a test), or
-has *no counterpart*, with the reason. Results are read from the stored tables and notebooks each time; nothing is
-written down twice. The rows are in `registry_upcycling`, `registry_ensembles` and `registry_palix`.
+WORDS has what can become of one. Results are read from the stored tables and notebooks each time; nothing is written
+down twice. The rows are in `registry_upcycling`, `registry_ensembles` and `registry_palix`.
 """
 
 import functools
 import importlib
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,16 +108,38 @@ def table(paper: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-LEGEND = """Gains are differences over paired seeds, with 95 % intervals, losses in nats, all else as a share. Above 0:
-the first is better, which is seen, or below 0 reversed, if it holds after a correction for all questions of the study
-(the interval has none). no difference above m: shown to be smaller than m. undecided: neither; so many seeds would do.
-precondition not met: the task cannot show it. paper: what it says, where it says something.
-The command after "again:" trains everything anew, which takes hours.
+# All words for what became of a claim or a question: `kit claims --list` and docs/claims.md print and count them.
+WORDS = {
+    "measured": "by questions asked of stored runs, over seeds; kit claims PAPER STUDY trains them anew, in hours",
+    "checked": "by a lesson, [ok] if within what stands in brackets after it, or by a test, whose name is shown",
+    "no counterpart": "not here, for the reason that is told",
+    "seen": "the first is better (its gain is above 0), also after a correction for all questions of the study",
+    "reversed": "the first is worse (its gain is below 0), in the same way: the contrary of the question",
+    "no difference": "above a margin: shown to be smaller than that",
+    "undecided": "neither a difference nor its absence is shown; so many seeds would do",
+    "floor": "neither is above chance, so there is nothing to compare",
+    "precondition not met": "the task, or what became of another question, gives the claim no chance",
+}
+LEGEND = """Gains are differences over paired seeds with 95 % intervals (before the correction), losses in nats, all
+else as a share. "paper:" is what the paper says, where it says something. The words:
 """
 
 
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of some rows of `table`: how many claims are measured, checked, without counterpart, and how often a question of
+    the measured ones got each verdict. A row per word of WORDS, a column per paper, and "all"."""
+    counts = {}
+    for paper, part in rows.groupby("paper", sort=False):
+        kinds = part["result"].str.extract("^(checked|no counterpart): ")[0].fillna("measured")
+        # A question that stands under two claims is counted once.
+        lines = {(row.command, line) for row in part.itertuples() for line in row.result.split("\n")}
+        verdicts = [found[1] for _, line in lines if (found := re.search(rf"\], ({'|'.join(WORDS)})", line))]
+        counts[paper] = Counter([*kinds, *verdicts])
+    return pd.DataFrame(counts, index=list(WORDS)).fillna(0).astype(int).assign(all=lambda table: table.sum(axis=1))
+
+
 def main(paper: str | None = None, studies: Sequence[str] = ()) -> int:
-    """`kit claims [PAPER [STUDY ...]] --list`: prints the registry, a block per claim, and how many of each kind there
+    """`kit claims [PAPER [STUDY ...]] --list`: prints the registry, a block per claim, then how many of each kind there
     are. studies: only the claims that were measured by these."""
     if paper:
         one_of("paper with claims", paper, questions.PAPERS, SystemExit)
@@ -126,7 +149,7 @@ def main(paper: str | None = None, studies: Sequence[str] = ()) -> int:
         for name in studies:
             one_of(f"measured study of {paper}", name, measured, SystemExit)
         rows = rows[rows["command"].isin([f"kit claims {paper} {name}" for name in studies])]
-    print(LEGEND)
+    print(LEGEND + "".join(f"    {word}: {meaning}\n" for word, meaning in WORDS.items()))
     for row in rows.itertuples():
         published = f" (published: {row.published})" if row.published else ""
         print(f"{row.paper}, {row.item}: {row.claim}{published}")
@@ -134,7 +157,5 @@ def main(paper: str | None = None, studies: Sequence[str] = ()) -> int:
             print(f"    where: {row.where}; again: {row.command}; seeds: {row.seeds}")
         for line in row.result.split("\n"):
             print(f"    {line}")
-    kinds = rows["result"].str.extract("^(checked|no counterpart)")[0].fillna("measured")
-    counts = ", ".join(f"{(kinds == kind).sum()} {kind}" for kind in ("measured", "checked", "no counterpart"))
-    print(f"{len(rows)} claims: {counts}")
+    print(f"\n{summary(rows).to_string()}\n\n{len(rows)} claims")
     return 0

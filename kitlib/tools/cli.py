@@ -79,13 +79,11 @@ def lab(options: Names = (), /) -> int:
     from kitlib.tools import notebook_files
 
     notebook_files.find(())  # exits with a message if there is no notebooks/ folder
-    # It starts in notebooks/, so a path that is meant from here is made absolute.
-    options = tuple(str(Path(option).resolve()) if Path(option).exists() else option for option in options)
-    command = [sys.executable, "-m", "jupyter", "lab", *options]
+    folder = [] if any(Path(option).exists() for option in options) else [str(files.ROOT / "notebooks")]
+    command = [sys.executable, "-m", "jupyter", "lab", *folder, *options]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # as in most containers, where Jupyter would refuse to start
         command.append("--allow-root")
-    with notebook_files.jupyter_environment() as env:
-        return subprocess.run(command, cwd=files.ROOT / "notebooks", env=env).returncode
+    os.execve(command[0], command, notebook_files.jupyter_environment())  # in our place: what ends kit lab, ends it
 
 
 def copy(folder: tyro.conf.Positional[Path], nb: Names = (), /) -> int:
@@ -223,16 +221,22 @@ def weights(action: tyro.conf.Positional[Literal["list", "fetch"]], name: tyro.c
     return download.main(action, name or None)
 
 
-def pods(title: tyro.conf.Positional[str] = "", /, *, all: Flag = False) -> int:
+def pods(
+    title: tyro.conf.Positional[str] = "", /, *, slice: str = "", mesh: str = "", batch: int = 0, all: Flag = False
+) -> int:
     """Compile training steps of published sizes for TPU slices, without a TPU. Needs the extra "pods".
 
     Args:
-        title: the row of data/results/pods.csv to compile and print. Without it, the rows are listed.
+        title: the row of data/results/pods.csv to compile and print, or with --slice a model: L/16, 1.1-xl, 55B or that
+            of a row, such as "V-MoE H/14". Without it, the rows are listed.
+        slice: of a generation of TPUs, such as v5e:4x4.
+        mesh: as data=4,fsdp=4; default: all chips along fsdp.
+        batch: examples per step; 0: the largest batch that fits.
         all: compile all rows and write the table; about 40 minutes.
     """
     from kitlib.studies import pods
 
-    return pods.main(title, all)
+    return pods.main(title, all, slice, mesh, batch)
 
 
 def stamp() -> int:
@@ -251,6 +255,16 @@ def stamp() -> int:
         print(f"stamped {path.name}: {address or 'no address, [project.urls] Repository in pyproject.toml is unset'}")
     readme = files.ROOT / "README.md"
     files.write_text(readme, notebook_files.with_badges(readme.read_text(encoding="utf-8"), address))
+    return 0
+
+
+def docs() -> int:
+    """Write the tables of docs/claims.md, from the stored runs, lessons and tests."""
+    from kitlib.data import files
+    from kitlib.tools import site_pages
+
+    page = files.ROOT / "docs" / "claims.md"
+    files.write_text(page, site_pages.with_claims(page.read_text(encoding="utf-8")))
     return 0
 
 
@@ -274,7 +288,7 @@ def main() -> int:
         return lab(tuple(arguments[1:]))
     if arguments[:1] == ["claims"] and len(arguments) == 3 and {"-h", "--help"} & set(arguments):
         return list_studies(next(name for name in arguments[1:] if name not in ("-h", "--help")))
-    found = (run, lab, copy, check, test, doctor, bench, claims, train, export, show, pods, weights, stamp)
+    found = (run, lab, copy, check, test, doctor, bench, claims, train, export, show, pods, weights, stamp, docs)
     commands = {command.__name__: command for command in found}
     try:
         if arguments[:1] in (["train"], ["export"]):  # their options depend on the name that follows

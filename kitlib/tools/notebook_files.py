@@ -1,28 +1,25 @@
 """Notebooks as files: found by name, copied for exercises, and written without what differs between machines."""
 
 import base64
-import contextlib
 import io
 import json
 import os
 import re
-import tempfile
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 from kitlib import __version__
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import download
-from kitlib.data.files import ROOT
+from kitlib.data.files import ROOT, write_text
 
 SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
 
 # The cell that makes a notebook run on Colab, byte for byte the same in every notebook (`kit stamp` writes it). Colab's
 # own jax and numpy must not be replaced under a running kernel, so the kit is installed alone (--no-deps), and then
-# what is missing. {default} is the address of this version; without one, the user names what to install.
+# what is missing. {default} is the address of this version; without one nothing is fetched: the user names the kit.
 SETUP = """\
-# Colab only: installs the kit and what it lacks there; jax, numpy and the rest stay. Does nothing elsewhere.
+# @title Colab only: installs the kit and what it lacks there; jax, numpy and the rest stay. Does nothing elsewhere.
 import sys
 
 if "google.colab" in sys.modules:
@@ -31,7 +28,10 @@ if "google.colab" in sys.modules:
 
     kit = os.environ.get("KITLIB", "{default}")  # a wheel, a folder, or git+ and an address
     if not kit:
-        raise SystemExit("Name the kit first, for example: %env KITLIB=/content/kitlib-{version}-py3-none-any.whl")
+        raise SystemExit(
+            "kitlib is not here yet. Upload its wheel, and run: %env KITLIB=/content/{wheel}\\n"
+            "Or run: !git clone --depth 1 ADDRESS /content/kit, and: %env KITLIB=/content/kit. Then run this again."
+        )
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", kit], check=True)
     from kitlib.tools.complete import complete
 
@@ -129,7 +129,7 @@ def stamp(nb, name: str, address: str) -> None:
     setup = [c for c in nb.cells if SKIP in c.metadata.get("tags", []) and "google.colab" in c.source]
     if len(setup) != 1:
         raise SystemExit(f"{name}: got {len(setup)} set-up cells (tag {SKIP}, google.colab), expected one.")
-    setup[0].source = setup_cell(address)
+    setup[0].source, setup[0].metadata["cellView"] = setup_cell(address), "form"  # Colab shows its title alone
     title = [line for line in nb.cells[0].source.splitlines() if not line.startswith("[![Open in Colab]")]
     colab, project = "https://colab.research.google.com", address.removeprefix("https://github.com/")
     link = f"{colab}/github/{project}/blob/v{__version__}/notebooks/{name}"
@@ -138,7 +138,8 @@ def stamp(nb, name: str, address: str) -> None:
 
 
 def with_badges(readme: str, address: str) -> str:
-    """README.md with its line of badges (tests, site, licence) for this address; without one, none."""
+    """README.md with its badges (tests, site, licence) and its `git clone` for this address; without one, ADDRESS."""
+    readme = re.sub(r"(?<=^git clone --depth 1 )\S+", address or "ADDRESS", readme, flags=re.MULTILINE)
     badges = "<!-- badges -->"
     if address:
         owner, _, name = address.removeprefix("https://github.com/").partition("/")
@@ -150,7 +151,7 @@ def with_badges(readme: str, address: str) -> str:
 def setup_cell(address: str) -> str:
     """Source of the Colab set-up cell: installs this version of the kit, from the address or from what KITLIB names."""
     default = f"git+{address}@v{__version__}" if address else ""
-    return SETUP.format(default=default, version=__version__)
+    return SETUP.format(default=default, wheel=f"kitlib-{__version__}-py3-none-any.whl")
 
 
 def normalise(nb, *, figures: bool = True) -> None:
@@ -164,7 +165,7 @@ def normalise(nb, *, figures: bool = True) -> None:
         "language_info": {"name": "python"},
     }
     for cell in nb.cells:
-        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        cell.metadata = {name: cell.metadata[name] for name in ("cellView", "tags") if cell.metadata.get(name)}
         for output in cell.get("outputs", []):
             if figures and "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = fewer_colours(output["data"]["image/png"])
@@ -184,15 +185,15 @@ def before_saving(model: dict, **kwargs) -> None:
     model["content"] = nb
 
 
-@contextlib.contextmanager
-def jupyter_environment() -> Iterator[dict[str, str]]:
+def jupyter_environment(root: Path = ROOT) -> dict[str, str]:
     """The environment in which Jupyter saves with `before_saving`, beside the user's own configuration. (Its command
     line does not take a hook: jupyter_server 2.21 imports the old value, None, instead of the name it was given.)"""
-    with tempfile.TemporaryDirectory() as folder:
-        lines = f"from {__name__} import before_saving\nc.FileContentsManager.pre_save_hook = before_saving\n"
-        (Path(folder) / "jupyter_server_config.py").write_text(lines)
-        before = os.environ.get("JUPYTER_CONFIG_PATH")
-        yield os.environ | {"JUPYTER_CONFIG_PATH": f"{folder}{os.pathsep}{before}" if before else folder}
+    folder = root / "build" / "jupyter"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = f"from {__name__} import before_saving\nc.FileContentsManager.pre_save_hook = before_saving\n"
+    write_text(folder / "jupyter_server_config.py", lines)
+    before = os.environ.get("JUPYTER_CONFIG_PATH")
+    return os.environ | {"JUPYTER_CONFIG_PATH": f"{folder}{os.pathsep}{before}" if before else str(folder)}
 
 
 def fewer_colours(png: str) -> str:

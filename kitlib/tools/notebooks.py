@@ -26,6 +26,7 @@ from kitlib.tools.notebook_files import SKIP, find, normalise, runnable
 from kitlib.training.process import job_cache
 
 CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
+PROGRESS = 30  # seconds between two lines about a notebook that is being executed, where no terminal shows a bar
 
 
 @contextlib.contextmanager
@@ -53,8 +54,9 @@ def environment(scale: str) -> Iterator[dict[str, str]]:
         )
 
 
-def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:
-    """Executes `nb` in place in a fresh kernel of this Python; returns "" or the failing cell with its error.
+def execute(nb, path: Path, env: dict[str, str], timeout: int | None) -> str:
+    """Executes `nb`, read from `path`, in place in a fresh kernel of this Python; returns "" or the failing cell with
+    its error. Without a terminal it says now and then how far it is.
 
     What the kernel's process itself prints (the log of XLA, a race of ipykernel's own threads as it shuts down) is no
     part of the notebook; it is shown only if the kernel died.
@@ -77,6 +79,14 @@ def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:
         kernel_spec_manager=ThisPython(),
         transport_encryption="auto",  # other users of the machine cannot read along; otherwise kernels print a warning
     )
+    told = time.monotonic()
+
+    def tell(cell, cell_index, **_) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PROGRESS and not sys.stderr.isatty():
+            print(f"{path.stem}: cell {cell_index + 1} of {len(nb.cells)}", flush=True)
+            told = time.monotonic()
+
     client = NotebookClient(
         nb,
         timeout=timeout,
@@ -84,7 +94,8 @@ def execute(nb, folder: Path, env: dict[str, str], timeout: int | None) -> str:
         store_widget_state=False,
         coalesce_streams=True,
         skip_cells_with_tag=SKIP,
-        resources={"metadata": {"path": str(folder)}},
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_complete=tell,
         km=manager,
     )
     with tempfile.TemporaryFile() as printed:
@@ -171,7 +182,7 @@ def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], sca
     started = time.monotonic()
     try:
         nb = nbformat.read(path, as_version=4)
-        error = execute(nb, path.parent, env, CELL_TIMEOUT if scale == "cpu" else None)
+        error = execute(nb, path, env, CELL_TIMEOUT if scale == "cpu" else None)
     except Exception as problem:  # no notebook, or no kernel: report it and continue with the others
         return Result(path.stem, time.monotonic() - started, 0, f"{path.name}: {type(problem).__name__}: {problem}")
     seconds = time.monotonic() - started

@@ -1,17 +1,20 @@
 """The pages of the site besides its lessons, as Markdown: start page, claims, glossary, API reference.
 
-The prose is in docs/, where a line such as `{{lessons}}` stands for what is made here.
+The prose is in docs/; a line such as `{{lessons}}` there stands for what only the site has.
 """
 
 import ast
-import html
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from kitlib.data.files import ROOT
+from kitlib.studies import registry
+from kitlib.tools import notebook_files
 from kitlib.tools.executed import Check
 
 TITLES = {"upcycling": "Sparse Upcycling", "ensembles": "Sparse MoEs meet Efficient Ensembles", "palix": "PaLI-X"}
@@ -28,26 +31,22 @@ class Lesson(NamedTuple):
     error: str
 
 
-def texts(root: Path, lessons: list[Lesson], claims: pd.DataFrame) -> dict[str, str]:
-    """The pages of docs/ by name, their placeholders filled in; their links to notebooks lead to lessons."""
-    names = {lesson.name[:2]: lesson.name for lesson in lessons}
-    parts = {"lessons": cards(lessons), "toctree": toctree(lessons), "claims": claims_table(claims, names)}
+def texts(root: Path, lessons: list[Lesson]) -> dict[str, str]:
+    """The pages of docs/ by name, their placeholders filled in; their links to files lead to lessons and the API."""
     pages = {}
     for path in sorted((root / "docs").glob("*.md")):
-        text = path.read_text(encoding="utf-8")
-        for name, part in parts.items():
-            text = text.replace(f"{{{{{name}}}}}", part)
-        pages[path.name] = text.replace("](../notebooks/", "](lessons/")
+        text = links_of_the_site(path.read_text(encoding="utf-8").replace("](../notebooks/", "](../lessons/"))
+        text = text.replace("](../", "](").replace("{{toctree}}", toctree(lessons))
+        pages[path.name] = text.replace("{{lessons}}", cards(lessons))
     return pages
 
 
 def toctree(lessons: list[Lesson]) -> str:
     """What the side bar lists."""
     listed = "\n".join(f"lessons/{lesson.name}" for lesson in lessons)
-    return (
-        f"```{{toctree}}\n:hidden:\n:caption: Lessons\n\n{listed}\n```\n\n"
-        "```{toctree}\n:hidden:\n:caption: Reference\n\nclaims\nglossary\npalix\nspeed\napi/index\n```"
-    )
+    pages = "use_in_your_model\nclaims\nglossary\npalix\nspeed\napi/index"
+    tree = "```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```"
+    return f"{tree.format('Lessons', listed)}\n\n{tree.format('Reference', pages)}"
 
 
 def cards(lessons: list[Lesson]) -> str:
@@ -55,7 +54,8 @@ def cards(lessons: list[Lesson]) -> str:
     found = []
     for lesson in lessons:
         options = [f":link: lessons/{lesson.name}", ":link-type: doc"]
-        options += [f":img-top: _static/{lesson.name}.png"] if lesson.has_figure else []
+        if lesson.has_figure:
+            options += [f":img-top: figures/{lesson.name}.png", f":img-alt: The last figure of {lesson.title}"]
         failed = "\n\n**This lesson failed when it was last executed.**" if lesson.error else ""
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(lesson.text.split()))  # the whole card is a link
         found.append(f":::{{grid-item-card}} {lesson.title}\n" + "\n".join(options) + f"\n\n{text}{failed}\n:::")
@@ -64,31 +64,44 @@ def cards(lessons: list[Lesson]) -> str:
 
 def folded_checks(checks: list[Check]) -> str:
     """All checks of a lesson, as a table that is folded away."""
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in check) + "</tr>" for check in checks)
-    head = "<tr><th>Mark<th>Claim<th>Measured<th>Expected</tr>"
-    table = f"<details><summary>{len(checks)} checks</summary><table>{head}{rows}</table></details>"
-    return f"## All checks of this lesson\n\n```{{raw}} html\n{table}\n```"
+    rows = [[escaped(cell) for cell in check] for check in checks]
+    shown = table(("mark", "claim", "measured", "expected"), rows)
+    return f"## All checks of this lesson\n\n:::{{dropdown}} {len(checks)} checks\n{shown}\n:::"
 
 
-def claims_table(claims: pd.DataFrame, names: dict[str, str]) -> str:
-    """The rows of the registry (`studies.registry.table`), a table per paper: the claim, what became of it, where.
-    names: of lessons, by number, for links."""
-    tables = []
-    for paper, rows in claims.groupby("paper", sort=False):
-        lines = []
-        for claim in rows.to_dict("records"):
-            text = {name: html.escape(value) for name, value in claim.items()}
-            published = f"<br><i>published: {text['published']}</i>" if text["published"] else ""
-            lesson = names.get(claim["where"][:2])
-            where = f'<a href="lessons/{html.escape(lesson)}.html">{text["where"]}</a>' if lesson else text["where"]
-            command = f"<br><code>{text['command']}</code>" if claim["command"] != "-" else ""
-            result = text["result"].replace("\n", "<br>")
-            cells = (f"<b>{text['item']}</b>: {text['claim']}{published}", result, f"{where}{command}")
-            lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-        head = "<tr><th>Claim<th>Result here<th>Where</tr>"
-        table = f'<table class="claims">{head}{"".join(lines)}</table>'
-        tables.append(f"## {TITLES.get(str(paper), paper)}\n\n```{{raw}} html\n{table}\n```")
-    return "\n\n".join(tables)
+def with_claims(page: str, root: Path = ROOT) -> str:
+    """docs/claims.md with the registry as it is now between its marks: `kit docs` writes it."""
+    notebooks = {path.name[:2]: path.name for path in notebook_files.find((), root)}
+    tables = f"\n{claims_table(registry.table(), notebooks)}\n\n"
+    return re.sub("(?<=<!-- claims -->\n).*(?=<!-- end of claims -->)", lambda _: tables, page, flags=re.DOTALL)
+
+
+def claims_table(claims: pd.DataFrame, notebooks: dict[str, str]) -> str:
+    """The rows of the registry (`studies.registry.table`): how many of each kind, what the words mean, and a table per
+    paper with each claim, what became of it, and where. notebooks: their files, by number."""
+    counts = registry.summary(claims)
+    rows = [(word, *map(str, counts.loc[word]), meaning) for word, meaning in registry.WORDS.items()]
+    parts = [table(("", *(TITLES.get(paper, paper) for paper in counts), "meaning"), rows)]
+    for paper, part in claims.map(escaped).replace("\n", "<br>", regex=True).groupby("paper", sort=False):
+        rows = []
+        for claim in part.itertuples():
+            published = f"<br>*published: {claim.published}*" if claim.published else ""
+            lesson = notebooks.get(claim.where[:2])
+            where = [f"[{claim.where}](../notebooks/{lesson})" if lesson else f"`{claim.where}`"] if claim.where else []
+            study = [f"`{claim.command.split()[-1]}`"] if claim.command.startswith("kit claims ") else []
+            rows.append((f"**{claim.item}**: {claim.claim}{published}", claim.result, " ".join(where + study)))
+        parts.append(f"## {TITLES[paper]}\n\n{table(('claim', 'result here', 'where'), rows)}")
+    return "\n\n".join(parts)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, of cells in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def escaped(text: str) -> str:
+    """A text as it is, in Markdown."""
+    return re.sub(r"([$<|\\])", r"\\\1", text)
 
 
 def links_of_the_site(text: str) -> str:
@@ -102,14 +115,14 @@ def links_of_the_site(text: str) -> str:
 # ---------------------------------------------------------------------------------------------- API reference
 
 
-def api(root: Path, address: str = "") -> dict[str, str]:
-    """A page per package of the library, and one that lists them. address: of the repository, to link the source."""
+def api(root: Path) -> dict[str, str]:
+    """A page per package of the library, and one that lists them."""
     library = root / "kitlib"
     pages, listed = {}, []
     for folder in sorted(path.parent for path in library.glob("*/__init__.py")):
         about = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
         modules = [path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
-        text = [f"# kitlib.{folder.name}", prose(about)] + [module(path, root, address) for path in modules]
+        text = [f"# kitlib.{folder.name}", prose(about)] + [module(path, root) for path in modules]
         pages[f"api/{folder.name}.md"] = "\n\n".join(text) + "\n"
         listed.append(
             f"- [`kitlib.{folder.name}`]({folder.name}.md): {about.splitlines()[0].partition(':')[2].strip()}"
@@ -120,17 +133,19 @@ def api(root: Path, address: str = "") -> dict[str, str]:
     return pages
 
 
-def module(path: Path, root: Path, address: str) -> str:
-    """The section of one module: its docstring, and its public functions and classes with theirs."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def module(path: Path, root: Path) -> str:
+    """The section of one module: its docstring, and its public functions and classes with theirs, the meaning of their
+    fields, and their source, folded."""
+    code = path.read_text(encoding="utf-8")
+    tree = ast.parse(code)
     relative = path.relative_to(root).as_posix()
     name = relative.removesuffix(".py").replace("/", ".")
-    source = f"[source]({address}/blob/main/{relative})" if address else f"`{relative}`"
-    parts = [f"({name})=\n## {path.stem}", source, prose(ast.get_docstring(tree) or "")]
+    parts = [f"({name})=\n## {path.stem}", f"`{relative}`", prose(ast.get_docstring(tree) or "")]
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            parts += [f"### {node.name}", fenced(signature(node), "python")]
-            parts.append(prose(ast.get_docstring(node) or ""))
+            parts += [f"### {node.name}", fenced(signature(node), "python"), prose(ast.get_docstring(node) or "")]
+            parts += [fields(node, code.splitlines()) if isinstance(node, ast.ClassDef) else ""]
+            parts += [f":::::{{dropdown}} source\n{fenced(ast.get_source_segment(code, node), 'python')}\n:::::"]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -149,8 +164,19 @@ def signature(node: ast.FunctionDef | ast.ClassDef) -> str:
     return "\n".join(lines)
 
 
+def fields(node: ast.ClassDef, lines: list[str]) -> str:
+    """What the comments above and beside the fields of a class say, as a list. lines: of its module."""
+    found, end = [], node.lineno
+    for part in node.body:
+        comments = re.findall(r"^(?: *|.*  )# (.*)$", "\n".join(lines[end : part.end_lineno]), re.MULTILINE)
+        if isinstance(part, ast.AnnAssign) and comments:
+            found.append(f"    {part.target.id}: {' '.join(comments)}")
+        end = part.end_lineno
+    return f"**Fields**\n\n{entries(found)}" if found else ""
+
+
 def prose(docstring: str) -> str:
-    """A docstring as Markdown: paragraphs, indented examples as code, and "Args:", "Raises:", ... as lists."""
+    """A docstring as Markdown: indented examples as code, "Args:", "Raises:", ... as lists, lessons as links."""
     parts = []
     for block in docstring.split("\n\n"):
         lines = block.split("\n")
@@ -159,7 +185,7 @@ def prose(docstring: str) -> str:
         elif re.fullmatch(r"(Args|Arguments|Attributes|Raises|Returns):", lines[0]) and len(lines) > 1:
             parts.append(f"**{lines[0]}**\n\n{entries(lines[1:])}")
         else:
-            parts.append("\n".join(re.sub(r"([$<|\\])", r"\\\1", line) for line in lines))
+            parts.append(re.sub(r"(?:notebooks/)?(\d\d_\w+)\.ipynb", r"[\g<0>](../lessons/\1.ipynb)", escaped(block)))
     return "\n\n".join(parts)
 
 
@@ -168,7 +194,7 @@ def entries(lines: list[str]) -> str:
     first = len(lines[0]) - len(lines[0].lstrip())
     found: list[str] = []
     for line in lines:
-        text = re.sub(r"([$<|\\])", r"\\\1", line.strip())
+        text = escaped(line.strip())
         if len(line) - len(line.lstrip()) > first and found:
             found[-1] += f" {text}"
         else:

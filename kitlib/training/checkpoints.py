@@ -6,15 +6,19 @@
     state, history = saver.restore(like, batches)           # like: a state of the same shapes; its devices are kept
 
 A checkpoint gets its name only when it is complete, and counts only when the hashes of its files are written: a killed
-run leaves no half of one, and a flipped bit is noticed. A run goes on only with the recipe and the data that it began
-with. Arrays that are divided among devices are written and read by parts, and may be restored on another mesh: the new
-arrays are divided as those of `like`. The position of the data is kept for every process, as each reads its own part.
+run leaves no half of one, and a flipped bit is noticed. A run has its folder alone, and goes on only with the recipe
+and the data that it began with. Arrays that are divided among devices are written and read by parts, and may be
+restored on another mesh: divided as those of `like`. The data's position is kept for every process, as each reads its
+own part.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +27,15 @@ import numpy as np
 from kitlib.data import files
 from kitlib.parallel import processes
 
-SAMPLE = 32  # numbers of each array of the first batch that are kept, to recognise the data
+PARTS = {"state", "data", "history", "_CHECKPOINT_METADATA", "commit_success.txt"}  # of a checkpoint
 
 
 class Saver:
-    """The checkpoints of one folder; the newest two are kept.
+    """The checkpoints of one folder, which no other run may have until `close`; the newest two are kept.
 
     recipe: what has to be the same when the run goes on, in words; "" if nothing but the shapes.
-
-    Raises OSError for a folder that cannot be written.
+    latest: the step of the newest checkpoint, or None. What killed runs have left of others is deleted.
+    Raises OSError for a folder that cannot be written, and ValueError if another run has it.
     """
 
     def __init__(self, directory, recipe: str = ""):
@@ -40,24 +44,33 @@ class Saver:
         self.ocp, self.recipe = ocp, recipe
         self.first: list | None = None  # of each process: where its data began
         self.directory = pathlib.Path(directory).absolute()
+        self._let_go = lambda: None
+        _on_first(self._take)
+        self.latest = max(processes.gather_json(whole_steps(self.directory))[0], default=None)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def _take(self) -> None:
+        """Locks the folder, until `close` or the end of this process; without effect where there are no such locks."""
+        if self.directory.is_dir() and not os.access(self.directory, os.W_OK):
+            return  # it can be read
         try:
-            if self.directory.exists() and not self.directory.is_dir():
-                raise NotADirectoryError("it is a file")
-            self.manager = ocp.CheckpointManager(self.directory, options=options)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise OSError(f"Cannot write checkpoints to {self.directory} ({error}); choose another folder.") from error
+            raise files.cannot_write(self.directory, error) from error
+        self._let_go = weakref.finalize(self, os.close, lock)
+        try:
+            import fcntl
 
-    @property
-    def latest(self) -> int | None:
-        """The step of the newest whole checkpoint; None if there is none."""
-        whole = [step for step in self._steps() if self._hashes(step).is_file()]
-        return max(whole, default=None)
-
-    def _steps(self) -> list[int]:
-        """The steps on disk, also those that another process has written."""
-        self.manager.reload()
-        return list(self.manager.all_steps())
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+        except BlockingIOError:
+            who = os.read(lock, 300).decode(errors="replace").partition("\n")[0]
+            raise ValueError(f"{self.directory} is in use by {who}: end that run, or choose another folder.") from None
+        except (ImportError, OSError):
+            pass
+        self._tidy()
 
     def begin(self, batches) -> None:
         """Notes the first batch of a new run; the iterator stays where it is."""
@@ -67,14 +80,13 @@ class Saver:
         """Writes a checkpoint, unless the newest is of this step already. state: a `loop.TrainState`.
 
         Raises OSError if the disk is full or may not be written: nothing is left of the checkpoint then, and the ones
-        before it are as they were.
+        before it are as they were. Raises ValueError if Orbax skips it, as folders with larger numbers are there.
         """
         positions = processes.gather_json(batches.get_state())
         if step == self.latest:
             return
-        if step in self.manager.all_steps():  # without hashes: a run was killed between the two
-            self.manager.delete(step)
         args = self.ocp.args
+        self.manager.reload()  # an attempt that failed may have left its step there
         try:
             self.manager.save(
                 step,
@@ -84,18 +96,22 @@ class Saver:
                     history=args.StandardSave(history),
                 ),
             )
-            if jax.process_index() == 0:
-                files.write_text(self._hashes(step), json.dumps(hashes_of(self.directory / str(step))))
+            _on_first(lambda: self._seal(step))
         except (OSError, ValueError) as error:
             number = files.disk_error(error)
             if number is None:
                 raise
-            self._discard(step)
             raise files.cannot_write(self.directory / str(step), OSError(number, "")) from error
-        if jax.process_index() == 0:
-            kept = {self._hashes(other) for other in self.manager.all_steps()}
-            for old in set(self.directory.glob("*.sha256")) - kept:
-                old.unlink(missing_ok=True)
+        finally:
+            self._tidy()  # half a checkpoint would keep the disk full
+        self.latest = step
+
+    def _seal(self, step: int) -> None:
+        files.write_text(self.directory / f"{step}.sha256", json.dumps(hashes_of(self.directory / str(step))))
+        if step not in whole_steps(self.directory):
+            raise ValueError(
+                f"No step {step} was saved, as {self.directory} has others of larger numbers: name another."
+            )
 
     def restore(self, like, batches) -> tuple:
         """(state, history) of the newest checkpoint; batches continue with the next one.
@@ -119,22 +135,28 @@ class Saver:
         state = state.replace(key=jax.random.wrap_key_data(state.key))
         return state, {name: np.asarray(values) for name, values in got.history.items()}
 
-    def _discard(self, step: int) -> None:
-        """Deletes what there is of a checkpoint that could not be written: it would keep the disk full."""
-        for path in self.directory.glob(f"{step}*"):
-            if path.name.split(".")[0] == str(step):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    def _tidy(self) -> None:
+        """Deletes what there is of checkpoints that are not whole, and nothing that may be of others."""
+        whole = whole_steps(self.directory)
+        for path in self.directory.glob("[0-9]*") if jax.process_index() == 0 else ():
+            step, _, rest = path.name.partition(".")
+            if not step.isdecimal() or int(step) in whole:
+                continue
+            if rest == "sha256":
+                path.unlink(missing_ok=True)
+            elif rest.startswith("orbax") or (not rest and {part.name for part in path.glob("*")} <= PARTS):
+                shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         self.manager.close()
-
-    def _hashes(self, step: int) -> pathlib.Path:
-        return self.directory / f"{step}.sha256"
+        self._let_go()
 
     def _check_files(self, step: int) -> None:
-        folder, expected = self.directory / str(step), json.loads(self._hashes(step).read_text(encoding="utf-8"))
-        found = hashes_of(folder)
-        if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        folder, hashes, wrong = self.directory / str(step), self.directory / f"{step}.sha256", [f"{step}.sha256"]
+        with contextlib.suppress(ValueError, RecursionError, AttributeError):  # no JSON, or no dict
+            expected, found = json.loads(hashes.read_bytes()), hashes_of(folder)
+            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if wrong:
             raise ValueError(
                 f"The checkpoint of step {step} in {self.directory} is damaged: {wrong[0]} is not as it was written. "
                 f"Delete {folder}, to go on from the one before."
@@ -167,14 +189,33 @@ class Saver:
         first = self.first[jax.process_index()]
         batches.set_state(first["start"])
         now = _first_batch(batches)["batch"]
-        for name in first["batch"].keys() | now.keys():
-            was, got = (found.get(name, {"shape": None, "values": []}) for found in (first["batch"], now))
-            if was["shape"] != got["shape"] or not np.allclose(was["values"], got["values"], atol=1e-3, equal_nan=True):
+        for name in sorted(first["batch"].keys() | now.keys()):
+            was, got = (found.get(name, {"shape": None}) for found in (first["batch"], now))
+            # Checkpoints of older versions have no hash: shapes are compared, and the run goes on.
+            if was["shape"] != got["shape"] or was.get("sha256", got["sha256"]) != got["sha256"]:
                 raise ValueError(
                     f"The run in {self.directory} began with other data: {name} of its first batch has shape "
-                    f"{was['shape']} and begins {was['values'][:4]}, now {got['shape']} and {got['values'][:4]}. Give "
+                    f"{was['shape']}, now {got['shape']}{' and other values' * (was['shape'] == got['shape'])}. Give "
                     f"it the same set, seed and batch size, or another folder."
                 )
+
+
+def whole_steps(directory) -> list[int]:
+    """The steps of a folder's checkpoints that are whole: those with the hashes of their files."""
+    paths = [path for path in pathlib.Path(directory).glob("[0-9]*") if path.name.isdecimal() and path.is_dir()]
+    return sorted(int(path.name) for path in paths if path.with_suffix(".sha256").is_file())
+
+
+def _on_first(work) -> None:
+    """work() on process 0; what it raises is raised on all of them, so that none waits for the others."""
+    error: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            work()
+        except (OSError, ValueError) as raised:
+            error = raised
+    if said := processes.gather_json(str(error or ""))[0]:
+        raise error or ValueError(said)
 
 
 def hashes_of(folder: pathlib.Path) -> dict[str, str]:
@@ -187,14 +228,17 @@ def hashes_of(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _first_batch(batches) -> dict:
-    """{"start": the iterator's state, "batch": {name: {"shape", "values"}}} of its next batch, as JSON can write it;
-    this process's part of it. The iterator is put back."""
+    """{"start": the iterator's state, "batch": {name: {"shape", "sha256"}}} of its next batch, as JSON can write it; of
+    this process's rows, on however many devices. The iterator is put back. Every bit counts: features that a model
+    computes (`multimodal.features`) may differ on another machine, unless their files move with the run."""
     start = batches.get_state()
     leaves, _ = jax.tree_util.tree_flatten_with_path(next(batches))
     batches.set_state(start)
     found = {}
     for path, leaf in leaves:
-        part = np.asarray(leaf.addressable_shards[0].data if isinstance(leaf, jax.Array) else leaf)
-        values = part.reshape(-1)[:SAMPLE].astype(np.float64).tolist()
-        found[jax.tree_util.keystr(path)] = {"shape": list(np.shape(leaf)), "values": values}
+        parts = {0: leaf}
+        if not getattr(leaf, "is_fully_addressable", True):
+            parts = {shard.index[0].start: shard.data for shard in leaf.addressable_shards}  # some may be copies
+        digest = hashlib.sha256(b"".join(np.asarray(parts[row]).tobytes() for row in sorted(parts))).hexdigest()
+        found[jax.tree_util.keystr(path)] = {"shape": list(np.shape(leaf)), "sha256": digest}
     return {"start": start, "batch": found}

@@ -10,6 +10,7 @@ are in `classification` (images), `models.t5` (text) and `models.palix` (both).
 Built in notebooks/02_train_and_measure.ipynb.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+from kitlib.configs import arguments
 from kitlib.parallel import mesh
 from kitlib.training import checkpoints, preemption
 
@@ -53,6 +55,7 @@ def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate
     accumulate: the batch is cut into this many equal parts, which are computed one after the other (see `gradients`).
     shardings: of the state on a mesh (`sharded.state_shardings`), which the new state keeps.
     """
+    arguments.whole("accumulate", accumulate, 1)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
     def step(state: TrainState, batch):
@@ -79,7 +82,7 @@ def gradients(loss_fn: Callable, params, batch, key: jax.Array, accumulate: int 
     Raises ValueError if the batch does not divide into equal parts.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    if accumulate == 1:
+    if arguments.whole("accumulate", accumulate, 1) == 1:
         return grad_fn(params, batch, key)
     here = mesh.current()
     rows, devices = jax.tree.leaves(batch)[0].shape[0], mesh.num_shards()
@@ -148,18 +151,26 @@ def fit(
 
     Every `check_every` steps, and before each save, losses and norms of gradients are fetched. NonFiniteLoss names the
     first bad step, and a bad state is never saved. `evaluate(state)` is called every `evaluate_every` steps and at the
-    end. Metrics go to `writer` (see `metric_writers`), evaluations as "eval/name". `progress`: the label of a progress
-    bar on stderr; None: no bar. Raises ValueError for data that end too early, and for checkpoints of another model,
-    recipe or data, that are damaged, or beyond num_steps.
+    end. Metrics go to `writer` (see `metric_writers`), or to what it makes if it is a function, once the folder is
+    ours; evaluations as "eval/name". `progress`: the label of a progress bar on stderr; None: no bar. Raises ValueError
+    for data that end too early, a folder in use, and checkpoints of another model, recipe or data, that are damaged, or
+    beyond num_steps.
     """
+    for name, count in {"num_steps": num_steps, "save_every": save_every, "evaluate_every": evaluate_every}.items():
+        arguments.whole(name, count, 0)
+    arguments.whole("check_every", check_every, 1)
     if save_every and not checkpoint_dir:
         raise ValueError("save_every needs a checkpoint_dir to save into.")
 
     def due(done: int, every: int) -> bool:
         return done == num_steps or bool(every and done % every == 0)
 
-    with preemption.Watch(check_every) as watch:
+    with preemption.Watch(check_every) as watch, contextlib.ExitStack() as stack:
         saver = checkpoints.Saver(checkpoint_dir, recipe) if checkpoint_dir else None
+        if saver:
+            stack.callback(saver.close)
+        if callable(writer) and (writer := writer()):
+            stack.callback(writer.close)
         history = {}
         if saver and saver.latest is not None:
             state, history = saver.restore(state, batches)
@@ -172,6 +183,7 @@ def fit(
             writer.rewind(start)
         pending = []  # metrics still on the device: fetching one would wait for its step
         bar = tqdm(total=num_steps, initial=start, desc=progress, disable=progress is None, mininterval=1.0)
+        stack.callback(bar.close)
         for t in range(start, num_steps):
             try:
                 batch = next(batches)
@@ -197,11 +209,8 @@ def fit(
             if save:
                 saver.save(done, state, batches, history)
             if ends:
-                raise preemption.Preempted(done, saved=bool(saver))
+                raise preemption.Preempted(done, saved=bool(saver) and saver.latest == done)
             bar.update()
-    bar.close()
-    if saver:
-        saver.close()
     return state, history
 
 

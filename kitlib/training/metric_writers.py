@@ -19,7 +19,8 @@ from kitlib.data import files
 
 
 class MetricWriter(Protocol):
-    """What every writer can do."""
+    """What every writer can do; `rewind` and `close` may do nothing. TensorBoard shows the value that was written last,
+    and W&B ignores steps that are not later than the last."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics after `step` updates."""
@@ -31,7 +32,7 @@ class MetricWriter(Protocol):
         """Nothing is written afterwards."""
 
 
-class CsvWriter:
+class CsvWriter(MetricWriter):
     """Rows of step, name and value; every row is on the disk when `write` returns."""
 
     def __init__(self, path: str | Path):
@@ -47,16 +48,13 @@ class CsvWriter:
             os.fsync(handle.fileno())
 
     def rewind(self, step: int) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        # Rows after this step are of a run that is repeated, and the last one may be cut off.
-        whole = [line for line in lines[1:] if line.count(",") == 2 and int(line.split(",")[0]) <= step]
-        files.write_text(self.path, "\n".join([lines[0], *whole]) + "\n")
-
-    def close(self) -> None:
-        pass
+        lines = [line.split(",") for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines()]
+        # Rows after this step are of a run that is repeated, and the last one may be cut off, the header with it.
+        whole = [",".join(row) for row in lines if len(row) == 3 and row[0].isdecimal() and int(row[0]) <= step]
+        files.write_text(self.path, "\n".join(["step,name,value", *whole]))
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(MetricWriter):
     """Event files for TensorBoard. Raises ModuleNotFoundError without the package tensorboardX."""
 
     def __init__(self, folder: str | Path):
@@ -70,14 +68,11 @@ class TensorBoardWriter:
         for name, value in metrics.items():
             self.writer.add_scalar(name, float(value), step)
 
-    def rewind(self, step: int) -> None:
-        pass  # TensorBoard shows the value that was written last
-
     def close(self) -> None:
         self.writer.close()
 
 
-class WandbWriter:
+class WandbWriter(MetricWriter):
     """A run of W&B, under `project`. Raises ModuleNotFoundError without the package wandb."""
 
     def __init__(self, project: str, folder: str | Path, config: dict):
@@ -95,9 +90,6 @@ class WandbWriter:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self.run.log(dict(metrics), step=step)
-
-    def rewind(self, step: int) -> None:
-        pass  # W&B ignores steps that are not later than the last
 
     def close(self) -> None:
         self.run.finish()

@@ -260,7 +260,7 @@ def test_wrong_images(images, message):
 
 @pytest.mark.parametrize("severity", [0, 6, -1, 2.5, "3", None])
 def test_severity_out_of_range(severity, clean):
-    with pytest.raises(ValueError, match=r"severity is .*; expected 1 to 5 \(the clean pictures are the images"):
+    with pytest.raises(ValueError, match="severity is .*; expected a whole number from 1 to 5"):
         corrupt(clean, "fog", severity)
 
 
@@ -283,5 +283,5 @@ def test_wrong_indices(indices, clean):
 
 
 def test_a_negative_seed(clean):
-    with pytest.raises(ValueError, match="seed is -1; expected at least 0"):
+    with pytest.raises(ValueError, match="seed is -1"):
         corrupt(clean, "fog", 1, seed=-1)

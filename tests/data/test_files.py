@@ -1,5 +1,7 @@
 """kitlib.data.files: the committed files and their checksums, atomic writing, names by recipe, keyed generators."""
 
+import contextlib
+import errno
 import hashlib
 import os
 import signal
@@ -112,6 +114,32 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_content_and_name_are_on_the_disk_when_the_block_ends(tmp_path, monkeypatch):
+    """The content before it gets its name, the name afterwards: what a power cut leaves is the old file or the new."""
+    path, seen = tmp_path / "a.txt", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda opened: (seen.append(os.fstat(opened).st_ino), fsync(opened)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (seen.append("named"), replace(*paths)))
+    files.write_text(path, "text")
+    assert seen == [path.stat().st_ino, "named", tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize("failing", ["file", "folder"])
+def test_a_disk_that_fails_at_the_end_is_an_error_and_a_folder_that_cannot_wait_is_none(tmp_path, monkeypatch, failing):
+    path, fsync = tmp_path / "a.txt", os.fsync
+    path.write_text("old\n")
+
+    def fails(opened):
+        if stat.S_ISDIR(os.fstat(opened).st_mode) == (failing == "folder"):
+            raise OSError(errno.ENOSPC if failing == "file" else errno.EINVAL, "failed")
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match=r"a\.txt cannot be written") if failing == "file" else contextlib.nullcontext():
+        files.write_text(path, "new")
+    assert path.read_text() == ("old\n" if failing == "file" else "new\n") and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", [None, "old"])
 def test_a_failing_write_leaves_the_old_file_and_no_partial_file(error, old, tmp_path):
@@ -155,11 +183,14 @@ def test_write_text_that_fails_leaves_the_old_file(tmp_path):
 
 def test_a_path_that_cannot_be_replaced_leaves_no_partial_file(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
-        files.write_text(tmp_path / "folder", "text")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "folder", tmp_path / "file" / "a.txt"):
+        with pytest.raises(OSError, match="cannot be written") as error:
+            files.write_text(path, "text")
+        assert "choose another folder" in files.sentence(error.value)  # what a command says
     with pytest.raises(FileNotFoundError):
         files.write_text(tmp_path / "none" / "a.txt", "text")
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path):

@@ -291,10 +291,13 @@ def test_tfds_records_and_committed_arrays_give_the_same_batches(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"image_size": 2.5}, "image_size is 2.5"),
+        ({"train": "no"}, "train is 'no'"),
         ({"batch_size": 13}, r"batch_size is 13, but a shard of numbered has only 12 records"),
         ({"batch_size": 5, "shard_count": 3}, r"has only 4 records \(12 over 3 shards\)"),
-        ({"shard_index": 2, "shard_count": 2}, "shard_index is 2 with shard_count 2; expected 0 to 1"),
+        ({"shard_index": 2, "shard_count": 2}, "shard_index is 2; expected a whole number from 0 to 1"),
         ({"shard_index": -1}, "shard_index is -1"),
         ({"shard_count": 0}, "shard_count is 0"),
         ({"shard_count": 13}, "12 records for 13 shards"),

@@ -211,7 +211,9 @@ def test_a_mode_of_several_ids_leaves_fewer_ids_for_the_text():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2.5}, "batch_size is 2.5"),
+        ({"seed": True}, "seed is True"),
         ({"batch_size": 21}, "The stream of 1400 tokens has 20 chunks of 70, fewer than a batch of 21"),
         ({"num_epochs": 0}, "num_epochs is 0"),
         ({"seed": -1}, "seed is -1"),
@@ -234,7 +236,7 @@ def test_a_stream_of_something_else_is_named(stream):
 
 
 def test_an_evaluation_set_larger_than_the_stream_is_named():
-    for count, message in ((21, "has 20 chunks of 70, fewer than count, 21"), (0, "count is 0; expected at least 1")):
+    for count, message in ((21, "has 20 chunks of 70, fewer than count, 21"), (0, "count is 0")):
         with pytest.raises(ValueError, match=message):
             evaluation_set(STREAM, KIT, count)
 

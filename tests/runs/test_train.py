@@ -7,7 +7,7 @@ import pytest
 
 from kitlib import configs
 from kitlib.runs import recipes, train
-from kitlib.training import loop
+from kitlib.training import checkpoints, loop
 
 TINY = dataclasses.replace(
     recipes.named("vit"), model=configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=10, depth=1),
@@ -56,6 +56,27 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(tmp_path):
     wider = dataclasses.replace(short, model=short.model.replace(mlp_dim=300))
     with pytest.raises(ValueError, match=r"another recipe: .*, now .*mlp_dim=300"):  # not the shapes of its arrays
         train.make(wider).fit(tmp_path / "run")
+
+
+def test_a_folder_in_use_is_left_as_it_is(tmp_path):
+    rows = "step,name,value\n6,loss,2.0\n"
+    (tmp_path / "metrics.csv").write_text(rows)
+    saver = checkpoints.Saver(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match="checkpoints is in use by process"):
+        train.make(dataclasses.replace(TINY, steps=2, warmup=1)).fit(tmp_path, tensorboard=True)
+    saver.close()
+    assert (tmp_path / "metrics.csv").read_text() == rows
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "metrics.csv"]
+
+
+def test_only_whole_checkpoints_count(tmp_path):
+    assert train.saved_step(tmp_path) is None is train.saved_step("/dev/null")
+    for step in (4, 8, 16):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    for step in (4, 12):
+        (tmp_path / "checkpoints" / f"{step}.sha256").write_text("{}")
+    (tmp_path / "checkpoints" / "16.sha256").mkdir()
+    assert train.saved_step(tmp_path) == 4
 
 
 def test_the_newest_evaluation(tmp_path):

@@ -77,9 +77,32 @@ def test_the_table_has_a_result_for_every_claim(capsys):
     out = capsys.readouterr().out
     assert "16 frames beat 8: +0.0120 [-0.0204, +0.0444], undecided (needs about 25 seeds)" in out
     assert "checked: [ok] PaLI-X 55B, text" in out and "checked: test_boxes" in out
-    assert out.splitlines()[-1].startswith(f"{sum(paper == 'palix' for paper, _ in CLAIMS)} claims: ")
+    assert out.splitlines()[-1] == f"{sum(paper == 'palix' for paper, _ in CLAIMS)} claims"
+    assert re.search(r"^reversed +6 +6$", out, re.MULTILINE)
     with pytest.raises(SystemExit, match="Unknown paper with claims 'pali'; did you mean 'palix'"):
         registry.main("pali")
+
+
+def test_every_word_is_explained_and_every_claim_and_question_is_counted(capsys):
+    """The words that are printed for claims and questions, against the legend; the counts against the rows."""
+    registry.main()
+    legend, body = capsys.readouterr().out.split("\n\n", 1)
+    kinds = {"measured" if c.asked else "checked" if c.check else "no counterpart" for _, c in CLAIMS}
+    verdicts = [
+        re.sub(r"^(no difference|undecided) .*", r"\1", verdict)
+        for paper in questions.PAPERS
+        for verdict in questions.answers(paper)["verdict"]
+    ]
+    marks = {mark for mark in re.findall(r"checked: \[(.*?)\]", body) if not mark.startswith("no difference")}
+    explained = {line.strip().partition(": ")[0] for line in legend.splitlines() if line.startswith("    ")}
+    assert (
+        kinds | set(verdicts) <= explained == set(registry.WORDS) and marks - explained == {"ok"} and "[ok]" in legend
+    )
+    counts = registry.summary(registry.table())
+    assert list(counts.index) == list(registry.WORDS) and list(counts) == [*questions.PAPERS, "all"]
+    assert counts.loc[["measured", "checked", "no counterpart"], "all"].sum() == len(CLAIMS)
+    for word in set(verdicts):
+        assert counts.loc[word, "all"] == verdicts.count(word), word
 
 
 def test_the_claims_of_one_study(capsys):
@@ -87,7 +110,7 @@ def test_the_claims_of_one_study(capsys):
     out = capsys.readouterr().out
     assert out.startswith("Gains are differences") and "16 frames beat 8: +0.0120" in out
     commands = set(re.findall("again: (.*);", out))
-    assert commands == {"kit claims palix frames"} and "checked: " not in out
+    assert commands == {"kit claims palix frames"} and "checked: [" not in out
     with pytest.raises(SystemExit, match="Unknown measured study of palix 'frame'; did you mean 'frames'"):
         registry.main("palix", ("frame",))
 

@@ -1,5 +1,9 @@
+import json
+import os
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -33,26 +37,40 @@ def test_the_version_is_told(monkeypatch, capsys):
     assert cli.main() == 0 and capsys.readouterr().out == f"kitlib {kitlib.__version__}\n"
 
 
-def test_lab_passes_options_on(monkeypatch):
-    """Also as root, where Jupyter refuses to start without being told."""
+@pytest.mark.parametrize(("root", "last"), [(0, ["--allow-root"]), (1000, [])])
+def test_lab_passes_options_on(root, last, monkeypatch, tmp_path):
+    """Also as root, where Jupyter refuses to start without being told. It opens the lessons, or a folder that is named,
+    as seen from here."""
     started = []
-    monkeypatch.setattr(cli.subprocess, "run", lambda command, **more: started.append((command, more)) or Done())
-    monkeypatch.setattr(sys, "argv", ["kit", "lab", "--no-browser", "--port", "9000"])
-    for root, last in ((0, ["--allow-root"]), (1000, [])):
-        monkeypatch.setattr(cli.os, "geteuid", lambda root=root: root)
-        assert cli.main() == 7
-        command, more = started[-1]
-        assert command == [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--port", "9000", *last]
-        assert more["cwd"] == files.ROOT / "notebooks" and "JUPYTER_CONFIG_PATH" in more["env"]
-
-
-def test_a_folder_for_lab_is_meant_from_here(monkeypatch, tmp_path):
-    started = []
-    monkeypatch.setattr(cli.subprocess, "run", lambda command, **more: started.append(command) or Done)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.os, "execve", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(cli.os, "geteuid", lambda: root)
     (tmp_path / "mine").mkdir()
-    assert cli.lab(("mine", "--no-browser")) == 7
-    assert started[0][4:6] == [str(tmp_path / "mine"), "--no-browser"]
+    monkeypatch.chdir(tmp_path)
+    for line in (["mine", "--no-browser", "--port", "9000"], ["--no-browser"]):
+        monkeypatch.setattr(sys, "argv", ["kit", "lab", *line])
+        cli.main()
+    options = [["mine", "--no-browser", "--port", "9000"], [str(files.ROOT / "notebooks"), "--no-browser"]]
+    wanted = [[sys.executable, "-m", "jupyter", "lab", *words, *last] for words in options]
+    assert [[program, *command[1:]] for program, command, _ in started] == wanted
+    assert all("JUPYTER_CONFIG_PATH" in env for *_, env in started)
+
+
+@pytest.mark.slow
+def test_what_ends_lab_ends_jupyterlab(tmp_path):
+    """SIGTERM to `kit lab` once its server listens: nothing of it is left."""
+    code = "import sys; from kitlib.tools.cli import main; sys.argv[0] = 'kit'; sys.exit(main())"
+    command = [sys.executable, "-c", code, "lab", "--no-browser", f"--ServerApp.root_dir={tmp_path}"]
+    env = os.environ | {"JUPYTER_RUNTIME_DIR": str(tmp_path)}
+    started = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    until = time.monotonic() + 60
+    while not (found := list(tmp_path.glob("jpserver-*.json"))) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert [path.name for path in found] == [f"jpserver-{started.pid}.json"]  # the server is the command itself
+    port = json.loads(found[0].read_text())["port"]
+    started.terminate()
+    started.communicate(timeout=60)  # until the last process that holds its output is gone
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("localhost", port), timeout=5).close()
 
 
 def test_ctrl_c_ends_with_a_sentence(monkeypatch):
@@ -63,10 +81,6 @@ def test_ctrl_c_ends_with_a_sentence(monkeypatch):
     monkeypatch.setattr(doctor, "main", interrupted)
     with pytest.raises(SystemExit, match="stopped; trainings, studies and downloads go on where they were"):
         cli.main()
-
-
-class Done:
-    returncode = 7
 
 
 def test_copies_are_announced(monkeypatch, capsys, tmp_path):
@@ -120,7 +134,7 @@ def test_stamp_writes_badge_and_setup_cell():
         title, badge = nb.cells[0].source.split("\n\n")
         assert title == "# 01 Title"
         assert "/github/someone/kit/blob/v" in badge and badge.endswith("/notebooks/01_x.ipynb)")
-        assert setup.source == notebook_files.setup_cell(address)
+        assert setup.source == notebook_files.setup_cell(address) and setup.metadata["cellView"] == "form"
     notebook_files.stamp(nb, "01_x.ipynb", "")
     assert nb.cells[0].source == "# 01 Title"  # no dead badge
     with pytest.raises(SystemExit, match="got 0 set-up cells"):

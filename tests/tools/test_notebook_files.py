@@ -65,6 +65,17 @@ def test_opened_and_saved_is_unchanged(path):
     assert written.rstrip("\n") == path.read_text(encoding="utf-8").rstrip("\n")
 
 
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem[:2])
+def test_every_set_up_cell_is_as_kit_stamp_writes_it(path):
+    """The same in all, folded in Colab, with the badge of the address or none; without an address two lines say what to
+    do, each no longer than a screen."""
+    nb = nbformat.read(path, as_version=4)
+    notebook_files.stamp(nb, path.name, notebook_files.repository())
+    assert nbformat.writes(nb).rstrip("\n") == path.read_text(encoding="utf-8").rstrip("\n")
+    (setup,) = [cell for cell in nb.cells if notebook_files.SKIP in cell.metadata.get("tags", [])][:1]
+    assert setup.metadata["cellView"] == "form" and setup.source.startswith("# @title ")
+
+
 def test_other_files_are_left_alone():
     for other in ({"type": "file", "content": "text"}, {"type": "notebook", "content": None}):
         notebook_files.before_saving(model=other)
@@ -81,11 +92,9 @@ def test_jupyterlabs_server_saves_without_a_change(tmp_path, monkeypatch):
     copies = notebook_files.copy(tmp_path / "notebooks", ("07",))
     before = copies[0].read_bytes()
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", "/the/users/own")
-    with notebook_files.jupyter_environment() as env:
-        folder, own = env["JUPYTER_CONFIG_PATH"].split(os.pathsep)
-        assert own == "/the/users/own"
-        config = PyFileConfigLoader("jupyter_server_config.py", folder).load_config()
-    assert not os.path.exists(folder)
+    folder, own = notebook_files.jupyter_environment(tmp_path)["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+    assert own == "/the/users/own"
+    config = PyFileConfigLoader("jupyter_server_config.py", folder).load_config()
     manager = LargeFileManager(root_dir=str(tmp_path / "notebooks"), config=config)
     model = manager.get(copies[0].name)
     model["content"]["metadata"]["language_info"]["version"] = "3.13.0"
@@ -102,5 +111,9 @@ def test_badges_of_an_address_and_of_none():
     assert "https://people.github.io/kit)" in line and "text <!-- badges -->" in stamped
     assert notebook_files.with_badges(stamped, "https://github.com/people/kit") == stamped
     assert notebook_files.with_badges(stamped, "") == readme
+    clone = "```bash\ngit clone --depth 1 ADDRESS kitlib\n```\n"
+    stamped = notebook_files.with_badges(clone, "https://github.com/people/kit")
+    assert "\ngit clone --depth 1 https://github.com/people/kit kitlib\n" in stamped
+    assert notebook_files.with_badges(stamped, "") == clone
     page = (files.ROOT / "README.md").read_text()
     assert notebook_files.with_badges(page, notebook_files.repository()) == page

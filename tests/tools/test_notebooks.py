@@ -103,6 +103,19 @@ def test_a_failing_notebook_is_shown_and_fails_the_run_but_not_the_others(root, 
     assert read(root / "notebooks" / "01_good.ipynb").cells[1].outputs[0].text == "1\n"
 
 
+@pytest.mark.parametrize(("seconds", "terminal", "lines"), [(0, False, 3), (0, True, 0), (60, False, 0)])
+def test_how_far_a_notebook_is_without_a_terminal(seconds, terminal, lines, root, monkeypatch, capsys):
+    """A line at most every PROGRESS seconds; where a terminal shows the bar, none."""
+    write(root, "01_long", "1", "2", "3")
+    monkeypatch.setattr(notebooks, "PROGRESS", seconds)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    (root / "build").mkdir()
+    with notebooks.environment("cpu") as env:
+        assert not notebooks.execute_one(root / "notebooks" / "01_long.ipynb", root / "build", False, env, "cpu").error
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"01_long: cell {i} of 4" for i in (2, 3, 4)][:lines]  # the first is text
+
+
 def test_what_the_kernels_process_prints_is_shown_only_if_it_died(root, capfd):
     """Straight to the process's own standard error, past the notebook, as XLA's log does."""
     log = "import sys, time\nprint('from below', file=sys.__stderr__, flush=True)\ntime.sleep(1)"

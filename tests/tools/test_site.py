@@ -66,7 +66,22 @@ def test_a_lesson_in_a_browser(folder):
     assert len(re.findall(r"<img[^>]+src=\"\.\./_images/[^\"]+\.png", text)) >= 5
     assert re.search(r"<a[^>]+class=\"right-next\"[^>]+href=\"10_e3\.html\"", text)
     assert re.search(r"<a[^>]+class=\"left-prev\"[^>]+href=\"00_start_here\.html\"", text)
-    assert "<details><summary>" in text and "google.colab" not in text
+    assert " checks\n" in re.sub(r"<[^>]+>", "", text) and "google.colab" not in text
+
+
+def test_a_lesson_can_be_downloaded_and_its_code_copied(folder):
+    """The download is the stored notebook, set-up cell and all. Every figure says what it shows. A button per cell."""
+    page = folder / "lessons" / "07_sparse_upcycling.html"
+    (link,) = re.findall(r'href="([^"]+\.ipynb)"[^>]*title="Download', page.read_text())
+    stored = files.ROOT / "notebooks" / "07_sparse_upcycling.ipynb"
+    assert (page.parent / link).read_bytes() == stored.read_bytes()
+    figures = [tag for tag in re.findall(r"<img[^>]+>", page.read_text()) if "/_images/" in tag]
+    alt = [re.search(r'alt="([^"]*)"', tag)[1] for tag in figures]
+    assert len(alt) >= 5 and all(text.startswith("Figure of 07 Sparse upcycling of a ViT, ") for text in alt)
+    assert any(text.endswith("; relative distance of logits") for text in alt)
+    cells = [cell for cell in nbformat.read(stored, as_version=4).cells if cell.cell_type == "code"]
+    text = opened(page)
+    assert len(cells) - 1 <= text.count('<button class="copy"') < text.count("<pre")  # not for what was printed
 
 
 def test_the_start_page_and_the_search_in_a_browser(folder):
@@ -83,15 +98,16 @@ def test_the_start_page_and_the_search_in_a_browser(folder):
 
 def test_claims_and_reference_in_a_browser(folder):
     claims = opened(folder / "claims.html", width=420, height=900)
-    assert claims.count('class="claims"') == 3 and "no counterpart: " in claims
+    assert claims.count("<table") == 4 and "no counterpart: " in claims  # the counts, and a table per paper
     api = opened(folder / "api" / "moe.html")
+    assert 'href="../lessons/07_sparse_upcycling.html"' in opened(folder / "api" / "upcycling.html")
     assert "top_k" in api and "def plan_token_choice" in re.sub(r"<[^>]+>", "", api)
 
 
-def test_a_page_that_sphinx_refuses_is_one_message(tmp_path, monkeypatch):
+def test_a_page_that_sphinx_refuses_is_one_message(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "docs").mkdir()
     shutil.copy(files.ROOT / "pyproject.toml", tmp_path)
-    monkeypatch.setattr(site, "CONF", "raise ValueError('no such theme')")
+    (tmp_path / "docs" / "conf.py").write_text("raise ValueError('no such theme')")
     with pytest.raises(SystemExit, match=r"The site could not be built: (.|\n)*no such theme"):
         site.write(tmp_path)

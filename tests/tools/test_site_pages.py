@@ -1,6 +1,7 @@
 """kitlib.tools.site_pages: cards, claims, docstrings as Markdown; every public name is in the API reference."""
 
 import ast
+import re
 
 import pandas as pd
 
@@ -20,9 +21,10 @@ def test_cards_link_to_lessons_and_say_what_failed():
     text = site_pages.cards(LESSONS)
     first, second = text.split(":::{grid-item-card} ")[1:]
     assert first.startswith(
-        "01 A <b>\n:link: lessons/01_a\n:link-type: doc\n:img-top: _static/01_a.png\n\nWhat it says."
+        "01 A <b>\n:link: lessons/01_a\n:link-type: doc\n:img-top: figures/01_a.png\n"
+        ":img-alt: The last figure of 01 A <b>\n\nWhat it says."
     )
-    assert "img-top" not in second and "This lesson failed" in second and "This lesson failed" not in first
+    assert "img-" not in second and "This lesson failed" in second and "This lesson failed" not in first
 
 
 def test_links_to_files_lead_to_pages():
@@ -36,31 +38,47 @@ def test_links_to_files_lead_to_pages():
 
 def test_pages_of_docs_are_filled_in_and_link_to_lessons(tmp_path):
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "a.md").write_text("# A\n\nSee [1](../notebooks/01_a.ipynb).\n\n{{lessons}}\n")
-    claims = pd.DataFrame([], columns=registry.COLUMNS)
-    text = site_pages.texts(tmp_path, LESSONS, claims)["a.md"]
-    assert text == f"# A\n\nSee [1](lessons/01_a.ipynb).\n\n{site_pages.cards(LESSONS)}\n"
+    links = "[1](../notebooks/01_a.ipynb), [2](../kitlib/moe/routing.py), [3](glossary.md)"
+    (tmp_path / "docs" / "a.md").write_text(f"# A\n\n{links}\n\n{{{{lessons}}}}\n\n{{{{toctree}}}}\n")
+    text = site_pages.texts(tmp_path, LESSONS)["a.md"]
+    links = "[1](lessons/01_a.ipynb), [2](api/moe.md#kitlib.moe.routing), [3](glossary.md)"
+    assert text == f"# A\n\n{links}\n\n{site_pages.cards(LESSONS)}\n\n{site_pages.toctree(LESSONS)}\n"
+    assert "lessons/01_a\nlessons/02_c\n" in text and "{{" not in text
+
+
+def test_the_side_bar_lists_every_page_of_docs():
+    listed = set(site_pages.toctree(LESSONS).split())
+    assert {path.stem for path in (files.ROOT / "docs").glob("*.md")} - {"index"} < listed
+
+
+def test_the_tables_of_claims_are_as_kit_docs_writes_them():
+    """From the stored runs and lessons, as they are now; and a page without them gets them."""
+    page = (files.ROOT / "docs" / "claims.md").read_text()
+    assert page == site_pages.with_claims(page), "docs/claims.md is behind: kit docs"
+    emptied = re.sub("(?<=<!-- claims -->\n).*(?=<!-- end)", "", page, flags=re.DOTALL)
+    assert site_pages.with_claims(emptied) == page and page.count("\n| **") == len(registry.table()) > 100
 
 
 def test_checks_are_folded_away_and_escaped():
     text = site_pages.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
-    assert "<details><summary>1 checks</summary>" in text
-    assert "<td>p &lt; q</td><td>measured 3</td><td>expected 3 &amp; more</td>" in text
+    assert ":::{dropdown} 1 checks\n" in text and "\n| ok | p \\< q | measured 3 | expected 3 & more |\n:::" in text
 
 
 def test_claims_are_linked_by_paper():
     claims = pd.DataFrame(
         [("palix", "abstract", "a < b", "55B", "01.3", "kit run 01", "-", "checked: a\nand b"),
          ("upcycling", "figure 9", "c", "", "", "-", "-", "no counterpart: d"),
+         ("palix", "page 3", "g", "", "01.3", "kit claims palix frames", "3", "h: +1.0000 [+0.5000, +1.5000], seen"),
          ("upcycling", "table 1", "e", "", "moe/test_e3.py", "kit test moe/test_e3.py", "-", "checked: f")],
         columns=registry.COLUMNS,
     )  # fmt: skip
-    text = site_pages.claims_table(claims, {"01": "01_a"})
+    text = site_pages.claims_table(claims, {"01": "01_a.ipynb"})
     assert text.index("## PaLI-X") < text.index("## Sparse Upcycling")
-    assert "<b>abstract</b>: a &lt; b<br><i>published: 55B</i></td><td>checked: a<br>and b</td>" in text
-    assert '<a href="lessons/01_a.html">01.3</a><br><code>kit run 01</code>' in text
-    assert "<b>figure 9</b>: c</td><td>no counterpart: d</td><td></td>" in text
-    assert "<td>moe/test_e3.py<br><code>kit test moe/test_e3.py</code></td>" in text
+    first = "| **abstract**: a \\< b<br>*published: 55B* | checked: a<br>and b | [01.3](../notebooks/01_a.ipynb) |"
+    assert first in text and "| **figure 9**: c | no counterpart: d |  |" in text
+    assert "| **table 1**: e | checked: f | `moe/test_e3.py` |" in text
+    assert "| **page 3**: g | h: +1.0000 [+0.5000, +1.5000], seen | [01.3](../notebooks/01_a.ipynb) `frames` |" in text
+    assert "\n| checked | 1 | 1 | 2 |" in text and "\n| seen | 1 | 0 | 1 | the first is better" in text
 
 
 DOC = """What it does, for x float[B, N] with a < b and $5.
@@ -85,6 +103,8 @@ def test_docstrings_become_markdown():
         "Raises ValueError for `x` of another shape."
     )
     assert site_pages.prose("") == ""
+    link = "[notebooks/01_a_b.ipynb](../lessons/01_a_b.ipynb)"
+    assert site_pages.prose("Built in notebooks/01_a_b.ipynb.") == f"Built in {link}."
 
 
 def test_signatures():
@@ -93,6 +113,23 @@ def test_signatures():
         "class A(B, C)\n    x: int = 3\n    def f(self, y: int, *, z=2) -> str"
     )
     assert site_pages.signature(ast.parse("def f(a, *b): ...").body[0]) == "def f(a, *b)"
+
+
+CLASS = """
+class A:
+    # What comes before, on
+    # two lines
+    x: int = 3  # and beside
+    y: str = "ü # no comment"  # é: the second
+    z: int = 4
+"""
+
+
+def test_comments_of_fields_become_text():
+    assert site_pages.fields(ast.parse(CLASS).body[0], CLASS.splitlines()) == (
+        "**Fields**\n\n- `x`: What comes before, on two lines and beside\n- `y`: é: the second"
+    )
+    assert site_pages.fields(ast.parse("class A:\n    x: int").body[0], ["class A:", "    x: int"]) == ""
 
 
 def test_every_module_and_every_public_name_is_in_the_reference():
@@ -106,15 +143,6 @@ def test_every_module_and_every_public_name_is_in_the_reference():
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 assert f"### {node.name}\n" in text
     assert all(f"[`kitlib.{name}`]({name}.md): " in pages["api/index.md"] for name in ("moe", "training", "parallel"))
-    linked = site_pages.api(files.ROOT, "https://example.org/kit")["api/moe.md"]
-    assert "[source](https://example.org/kit/blob/main/kitlib/moe/routing.py)" in linked
-
-
-def test_pages_of_docs_are_filled_in(tmp_path):
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "index.md").write_text("# Start\n\n{{lessons}}\n\n{{toctree}}\n")
-    (tmp_path / "docs" / "claims.md").write_text("{{claims}}")
-    claims = pd.DataFrame([("palix", "a", "b", "", "", "-", "-", "c")], columns=registry.COLUMNS)
-    pages = site_pages.texts(tmp_path, LESSONS, claims)
-    assert set(pages) == {"index.md", "claims.md"} and "## PaLI-X" in pages["claims.md"]
-    assert "lessons/01_a\nlessons/02_c\n" in pages["index.md"] and "{{" not in pages["index.md"]
+    assert "- `num_experts`: E\n" in pages["api/configs.md"]
+    assert "[notebooks/03_routers.ipynb](../lessons/03_routers.ipynb)" in pages["api/moe.md"]
+    assert ":::::{dropdown} source\n````python\ndef top_k(" in pages["api/moe.md"]

@@ -15,7 +15,7 @@ import pytest
 from kitlib import configs, data
 from kitlib.data import image_batches
 from kitlib.models.vit import ViT
-from kitlib.training import classification, loop, optim
+from kitlib.training import checkpoints, classification, loop, optim
 
 TINY = configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=10)
 RNG = np.random.default_rng(0)
@@ -364,10 +364,72 @@ def test_save_every_needs_a_folder():
         loop.fit(lambda *_: None, loop.init_state({}, tx), iter([]), 1, save_every=1)
 
 
+def test_counts_are_checked(tmp_path):
+    tx = optim.assemble(optax.identity(), 0.1)
+
+    def loss(params, batch, key):
+        return jnp.sum(params["p"] ** 2), {}
+
+    step = loop.make_step(loss, tx)
+
+    def fit(num_steps=1, **options):
+        state = loop.init_state({"p": jnp.ones(2)}, tx)
+        return loop.fit(step, state, some_batches(), num_steps, checkpoint_dir=tmp_path / "run", **options)
+
+    least = {"num_steps": 0, "save_every": 0, "evaluate_every": 0, "check_every": 1}
+    for name, low in least.items():
+        for wrong in (low - 1, True, 2.5, None, "3"):
+            with pytest.raises(ValueError, match=rf"{name} is {wrong!r}; expected a whole number, {low} or more"):
+                fit(**{name: wrong})
+    for wrong in (0, -2, True, 2.0):
+        with pytest.raises(ValueError, match=rf"accumulate is {wrong!r}; expected a whole number, 1 or more"):
+            loop.make_step(loss, tx, accumulate=wrong)
+        with pytest.raises(ValueError, match="accumulate is"):
+            loop.gradients(loss, {"p": jnp.ones(2)}, BATCH, jax.random.key(0), accumulate=wrong)
+    assert not (tmp_path / "run").exists()
+    assert int(fit(np.int64(1), save_every=0)[0].step) == 1
+
+
+def test_writers_are_made_when_the_folder_is_taken_and_closed_whatever_happens(tmp_path):
+    tx = optim.assemble(optax.identity(), 0.1)
+    step = loop.make_step(lambda params, batch, key: (jnp.sum(params["p"] ** 2), {}), tx)
+    calls = []
+
+    class Writer:
+        def __init__(self):
+            calls.append("made")
+
+        def rewind(self, step):
+            calls.append("rewind")
+
+        def write(self, step, metrics):
+            raise KeyboardInterrupt
+
+        def close(self):
+            calls.append("closed")
+
+    def fit(writer):
+        state = loop.init_state({"p": jnp.ones(2)}, tx)
+        return loop.fit(step, state, some_batches(), 2, checkpoint_dir=tmp_path / "run", writer=writer)
+
+    other = checkpoints.Saver(tmp_path / "run")
+    with pytest.raises(ValueError, match="in use"):
+        fit(Writer)
+    other.close()
+    assert calls == []
+    with pytest.raises(KeyboardInterrupt):
+        fit(Writer)
+    assert calls == ["made", "rewind", "closed"]
+    with pytest.raises(KeyboardInterrupt):
+        fit(Writer())  # made by the caller, who closes it
+    assert calls[3:] == ["made", "rewind"]
+    assert int(fit(lambda: None)[0].step) == 2  # no writer, as on all processes but the first
+
+
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     model, params = fresh()
     tx = optim.assemble(optax.identity(), 0.1)
     step, state = loop.make_step(classification.classification_loss(model), tx), loop.init_state(params, tx)
-    with pytest.raises(OSError, match=r"Cannot write checkpoints to .*file.*choose another folder"):
+    with pytest.raises(OSError, match=r"file/run cannot be written \(Not a directory\); .*choose another folder"):
         loop.fit(step, state, some_batches(), 2, checkpoint_dir=tmp_path / "file" / "run")

@@ -32,6 +32,16 @@ def test_a_resumed_run_writes_every_step_once(tmp_path):
     assert table(path)["loss"].to_dict() == {10: 10.0, 20: 20.0, 30: -1.0}
 
 
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b"step,na", b"\xff,\xff,\xff\n10,loss,1.0\n", b"no,table,here\n"])
+def test_a_damaged_file_is_written_anew(tmp_path, content):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    writer = writers.CsvWriter(tmp_path / "metrics.csv")
+    writer.rewind(20)
+    writer.write(30, {"loss": -1.0})
+    rows = {10: 1.0} if b"10,loss" in content else {}
+    assert table(tmp_path / "metrics.csv")["loss"].to_dict() == rows | {30: -1.0}
+
+
 class Recorder:
     def __init__(self, *args, **kwargs):
         self.calls = [("made", args, kwargs)]

@@ -42,26 +42,33 @@ def test_the_status_is_that_of_the_signal(capsys):
     ]
 
 
-def test_a_run_that_is_asked_to_end_saves_and_goes_on_later(tmp_path):
+def test_a_run_that_is_asked_to_end_saves_and_goes_on_later(tmp_path, capsys):
     tx = optim.assemble(optax.identity(), 0.1)
 
     def loss(params, batch, key):
         return jnp.sum(params["p"] ** 2), {}
 
-    step = loop.make_step(loss, tx)
+    step, folder = loop.make_step(loss, tx), tmp_path / "run"
 
     def run(num_steps, step):
         read = image_batches.batches(data.load("fashion_mnist")[:64], 16)
         state = loop.init_state({"p": jnp.ones(2)}, tx)
-        return loop.fit(step, state, read, num_steps, checkpoint_dir=tmp_path / "run", save_every=100)
+        return loop.fit(step, state, read, num_steps, checkpoint_dir=folder, save_every=100)
 
-    def step_and_signal(state, batch):
-        if int(state.step) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(state, batch)
+    def signal_at(moment):
+        def step_and_signal(state, batch):
+            if int(state.step) == moment:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(state, batch)
+
+        return step_and_signal
 
     with pytest.raises(preemption.Preempted) as ended:
-        run(10, step_and_signal)
-    assert ended.value.step == 4 == checkpoints.Saver(tmp_path / "run").latest
+        run(10, signal_at(3))
+    assert ended.value.step == 4 == max(checkpoints.whole_steps(folder))
     state, history = run(10, step)
     assert int(state.step) == 10 and len(history["loss"]) == 10
+    (folder / "10.sha256").unlink()  # killed between checkpoint and hashes: the run goes on from step 4
+    with pytest.raises(preemption.Preempted) as ended:
+        run(20, signal_at(6))
+    assert ended.value.step == 7 == max(checkpoints.whole_steps(folder)) and "; saved," in capsys.readouterr().out
