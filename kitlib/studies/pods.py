@@ -3,7 +3,7 @@
     kit pods                         # which rows there are
     kit pods "ViT-22B on v5p:4x8x8"  # compiles one and prints what the compiler says
     kit pods --all                   # all, a process each, and writes data/results/pods.csv; about 40 minutes
-    kit pods L/16 --slice v5e:4x4 --mesh data=4,fsdp=4 --batch 1024    # any model of `configs`, or of a row, on any slice
+    kit pods L/16 --slice v5e:4x4 --mesh data=4,fsdp=4 --batch 1024  # any model of `configs`, or of a row, on any slice
 
 Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
 compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).

@@ -260,7 +260,7 @@ def test_wrong_images(images, message):
 
 @pytest.mark.parametrize("severity", [0, 6, -1, 2.5, "3", None])
 def test_severity_out_of_range(severity, clean):
-    with pytest.raises(ValueError, match="severity is .*; expected a whole number from 1 to 5"):
+    with pytest.raises(ValueError, match=r"severity is .*; expected a whole number from 1 to 5"):
         corrupt(clean, "fog", severity)
 
 

@@ -85,7 +85,7 @@ def test_batches_visit_every_fact_once_and_resume():
     for name in ("inputs", "targets"):
         np.testing.assert_array_equal(resumed[name], first[1][name])
     assert (next(recall.batches(facts, 256, seed=4))["inputs"] != first[0]["inputs"]).any()
-    with pytest.raises(ValueError, match="batch_size .* is 0; expected a whole number from 1 to 30160"):
+    with pytest.raises(ValueError, match=r"batch_size .* is 0; expected a whole number from 1 to 30160"):
         recall.batches(facts, 0)
 
 

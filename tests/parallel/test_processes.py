@@ -9,7 +9,7 @@ from kitlib.parallel import processes
     [
         ("localhost:1", {"count": 2}, "need all three.*index=None"),
         (None, {"count": 2, "index": 0}, "need all three.*address=None"),
-        ("localhost:1", {"count": 2, "index": 2}, "With 2 processes, the index is 0 to 1; got 2"),
+        ("localhost:1", {"count": 2, "index": 2}, "The index of this process is 2"),
     ],
 )
 def test_half_an_address_is_refused(address, fields, message):

@@ -119,5 +119,5 @@ def test_sizes_of_every_run_without_computing_anything(name):
 def test_the_optimizer_of_a_recipe():
     tx = train.optimizer(dataclasses.replace(TINY, optimizer="adafactor", schedule="rsqrt"))
     assert tx.init({"a": np.ones(3, np.float32)}) is not None
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="Unknown optimizer 'sgd'"):
         train.optimizer(dataclasses.replace(TINY, optimizer="sgd"))
