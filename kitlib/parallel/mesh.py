@@ -30,6 +30,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from kitlib.configs.arguments import whole
 from kitlib.configs.nearest_name import one_of
 
 AXES = ("data", "fsdp", "tensor", "expert")
@@ -59,15 +60,15 @@ def sizes_of(axes: dict[str, int], num_devices: int) -> tuple[int, ...]:
     """The sizes of all four axes, in their order; raises ValueError as `make` does."""
     for name, size in axes.items():
         one_of("mesh axis", name, AXES)
-        if size < 1:
-            raise ValueError(f"Mesh axis {name} is {size}; it must be at least 1.")
+        whole(f"Mesh axis {name}", size, 1)
     wanted = math.prod(axes.values())
     if wanted != num_devices:
         product = " x ".join(f"{name}={size}" for name, size in axes.items()) or "data=1"
         raise ValueError(
             f"The mesh {product} has {wanted} devices, here {'is' if num_devices == 1 else 'are'} {num_devices}: "
-            "change an axis, so that the product of all axes is the number of devices; if there are more, install JAX "
-            "for your accelerators; or simulate devices of the CPU (kit train: --devices)."
+            "change an axis, so that the product of all axes is the number of devices."
+            + " Or install JAX for your accelerators, or simulate devices (kit train: --devices)."
+            * (num_devices == 1)
         )
     return tuple(axes.get(name, 1) for name in AXES)
 
@@ -81,7 +82,7 @@ def parse(text: str) -> dict[str, int]:
             wrong = f"an axis is one of {', '.join(AXES)}"
         elif name in sizes:
             wrong = f"{name} is there twice"
-        elif not size.isdigit() or int(size) < 1:
+        elif not size.isdecimal() or int(size) < 1:
             wrong = f"the size of {name} must be a whole number of at least 1"
         else:
             sizes[name] = int(size)

@@ -212,8 +212,10 @@ def _run(name: str, recipe, options: Options) -> int:
     first, folder = jax.process_index() == 0, options.folder
     if first:
         print(f"{name} on {jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(run.mesh.shape)}")
-        for line in train.other_groups(recipe, mesh.parts_of(run.mesh.shape)):
-            print(line)
+        print(
+            "".join(f"{row['but']}\n" for row in train.routing(recipe, mesh.parts_of(run.mesh.shape)) if row["but"]),
+            end="",
+        )
         if step := train.saved_step(folder):
             print(f"goes on from step {step} of {recipe.steps} in {folder}; a new run needs another --folder")
     _, history = run.fit(
@@ -260,16 +262,12 @@ def _describe(run) -> int:
     from kitlib.parallel import mesh, rules
     from kitlib.runs import train
 
-    parts = mesh.parts_of(run.mesh.shape)
     table = pd.DataFrame(rules.describe(jax.eval_shape(run.make_params), run.mesh))
     print(table.to_string(index=False, formatters={"bytes per device": "{:,}".format}))
     print(f"\nmesh {dict(run.mesh.shape)}")
     for label, value in train.sizes(run).items():
         print(f"{label}: {value:,.4g}")
-    if mixtures := train.routing(run.recipe, parts):
-        print("\nrouting, by arithmetic (nothing is measured), of a batch without padding:")
-        print(pd.DataFrame(mixtures).to_string(index=False, formatters=dict.fromkeys(train.SHARES, "{:.2%}".format)))
-    for line in train.other_groups(run.recipe, parts):
-        print(line)
+    for row in train.routing(run.recipe, mesh.parts_of(run.mesh.shape)):
+        print(*(f"{label}: {x:.2%}" if isinstance(x, float) else f"{label}: {x}" for label, x in row.items()), sep="\n")
     print("Activations come on top; for some models on some slices of TPUs, kit pods counts them.")
     return 0

@@ -38,21 +38,21 @@ NAMES = {
 EVALUATED, TEXTS_EVALUATED = 5_000, 896  # examples at most
 KIT_TASKS = {"captioning": 4, "naming": 2, "easy_vqa": 2, "object_aware_vqa": 1, "question_generation": 1}
 PROMPT, TARGET = 40, 56  # tokens
-INPUTS = 64  # tokens of a text with its spans cut out
+INPUTS, OUTPUTS = 64, 14  # tokens of a text with its spans cut out, and of the spans
 
 
-class Rows:
-    """A resumable iterator of whole batches, of which this process takes its rows."""
+class Mapped:
+    """A resumable iterator over function(batch); the default: of whole batches, the rows of this process."""
 
-    def __init__(self, batches, take: Callable = lambda batch: batch):
-        self.batches, self.take = batches, take
+    def __init__(self, batches, function: Callable = processes.own_rows):
+        self.batches, self.function = batches, function
         self.get_state, self.set_state = batches.get_state, batches.set_state
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        return processes.own_rows(self.take(next(self.batches)))
+        return self.function(next(self.batches))
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,25 @@ class Data:
 
 
 def check(recipe: Recipe) -> None:
-    """Raises ValueError unless the name of the data goes with the model, and TypeError for other models."""
+    """Raises ValueError unless the name of the data goes with the model."""
     kind = type(recipe.model)
-    if kind not in NAMES:
-        raise TypeError(f"A run trains a ViT, a T5 or a PaLI-X, got {kind.__name__}.")
-    if is_own(recipe):
-        return
-    one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
-    if kind is ViTConfig and recipe.data not in COMMITTED and not recipe.full:
+    if not is_own(recipe):
+        one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
+    if kind is ViTConfig and recipe.data in FULL and recipe.data not in COMMITTED and not recipe.full:
         raise ValueError(f"{recipe.data} does not come with the kit: add --full (full=True), and it is fetched once.")
 
 
 def is_own(recipe: Recipe) -> bool:
-    """Whether the data are a path: a folder or an .npz of pictures for a ViT, a text file for a T5."""
-    path, kind = Path(recipe.data), type(recipe.model)
-    fits = {ViTConfig: path.is_dir() or (path.suffix == ".npz" and path.is_file()), T5Config: path.is_file()}
-    return recipe.data not in NAMES[kind] and fits.get(kind, False)
+    """Whether the data are a path and no name: one's own pictures for a ViT, one's own texts for a T5."""
+    kind = type(recipe.model)
+    return kind is not PaLIXConfig and recipe.data not in NAMES[kind] and Path(recipe.data).exists()
 
 
 def fitted(recipe: Recipe, path: str, patch_size: int | None = None) -> Recipe:
-    """The recipe with these data. For pictures of one's own, the model has their channels, classes and size, which is
-    rounded to whole patches; those of a folder get the model's size."""
+    """The recipe with these data. For pictures of one's own, its model has their channels, classes and size, in whole
+    patches; those of a folder have the model's size."""
     recipe = replace(recipe, data=path)
-    if not is_own(recipe) or not isinstance(recipe.model, ViTConfig):
+    if not isinstance(recipe.model, ViTConfig) or not is_own(recipe):
         return recipe
     source, p = pictures(recipe, "test"), patch_size or recipe.model.patch_size
     height, width, channels = source.image_shape
@@ -97,7 +93,7 @@ def fitted(recipe: Recipe, path: str, patch_size: int | None = None) -> Recipe:
 
 
 def pictures(recipe: Recipe, split: str) -> data.Source:
-    """The pictures of a ViT's recipe, "train" or "test", by name or of one's own."""
+    """The pictures of a ViT's recipe, "train" or "test"."""
     if is_own(recipe):
         return data.from_files(recipe.data, split, size=recipe.model.image_size[0])
     held_out = "validation" if recipe.data == "imagenet2012" else "test"
@@ -125,7 +121,7 @@ def _images(recipe: Recipe) -> Data:
     size = None if source.image_shape[:2] == c.image_size else c.image_size[0]
     read = functools.partial(image_batches.batches, source, seed=recipe.seed, image_size=size, augment=recipe.augment)
     if source.store.in_memory:  # whole batches cost little, and are the same for any number of processes
-        batches = Rows(read(batch_size=recipe.batch_size))
+        batches = Mapped(read(batch_size=recipe.batch_size))
     else:
         batches = read(batch_size=recipe.batch_size // count, shard_index=jax.process_index(), shard_count=count)
     whole = image_batches.batches(held_out[:EVALUATED], recipe.batch_size, train=False, image_size=size)
@@ -142,17 +138,16 @@ def _texts(recipe: Recipe) -> Data:
         return text_batches.token_stream(texts, words)
 
     batches = text_batches.batches(stream("train"), words, recipe.batch_size, inputs_length=INPUTS, seed=recipe.seed)
-    test, form = stream("test"), text_batches.Recipe(words, INPUTS, [denoise.SPAN_CORRUPTION])
-    count = min(TEXTS_EVALUATED, len(test) // form.chunk) // recipe.batch_size * recipe.batch_size
-    evaluation = []
-    if count:
+    test, evaluation = stream("test"), []
+    chunks = len(test) // text_batches.Recipe(words, INPUTS, [denoise.SPAN_CORRUPTION]).chunk
+    if count := min(TEXTS_EVALUATED, chunks) // recipe.batch_size * recipe.batch_size:
         held_out = text_batches.evaluation_set(test, words, count, inputs_length=INPUTS)
         rows = {name: held_out[name] for name in ("inputs", "targets")}
         evaluation = [
             processes.own_rows({name: x[i : i + recipe.batch_size] for name, x in rows.items()})
             for i in range(0, count, recipe.batch_size)
         ]
-    return Data(Rows(batches), evaluation)
+    return Data(Mapped(batches), evaluation)
 
 
 def _both(recipe: Recipe) -> Data:
@@ -173,7 +168,7 @@ def _both(recipe: Recipe) -> Data:
         held_out = group(recipe.eval_files, "test", 77)
         for i in range(max(1, min(EVALUATED, 512) // recipe.batch_size)):
             evaluation.append(processes.own_rows(mixture_batches.group_batch(held_out, words, i)))
-    return Data(Rows(batches, lambda batch: batch["all"]), evaluation)
+    return Data(Mapped(batches, lambda batch: processes.own_rows(batch["all"])), evaluation)
 
 
 def public_task(name: str, files, pixels: int):

@@ -65,6 +65,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        if not isinstance(self.model, ViTConfig | T5Config | PaLIXConfig):
+            raise ValueError(f"A run trains a ViT, a T5 or a PaLI-X; got {self.model!r} in place of its configuration.")
         for name, least in {"batch_size": 1, "steps": 1, "warmup": 0, "accumulate": 1, "seed": 0}.items():
             whole(name, getattr(self, name), least)
         for name in ("peak", "clip_norm"):
@@ -140,9 +142,6 @@ def named(name: str, scale: str = "cpu") -> Recipe:
     return _pali_x(scale) if name == "palix" else _text(name == "t5_moe", scale)
 
 
-# ---------------------------------------------------------------------------------------------- in a run's folder
-
-
 def write(folder: str | Path, recipe: Recipe) -> None:
     """Writes the recipe's fields into `folder`/recipe.json, which `read` reads."""
     content = json.dumps(dataclasses.asdict(recipe), default=str, indent=2)
@@ -151,29 +150,22 @@ def write(folder: str | Path, recipe: Recipe) -> None:
 
 def read(folder: str | Path) -> Recipe | None:
     """The recipe of the run in a folder; None where none was written. Raises ValueError, with its name, for a damaged
-    file. Nothing is unpickled."""
+    file."""
     path = Path(folder, "recipe.json")
-    if not path.is_file():
-        return None
     try:
-        recipe = _typed(Recipe, json.loads(path.read_text(encoding="utf-8")))
-        if isinstance(recipe, Recipe):
-            return recipe
-        error = "no fields"
-    except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as found:
-        error = found
-    raise ValueError(f"{path} is damaged ({error}): delete it, and give the options of the run again.")
+        return _typed(Recipe, dict(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else None
+    except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and give the options of the run again.") from error
 
 
 def _typed(kind, value):
     """A field of type `kind` from JSON, which has a dict for a dataclass and a list for a tuple."""
     if isinstance(value, list):
         return tuple(Path(x) if Path in get_args(kind) else x for x in value)
-    if kind is str and not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
     if not isinstance(value, dict):
-        return value
-    found = [
-        k for k in get_args(kind) or (kind,) if dataclasses.is_dataclass(k) and value.keys() <= get_type_hints(k).keys()
-    ]
-    return found[0](**{name: _typed(get_type_hints(found[0])[name], x) for name, x in value.items()})
+        return str(value) if kind is str else value
+    hints = {k: get_type_hints(k) for k in get_args(kind) or [kind] if dataclasses.is_dataclass(k)}
+    chosen = next((k for k in hints if value.keys() <= hints[k].keys()), None)
+    if chosen is None:
+        raise ValueError(f"unknown fields, {', '.join(value)}")
+    return chosen(**{name: _typed(hints[chosen][name], x) for name, x in value.items()})

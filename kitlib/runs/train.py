@@ -26,7 +26,7 @@ from kitlib.models import flops, palix, t5
 from kitlib.models.vit import ViT
 from kitlib.moe import capacity, e3
 from kitlib.parallel import mesh, rules
-from kitlib.runs import data_sets
+from kitlib.runs import data_sets, recipes
 from kitlib.runs.recipes import Recipe
 from kitlib.training import checkpoints, classification, loop, metric_writers, optim, sharded
 
@@ -79,18 +79,11 @@ class Run:
         return evaluate
 
 
-class OnMesh:
+class OnMesh(data_sets.Mapped):
     """A resumable iterator whose batches are divided among the devices of a mesh."""
 
     def __init__(self, batches, device_mesh: Mesh):
-        self.batches, self.mesh = batches, device_mesh
-        self.get_state, self.set_state = batches.get_state, batches.set_state
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return mesh.global_batch(self.mesh, next(self.batches))
+        super().__init__(batches, functools.partial(mesh.global_batch, device_mesh))
 
 
 def make(recipe: Recipe, axes: dict[str, int] | None = None) -> Run:
@@ -104,9 +97,8 @@ def make(recipe: Recipe, axes: dict[str, int] | None = None) -> Run:
     c, parts = recipe.model, mesh.parts_of(device_mesh.shape)
     if recipe.batch_size % (parts * recipe.accumulate):
         raise ValueError(
-            f"A batch of {recipe.batch_size} does not divide among {parts} parts of the mesh"
-            + (f" and {recipe.accumulate} parts of accumulation" if recipe.accumulate > 1 else "")
-            + f"; use a multiple of {parts * recipe.accumulate}."
+            f"A batch of {recipe.batch_size} does not divide among {parts} parts of the mesh and {recipe.accumulate} "
+            f"parts of accumulation; use a multiple of {parts * recipe.accumulate}."
         )
     if isinstance(c, ViTConfig):
         model, make_loss, inputs = ViT(c), classification.classification_loss, [(1, *c.image_size, c.channels)]
@@ -151,6 +143,8 @@ def make_writer(folder, recipe: Recipe, tensorboard: bool, wandb: str | None):
     """The writers of a run's metrics, on the first process; None without a folder."""
     if not folder or jax.process_index():
         return None
+    if saved_step(folder) is None:  # else it may be another recipe, which the checkpoints will refuse
+        recipes.write(folder, recipe)
     writers = [metric_writers.CsvWriter(Path(folder) / "metrics.csv")]
     if tensorboard:
         writers.append(metric_writers.TensorBoardWriter(folder))
@@ -188,78 +182,58 @@ def forward_flops(recipe: Recipe) -> dict[str, float]:
 
 
 def lengths(recipe: Recipe) -> tuple[int, int]:
-    """Tokens per example that the encoder and the decoder of a recipe read; 14 targets go with the inputs of a T5."""
+    """Tokens per example that the encoder and the decoder of a recipe read."""
     c = recipe.model
-    if isinstance(c, ViTConfig):
-        return c.num_tokens, 0
-    return (
-        (data_sets.INPUTS, 14) if isinstance(c, T5Config) else (c.tower.num_tokens + data_sets.PROMPT, data_sets.TARGET)
-    )
-
-
-SHARES = ("dropped at best", "dropped at random")
+    if isinstance(c, PaLIXConfig):
+        return c.tower.num_tokens + data_sets.PROMPT, data_sets.TARGET
+    return (c.num_tokens, 0) if isinstance(c, ViTConfig) else (data_sets.INPUTS, data_sets.OUTPUTS)
 
 
 def routing(recipe: Recipe, parts: int = 1) -> list[dict]:
-    """How the tokens of a batch, or of one of its accumulated parts, are grouped and routed on a mesh that divides them
-    into `parts`: a row for every mixture of experts, named by its option of `kit train`. Arithmetic alone.
+    """What arithmetic says of a batch without padding on a mesh that divides it into `parts`: a row for every mixture
+    of experts, whose "option" of `kit train` comes first.
 
-    "tokens" of all devices, "groups", "tokens per group" and "slots per expert" (in each group; None: dropless).
-    "dropped at best": the share of choices (where experts choose: of tokens) that get no slot if all experts are
-    equally in demand; "dropped at random": what is to be expected if every choice is a random one.
+    "groups" of all devices, per accumulated part; "tokens per group", "slots per expert" and group (None: dropless).
+    "dropped at best": the share of choices (where experts choose: of tokens) without a slot if all experts are equally
+    in demand; "dropped at random": the expected share if choices are random. "but": if groups are not those of one
+    device, so that another function is learned, a sentence with what makes them equal; else "".
     """
-    return [_grouped(recipe, parts, *mixture) for mixture in _mixtures(recipe)]
+    c, (n, m) = recipe.model, lengths(recipe)
+    return [
+        _routed(recipe, parts, moe, f"--model.{prefix}{name.replace('_', '-')}", length)
+        for prefix, half in ({"tower.": c.tower, "text.": c.text} if isinstance(c, PaLIXConfig) else {"": c}).items()
+        for name, length in (("moe", getattr(half, "num_tokens", n)), ("decoder_moe", m))
+        if (moe := getattr(half, name, None))
+    ]
 
 
-def other_groups(recipe: Recipe, parts: int) -> list[str]:
-    """For every mixture of experts whose groups on a mesh are not those of one device, so that another function is
-    learned: a sentence with what makes them equal."""
-    said = []
-    for option, moe, length in _mixtures(recipe):
-        here, alone = (_grouped(recipe, p, option, moe, length) for p in (parts, 1))
-        size, tokens = here["tokens per group"], here["tokens"] // parts  # of one device
-        if parts == 1 or (size == alone["tokens per group"] and tokens % size == 0):
-            continue
-        largest = min(moe.group_size or tokens, tokens)
-        ways = f"{option}.group-size {next(d for d in range(largest, 0, -1) if tokens % d == 0)} on both"
-        if moe.group_size:
-            unit = parts * recipe.accumulate * moe.group_size // math.gcd(moe.group_size, length)  # examples
-            ways = f"--batch-size {-(-recipe.batch_size // unit) * unit}, or {ways}"
-        said.append(
-            f"{option}: {here['groups']} routing groups of {size} tokens, on one device {alone['groups']} of "
-            f"{alone['tokens per group']}, so the curve is another one; to make them equal: {ways}."
-        )
-    return said
-
-
-def _mixtures(recipe: Recipe) -> list[tuple]:
-    """(option of `kit train`, its configuration, tokens per example) of every mixture of experts of the model."""
-    c, (n, m), found = recipe.model, lengths(recipe), []
-    for prefix, half in {"tower.": c.tower, "text.": c.text}.items() if isinstance(c, PaLIXConfig) else [("", c)]:
-        found.append((f"--model.{prefix}moe", half.moe, half.num_tokens if isinstance(half, ViTConfig) else n))
-        found.append((f"--model.{prefix}decoder-moe", getattr(half, "decoder_moe", None), m))
-    return [mixture for mixture in found if mixture[1]]
-
-
-def _grouped(recipe: Recipe, parts: int, option: str, moe: MoEConfig, length: int) -> dict:
-    """A row of `routing`; groups as in `moe_layer.to_groups`."""
+def _routed(recipe: Recipe, parts: int, moe: MoEConfig, option: str, length: int) -> dict:
     e, members, examples = moe.num_experts, getattr(recipe.model, "e3", None), recipe.batch_size // recipe.accumulate
-    tokens = examples * length // parts  # of one device
-    groups = examples // parts if moe.router == "soft" else -(-tokens // min(moe.group_size or tokens, tokens))
-    size, slots, best, chance = -(-tokens // groups), None, 0.0, 0.0
+
+    def cut(parts):  # (tokens of one device, its groups, tokens per group) as in `moe_layer.to_groups`
+        tokens = examples // parts * length
+        groups = examples // parts if moe.router == "soft" else -(-tokens // min(moe.group_size or tokens, tokens))
+        return tokens, groups, -(-tokens // groups)
+
+    (tokens, groups, size), (_, alone, all_alone) = cut(parts), cut(1)
+    slots, best, chance, but = None, 0.0, 0.0, ""
     if moe.dispatch != "dropless":
         slots = e3.slots_of(moe, members, size) if members else capacity(moe, size)
-    if moe.router == "expert_choice":
-        best, chance = max(0.0, 1 - e * slots / size), (1 - slots / size) ** e
-    elif moe.router == "top_k" and slots:
-        per_token = moe.num_selected * (members.num_members if members else 1)
-        sizes = [size] * (groups - 1) + [tokens - (groups - 1) * size]  # the last one may be padded
-        best = sum(max(0, per_token * real - e * slots) for real in sizes) / (per_token * tokens)
-        # How often an expert is chosen is binomial; members with routers of their own do not choose the same experts.
-        users = -(-e3.experts_of(members, e).size // e) if members else 1
-        chosen = np.arange(slots, users * size + 1)
-        chance = e * ((chosen - slots) @ binom.pmf(chosen, users * size, per_token / (e * users))) / (per_token * size)
+    if slots and moe.router != "soft":
+        k, m = moe.num_selected if moe.router == "top_k" else 1, members.num_members if members else 1
+        users = -(-e3.experts_of(members, e).size // e) if members else 1  # members that may choose one expert
+        best, chosen = max(0.0, 1 - e * slots / (k * m * size)), np.arange(slots, users * size + 1)
+        chance = (chosen - slots) @ binom.pmf(chosen, users * size, k * m / (e * users)) * e / (k * m * size)
+        chance = (1 - slots / size) ** e if moe.router == "expert_choice" else chance
+    if parts > 1 and (size != all_alone or tokens % size):
+        fits = next(d for d in range(size, 0, -1) if tokens % d == 0)
+        unit = parts * recipe.accumulate * (moe.group_size or 0) // math.gcd(moe.group_size or 1, length)  # examples
+        batch = f"--batch-size {-(-recipe.batch_size // unit) * unit}, or " if unit else ""
+        but = (
+            f"{option}: {groups * parts} routing groups of {size} tokens, on one device {alone} of {all_alone}, so the "
+            f"curve is another one; to make them equal: {batch}{option}.group-size {fits} on both."
+        )
     return {
-        "mixture": option, "tokens": tokens * parts, "groups": groups * parts, "tokens per group": size,
-        "slots per expert": slots, SHARES[0]: best, SHARES[1]: chance,
+        "option": option, "groups": groups * parts, "tokens per group": size, "slots per expert": slots,
+        "dropped at best": best, "dropped at random": chance, "but": but,
     }  # fmt: skip

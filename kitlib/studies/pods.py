@@ -46,59 +46,48 @@ COLUMNS = (
 
 
 def named(title: str, topology: str, axes: str = "", batch: int = 0) -> Pod:
-    """A row of one's own: the model called `title` in a row (with its optimiser) or in `configs`, on another slice.
-
-    axes: as "data=4,fsdp=4"; "": all chips along fsdp. batch 0: the largest that fits. Raises ValueError for a name or
-    a slice that does not exist, and for a mesh that does not divide the chips or the batch.
-    """
+    """The model of a row, or one of `configs`, on any slice. axes: as "data=4,fsdp=4"; "": all chips along fsdp. batch
+    0: the largest that fits. Raises ValueError for what does not exist or does not divide."""
     from kitlib.studies import pod_rows
 
+    rows = {pod.name: pod for pod in (*pod_rows.LADDER, *pod_rows.ROWS)}
+    rows |= {
+        name: Pod(name, configs.t5(name, **DEEP), "", {}, 0, "adafactor", (512, 114)) for name in configs.T5_MODELS
+    }
+    for name in (*configs.PALIX_LADDER, *configs.PALI_MODELS):
+        rows[name] = Pod(name, configs.palix(name, tower=DEEP, text=DEEP), "", {}, 0, "adafactor", (64, 64))
+    if title not in rows and "/" in title:
+        rows[title] = Pod(title, configs.vit(title, pool="gap", **DEEP), "", {}, 0, "adamw")
+    one_of("model", title, rows)
     chips = topologies.find(topology).chips
     sizes = mesh.parse(axes) or {"fsdp": chips}
     mesh.sizes_of(sizes, chips)
-    if whole("batch", batch, 0) % (parts := mesh.parts_of(sizes)):
-        raise ValueError(f"A batch of {batch} does not divide among {parts} parts of the mesh.")
-    rows = {pod.name: pod for pod in (*pod_rows.LADDER, *pod_rows.ROWS)}
-    if title in rows:
-        return dataclasses.replace(rows[title], topology=topology, axes=sizes, batch=batch)
-    if "/" in title:
-        config, rest = configs.vit(title, pool="gap", **DEEP), ("adamw",)
-    elif title in configs.T5_MODELS:
-        config, rest = configs.t5(title, **DEEP), ("adafactor", (512, 114))
-    else:
-        pali = [*configs.PALIX_LADDER, *configs.PALI_MODELS]
-        one_of("model", title, [*rows, *configs.T5_MODELS, *pali, *(f"{size}/16" for size in configs.VIT_SIZES)])
-        config, rest = configs.palix(title, tower=DEEP, text=DEEP), ("adafactor", (64, 64))
-    return Pod(title, config, topology, sizes, batch, *rest)
+    if whole("The batch", batch, 0) % mesh.parts_of(sizes):
+        raise ValueError(f"A batch of {batch} does not divide among {mesh.parts_of(sizes)} parts of the mesh.")
+    return dataclasses.replace(rows[title], topology=topology, axes=sizes, batch=batch)
 
 
 def loss_and_shapes(pod: Pod) -> tuple[Callable, dict, dict]:
     """(loss, shapes of the parameters, shapes of a batch); nothing is computed."""
     c, b, (n, m) = pod.config, pod.batch, pod.lengths
-    key = jax.random.key(0)
+    key, tokens = jax.random.key(0), jnp.ones((1, 1), jnp.int32)
 
     def shape(*axes, dtype=jnp.int32):
         return jax.ShapeDtypeStruct(axes, dtype)
 
-    tokens = shape(1, 1)
-
     def parameters(model, *inputs):
-        return jax.eval_shape(lambda *inputs: model.init(key, *inputs)["params"], *inputs)
+        return jax.eval_shape(lambda: model.init(key, *inputs)["params"])
 
     if isinstance(c, ViTConfig):
         model, picture = ViT(c), (*c.image_size, c.channels)
         batch = {"image": shape(b, *picture, dtype=jnp.bfloat16), "label": shape(b)}
-        return (
-            classification.classification_loss(model),
-            parameters(model, shape(1, *picture, dtype=jnp.float32)),
-            batch,
-        )
+        return classification.classification_loss(model), parameters(model, jnp.zeros((1, *picture))), batch
     if isinstance(c, T5Config):
         model, batch = t5.T5(c), {"inputs": shape(b, n), "targets": shape(b, m)}
         return t5.seq2seq_loss(model), parameters(model, tokens, tokens), batch
     model, picture = palix.PaLIX(c, frozen_tower=bool(pod.frozen)), (1, *c.tower.image_size, c.tower.channels)
     batch = {"images": shape(b, *picture, dtype=jnp.bfloat16), "prompt_tokens": shape(b, n), "targets": shape(b, m)}
-    return palix.answer_loss(model), parameters(model, shape(1, *picture, dtype=jnp.float32), tokens, tokens), batch
+    return palix.answer_loss(model), parameters(model, jnp.zeros((1, *picture)), tokens, tokens), batch
 
 
 def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
@@ -178,6 +167,8 @@ def main(title: str = "", run_all: bool = False, topology: str = "", axes: str =
     slice that is given, compiles what `named` says."""
     from kitlib.studies import pod_rows
 
+    if bool(topology) != bool(topology or axes or batch) or (topology and (run_all or not title)):
+        raise SystemExit("--slice needs a model, --mesh and --batch a slice, as in: kit pods L/16 --slice v5e:4x4.")
     titles = {pod.title: pod for pod in (*pod_rows.ROWS, *pod_rows.LADDER)}
     if run_all:
         return _write_table(titles)

@@ -22,7 +22,7 @@ def test_meshes_are_written_as_text(text, sizes):
         ("data=2,data=2", "data is there twice"),
         *(
             (text, "the size of data must be a whole")
-            for text in ("data", "data=", "data=0", "data=x", "data=2;fsdp=4")
+            for text in ("data", "data=", "data=0", "data=x", "data=²", "data=2;fsdp=4")
         ),
     ],
 )
@@ -42,7 +42,7 @@ def test_a_mesh_has_all_four_axes_and_they_are_auto():
     [
         ({"data": 3}, "mesh data=3 has 3 devices, here is 1"),
         ({"data": 2, "expert": 4}, "mesh data=2 x expert=4 has 8 devices"),
-        ({"fsdp": 0}, "fsdp is 0; it must be at least 1"),
+        ({"fsdp": 0}, "fsdp is 0; expected a whole number"),
         ({"modle": 1}, "Unknown mesh axis 'modle'"),
     ],
 )

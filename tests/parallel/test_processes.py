@@ -7,6 +7,11 @@ from kitlib.parallel import processes
 @pytest.mark.parametrize(
     ("address", "fields", "message"),
     [
+        *(
+            (address, {"count": 2, "index": 0}, f"address of process 0 is '{address}'; expected host:port")
+            for address in ("foo:bar", "foo", ":80", "foo:0", "foo:65536", "foo:²")
+        ),
+        ("localhost:1", {"count": 0, "index": 0}, "number of processes is 0; expected a whole number, 1 or more"),
         ("localhost:1", {"count": 2}, "need all three.*index=None"),
         (None, {"count": 2, "index": 0}, "need all three.*address=None"),
         ("localhost:1", {"count": 2, "index": 2}, "The index of this process is 2"),

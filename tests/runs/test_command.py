@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 from devices import environment, free_port
+from PIL import Image
 
 from kitlib import data
 from kitlib.models import hugging_face
@@ -121,12 +123,97 @@ def test_a_dry_run_prints_sizes_and_specs_and_writes_nothing(tmp_path, capsys, m
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (
+            ["vmoe", "--batch-size", "32"],
+            "groups: 2\ntokens per group: 256\nslots per expert: 36\ndropped at best: 0.00%",
+        ),
+        (["t5_moe"], "option: --model.decoder-moe\ngroups: 1\ntokens per group: 448"),
+        # As an array, one such picture would take 292 GiB.
+        (["vit", "--model.image-size", "280000", "280000"], "pos_embedding (1, 1600000000, 64)"),
+        (["palix", "--model.tower.image-size", "280000", "280000"], "parameters: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_dry_run_says_what_arithmetic_and_shapes_say(capsys, arguments, shown):
+    assert command.main([*arguments, "--dry-run"]) == 0
+    assert shown in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_other_routing_groups_than_on_one_device_are_said_in_a_line(tmp_path):
+    few = ["--steps", "2", "--warmup", "1", "--batch-size", "32", "--devices", "8", "--mesh", "data=2,expert=4"]
+    lines = []
+    for more in (["--dry-run"], ["--evaluate-every", "0", "--folder", str(tmp_path / "run")]):
+        run = subprocess.run([*KIT, "vmoe", *few, *more], env=environment(), capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        lines += [line for line in run.stdout.splitlines() if "to make them equal" in line]
+    assert len(lines) == 2 and "8 routing groups of 64 tokens, on one device 2 of 256" in lines[1]
+
+
+def picture_folder(folder):
+    """Two classes of ten pictures, 9 x 12 pixels."""
+    for name, colour in (("cat", 40), ("dog", 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = np.full((9, 12, 3), colour + i, np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_pictures_of_ones_own_train_go_on_and_are_exported(tmp_path, capsys):
+    pictures, run = picture_folder(tmp_path / "pets"), tmp_path / "run"
+    options = [
+        "vit",
+        "--data",
+        str(pictures),
+        "--steps",
+        "3",
+        "--warmup",
+        "1",
+        "--batch-size",
+        "2",
+        "--model.pool",
+        "tok",
+    ]
+    options += ["--model.depth", "1", "--folder", str(run)]
+    assert command.main(options) == 0
+    assert "on 2 test examples: " in capsys.readouterr().out
+    assert command.main(options) == 0  # nothing is left to do
+    assert "goes on from step 3 of 3" in capsys.readouterr().out
+    assert command.export(["vit", str(tmp_path / "hf"), "--folder", str(run)]) == 0
+    stored = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert list(stored["id2label"].values()) == ["cat", "dog"] and stored["num_channels"] == 3
+    for i in range(10):
+        Image.new("RGB", (12, 9), (i, 0, 0)).save(pictures / "cat" / f"{i}.png")
+    with pytest.raises(SystemExit, match="began with other data"):
+        command.main(options)
+    with pytest.raises(SystemExit, match=r"lines has .*expected FOLDER/class"):
+        (tmp_path / "lines").mkdir()
+        command.main(["vit", "--data", str(tmp_path / "lines")])
+
+
+def test_texts_of_ones_own(tmp_path, capsys):
+    text = tmp_path / "tales.txt"
+    text.write_text("".join(f"Once there were {i} goats on a hill, and nobody counted them.\n" for i in range(200)))
+    sizes = {"width": 16, "num-encoder-layers": 1, "num-decoder-layers": 1, "mlp-dim": 16}
+    small = [part for name, size in sizes.items() for part in (f"--model.{name}", str(size))]
+    options = ["t5", "--data", str(text), "--steps", "2", "--warmup", "1", "--batch-size", "4", *small]
+    assert command.main([*options, "--folder", str(tmp_path / "run")]) == 0
+    assert "test examples: " in capsys.readouterr().out
+    text.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SystemExit, match=r"tales\.txt is not a text in UTF-8"):
+        command.main(options)
+
+
 def test_overrides_are_typed_and_scale_chooses_the_defaults(monkeypatch):
     seen = []
     monkeypatch.setattr(command, "_run", lambda *args: seen.append(args) or 0)
     command.main(["vmoe", "--scale", "pod", "--model.moe.num-selected", "2", "--mesh", "data=2", "--steps", "7"])
     name, recipe, options = seen[0]
-    assert (name, recipe.steps, options) == ("vmoe", 7, Options(scale="pod", mesh="data=2"))
+    assert (name, recipe.steps, options) == ("vmoe", 7, Options("pod", Path("build/runs/vmoe"), "data=2"))
     assert recipe.model.moe.num_selected == 2 and recipe.model.width == 768 and recipe.data == "imagenet2012"
     command.main(["vmoe", "--scale=gpu"])
     assert seen[1][1].model.width == 384
@@ -139,14 +226,25 @@ def test_overrides_are_typed_and_scale_chooses_the_defaults(monkeypatch):
         (["vitt"], "Unknown run 'vitt'; did you mean 'vit'"),
         (["vit", "--scale", "big"], "Unknown scale 'big'"),
         (["vit", "--mesh", "data:2"], "A mesh is written like 'data=2,expert=4'"),
-        (["vit", "--mesh", "data=8"], "mesh data=8 has 8 devices, but JAX sees one cpu"),
+        (["vit", "--mesh", "data=8"], "mesh data=8 has 8 devices, here is 1: .* or simulate devices"),
         (["vit", "--mesh", "data=1,data=1"], "data is there twice"),
         (["vit", "--data", "glosses", "--dry-run"], "Unknown data set for a ViT"),
-        (["vit", "--devices", "-3"], "must be at least 1, got -3"),
+        (["vit", "--devices", "-3"], "--devices is -3; expected a whole number, 0 or more"),
         (["vit", "--data", "imagenet2012"], "does not come with the kit: add --full"),
         (["palix", "--data", "vqav2"], "vqav2 needs 3 paths"),
         (["vit", "--steps", "10"], "Warm-up and cool-down take 100 steps"),
         (["vit", "--wandb", "p", "--steps", "200"], "pip install wandb"),
+        (["vit", "--accumulate", "0"], "accumulate is 0; expected a whole number"),
+        (["vit", "--batch-size", "-8"], "batch_size is -8; expected a whole number"),
+        (["vit", "--peak", "nan"], "peak is nan; expected a finite number, above 0"),
+        (["vit", "--peak", "-1"], "peak is -1.0; expected a finite number, above 0"),
+        (["vit", "--weight-decay", "-1"], "weight_decay is -1.0; expected a finite number, 0.0 or more"),
+        (["vit", "--clip-norm", "0"], "clip_norm is 0.0; expected a finite number, above 0"),
+        (["vit", "--save-every", "-3"], "--save-every is -3; expected a whole number"),
+        (["vit", "--log-every", "0"], "--log-every is 0; expected a whole number, 1 or more"),
+        (["vit", "--index", "5"], "need all three .*index=5"),
+        (["vit", "--folder", "/dev/null"], "/dev/null/checkpoints cannot be written"),
+        (["vit", "--data", "no_such_folder"], "Unknown data set for a ViT 'no_such_folder'"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, message):
@@ -171,7 +269,11 @@ def test_a_finished_vit_is_exported_and_an_unfinished_one_is_not(tmp_path, capsy
     with pytest.raises(SystemExit, match=r"There is no finished run in .*: it is at step 0 of 4. Train it first"):
         command.export([*gap, "--model.pool", "tok"])
     assert command.main(["vit", *options, "--model.pool", "tok"]) == 0
-    assert command.export([*gap, "--model.pool", "tok"]) == 0
+    short = ["vit", str(tmp_path / "hf"), "--folder", str(tmp_path / "run")]  # the folder knows the options
+    assert command.export(short) == 0
+    with pytest.raises(SystemExit, match=r"checkpoints of another recipe: seed=0.*, now seed=1"):
+        command.main(["vit", *options, "--model.pool", "tok", "--seed", "1"])
+    assert command.export(short) == 0  # what was refused has left no trace
     assert "wrote" in capsys.readouterr().out
     config, params = hugging_face.load_vit(tmp_path / "hf")
     assert config.depth == 1 and config.num_classes == 10
@@ -183,7 +285,12 @@ def test_a_finished_vit_is_exported_and_an_unfinished_one_is_not(tmp_path, capsy
     )
     jax.tree.map(np.testing.assert_array_equal, params, restored.state["params"])
     saver.close()
+    (tmp_path / "run" / "recipe.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"run/recipe\.json is damaged"):
+        command.export(short)
+    (tmp_path / "run" / "recipe.json").unlink()  # as of older runs, whose options are given again
+    assert command.export([*gap, "--model.pool", "tok"]) == 0
     with pytest.raises(SystemExit, match="t5 is no ViT"):
         command.export(["t5", str(tmp_path / "hf")])
-    with pytest.raises(SystemExit, match=r"kit export NAME FOLDER \[the options of the run\]"):
+    with pytest.raises(SystemExit, match=r"kit export NAME FOLDER \[--folder RUN\]"):
         command.export(["vit", "--steps"])

@@ -52,6 +52,31 @@ def test_every_data_set_goes_on_where_it_was(name):
     jax.tree.map(np.testing.assert_array_equal, next(again), want)
 
 
+@pytest.mark.parametrize(
+    ("shape", "patch", "size"),
+    [
+        ((28, 28, 1), None, (28, 28)), ((14, 21, 3), None, (14, 21)), ((32, 32, 3), None, (35, 35)),
+        ((32, 32, 3), 4, (32, 32)), ((2, 3, 3), None, (7, 7)),
+    ],
+)  # fmt: skip
+def test_a_model_fits_pictures_of_ones_own(tmp_path, shape, patch, size):
+    images = np.random.default_rng(0).integers(0, 256, (60, *shape), np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(60) % 3, class_names=np.array(["a", "b", "c"]))
+    fitted = data_sets.fitted(recipe("vit", batch_size=6), str(tmp_path / "own.npz"), patch)
+    c = fitted.model
+    assert (c.image_size, c.channels, c.num_classes, c.patch_size) == (size, shape[-1], 3, patch or 7)
+    found = data_sets.load(fitted)
+    assert next(found.batches)["image"].shape == (6, *size, shape[-1])
+    assert [len(batch["label"]) for batch in found.evaluation] == [6]  # a tenth
+
+
+def test_names_go_before_paths_and_their_models_stay(tmp_path, monkeypatch):
+    (tmp_path / "fashion_mnist").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert data_sets.fitted(recipe("vit"), "fashion_mnist") == recipe("vit")
+    assert len(data_sets.pictures(recipe("vit"), "test")) == 5_000
+
+
 @pytest.fixture
 def coco(tmp_path):
     """Two pictures with two captions each, in COCO's files."""

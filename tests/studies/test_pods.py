@@ -140,6 +140,54 @@ def test_the_command_lists_rows_and_refuses_others(capsys):
     assert str(ended.value).count("\n") == 4
 
 
+@pytest.mark.parametrize(
+    ("title", "kind", "optimizer", "lengths"),
+    [
+        ("L/16", configs.ViTConfig, "adamw", (0, 0)),
+        ("V-MoE H/14", configs.ViTConfig, "adamw", (0, 0)),  # a row has its own optimiser and lengths
+        ("PaLI-X 55B, stage 1", configs.PaLIXConfig, "adafactor", (512, 512)),
+        ("1.1-xl", configs.T5Config, "adafactor", (512, 114)),
+        ("PaLI-3B", configs.PaLIXConfig, "adafactor", (64, 64)),
+    ],
+)
+def test_any_model_on_any_slice(monkeypatch, capsys, title, kind, optimizer, lengths):
+    seen = []
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    for name in ("compile_pod", "largest_batch"):
+        monkeypatch.setattr(pods, name, lambda pod, name=name: seen.append((name, pod)) or {"config": pod.name})
+    assert pods.main(title, topology="v5e:4x4", axes="data=4,fsdp=4", batch=32) == 0
+    assert pods.main(title, topology="v5e:2x4") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["config"] == title
+    (first, pod), (second, other) = seen
+    assert (first, pod.axes, pod.batch, pod.topology) == ("compile_pod", {"data": 4, "fsdp": 4}, 32, "v5e:4x4")
+    assert (second, other.axes, other.batch) == ("largest_batch", {"fsdp": 8}, 0)
+    assert isinstance(pod.config, kind) and (pod.optimizer, pod.lengths) == (optimizer, lengths)
+    assert getattr(pod.config, "text", pod.config).scan
+
+
+@pytest.mark.parametrize(
+    ("title", "options", "message"),
+    [
+        ("V-MoE", {"topology": "v5e:4x4"}, "Unknown model 'V-MoE'; did you mean"),
+        ("Q/16", {"topology": "v5e:4x4"}, "Unknown ViT size 'Q'"),
+        ("L/16", {"topology": "v5e:4x5"}, "Unknown TPU slice 'v5e:4x5'; did you mean 'v5e:4x"),
+        ("L/16", {"topology": "v5e:4x4", "axes": "data=3"}, "mesh data=3 has 3 devices, here are 16"),
+        ("L/16", {"topology": "v5e:4x4", "axes": "data:16"}, "A mesh is written like"),
+        ("L/16", {"topology": "v5e:4x4", "batch": 40}, "A batch of 40 does not divide among 16 parts"),
+        ("L/16", {"topology": "v5e:4x4", "batch": -16}, "The batch is -16; expected a whole number, 0 or more"),
+        ("ViT-22B on v5p:4x8x8", {"batch": 16}, "--batch a slice, as in: kit pods L/16 --slice v5e:4x4"),
+        ("ViT-22B on v5p:4x8x8", {"axes": "data=4"}, "--slice needs a model"),
+        ("", {"topology": "v5e:4x4"}, "--slice needs a model"),
+        ("L/16", {"run_all": True, "topology": "v5e:4x4"}, "--slice needs a model"),
+    ],
+)
+def test_models_slices_and_meshes_that_do_not_go_together(monkeypatch, title, options, message):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(SystemExit, match=message) as ended:
+        pods.main(title, **options)
+    assert "\n" not in str(ended.value)
+
+
 @pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
 def test_without_libtpu_the_extra_is_named(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
