@@ -90,6 +90,7 @@ def test_checkpoints(disk, what):
             saver.save(3, state(3), batches(), {"loss": np.zeros(3, np.float32)})
         assert error.value.errno in files.NO_ROOM and "\n" not in str(error.value)
         assert disk.names() == before
+    saver.close()  # it has the folder alone
     again = checkpoints.Saver(disk.folder / "run")
     assert again.latest == 2
     np.testing.assert_array_equal(again.restore(state(0), batches())[0].params["p"], state(2).params["p"])
@@ -97,7 +98,8 @@ def test_checkpoints(disk, what):
         (disk.folder / "filler").unlink()
     else:
         disk.unlock()
-    saver.save(3, state(3), batches(), {"loss": np.zeros(3, np.float32)})
+    again.save(3, state(3), batches(), {"loss": np.zeros(3, np.float32)})
+    again.close()
     assert checkpoints.Saver(disk.folder / "run").latest == 3
     gc.collect()  # what was dropped is found here, not in another test
 

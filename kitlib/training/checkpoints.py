@@ -56,7 +56,7 @@ class Saver:
             return  # it can be read
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            lock = os.open(self.directory / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
         except OSError as error:
             raise files.cannot_write(self.directory, error) from error
         self._let_go = weakref.finalize(self, os.close, lock)
@@ -64,7 +64,7 @@ class Saver:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+            (self.directory / "lock").write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
         except BlockingIOError:
             who = os.read(lock, 300).decode(errors="replace").partition("\n")[0]
             raise ValueError(f"{self.directory} is in use by {who}: end that run, or choose another folder.") from None
