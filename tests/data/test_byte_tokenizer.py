@@ -21,7 +21,7 @@ def test_bytes_by_hand():
         [False] * 3 + [True],
         [True, False, False, True],
     ]
-    with pytest.raises(ValueError, match="number of sentinels is -1"):
+    with pytest.raises(ValueError, match="sentinels is -1"):
         ByteTokenizer(-1)
 
 

@@ -109,5 +109,5 @@ def test_batches_are_new_pictures_of_all_questions_and_go_on():
     np.testing.assert_equal(next(again), after)
     other = next(named_pictures.batches(asked, 32, seed=4))
     assert not np.array_equal(other["image"], first[0]["image"])
-    with pytest.raises(ValueError, match="batch_size is 97; expected 1 to 96"):
+    with pytest.raises(ValueError, match="is 97; expected a whole number from 1 to 96"):
         named_pictures.batches(asked, 97)
