@@ -66,7 +66,7 @@ def test_a_wheel_is_whole_and_writes_into_the_users_folder(installed, tmp_path):
     own = "from kitlib.studies import runner, tables as t; print(runner.RESULTS, len(t.read_table('upcycling', "
     own += "'recall_curves')))"
     (tmp_path / "mine" / "data" / "results").mkdir(parents=True)
-    (tmp_path / "mine" / "data" / "results" / "upcycling_recall_curves.csv").write_text("arm,seed\na,0\n")
+    (tmp_path / "mine" / "data" / "results" / "upcycling_recall_curves.csv").write_text("arm,seed,loss\na,0,1.5\n")
     env["KIT_HOME"] = str(tmp_path / "mine")
     done = subprocess.run(
         [sys.executable, "-c", own], cwd=tmp_path, env=env, capture_output=True, text=True, check=True

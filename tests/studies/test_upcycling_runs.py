@@ -115,6 +115,6 @@ def test_a_parent_is_made_once_and_a_damaged_one_is_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     quick = short(upcycling_tasks.recall)
-    arm = UpcyclingArm(quick.dense, "scratch", 4, Recipe(float("inf")))
+    arm = UpcyclingArm(quick.dense, "scratch", 4, Recipe(1e38))
     with pytest.raises(FloatingPointError, match="The loss is nan at step"):
         upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path)
