@@ -6,6 +6,8 @@ labels of classes that there are not.
     number("peak", peak, above=0.0)             # finite and above 0; NaN would pass most comparisons
     number("dropout", rate, 0.0, below=1.0)     # 0 or more, below 1
     indices("labels", labels, classes, (None,)) # integers[n] from 0 to V - 1; a classifier has no row -1
+    finite("scores", scores)                    # an array of finite numbers in float64, of any shape
+    instance("config", config, ViTConfig)       # not its name, not the configuration of another model
 
 Each returns the value, so that it can stand where the value is used, and raises ValueError in one sentence: the name,
 what was got, what was expected. Values that exist only when a program is traced by JAX cannot be checked.
@@ -67,6 +69,25 @@ def indices(name: str, values, below: int | None, shape: tuple[int | None, ...])
         most = "" if below is None else f" to {below - 1}"
         raise ValueError(f"{name} go from {found.min()} to {found.max()}; expected whole numbers from 0{most}.")
     return found
+
+
+def finite(name: str, values) -> np.ndarray:
+    """An array of finite real numbers, in float64."""
+    found = np.asarray(values)
+    if found.dtype.kind in "OUSMmc":  # objects, texts, dates, complex numbers
+        raise ValueError(f"{name} are {_shown(values)}; expected numbers.")
+    found = found.astype(np.float64)
+    if bad := np.sum(~np.isfinite(found)):
+        raise ValueError(f"{name} hold {bad} NaN or infinite values of {found.size}; expected finite numbers.")
+    return found
+
+
+def instance(name: str, value, *types: type):
+    """An object of one of these types."""
+    if not isinstance(value, types):
+        wanted = " or ".join(t.__name__ for t in types)
+        raise TypeError(f"{name} is {_shown(value)}; expected {wanted}.")
+    return value
 
 
 def _shown(value) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kitlib.configs.arguments import flag
 from kitlib.configs.nearest_name import one_of
 from kitlib.data.images import COMMITTED, Source, load_committed
 
@@ -43,8 +44,8 @@ def load(name: str, split: str = "train", *, full: bool = False, data_dir: str |
         ConnectionError: the download cannot be reached.
         PermissionError: the data folder cannot be written.
     """
-    choices = FULL if full else COMMITTED
-    if name not in choices and name in (COMMITTED if full else FULL):
+    choices = FULL if flag("full", full) else COMMITTED
+    if str(name) not in choices and str(name) in (COMMITTED if full else FULL):
         raise ValueError(f"{name!r} is available only with full={not full}; with full={full}: {', '.join(choices)}.")
     one_of(f"data set with full={full}", name, choices)
     one_of(f"split of {name}", split, choices[name])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kitlib.configs.arguments import number
+from kitlib.configs.arguments import number, whole
 
 # --- which tokens are noise ---
 
@@ -35,8 +35,7 @@ def noise_counts(length: int, density: float, mean_span: float) -> tuple[int, in
 
 def _noise_tokens(length: int, density: float) -> int:
     number("density", density, above=0, below=1)
-    if length < 2:
-        raise ValueError(f"A sequence of {length} tokens is too short: noise and text need one token each.")
+    whole("length", length, 2)  # noise and text need one token each
     return min(max(round(length * density), 1), length - 1)
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kitlib.configs.arguments import whole
+
 ROOT = Path(__file__).resolve().parents[2]  # the checkout, or site-packages
 
 
@@ -212,4 +214,4 @@ def recipe_hash(recipe: str) -> str:
 
 def keyed_rng(seed: int, *key: int) -> np.random.Generator:
     """A generator that depends on (seed, key) alone; different keys give independent numbers."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+    return np.random.default_rng(np.random.SeedSequence(whole("seed", seed, 0), spawn_key=key))

@@ -97,6 +97,7 @@ def batches(
 
 def to_float(images: np.ndarray) -> np.ndarray:
     """uint8 0 ... 255 -> float32 in [-1, 1], any shape. Raises ValueError for another type."""
+    images = np.asarray(images)
     if images.dtype != np.uint8:
         raise ValueError(f"The images are {images.dtype}; expected uint8 with values 0 to 255.")
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kitlib.configs import ViTConfig
+from kitlib.configs.arguments import number, whole
 from kitlib.models.vit import ViT
 from kitlib.training import classification
 
@@ -50,10 +51,7 @@ def mimo_batch(batch: dict, key: jax.Array, num_members: int, *, repetitions: in
       same: share of positions at which all members read the same image ("input repetition probability"): with 0 the
         members' inputs are independent, with 1 equal. At the other positions each member has its own order of images.
     """
-    if repetitions < 1:
-        raise ValueError(f"repetitions is {repetitions}; a batch holds each picture at least once.")
-    if not 0.0 <= same <= 1.0:
-        raise ValueError(f"same is {same}; it is a share in [0, 1].")
+    whole("num_members", num_members, 1), whole("repetitions", repetitions, 1), number("same", same, 0.0, 1.0)
     total = repetitions * len(batch["label"])
     apart = round((1.0 - same) * total)
     order = jax.random.permutation(jax.random.fold_in(key, 0), total)

@@ -10,6 +10,7 @@ import functools
 import jax
 import numpy as np
 
+from kitlib.configs.arguments import whole
 from kitlib.models.vit import ViT
 from kitlib.training import classification
 
@@ -21,14 +22,13 @@ def mc_dropout(model, params, images, num_samples: int, *, seed: int = 0, batch_
     """
     if not isinstance(model, ViT):
         raise TypeError(f"MC dropout is for a ViT, got {type(model).__name__}.")
-    if num_samples < 1:
-        raise ValueError(f"MC dropout takes at least one pass, got num_samples={num_samples}.")
+    whole("num_samples", num_samples, 1), whole("seed", seed, 0)
     config = model.config
     moe = config.moe and config.moe.replace(noise_std=0.0, load_weight=0.0)
     if not (config.dropout or (moe and moe.expert_dropout)):
         raise ValueError("MC dropout needs a model trained with dropout; set dropout or moe.expert_dropout above 0.")
     noisy, axis = _noisy_apply(ViT(config.replace(drop_path=0.0, moe=moe))), int(classification.has_members(model))
-    samples = []
+    images, samples = classification.in_range(images), []
     for m in range(num_samples):
         key = jax.random.fold_in(jax.random.key(seed), m)
         samples.append(

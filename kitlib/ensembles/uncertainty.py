@@ -14,7 +14,7 @@ import itertools
 import numpy as np
 from scipy import special, stats
 
-from kitlib.configs.arguments import indices, number
+from kitlib.configs.arguments import finite, indices, number
 
 # M members, B examples, V classes; C corruptions at S severities.
 
@@ -145,7 +145,7 @@ class Detection:
 def detection(scores_in, scores_out) -> Detection:
     """Scores float[any] of in-distribution and of out-of-distribution examples, which should have the higher ones."""
     for name, values in (("scores_in", scores_in), ("scores_out", scores_out)):
-        if np.ndim(values) != 1 or not np.size(values):
+        if finite(name, values).ndim != 1 or not np.size(values):
             raise ValueError(f"{name} must hold one score an example, at least one, got shape {np.shape(values)}.")
     scores = np.concatenate([scores_in, scores_out])
     foreign = np.arange(len(scores)) >= len(scores_in)
@@ -201,7 +201,7 @@ def relative_corruption_error(errors, clean: float, baseline, baseline_clean: fl
 
 
 def _shares(name, values, ndim) -> np.ndarray:
-    values = np.asarray(values, np.float64)
+    values = finite(name, values)
     if values.ndim != ndim or not values.size:
         raise ValueError(f"{name} must be {'float[C, S]' if ndim else 'one number'}, got shape {values.shape}.")
     if not np.all((values >= 0) & (values <= 1)):  # written so that NaN fails
@@ -212,15 +212,8 @@ def _shares(name, values, ndim) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- checks
 
 
-def _finite(name, values) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    if bad := np.sum(~np.isfinite(values)):
-        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values of {values.size}.")
-    return values
-
-
 def _logits(logits, name="Logits") -> np.ndarray:
-    logits = _finite(name, logits)
+    logits = finite(name, logits)
     if logits.ndim != 3 or not logits.size:
         raise ValueError(f"{name} must be [M, B, V], all above 0, got {logits.shape}; of a single model, pass x[None].")
     return logits
@@ -248,7 +241,7 @@ def _wrong(probs, labels) -> np.ndarray:
 
 
 def _two_classes(scores, positive) -> tuple[np.ndarray, np.ndarray]:
-    scores, positive = _finite("Scores", scores), np.asarray(positive)
+    scores, positive = finite("Scores", scores), np.asarray(positive)
     if scores.ndim != 1 or positive.shape != scores.shape or positive.dtype != bool:
         got = f"{scores.shape} and {positive.dtype}{positive.shape}"
         raise ValueError(f"Expected scores float[B] and positive bool[B], got {got}.")

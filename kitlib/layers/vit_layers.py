@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kitlib.configs.arguments import number, whole
 from kitlib.layers import members
 
 # ---------------------------------------------------------------------------------------------- pure functions
@@ -26,7 +27,7 @@ def patchify(images: jax.Array, patch_size: int) -> jax.Array:
     its kernel size (2010.11929, eq. 1).
     """
     b, height, width, c = images.shape
-    if height % patch_size or width % patch_size:
+    if height % whole("patch_size", patch_size, 1) or width % patch_size:
         raise ValueError(f"Images of {height} x {width} pixels do not divide into patches of {patch_size}.")
     rows, cols = height // patch_size, width // patch_size
     x = images.reshape(b, rows, patch_size, cols, patch_size, c)
@@ -38,7 +39,8 @@ def sincos_positions(grid: tuple[int, int], width: int, temperature: float = 10_
 
     A quarter of the channels each for sin x, cos x, sin y, cos y, at D/4 frequencies from 1 down to 1/temperature.
     """
-    if width % 4:
+    number("temperature", temperature, above=0.0)
+    if whole("width", width, 1) % 4:
         raise ValueError(f"Sine-cosine positions need a width divisible by 4, got {width}.")
     y, x = np.mgrid[: grid[0], : grid[1]]
     omega = temperature ** -(np.arange(width // 4) / max(1, width // 4 - 1))

@@ -11,12 +11,12 @@ import dataclasses
 import numpy as np
 from scipy import optimize, special
 
-from kitlib.configs.arguments import indices, whole
+from kitlib.configs.arguments import finite, indices, whole
 
 
 def softmax(logits) -> np.ndarray:
     """float[..., V] -> float64[..., V], rows sum to one."""
-    return special.softmax(np.asarray(logits, np.float64), axis=-1)
+    return special.softmax(finite("logits", logits), axis=-1)
 
 
 def accuracy(probs, labels) -> float:
@@ -81,11 +81,9 @@ def fit_temperature(logits, labels) -> float:
     Raises ValueError for logits that are not finite or of fewer than two classes, and where there is no minimum: if all
     examples are right, the NLL only falls as T goes to 0, and if the logits say less than chance, as it grows.
     """
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    if logits.ndim != 2 or logits.shape[-1] < 2:
+    logits, labels = finite("logits", logits), np.asarray(labels)
+    if logits.ndim != 2 or logits.shape[-1] < 2 or not len(logits):
         raise ValueError(f"Expected logits [B, V] of two classes or more, got {logits.shape}.")
-    if not np.isfinite(logits).all():
-        raise ValueError("Logits must be finite, got NaN or infinity.")
     _checked(softmax(logits), labels)
     if (logits.argmax(axis=-1) == labels).all():
         raise ValueError("The NLL has no minimum: every example is right, so it falls as T falls.")
@@ -102,9 +100,9 @@ def fit_temperature(logits, labels) -> float:
 
 
 def _checked(probs, labels) -> tuple[np.ndarray, np.ndarray]:
-    probs = np.asarray(probs, np.float64)
+    probs = finite("probs", probs)
     if probs.ndim != 2 or not probs.size:
-        raise ValueError(f"Expected probabilities [B, V], both above 0, got {probs.shape}.")
+        raise ValueError(f"Expected probs [B, V], both above 0, got {probs.shape}.")
     labels = indices("labels", labels, probs.shape[1], probs.shape[:1])
     sums = probs.sum(axis=-1)
     if not np.allclose(sums, 1.0, atol=1e-4) or probs.min() < 0:

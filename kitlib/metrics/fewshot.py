@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from kitlib.configs.arguments import indices, number, whole
+from kitlib.configs.arguments import finite, indices, number, whole
 
 # M members, N training examples, B test examples, D features, V classes.
 
@@ -59,7 +59,7 @@ def fit_probe(features, labels, *, l2: float, classes: int | None = None, bias: 
     features, labels = _features(features), _labels(labels)
     classes = labels.max() + 1 if classes is None else whole("classes", classes, 1)
     labels = indices("labels", labels, classes, features.shape[1:2])
-    number("l2", l2, above=0.0), number("bias", bias)  # without l2, few examples leave the weights open
+    number("l2", l2, above=0.0), number("bias", bias, above=0.0)  # without l2, few examples leave the weights open
     mean = features.mean(axis=1, keepdims=True)
     std = features.std(axis=1, keepdims=True) + 1e-5  # a constant feature becomes 0, and so does its weight
     x = _design(features, mean, std, bias)
@@ -95,11 +95,9 @@ def _design(features, mean, std, bias) -> np.ndarray:
 
 def _features(features) -> np.ndarray:
     """float[N, D] or float[M, N, D] -> float64[M, N, D]."""
-    features = np.asarray(features, np.float64)
+    features = finite("features", features)
     if features.ndim not in (2, 3) or not features.size:
         raise ValueError(f"Expected features [N, D], or [M, N, D] for an ensemble, all above 0, got {features.shape}.")
-    if not np.all(np.isfinite(features)):
-        raise ValueError(f"Features must be finite, got {np.sum(~np.isfinite(features))} NaN or infinite values.")
     return features if features.ndim == 3 else features[None]
 
 

@@ -23,7 +23,7 @@ import math
 
 import numpy as np
 
-from kitlib.configs.arguments import number, whole
+from kitlib.configs.arguments import finite, number, whole
 
 ROOM = 4_000_000  # numbers that a bootstrap draws at once
 
@@ -76,9 +76,7 @@ def over_examples(scores) -> tuple[float, float, float]:
 
 
 def _checked(values, at_least: int, what: str) -> np.ndarray:
-    values = np.asarray(values, np.float64)
+    values = finite("values", values)
     if values.ndim != 1 or len(values) < at_least:
         raise ValueError(f"{what} needs a list of at least {at_least} values, got shape {values.shape}.")
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"{what} needs finite values, got {values}.")
     return values

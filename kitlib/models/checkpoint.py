@@ -20,7 +20,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import T5Config, ViTConfig
-from kitlib.configs.arguments import flag
+from kitlib.configs.arguments import flag, instance
 from kitlib.layers.vit_layers import resize_positions
 from kitlib.models import stacking
 from kitlib.models.checkpoint_files import as_float32, read_json, read_npz, read_safetensors
@@ -125,7 +125,7 @@ def most_bytes(config: ViTConfig | T5Config) -> int:
 @functools.cache
 def expected_shapes(config: ViTConfig | T5Config) -> dict:
     """The tree of parameters of ViT(config) or T5(config), as shapes and dtypes; nothing is computed."""
-    if isinstance(config, T5Config):
+    if isinstance(instance("config", config, ViTConfig, T5Config), T5Config):
         tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
         return jax.eval_shape(T5(config).init, jax.random.key(0), tokens, tokens)["params"]
     images = jax.ShapeDtypeStruct((1, *config.image_size, config.channels), jnp.float32)

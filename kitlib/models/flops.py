@@ -6,6 +6,7 @@ Built in notebooks/01_vit_from_pixels_to_logits.ipynb, T5 in notebooks/08_t5_and
 """
 
 from kitlib.configs import MoEConfig, T5Config, ViTConfig
+from kitlib.configs.arguments import instance
 from kitlib.moe import capacity
 from kitlib.moe.e3 import experts_of
 
@@ -16,7 +17,7 @@ def vit_parameters(c: ViTConfig) -> dict[str, int]:
     Parts: "embedding", "cls", "positions", "blocks", "encoder_norm" (together the tower), "map_head", "pre_logits",
     "head". Publications count different parts: see PUBLISHED in tests/models/test_flops.py.
     """
-    d, f, mixtures = c.width, c.mlp_dim, len(c.moe_blocks)
+    d, f, mixtures = instance("c", c, ViTConfig).width, c.mlp_dim, len(c.moe_blocks)
     features = c.representation_size or d
     return {
         "embedding": c.patch_size**2 * c.channels * d + d,
@@ -40,7 +41,7 @@ def vit_forward_flops(c: ViTConfig) -> dict[str, int]:
     choice and Soft MoE, including dropped tokens and empty slots. In an ensemble, everything after the copying of the
     tokens is counted for each of the M members (2110.03360: E3 is cheap because tokens are copied late).
     """
-    d, f, n = c.width, c.mlp_dim, c.num_tokens
+    d, f, n = instance("c", c, ViTConfig).width, c.mlp_dim, c.num_tokens
     m, first = c.num_members or 1, c.depth if c.tiled_block is None else c.tiled_block
     # The numbers of attention layers and of dense MLPs; layers after the copying of the tokens count M times.
     attentions = c.depth + (m - 1) * max(0, c.depth - first - c.tiled_after_attention)
@@ -72,7 +73,7 @@ def t5_parameters(c: T5Config) -> dict[str, int]:
 
     Parts: "embedding"; "encoder" and "decoder", each with its relative positions and final norm; "logits".
     """
-    d, projections = c.width, 4 * c.width * c.num_heads * c.head_dim
+    d, projections = instance("c", c, T5Config).width, 4 * c.width * c.num_heads * c.head_dim
     outside = c.num_heads * c.rel_buckets + d
 
     def stack(layers: int, attentions: int, moe: MoEConfig | None, sparse: int) -> int:
@@ -93,7 +94,7 @@ def t5_forward_flops(c: T5Config, num_inputs: int, num_targets: int) -> dict[str
 
     Experts are counted as in `vit_forward_flops`. Masked attention scores are counted, since they are computed.
     """
-    n, m, inner = num_inputs, num_targets, c.num_heads * c.head_dim
+    n, m, inner = num_inputs, num_targets, instance("c", c, T5Config).num_heads * c.head_dim
     encoder, decoder = c.num_encoder_layers, c.num_decoder_layers
     mixtures = [(c.moe, len(c.moe_layers), n), (c.decoder_moe, len(c.decoder_moe_layers), m)]
     macs = {

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from kitlib.configs import MoEConfig
+from kitlib.configs.arguments import whole
 from kitlib.moe import routing
 from kitlib.moe.expert_parallel import dispatch_and_combine, on_buffers
 from kitlib.moe.experts import Experts
@@ -42,7 +43,8 @@ def to_groups(x: jax.Array, valid: jax.Array | None, group_size: int | None):
     if b % parts:
         raise ValueError(f"A batch of {b} does not divide among the {parts} parts of the mesh.")
     total = b * n // parts  # tokens per part
-    groups = -(-total // min(group_size or total, total))  # G / P
+    limit = total if group_size is None else whole("group_size", group_size, 1)
+    groups = -(-total // min(limit, total))  # G / P
     size = -(-total // groups)  # S
     padding = groups * size - total
     if padding and valid is None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from kitlib.configs import MoEConfig
+from kitlib.configs.arguments import instance, whole
 from kitlib.moe import dispatch, routing
 from kitlib.moe.routing import Assignment, Choice
 
@@ -42,8 +43,8 @@ class Plan:
 
 def capacity(c: MoEConfig, num_tokens: int) -> int:
     """Slots C per expert in a group of `num_tokens`: as configured, or from the capacity factor (see `routing`)."""
-    if c.capacity is not None:
-        return min(c.capacity, num_tokens)
+    if instance("c", c, MoEConfig).capacity is not None:
+        return min(c.capacity, whole("num_tokens", num_tokens, 1))
     if c.router == "top_k":
         multiple = c.capacity_multiple_of
         return routing.capacity_of_choices(

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kitlib.configs.arguments import number, whole
+
 
 class Choice(NamedTuple):
     """The K experts that every token selects, best first. The gates of padding are 0."""
@@ -43,9 +45,8 @@ def capacity_of_choices(
     With factor 1 there is one slot for each of the K * S choices; from E / K on, nothing can be dropped. V-MoE's code
     rounds up to a multiple of 4 (multiple_of=4), which matters for small groups: 20 slots instead of 16.8.
     """
-    if multiple_of < 1:
-        raise ValueError(f"multiple_of is {multiple_of}; the number of slots is rounded up to a multiple of 1 or more.")
-    slots = math.ceil(round(_slots(num_tokens * num_selected, num_experts, factor), 9))  # in binary, 1.1 * 10 > 11
+    whole("multiple_of", multiple_of, 1)
+    slots = math.ceil(round(_slots(num_tokens, num_experts, num_selected, factor), 9))  # in binary, 1.1 * 10 > 11
     return min(num_tokens, -(-slots // multiple_of) * multiple_of)  # a token takes at most one slot per expert
 
 
@@ -56,15 +57,13 @@ def capacity_of_tokens(num_tokens: int, num_experts: int, factor: float) -> int:
     For token choice, this gives 1 / K of the slots of `capacity_of_choices`. At least 1, so that a model with many
     experts can also read a prompt of three tokens; each token then gets more experts than the factor.
     """
-    return min(num_tokens, max(1, round(_slots(num_tokens, num_experts, factor))))
+    return min(num_tokens, max(1, round(_slots(num_tokens, num_experts, 1, factor))))
 
 
-def _slots(wanted: int, num_experts: int, factor: float) -> float:
-    if wanted < 1 or num_experts < 1:
-        raise ValueError(f"Capacity needs at least one token and one expert, got {wanted} and {num_experts}.")
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"The capacity factor must be positive, got {factor}; 1.0 has a slot for everyone on average.")
-    return factor * wanted / num_experts
+def _slots(num_tokens: int, num_experts: int, num_selected: int, factor: float) -> float:
+    for name, value in (("num_tokens", num_tokens), ("num_experts", num_experts), ("num_selected", num_selected)):
+        whole(name, value, 1)
+    return number("factor", factor, above=0.0) * (num_tokens * num_selected) / num_experts
 
 
 # ---------------------------------------------------------------------------------------------- token choice
@@ -82,8 +81,7 @@ def top_k(probabilities: jax.Array, num_selected: int, valid: jax.Array | None =
     (V-MoE: TOP_K(softmax)), so that the router has a gradient even for K=1; GShard's softmax(TOP_K) is constant there.
     """
     num_experts = probabilities.shape[-1]
-    if not 1 <= num_selected <= num_experts:
-        raise ValueError(f"A token can select 1 to E={num_experts} experts, got K={num_selected}.")
+    whole("num_selected", num_selected, 1, num_experts)
     gate, expert = jax.lax.top_k(probabilities, num_selected)
     if valid is not None:
         gate = jnp.where(valid[..., None], gate, 0.0)

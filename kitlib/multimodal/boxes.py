@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kitlib.configs.arguments import whole
 from kitlib.metrics.detection import as_boxes
 
 BINS = 1000
@@ -43,7 +44,7 @@ def quantize(boxes, bins: int = BINS) -> np.ndarray:
 
     Raises ValueError for boxes that are NaN, outside [0, 1], inverted or empty, or fewer than 2 bins.
     """
-    _check_bins(bins)
+    whole("bins", bins, 2)
     return np.rint(_in_picture(boxes) * (bins - 1)).astype(np.int64)
 
 
@@ -53,7 +54,7 @@ def dequantize(numbers, bins: int = BINS) -> np.ndarray:
     Raises TypeError for numbers that are not integers, ValueError for numbers outside 0 ... bins - 1, inverted boxes or
     fewer than 2 bins.
     """
-    _check_bins(bins)
+    whole("bins", bins, 2)
     numbers = np.asarray(numbers)
     if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
         raise TypeError(f"Quantised boxes must be integers, got {numbers.dtype}.")
@@ -106,7 +107,7 @@ def from_text(text: str, bins: int = BINS) -> tuple[np.ndarray, list[str], int]:
 
     Raises ValueError for fewer than 2 bins.
     """
-    _check_bins(bins)
+    whole("bins", bins, 2)
     number = {str(q): q for q in range(bins)}
     boxes, names, dropped = [], [], 0
     for piece in text.split(";") if text.strip() else []:
@@ -170,11 +171,6 @@ def _in_picture(boxes) -> np.ndarray:
     if (empty := np.any(boxes[:, 2:] == boxes[:, :2], axis=1)).any():
         raise ValueError(f"Boxes must have an area, got {boxes[empty][0].tolist()}; leave it out.")
     return boxes
-
-
-def _check_bins(bins: int) -> None:
-    if bins < 2:
-        raise ValueError(f"bins is {bins}; expected at least 2: 1000 in Pix2Seq and PaLI.")
 
 
 def _is_name(name) -> bool:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kitlib.configs.arguments import flag, indices, number, whole
 from kitlib.layers import initialize
 from kitlib.moe.routing import router_metrics
 from kitlib.training import loop
@@ -32,8 +33,10 @@ def classification_loss(
     the loss of the members' mean probability, by which an ensemble is evaluated; softmax only.
     mixup: alpha of the Beta distribution of 1710.09412, as in big_vision: one weight per batch, and each example is
     mixed with its neighbour. Zero: no mixup. train=False: without dropout and router noise, to evaluate.
-    Raises ValueError for labels that mixup or of_mean cannot take.
+    Raises ValueError for labels that mixup or of_mean cannot take, and for those of classes that there are not; in a
+    compiled program, which cannot raise, the loss of these is NaN.
     """
+    number("mixup", mixup, 0.0), flag("sigmoid", sigmoid), flag("of_mean", of_mean), flag("train", train)
 
     def loss_fn(params, batch, key):
         images, labels = batch["image"], batch["label"]
@@ -51,6 +54,8 @@ def classification_loss(
                 "of_mean is for the softmax of an ensemble, logits [M, B, V] and labels [B]; got logits "
                 f"{logits.shape}, labels {labels.shape}, sigmoid={sigmoid}."
             )
+        if not isinstance(labels, jax.core.Tracer):
+            indices("labels", labels, logits.shape[-1], (None,) * labels.ndim)
         labels = jnp.broadcast_to(labels, logits.shape[:-1])  # [B], or [M, B]
         targets = jax.nn.one_hot(labels, logits.shape[-1])  # [B, V], or [M, B, V]
         if mixup:
@@ -63,9 +68,10 @@ def classification_loss(
         else:
             losses = optax.softmax_cross_entropy(logits, targets)
         metrics = {"accuracy": jnp.mean(logits.argmax(axis=-1) == labels)}
+        loss = jnp.where(((labels >= 0) & (labels < logits.shape[-1])).all(), losses.mean(), jnp.nan)
         if not out or "auxiliary_loss" not in out:
-            return losses.mean(), metrics
-        return losses.mean() + out["auxiliary_loss"], metrics | router_metrics(out)
+            return loss, metrics
+        return loss + out["auxiliary_loss"], metrics | router_metrics(out)
 
     return loss_fn
 
@@ -103,6 +109,10 @@ def train_classifier(
             f"The model has {outputs} outputs, but {source.name} has {source.num_classes} classes; "
             f"use num_classes={source.num_classes}."
         )
+    if params is not None and not params:
+        raise ValueError(f"params is {params}; expected the parameters of the model, or None to draw them.")
+    whole("num_steps", num_steps, 1), whole("warmup", warmup, 0), whole("seed", seed, 0)
+    number("peak", peak, 0.0), number("weight_decay", weight_decay, 0.0)
     # Copied, since the step overwrites what it is given.
     start = jax.tree.map(jnp.array, params) if params else init_params(model, (1, *source.image_shape), seed)
     tx, step = adamw_cosine_step(classification_loss, model, num_steps, peak, warmup=warmup, weight_decay=weight_decay)
@@ -127,8 +137,25 @@ def predict(model, params, images, *, batch_size: int = 500) -> np.ndarray:
     Where images share the buffers of experts, a last batch that is not full is computed at its own size: images of
     padding would take the slots of real ones.
     """
+    images = in_range(images)
     apply, padded = _jitted_apply(model), getattr(getattr(model, "config", None), "moe", None) is None
     return in_batches(lambda x, _: apply(params, x), images, batch_size, axis=int(has_members(model)), padded=padded)
+
+
+def in_range(images) -> np.ndarray:
+    """Pictures float[n, ...] whose pixels lie around -1 to 1 (normalised ones up to 10); at least one.
+
+    Raises ValueError for others: a model takes bytes, or 0 to 255, without a word.
+    """
+    images = np.asarray(images)
+    right = images.ndim > 1 and images.size and jnp.issubdtype(images.dtype, jnp.floating)
+    if not right or not (images.max() <= 10 and images.min() >= -10):  # written so that NaN fails
+        got = f" from {images.min()} to {images.max()}" if images.size and images.dtype.kind in "biuf" else ""
+        raise ValueError(
+            f"The images are {images.dtype}{list(images.shape)}{got}; expected float[n, ...] in [-1, 1], as "
+            "image_batches.to_float makes them of bytes."
+        )
+    return images
 
 
 def in_batches(apply: Callable, images, batch_size: int, *, axis: int = 0, padded: bool = True) -> np.ndarray:
@@ -136,7 +163,8 @@ def in_batches(apply: Callable, images, batch_size: int, *, axis: int = 0, padde
 
     padded: the last batch is filled up with zeros, so that `apply` is compiled once; for functions of each image alone.
     """
-    chunks = []
+    # Padding never takes more memory than the images, or than a batch of the default size.
+    chunks, batch_size = [], min(whole("batch_size", batch_size, 1), max(len(images), 500))
     for start in range(0, len(images), batch_size):
         chunk = np.asarray(images[start : start + batch_size])
         missing = batch_size - len(chunk) if padded else 0

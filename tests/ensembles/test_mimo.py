@@ -199,17 +199,6 @@ def test_the_key_decides_the_batch():
     assert not np.array_equal(dealt(50, 2, seed=0, same=0.5), dealt(50, 2, seed=1, same=0.5))
 
 
-@pytest.mark.parametrize("same", [-0.1, 1.1, np.nan])
-def test_a_share_outside_0_to_1_is_refused(same):
-    with pytest.raises(ValueError, match=r"same is .*; it is a share in \[0, 1\]"):
-        mimo_batch(numbered(4), jax.random.key(0), 2, same=same)
-
-
-def test_no_repetition_is_refused():
-    with pytest.raises(ValueError, match="repetitions is 0; a batch holds each picture at least once"):
-        mimo_batch(numbered(4), jax.random.key(0), 2, repetitions=0)
-
-
 @pytest.mark.slow
 def test_the_loss_of_one_member_is_that_of_its_vit():
     # Every image occurs twice and in another order, but the loss is a mean.

@@ -21,11 +21,6 @@ def mc(config, params, images=IMAGES, num_samples=3, **fields):
     return mc_dropout(ViT(config), params, images, num_samples, **{"batch_size": 6} | fields)
 
 
-def test_an_ensemble_without_a_pass_is_refused():
-    with pytest.raises(ValueError, match="at least one pass, got num_samples=0"):
-        mc(DROPOUT, random_params(DROPOUT), num_samples=0)
-
-
 @pytest.mark.slow
 def test_dropout_samples_differ_and_the_seed_decides():
     params = random_params(DROPOUT)

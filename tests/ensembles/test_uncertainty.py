@@ -305,7 +305,7 @@ HOLED = np.where(PROBS == 0.8, np.nan, PROBS)
         (PROBS * 2, "sum to one over the last axis, got 2 to 2"),
         (PROBS.transpose(0, 2, 1), "sum to one over the last axis, got 0.3 to 1.4"),  # 0.1 + 0.2 + 0, 0.8 + 0.6 + 0
         (LOGITS, "not be negative, got -2.303; are these logits"),
-        (HOLED, "must be finite, got 2 NaN or infinite values of 27"),
+        (HOLED, "hold 2 NaN or infinite values of 27"),
     ],
 )
 def test_bad_probabilities_are_refused(probs, message):
@@ -339,7 +339,7 @@ def test_bad_labels_are_refused(labels, error, message):
 
 @pytest.mark.parametrize(
     ("logits", "message"),
-    [(LOGITS[0], r"Logits must be \[M, B, V\].*got \(3, 3\)"), (HOLED, "Logits must be finite")],
+    [(LOGITS[0], r"Logits must be \[M, B, V\].*got \(3, 3\)"), (HOLED, "Logits hold 2 NaN")],
 )
 def test_bad_logits_are_refused(logits, message):
     for function in (uncertainty.members_nll, uncertainty.ensemble_nll):
@@ -374,8 +374,8 @@ def test_calibration_auc_without_both_kinds_of_answers_is_refused():
         ([0.1], [], r"scores_out must hold one score an example, at least one, got shape \(0,\)"),
         ([], [0.1], "scores_in must hold"),
         ([[0.1, 0.2]], [0.1], r"scores_in must hold .* got shape \(1, 2\)"),
-        ([0.1, np.nan], [0.2], "Scores must be finite, got 1 NaN or infinite values of 3"),
-        ([0.1], [np.inf], "Scores must be finite"),
+        ([0.1, np.nan], [0.2], "scores_in hold 1 NaN or infinite values of 2"),
+        ([0.1], [np.inf], "scores_out hold 1 NaN"),
     ],
 )
 def test_bad_scores_are_refused(inside, outside, message):
@@ -406,7 +406,7 @@ def test_bad_rates_are_refused(tpr):
     [
         (ERRORS[0], 0.1, BASELINE, r"errors must be float\[C, S\], got shape \(2,\)"),
         (ERRORS * 100, 0.1, BASELINE, r"errors must be shares in \[0, 1\], got 10 to 50"),
-        (np.full((2, 2), np.nan), 0.1, BASELINE, "errors must be shares"),
+        (np.full((2, 2), np.nan), 0.1, BASELINE, "errors hold 4 NaN"),
         (ERRORS[:, :0], 0.1, BASELINE, r"errors must be float\[C, S\], got shape \(2, 0\)"),
         (ERRORS, 10.0, BASELINE, "clean must be shares"),
         (ERRORS, [0.1, 0.2], BASELINE, r"clean must be one number, got shape \(2,\)"),

@@ -74,7 +74,7 @@ def test_temperature_is_recovered(temperature):
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (np.zeros((0, 3)), np.zeros(0, int), "above 0"),
+        (np.zeros((0, 3)), np.zeros(0, int), "two classes or more"),
         (np.full((4, 3), np.nan), np.zeros(4, int), "finite"),
         (np.array([[np.inf, 0.0]]), np.zeros(1, int), "finite"),
         (np.zeros((4, 3)), np.array([-1, 0, 1, 2]), "labels go from .* 0 to 2"),

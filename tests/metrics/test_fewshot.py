@@ -189,7 +189,7 @@ def test_shots_refuses(labels, n, error, message):
     [
         (FEATURES[0], LABELS, {}, r"Expected features \[N, D\].*got \(2,\)"),
         (FEATURES[None][:0], LABELS, {}, r"all above 0, got \(0, 6, 2\)"),
-        (np.append(FEATURES[:5], [[0, np.nan]], axis=0), LABELS, {}, "finite, got 1 NaN or infinite values"),
+        (np.append(FEATURES[:5], [[0, np.nan]], axis=0), LABELS, {}, "hold 1 NaN or infinite values"),
         (FEATURES, LABELS[:5], {}, r"shape \[5\]; expected \[6\]"),
         (np.zeros((6, 3, 2)), LABELS, {}, r"shape \[6\]; expected \[3\]"),  # examples before members
         (FEATURES, LABELS, {"classes": 2}, "go from 0 to 2"),

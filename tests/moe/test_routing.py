@@ -83,19 +83,9 @@ def test_capacity_never_exceeds_the_group():
     assert routing.capacity_of_tokens(10, 4, 100.0) == 10
 
 
-@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])
-def test_capacity_factor_must_be_positive(factor):
-    with pytest.raises(ValueError, match="must be positive"):
-        routing.capacity_of_choices(8, 2, 1, factor)
-    with pytest.raises(ValueError, match="must be positive"):
-        routing.capacity_of_tokens(8, 2, factor)
-
-
 def test_the_smallest_groups():
     # 8 / 32 and 3 * 2 / 32 slots round to zero, but every expert has at least one.
     assert routing.capacity_of_tokens(8, 32, 1.0) == routing.capacity_of_tokens(3, 32, 2.0) == 1
-    with pytest.raises(ValueError, match="at least one token"):
-        routing.capacity_of_choices(0, 4, 1, 1.0)
 
 
 # ---------------------------------------------------------------------------------------------- token choice
@@ -114,7 +104,7 @@ def test_ties_go_to_the_first_expert():
 
 @pytest.mark.parametrize("k", [0, 4])
 def test_top_k_needs_a_possible_k(k):
-    with pytest.raises(ValueError, match=f"1 to E=3 experts, got K={k}"):
+    with pytest.raises(ValueError, match=f"num_selected is {k}; .* 1 to 3"):
         top_k(jnp.ones((1, 2, 3)), k)
 
 

@@ -311,5 +311,5 @@ def test_numbers_and_bins_are_checked():
     with pytest.raises(TypeError, match="must be integers, got float64"):
         dequantize([[0.0, 0.0, 1.0, 1.0]])
     for function in (lambda: quantize([CAT], 1), lambda: dequantize([[0, 0, 0, 0]], 1), lambda: from_text("", 1)):
-        with pytest.raises(ValueError, match="bins is 1; expected at least 2"):
+        with pytest.raises(ValueError, match=r"bins is 1; .* 2 or more"):
             function()
