@@ -22,13 +22,7 @@ html_sourcelink_suffix = ""  # the download of a lesson is an .ipynb
 html_css_files, html_js_files = ["kit.css"], ["kit.js"]
 html_theme_options = {"show_navbar_depth": 1, "navbar_persistent": []}
 if address := notebook_files.repository(Path(__file__).parents[1]):  # what needs the public address
-    html_theme_options |= {
-        "repository_url": address,
-        "repository_branch": f"v{__version__}",
-        "path_to_docs": "notebooks",
-        "use_repository_button": True,
-        "launch_buttons": {"colab_url": "https://colab.research.google.com"},
-    }
+    html_theme_options |= {"repository_url": address, "use_repository_button": True}  # a lesson has its own Colab link
 suppress_warnings = ["mystnb.unknown_mime_type", "misc.highlighting_failure"]
 
 

@@ -212,10 +212,9 @@ def _run(name: str, recipe, options: Options) -> int:
     first, folder = jax.process_index() == 0, options.folder
     if first:
         print(f"{name} on {jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(run.mesh.shape)}")
-        print(
-            "".join(f"{row['but']}\n" for row in train.routing(recipe, mesh.parts_of(run.mesh.shape)) if row["but"]),
-            end="",
-        )
+        for row in train.routing(recipe, mesh.parts_of(run.mesh.shape)):
+            if row["but"]:
+                print(row["but"])
         if step := train.saved_step(folder):
             print(f"goes on from step {step} of {recipe.steps} in {folder}; a new run needs another --folder")
     _, history = run.fit(
@@ -268,6 +267,7 @@ def _describe(run) -> int:
     for label, value in train.sizes(run).items():
         print(f"{label}: {value:,.4g}")
     for row in train.routing(run.recipe, mesh.parts_of(run.mesh.shape)):
-        print(*(f"{label}: {x:.2%}" if isinstance(x, float) else f"{label}: {x}" for label, x in row.items()), sep="\n")
+        said = {label: f"{x:.2%}" if isinstance(x, float) else x for label, x in row.items() if x != ""}
+        print(*(f"{label}: {x}" for label, x in said.items()), sep="\n")
     print("Activations come on top; for some models on some slices of TPUs, kit pods counts them.")
     return 0

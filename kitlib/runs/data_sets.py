@@ -67,7 +67,8 @@ def check(recipe: Recipe) -> None:
     """Raises ValueError unless the name of the data goes with the model."""
     kind = type(recipe.model)
     if not is_own(recipe):
-        one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
+        name = "data set" if kind is PaLIXConfig else "data set or path"
+        one_of(f"{name} for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
     if kind is ViTConfig and recipe.data in FULL and recipe.data not in COMMITTED and not recipe.full:
         raise ValueError(f"{recipe.data} does not come with the kit: add --full (full=True), and it is fetched once.")
 

@@ -42,16 +42,13 @@ def environment(scale: str) -> Iterator[dict[str, str]]:
         env = {name: value for name, value in env.items() if not name.startswith(("JAX_", "XLA_"))}
         env["JAX_PLATFORMS"] = "cpu"
     with job_cache() as shared:
-        yield (
-            env
-            | shared
-            | {
-                "KIT_SCALE": scale,
-                "PYTHONNOUSERSITE": "1",
-                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # otherwise ipykernel's debugger warns about frozen modules
-                "IPYTHONDIR": str(Path(shared["JAX_COMPILATION_CACHE_DIR"]).with_name("ipython")),
-            }
-        )
+        env |= shared | {
+            "KIT_SCALE": scale,
+            "PYTHONNOUSERSITE": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # otherwise ipykernel's debugger warns about frozen modules
+            "IPYTHONDIR": str(Path(shared["JAX_COMPILATION_CACHE_DIR"]).with_name("ipython")),
+        }
+        yield env
 
 
 def execute(nb, path: Path, env: dict[str, str], timeout: int | None) -> str:

@@ -6,6 +6,7 @@ The pages are Markdown, put together here and in `site_pages`, and built by Sphi
 Book: side bar, search, previous and next. Its configuration and style are in docs/.
 """
 
+import html
 import re
 import shutil
 import subprocess
@@ -59,7 +60,11 @@ def lesson(path: Path, root: Path, source: Path) -> site_pages.Lesson | None:
             heading = [heading, *re.findall(r"^#+ *(.*)$", cell.source, re.MULTILINE)][-1]
         else:  # the alternative text of its figures: where they stand, and their titles, if these are not computed
             titles = re.findall(r'title[=(]+"([^"{\\]+)"', cell.source)
-            cell.metadata["mystnb"] = {"image": {"alt": "; ".join([f"Figure of {title}, {heading}", *titles])}}
+            alt = "; ".join([f"Figure of {title}, {heading}", *titles])
+            cell.metadata["mystnb"] = {"image": {"alt": alt}}
+            for shown in (output["data"] for output in cell.outputs if "text/html" in output.get("data", {})):
+                pieces = re.split("<img (?![^>]*alt=)", shown["text/html"])
+                shown["text/html"] = f'<img alt="{html.escape(alt)}" '.join(pieces)
     if checks:
         nb.cells.append(nbformat.v4.new_markdown_cell(site_pages.folded_checks(checks), id="all-checks"))
     (source / "lessons").mkdir(exist_ok=True)

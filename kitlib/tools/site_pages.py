@@ -109,6 +109,7 @@ def links_of_the_site(text: str) -> str:
     section of the API reference, ../docs/glossary.md to the glossary."""
     text = re.sub(r"\]\(\.\./kitlib/(\w+)/__init__\.py\)", r"](../api/\1.md)", text)
     text = re.sub(r"\]\(\.\./kitlib/(\w+)/(\w+)\.py\)", r"](../api/\1.md#kitlib.\1.\2)", text)
+    text = re.sub(r"\[!\[(Open in Colab)\]\(\S+?\)\]", r"[\1]", text)  # its picture would come from a network
     return text.replace("](../docs/", "](../")
 
 
@@ -199,9 +200,8 @@ def entries(lines: list[str]) -> str:
             found[-1] += f" {text}"
         else:
             name, colon, rest = text.partition(": ")
-            found.append(
-                f"- `{name.strip('`')}`: {rest}" if colon and re.fullmatch(r"[`\w, *.]+", name) else f"- {text}"
-            )
+            named = colon and re.fullmatch(r"[`\w, *.]+", name)
+            found.append(f"- `{name.strip('`')}`: {rest}" if named else f"- {text}")
     return "\n".join(found)
 
 

@@ -34,6 +34,8 @@ def test_links_to_files_lead_to_pages():
         "[`moe.routing`](../api/moe.md#kitlib.moe.routing), [`configs`](../api/configs.md), [g](../glossary.md)"
     )
     assert site_pages.links_of_the_site("[next](08_x.ipynb)") == "[next](08_x.ipynb)"
+    badge = "[![Open in Colab](https://a/b.svg)](https://a/x.ipynb)"  # no picture of a network
+    assert site_pages.links_of_the_site(badge) == "[Open in Colab](https://a/x.ipynb)"
 
 
 def test_pages_of_docs_are_filled_in_and_link_to_lessons(tmp_path):
