@@ -153,20 +153,15 @@ def run_arm(arm: RealArm, seed: int, folder: Path, *, split: str = "test") -> li
     arrays, cost = cached_features(folder), relative_cost(arm.config)
     steps = math.ceil(arm.cost * STEPS / cost)
     model = UpperViT(vit_parts.upper_config(arm.config, FIRST))
-    tx = optim.assemble(
-        optax.scale_by_adam(),
-        optim.cosine(arm.peak, steps, warmup=min(50, steps // 4)),
-        weight_decay=0.01,
-        clip_norm=1.0,
-    )
+    schedule = optim.cosine(arm.peak, steps, warmup=min(50, steps // 4))
+    tx = optim.assemble(optax.scale_by_adam(), schedule, weight_decay=0.01, clip_norm=1.0)
     step = loop.make_step(classification.classification_loss(model), tx)
     state, rows = loop.init_state(start(arm, seed), tx, seed), []
     rng, every = np.random.default_rng([seed, 2]), max(1, round(STEPS / EVALUATIONS / cost))
     for t in range(steps + 1):
         if t % every == 0 or t == steps:
-            rows.append(
-                {"extra_steps": t, "extra_cost": t * cost / STEPS} | _measured(model, state.params, arrays, split)
-            )
+            row = {"extra_steps": t, "extra_cost": t * cost / STEPS}
+            rows.append(row | _measured(model, state.params, arrays, split))
         if t < steps:
             chosen = rng.integers(len(arrays["train"]), size=BATCH)
             batch = {"image": arrays["train"][chosen].astype(np.float32), "label": arrays["train_labels"][chosen]}

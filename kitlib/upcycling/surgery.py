@@ -144,9 +144,7 @@ def plan(dense, config: ViTConfig | T5Config) -> Plan:
         raise ValueError("Surgery goes block by block: plan for scan=False, and stack the result (stacking.stack).")
     layers = moe_layers(config)
     if not layers:
-        raise ValueError(
-            "The configuration has no experts; give it some, for instance by surgery.vision_recipe(config)."
-        )
+        raise ValueError("The configuration has no experts; give it some, for instance by surgery.vision_recipe.")
     if any(moe.router == "soft" for moe in layers.values()):
         raise ValueError(
             "The slots of Soft MoE hold mixtures of tokens, on which an MLP was never trained; route tokens."

@@ -30,6 +30,11 @@ def test_source_records_slices_and_take():
     assert [record["label"] for record in source] == [0, 1, 2, 0, 1, 2]
 
 
+def test_a_printed_source_is_one_line_without_its_pictures():
+    shown = f"Source(small: 6 pictures {small()[1].image_shape}, 3 classes: "
+    assert str(small()[1]).startswith(shown) and str(small()[1]).count("\n") == 0 and len(str(small()[1])) < 100
+
+
 def test_source_returns_copies():
     images, source = small()
     source[0]["image"][:] = 255
