@@ -7,6 +7,7 @@ Built in notebooks/02_train_and_measure.ipynb.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -143,18 +144,21 @@ def predict(model, params, images, *, batch_size: int = 500) -> np.ndarray:
 
 
 def in_range(images) -> np.ndarray:
-    """Pictures float[n, ...] whose pixels lie around -1 to 1 (normalised ones up to 10); at least one.
-
-    Raises ValueError for others: a model takes bytes, or 0 to 255, without a word.
+    """Pictures float[n, H, W, C] whose pixels lie around -1 to 1 (normalised ones up to 10), or features float[n, ...]
+    of any size; at least one. Raises ValueError for others: a model takes bytes, or 0 to 255, without a word. Warns of
+    pictures that seem to be in [0, 1].
     """
     images = np.asarray(images)
     right = images.ndim > 1 and images.size and jnp.issubdtype(images.dtype, jnp.floating)
-    if not right or not (images.max() <= 10 and images.min() >= -10):  # written so that NaN fails
+    most = 10 if images.ndim == 4 else np.inf
+    if not right or not (images.max() <= most and images.min() >= -most):  # written so that NaN fails
         got = f" from {images.min()} to {images.max()}" if images.size and images.dtype.kind in "biuf" else ""
         raise ValueError(
             f"The images are {images.dtype}{list(images.shape)}{got}; expected float[n, ...] in [-1, 1], as "
             "image_batches.to_float makes them of bytes."
         )
+    if images.ndim == 4 and 0 <= images.min() < images.max() <= 1:
+        warnings.warn("No pixel is below 0: of pictures in [0, 1], make [-1, 1] by 2 * images - 1.", stacklevel=3)
     return images
 
 

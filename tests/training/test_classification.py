@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -204,6 +205,16 @@ def test_predict_pads_the_last_batch():
     whole = classification.predict(model, params, IMAGES)
     np.testing.assert_allclose(classification.predict(model, params, IMAGES, batch_size=4), whole, atol=1e-4)
     assert classification.predict(model, params, IMAGES[:1]).shape == (1, 3)
+
+
+def test_pictures_from_0_to_1_are_warned_of_and_features_have_no_range():
+    with pytest.warns(UserWarning, match=r"make \[-1, 1\] by 2 \* images - 1"):
+        classification.in_range(np.linspace(0, 1, 48).reshape(1, 4, 4, 3))
+    with warnings.catch_warnings(action="error"):
+        for images in (IMAGES, np.zeros((1, 4, 4, 3)), np.full((2, 5, 8), 50.0), np.linspace(0, 1, 8).reshape(1, 2, 4)):
+            np.testing.assert_array_equal(classification.in_range(images), images)
+    with pytest.raises(ValueError, match="from nan to nan"):
+        classification.in_range(np.full((2, 5, 8), np.nan))
 
 
 @pytest.mark.slow
