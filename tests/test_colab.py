@@ -90,7 +90,8 @@ def test_the_cell_installs_what_is_missing_and_touches_nothing_else(like_colab, 
     if not notebook_files.repository():  # with an address the cell installs from there
         unnamed = run(like_colab, "", tmp_path)
         assert unnamed.returncode == 1 and unnamed.stdout == ""
-        by_wheel, by_clone = unnamed.stderr.splitlines()
+        first, by_wheel, by_clone = unnamed.stderr.splitlines()
+        assert "kitlib is not here yet" in first and "`make lab`" in first
         assert "%env KITLIB=/content/kitlib-" in by_wheel and "!git clone --depth 1 ADDRESS /content/kit" in by_clone
     done = run(like_colab, str(wheel), tmp_path)
     assert done.returncode == 0, done.stderr

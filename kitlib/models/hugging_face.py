@@ -152,7 +152,10 @@ def check(config: ViTConfig) -> None:
     if not config.num_classes:
         wrong.append("num_classes is 0, a model without a head")
     if wrong:
-        raise ValueError(f"Hugging Face's ViT has no place for this model: {'; '.join(wrong)}.")
+        raise ValueError(
+            f"Hugging Face's ViT has no place for this model: {'; '.join(wrong)}. Train one with these values, as by "
+            "kit train: --model.pool tok."
+        )
 
 
 def _to_json(config: ViTConfig, labels: list[str]) -> dict:

@@ -204,7 +204,7 @@ def _run(name: str, recipe, options: Options) -> int:
         processes.start(options.address, count=options.processes, index=options.index)
     import jax
 
-    from kitlib.runs import train
+    from kitlib.runs import recipes, train
 
     run = train.make(recipe, mesh.parse(options.mesh))
     if options.dry_run:
@@ -212,10 +212,8 @@ def _run(name: str, recipe, options: Options) -> int:
     first, folder = jax.process_index() == 0, options.folder
     if first:
         print(f"{name} on {jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(run.mesh.shape)}")
-        for row in train.routing(recipe, mesh.parts_of(run.mesh.shape)):
-            if row["but"]:
-                print(row["but"])
-        if step := train.saved_step(folder):
+        _remark(run)
+        if (step := train.saved_step(folder)) and recipes.read(folder) in (None, recipe):
             print(f"goes on from step {step} of {recipe.steps} in {folder}; a new run needs another --folder")
     _, history = run.fit(
         folder, save_every=options.save_every, evaluate_every=options.evaluate_every, check_every=options.log_every,
@@ -228,8 +226,21 @@ def _run(name: str, recipe, options: Options) -> int:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
             print(f"on {examples:,.0f} test examples: {shown}")
         else:
-            print(f"not evaluated: there is no whole batch of {recipe.batch_size} test examples")
+            print("not evaluated: the test examples do not divide among the devices; add some, or use fewer devices")
     return 0
+
+
+def _remark(run) -> None:
+    """Prints what a user should know of a run before it begins, a line each."""
+    from kitlib.parallel import mesh
+    from kitlib.runs import data_sets, train
+
+    rows = train.routing(run.recipe, mesh.parts_of(run.mesh.shape))
+    remarks = [data_sets.described(run.recipe), *(row["but"] for row in rows)]
+    if run.mesh.shape["expert"] > 1 and not rows:
+        remarks.append("The model has no experts: the axis expert of the mesh divides the batch, as data does.")
+    for remark in filter(None, remarks):
+        print(remark)
 
 
 def _export(name: str, target: Path, recipe, options: Options) -> int:
@@ -240,12 +251,12 @@ def _export(name: str, target: Path, recipe, options: Options) -> int:
 
     if not isinstance(recipe.model, ViTConfig):
         raise ValueError(f"{name} is no ViT; only ViTs are exported.")
-    hugging_face.check(recipe.model)
     if (step := train.saved_step(options.folder)) != recipe.steps:
         raise ValueError(
             f"There is no finished run in {options.folder}: it is at step {step or 0} of {recipe.steps}. Train it "
             "first, with the same options: kit train."
         )
+    hugging_face.check(recipe.model)
     state, _ = train.make(recipe, mesh.parse(options.mesh)).fit(options.folder)
     classes = data_sets.pictures(recipe, "train").class_names
     hugging_face.save_vit(target, state.params, recipe.model, classes)
@@ -264,10 +275,11 @@ def _describe(run) -> int:
     table = pd.DataFrame(rules.describe(jax.eval_shape(run.make_params), run.mesh))
     print(table.to_string(index=False, formatters={"bytes per device": "{:,}".format}))
     print(f"\nmesh {dict(run.mesh.shape)}")
+    _remark(run)
     for label, value in train.sizes(run).items():
         print(f"{label}: {value:,.4g}")
     for row in train.routing(run.recipe, mesh.parts_of(run.mesh.shape)):
-        said = {label: f"{x:.2%}" if isinstance(x, float) else x for label, x in row.items() if x != ""}
+        said = {label: f"{x:.2%}" if isinstance(x, float) else x for label, x in row.items() if label != "but"}
         print(*(f"{label}: {x}" for label, x in said.items()), sep="\n")
     print("Activations come on top; for some models on some slices of TPUs, kit pods counts them.")
     return 0

@@ -67,8 +67,8 @@ def check(recipe: Recipe) -> None:
     """Raises ValueError unless the name of the data goes with the model."""
     kind = type(recipe.model)
     if not is_own(recipe):
-        name = "data set" if kind is PaLIXConfig else "data set or path"
-        one_of(f"{name} for a {kind.__name__.removesuffix('Config')}", recipe.data, NAMES[kind])
+        paths = [] if kind is PaLIXConfig else ["or the path of a folder or file that is there"]
+        one_of(f"data set for a {kind.__name__.removesuffix('Config')}", recipe.data, [*NAMES[kind], *paths])
     if kind is ViTConfig and recipe.data in FULL and recipe.data not in COMMITTED and not recipe.full:
         raise ValueError(f"{recipe.data} does not come with the kit: add --full (full=True), and it is fetched once.")
 
@@ -81,34 +81,72 @@ def is_own(recipe: Recipe) -> bool:
 
 def fitted(recipe: Recipe, path: str, patch_size: int | None = None) -> Recipe:
     """The recipe with these data. For pictures of one's own, its model has their channels, classes and size, in whole
-    patches; those of a folder have the model's size."""
+    patches; those of a folder have the model's size. A batch is at most half of them, as a power of two."""
     recipe = replace(recipe, data=path)
     if not isinstance(recipe.model, ViTConfig) or not is_own(recipe):
         return recipe
-    source, p = pictures(recipe, "test"), patch_size or recipe.model.patch_size
+    _own_pictures.cache_clear()  # they may be others than at the last time
+    source, p = pictures(recipe, "train"), patch_size or recipe.model.patch_size
     height, width, channels = source.image_shape
     if height % p or width % p:
         height = width = max(1, round(height / p)) * p
     fields = {"image_size": (height, width), "channels": channels, "num_classes": source.num_classes}
-    return replace(recipe, model=recipe.model.replace(patch_size=p, **fields))
+    most = 2 ** max(0, len(source).bit_length() - 2)
+    model = recipe.model.replace(patch_size=p, **fields)
+    return replace(recipe, model=model, batch_size=min(recipe.batch_size, most))
+
+
+def described(recipe: Recipe) -> str:
+    """What was read of one's own pictures or texts, in one line; "" for the data sets of the kit."""
+    if not is_own(recipe):
+        return ""
+    if isinstance(recipe.model, T5Config):
+        train, test = (len(data.texts_from_file(recipe.data, split)) for split in ("train", "test"))
+        return f"{recipe.data}: {train:,} texts to train, {test:,} to test"
+    train, test = pictures(recipe, "train"), pictures(recipe, "test")
+    _check_batch(recipe, train)
+    names, (height, width) = ", ".join(train.class_names[:5]), recipe.model.image_size
+    return (
+        f"{recipe.data}: {train.num_classes} classes ({names}{', ...' * (train.num_classes > 5)}), {len(train):,} "
+        f"pictures to train, {len(test):,} to test, read as {height} x {width} x {train.image_shape[-1]}"
+    )
 
 
 def pictures(recipe: Recipe, split: str) -> data.Source:
     """The pictures of a ViT's recipe, "train" or "test"."""
     if is_own(recipe):
-        return data.from_files(recipe.data, split, size=recipe.model.image_size[0])
+        return _own_pictures(recipe.data, split, recipe.model.image_size[0])
     held_out = "validation" if recipe.data == "imagenet2012" else "test"
     return data.load(recipe.data, "train" if split == "train" else held_out, full=recipe.full)
 
 
-def load(recipe: Recipe) -> Data:
-    """The data of a recipe. Raises as `check` does, ValueError for a batch that does not divide among the processes,
-    and the errors of the functions that read the data."""
+@functools.lru_cache(maxsize=2)  # the command line asks for their size, then the run for themselves
+def _own_pictures(path: str, split: str, size: int) -> data.Source:
+    return data.from_files(path, split, size=size)
+
+
+def load(recipe: Recipe, parts: int = 1) -> Data:
+    """The data of a recipe. parts: among which the mesh divides a batch. Raises as `check` does, ValueError for a batch
+    that does not divide among the processes, and the errors of the functions that read the data."""
     check(recipe)
-    return {ViTConfig: _images, T5Config: _texts, PaLIXConfig: _both}[type(recipe.model)](recipe)
+    return {ViTConfig: _images, T5Config: _texts, PaLIXConfig: _both}[type(recipe.model)](recipe, parts)
 
 
-def _images(recipe: Recipe) -> Data:
+def _check_batch(recipe: Recipe, source: data.Source) -> None:
+    if len(source) < recipe.batch_size:
+        raise ValueError(
+            f"batch_size is {recipe.batch_size}, but {recipe.data} has {len(source)} pictures to train: use at most as "
+            "many, --batch-size."
+        )
+
+
+def _evaluated(count: int, recipe: Recipe, parts: int) -> int:
+    """Examples per batch of an evaluation on `count` examples: as in training or, if there are fewer, all that divide
+    among the parts of the mesh."""
+    return min(recipe.batch_size, count // parts * parts)
+
+
+def _images(recipe: Recipe, parts: int) -> Data:
     c, count = recipe.model, jax.process_count()
     if recipe.batch_size % count:
         raise ValueError(f"A batch of {recipe.batch_size} does not divide among {count} processes.")
@@ -119,18 +157,20 @@ def _images(recipe: Recipe) -> Data:
             f"{recipe.data} has {channels} channels and {classes} classes, the model {c.channels} and {c.num_classes}: "
             f"add --model.channels {channels} --model.num-classes {classes}."
         )
+    _check_batch(recipe, source)
     size = None if source.image_shape[:2] == c.image_size else c.image_size[0]
     read = functools.partial(image_batches.batches, source, seed=recipe.seed, image_size=size, augment=recipe.augment)
     if source.store.in_memory:  # whole batches cost little, and are the same for any number of processes
         batches = Mapped(read(batch_size=recipe.batch_size))
     else:
         batches = read(batch_size=recipe.batch_size // count, shard_index=jax.process_index(), shard_count=count)
-    whole = image_batches.batches(held_out[:EVALUATED], recipe.batch_size, train=False, image_size=size)
-    evaluation = [processes.own_rows(batch) for batch in whole if len(batch["label"]) == recipe.batch_size]
-    return Data(batches, evaluation)
+    if not (n := _evaluated(len(held_out), recipe, parts)):
+        return Data(batches, [])
+    whole = image_batches.batches(held_out[:EVALUATED], n, train=False, image_size=size)
+    return Data(batches, [processes.own_rows(batch) for batch in whole if len(batch["label"]) == n])
 
 
-def _texts(recipe: Recipe) -> Data:
+def _texts(recipe: Recipe, parts: int) -> Data:
     words = tokenizer.Tokenizer.load()
     _check_vocabulary(recipe.model, words)
 
@@ -141,17 +181,15 @@ def _texts(recipe: Recipe) -> Data:
     batches = text_batches.batches(stream("train"), words, recipe.batch_size, inputs_length=INPUTS, seed=recipe.seed)
     test, evaluation = stream("test"), []
     chunks = len(test) // text_batches.Recipe(words, INPUTS, [denoise.SPAN_CORRUPTION]).chunk
-    if count := min(TEXTS_EVALUATED, chunks) // recipe.batch_size * recipe.batch_size:
+    n = _evaluated(chunks, recipe, parts)
+    if count := n and min(TEXTS_EVALUATED, chunks) // n * n:
         held_out = text_batches.evaluation_set(test, words, count, inputs_length=INPUTS)
         rows = {name: held_out[name] for name in ("inputs", "targets")}
-        evaluation = [
-            processes.own_rows({name: x[i : i + recipe.batch_size] for name, x in rows.items()})
-            for i in range(0, count, recipe.batch_size)
-        ]
+        evaluation = [processes.own_rows({name: x[i : i + n] for name, x in rows.items()}) for i in range(0, count, n)]
     return Data(Mapped(batches), evaluation)
 
 
-def _both(recipe: Recipe) -> Data:
+def _both(recipe: Recipe, parts: int) -> Data:
     words = tokenizer.multilingual()
     _check_vocabulary(recipe.model.text, words)
     pixels = recipe.model.tower.image_size[0]

@@ -48,7 +48,7 @@ class Run:
 
         Raises ValueError if the folder has another recipe.
         """
-        data = data_sets.load(self.recipe)
+        data = data_sets.load(self.recipe, mesh.parts_of(self.mesh.shape))
         services = options.pop("tensorboard", False), options.pop("wandb", None)
         saves = {"checkpoint_dir": Path(folder) / "checkpoints", "save_every": save_every} if folder else {}
         shardings = sharded.state_shardings(jax.eval_shape(self.make_params), self.tx, self.mesh)
@@ -100,6 +100,9 @@ def make(recipe: Recipe, axes: dict[str, int] | None = None) -> Run:
             f"A batch of {recipe.batch_size} does not divide among {parts} parts of the mesh and {recipe.accumulate} "
             f"parts of accumulation; use a multiple of {parts * recipe.accumulate}."
         )
+    if recipe.warmup >= recipe.steps:
+        fewer = f"expected fewer, such as --warmup {recipe.steps // 10}"
+        raise ValueError(f"warmup is {recipe.warmup}, of {recipe.steps} steps; {fewer}.")
     if isinstance(c, ViTConfig):
         model, make_loss, inputs = ViT(c), classification.classification_loss, [(1, *c.image_size, c.channels)]
     elif isinstance(c, T5Config):

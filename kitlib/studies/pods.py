@@ -178,7 +178,8 @@ def main(title: str = "", run_all: bool = False, topology: str = "", axes: str =
         return 0
     if not topology and title not in titles:
         near = [known for known in titles if title.lower() in known.lower()]
-        raise SystemExit("\n".join([f"There is no row {title!r}; known are:", *(near or titles)]))
+        said = f"There is no row {title!r} (with --slice, a model will do); known are:"
+        raise SystemExit("\n".join([said, *(near or titles)]))
     os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu compiles; it must not look for a TPU
     try:
         pod = named(title, topology, axes, batch) if topology else titles[title]

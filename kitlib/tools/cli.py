@@ -201,7 +201,8 @@ def show(files: Names, /, *, question: str = "", out: Path = Path("build/show.ht
 
     Args:
         files: pictures: PNG, JPEG, WebP and others.
-        question: asked of every picture, in English.
+        question: asked of every picture, in English, such as "what color is the shape?" or "is there a circle in the
+            image?".
         out: the page, an HTML file that needs no network.
     """
     from kitlib.tools import show
@@ -264,7 +265,9 @@ def docs() -> int:
     from kitlib.tools import site_pages
 
     page = files.ROOT / "docs" / "claims.md"
-    files.write_text(page, site_pages.with_claims(page.read_text(encoding="utf-8")))
+    old = page.read_text(encoding="utf-8")
+    files.write_text(page, new := site_pages.with_claims(old))
+    print(f"{page}: {'as it was' if new == old else 'written'}")
     return 0
 
 
@@ -290,6 +293,10 @@ def main() -> int:
         return list_studies(next(name for name in arguments[1:] if name not in ("-h", "--help")))
     found = (run, lab, copy, check, test, doctor, bench, claims, train, export, show, pods, weights, stamp, docs)
     commands = {command.__name__: command for command in found}
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        from kitlib.configs.nearest_name import one_of
+
+        one_of("command", arguments[0], commands, SystemExit)
     try:
         if arguments[:1] in (["train"], ["export"]):  # their options depend on the name that follows
             return commands[arguments[0]]()

@@ -15,27 +15,28 @@ from kitlib.data.files import ROOT, write_text
 
 SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
 
-# The cell that makes a notebook run on Colab, byte for byte the same in every notebook (`kit stamp` writes it). Colab's
-# own jax and numpy must not be replaced under a running kernel, so the kit is installed alone (--no-deps), and then
-# what is missing. {default} is the address of this version; without one nothing is fetched: the user names the kit.
+# The cell that makes a notebook run on Colab, or says how; the same in every notebook (`kit stamp` writes it). Colab's
+# own jax and numpy must not be replaced under a running kernel, so the kit is installed alone (--no-deps), and then what
+# is missing. {default} is the address of this version; without one nothing is fetched: the user names the kit.
 SETUP = """\
-# @title Colab only: installs the kit and what it lacks there; jax, numpy and the rest stay. Does nothing elsewhere.
+# @title If kitlib is not here: Colab gets it from KITLIB, and what it lacks; jax, numpy and the rest stay.
+import importlib.util
+import os
+import subprocess
 import sys
 
-if "google.colab" in sys.modules:
-    import os
-    import subprocess
-
-    kit = os.environ.get("KITLIB", "{default}")  # a wheel, a folder, or git+ and an address
-    if not kit:
-        raise SystemExit(
-            "kitlib is not here yet. Upload its wheel, and run: %env KITLIB=/content/{wheel}\\n"
-            "Or run: !git clone --depth 1 ADDRESS /content/kit, and: %env KITLIB=/content/kit. Then run this again."
-        )
+kit = os.environ.get("KITLIB", "{default}")  # a wheel, a folder, or git+ and an address
+if "google.colab" in sys.modules and kit:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", kit], check=True)
     from kitlib.tools.complete import complete
 
-    complete()"""
+    complete()
+elif not importlib.util.find_spec("kitlib"):
+    raise SystemExit(
+        "kitlib is not here yet. In its folder, `make lab` opens this lesson; on Colab, run a line, then this again:\\n"
+        "its wheel (pip wheel --no-deps -w dist .), uploaded: %env KITLIB=/content/{wheel}\\n"
+        "its copy, made by !git clone --depth 1 ADDRESS /content/kit: %env KITLIB=/content/kit"
+    )"""
 
 
 def find(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:

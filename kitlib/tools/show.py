@@ -19,6 +19,8 @@ def main(paths: tuple[str, ...], question: str = "", out: Path = Path("build/sho
     """Writes the page for these pictures, and prints a line each. A bad file or question ends it with a sentence."""
     if not paths:
         raise SystemExit("kit show: which pictures? Name one or more files.")
+    if out.suffix not in (".html", ".htm") or out.is_dir():
+        raise SystemExit(f"kit show: the page cannot be {out}; give --out a name that ends in .html.")
     try:
         model, params = stages.released()
         side = model.config.tower.image_size[0]

@@ -175,11 +175,12 @@ class Saver:
     def _check_recipe(self, recipe: str) -> None:
         """Before anything else is read: another model's shapes would fail with a less helpful message."""
         if recipe != self.recipe:
-            was, now = recipe.split(", "), self.recipe.split(", ")
+            was, now = ([part.strip("()") for part in text.split(", ")] for text in (recipe, self.recipe))
             differ = [", ".join(part for part in a if part not in b) for a, b in ((was, now), (now, was))]
             raise ValueError(
                 f"{self.directory} has checkpoints of another recipe: {differ[0] or recipe}, now "
-                f"{differ[1] or self.recipe}. Name another folder; or delete this one, to start again."
+                f"{differ[1] or self.recipe}. That is another run (of more steps, too: its learning rates are others): "
+                "name another folder; or delete this one, to start again."
             )
 
     def _check_data(self, stored: dict, batches) -> None:

@@ -108,8 +108,8 @@ def test_public_sets_say_which_files_they_need(name):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("vit", {"data": "glosses"}, "Unknown data set or path for a ViT 'glosses'. Known: fashion_mnist"),
-        ("t5", {"data": "c4"}, "Unknown data set or path for a T5 'c4'. Known: glosses"),
+        ("vit", {"data": "glosses"}, "Unknown data set for a ViT 'glosses'. Known: fashion_mnist"),
+        ("t5", {"data": "c4"}, "Unknown data set for a T5 'c4'. Known: glosses, or the path"),
         ("palix", {"data": "coco"}, "Unknown data set for a PaLIX 'coco'; did you mean 'coco_captions'"),
         ("vit", {"data": "cifar10"}, "cifar10 does not come with the kit: add --full"),
         ("vit", {"model": SEVEN}, "fashion_mnist has 1 channels and 10 .* add --model.channels 1 --model.num-classes"),

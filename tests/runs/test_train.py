@@ -58,7 +58,7 @@ def test_a_run_that_stops_goes_on_and_ends_the_same(tmp_path, monkeypatch):
 def test_another_recipe_does_not_go_on_in_the_same_folder(tmp_path):
     short = dataclasses.replace(TINY, steps=6)
     train.make(short).fit(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"another recipe: seed=0.*, now seed=1.* Name another folder"):
+    with pytest.raises(ValueError, match=r"another recipe: seed=0.*, now seed=1.* name another folder"):
         train.make(dataclasses.replace(short, seed=1)).fit(tmp_path / "run")
     wider = dataclasses.replace(short, model=short.model.replace(mlp_dim=300))
     with pytest.raises(ValueError, match=r"another recipe: .*, now .*mlp_dim=300"):  # not the shapes of its arrays

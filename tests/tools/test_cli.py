@@ -139,3 +139,9 @@ def test_stamp_writes_badge_and_setup_cell():
     assert nb.cells[0].source == "# 01 Title"  # no dead badge
     with pytest.raises(SystemExit, match="got 0 set-up cells"):
         notebook_files.stamp(new_notebook(cells=[new_markdown_cell("# 01 Title")]), "01_x.ipynb", "")
+
+
+def test_an_unknown_command_is_named_with_the_nearest(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kit", "shwo", "a.png"])
+    with pytest.raises(SystemExit, match=r"Unknown command 'shwo'; did you mean 'show'\?"):
+        cli.main()

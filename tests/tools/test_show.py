@@ -61,6 +61,14 @@ def test_damaged_weights_end_it_with_a_sentence(files, tmp_path, monkeypatch):
         show.main((files[0],), out=tmp_path / "page.html")
 
 
+@pytest.mark.parametrize("out", ["page.png", "folder.html"])
+def test_the_page_has_a_name_of_a_page(files, tmp_path, out, monkeypatch):
+    (tmp_path / "folder.html").mkdir()
+    monkeypatch.setattr(stages, "released", lambda: pytest.fail("nothing is computed before"))
+    with pytest.raises(SystemExit, match=r"kit show: the page cannot be .*ends in \.html"):
+        show.main(tuple(files), out=tmp_path / out)
+
+
 def test_bad_files_are_refused_before_anything_is_written(files, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"x")
     with pytest.raises(SystemExit, match=r"kit show: .*bad\.png is not a picture"):
