@@ -16,8 +16,8 @@ from kitlib.data.files import ROOT, write_text
 SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
 
 # The cell that makes a notebook run on Colab, or says how; the same in every notebook (`kit stamp` writes it). Colab's
-# own jax and numpy must not be replaced under a running kernel, so the kit is installed alone (--no-deps), and then what
-# is missing. {default} is the address of this version; without one nothing is fetched: the user names the kit.
+# own jax and numpy must not be replaced under a running kernel, so the kit is installed alone (--no-deps), then what is
+# missing. {default} is the address of this version; without one nothing is fetched: the user names the kit.
 SETUP = """\
 # @title If kitlib is not here: Colab gets it from KITLIB, and what it lacks; jax, numpy and the rest stay.
 import importlib.util
