@@ -14,7 +14,7 @@ import pandas as pd
 from nbformat import NotebookNode
 
 from kitlib.data import files
-from kitlib.studies import questions, registry
+from kitlib.studies import claims
 
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
 SKIPPED = (
@@ -109,8 +109,8 @@ def stored() -> dict[str, list[float]]:
 
 @functools.cache
 def published() -> list[float]:
-    """Numbers of the papers that the registry quotes."""
-    return [x for paper in questions.PAPERS for claim in registry.claims_of(paper) for x in numbers_of(claim.published)]
+    """Numbers of the papers that the claims quote."""
+    return [x for paper in claims.PAPERS for claim in claims.claims_of(paper) for x in numbers_of(claim.published)]
 
 
 def unfounded(nb) -> Iterator[tuple[str, str]]:

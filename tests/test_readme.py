@@ -17,7 +17,7 @@ from kitlib.bench import runner
 from kitlib.configs.multimodal import PALIX_LADDER
 from kitlib.data.files import ROOT
 from kitlib.multimodal import stages
-from kitlib.studies import questions, tables
+from kitlib.studies import claims, tables
 from kitlib.tools import cli, executed, notebook_files, notebooks
 from kitlib.training import process
 
@@ -428,14 +428,14 @@ def test_the_results_are_those_of_the_stored_tables():
         at = tables.values_at(table, "loss", "extra_cost", 0.5).mean()
         reached = tables.values_at(table[table["arm"] == "dense"], "loss", "extra_cost", 1.0)["dense"]
         cost = tables.reached(table[table["arm"] == "upcycled"], "loss", "extra_cost", reached)["upcycled"].mean()
-        claims = questions.answers("upcycling", f"{task}_curves").set_index("claim")
-        gain = claims.loc["upcycled beats dense, extra cost 0.5"]
+        rows = claims.answers("upcycling", f"{task}_curves").set_index("claim")
+        gain = rows.loc["upcycled beats dense, extra cost 0.5"]
         gain = f"{gain['gain']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}]"
         row = f"{at['dense']:.2f} | {at['upcycled']:.2f} | {gain} | {at['scratch']:.2f} | +{100 * cost:.0f} %"
         assert f"| {words} | {row} |" in README
-        assert claims.loc["scratch beats upcycled, total cost 2.0", "verdict"] == "seen"
+        assert rows.loc["scratch beats upcycled, total cost 2.0", "verdict"] == "seen"
     never = "names never taught: upcycled has a lower loss than dense, extra cost 0.5"
-    assert claims.loc[never, "verdict"] == "reversed"  # of the last, pictures
+    assert rows.loc[never, "verdict"] == "reversed"  # of the last, pictures
     means = tables.read_table("ensembles", "naming").groupby("arm").mean(numeric_only=True)
     for words, arm in FINE_TUNED.items():
         measures = ("loss", "held_out_loss", "shift_loss", "shift_accuracy", "shots_10")

@@ -6,8 +6,6 @@ Read `study` and `runner`, then one per paper: `upcycling` (with `upcycling_setu
 `ensemble_measures`; `naming`, `naming_sizes` and `naming_pictures` for a pre-trained V-MoE), `palix` (with
 `palix_runs`, `palix_tasks`; `palix_sizes` for tower and text model at equal compute, `palix_rare` for rare kinds).
 `gates` says on which tasks upcycling can be judged. `tables` reads the stored results, `statistics` says how two arms
-are compared, `questions` what is asked (`questions_upcycling`, `questions_ensembles`, `questions_palix`) and what the
-answers are; `registry` has every claim of the papers (`registry_upcycling` with `registry_gated`, `registry_ensembles`,
-`registry_palix`). `pods` compiles the published sizes for TPU slices (`pod_rows` lists them, `pod_formulas` says what
-to expect).
+are compared, `claims` what the papers claim, what is asked of it (data/claims) and what became of it. `pods` compiles
+the published sizes for TPU slices (`pod_rows` lists them, `pod_formulas` says what to expect).
 """

@@ -4,7 +4,7 @@
     final(table, "loss")                                   # a row per seed, a column per arm
     reached(table, "loss", "extra_cost", 1.2)              # the same: where each curve gets there
 
-`studies.questions` compares arms.
+`studies.claims` compares arms.
 """
 
 import csv

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib.metrics import t_interval
-from kitlib.studies import gates, questions, statistics, tables
+from kitlib.studies import claims, gates, statistics, tables
 from kitlib.studies.statistics import Verdict
 from kitlib.tools.closeness import assert_close
 from kitlib.tools.rich import display_row
@@ -142,12 +142,12 @@ def family(pairs: Mapping[str, tuple], *, over: str = "seeds", **options) -> lis
 
 
 def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFrame:
-    """Shows the verdicts on all questions that are asked of a stored table (`studies.questions.answers`).
+    """Shows the verdicts on all questions that are asked of a stored table (`studies.claims.answers`).
 
     where: only those shown in this section ("09.7"); all questions of the table are one family in any case. Returns the
     rows, for `plots.verdicts`. The numbers are those of the stored table, the same on every machine, and compared.
     """
-    rows = questions.answers(paper, table)
+    rows = claims.answers(paper, table)
     if where is not None:
         rows = rows[rows["where"] == where]
     shown = rows.assign(

@@ -139,9 +139,9 @@ def claims(
         jobs: how many training runs at a time; 0 means one per core.
     """
     if list:
-        from kitlib.studies import registry
+        from kitlib.studies import claims
 
-        return registry.main(paper or None, studies)
+        return claims.main(paper or None, studies)
     if not paper:
         raise SystemExit("kit claims: which paper? upcycling, ensembles or palix; or --list, to see what is known.")
     from kitlib.studies import runner

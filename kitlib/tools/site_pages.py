@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from kitlib.data.files import ROOT
-from kitlib.studies import registry
+from kitlib.studies import claims
 from kitlib.tools import notebook_files
 from kitlib.tools.executed import Check
 
@@ -70,19 +70,19 @@ def folded_checks(checks: list[Check]) -> str:
 
 
 def with_claims(page: str, root: Path = ROOT) -> str:
-    """docs/claims.md with the registry as it is now between its marks: `kit docs` writes it."""
+    """docs/claims.md with all claims as they are now between its marks: `kit docs` writes it."""
     notebooks = {path.name[:2]: path.name for path in notebook_files.find((), root)}
-    tables = f"\n{claims_table(registry.table(), notebooks)}\n\n"
+    tables = f"\n{claims_table(claims.table(), notebooks)}\n\n"
     return re.sub("(?<=<!-- claims -->\n).*(?=<!-- end of claims -->)", lambda _: tables, page, flags=re.DOTALL)
 
 
-def claims_table(claims: pd.DataFrame, notebooks: dict[str, str]) -> str:
-    """The rows of the registry (`studies.registry.table`): how many of each kind, what the words mean, and a table per
+def claims_table(found: pd.DataFrame, notebooks: dict[str, str]) -> str:
+    """All claims (`studies.claims.table`): how many of each kind, what the words mean, and a table per
     paper with each claim, what became of it, and where. notebooks: their files, by number."""
-    counts = registry.summary(claims)
-    rows = [(word, *map(str, counts.loc[word]), meaning) for word, meaning in registry.WORDS.items()]
+    counts = claims.summary(found)
+    rows = [(word, *map(str, counts.loc[word]), meaning) for word, meaning in claims.WORDS.items()]
     parts = [table(("", *(TITLES.get(paper, paper) for paper in counts), "meaning"), rows)]
-    for paper, part in claims.map(escaped).replace("\n", "<br>", regex=True).groupby("paper", sort=False):
+    for paper, part in found.map(escaped).replace("\n", "<br>", regex=True).groupby("paper", sort=False):
         rows = []
         for claim in part.itertuples():
             published = f"<br>*published: {claim.published}*" if claim.published else ""

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from kitlib.studies import gates, questions
-from kitlib.studies.questions import Question
+from kitlib.studies import claims, gates
+from kitlib.studies.claims import Question
 
 # Losses of the parent at 0, 20, 80 and 100 % of 100 steps. The first fifth buys 4, the last 0.2: a share of 0.05. The
 # whole training buys 5; as much dense training again 0.25 more: a share of 0.05.
@@ -92,5 +92,5 @@ def test_a_closed_gate_closes_the_questions_of_its_task(monkeypatch):
         (gates.judge(curves(), ("dense",)), gates.NOT_MET),
     ):
         monkeypatch.setattr(gates, "read", lambda task, found=found: found)
-        rows = questions.judge(asked, curves())
+        rows = claims.judged(asked, curves())
         assert rows["verdict"].str.fullmatch(word).all() and rows["gain"].notna().all()

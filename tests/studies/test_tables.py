@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from kitlib.data import files
-from kitlib.studies import questions, runner, tables
+from kitlib.studies import claims, runner, tables
 
 
 def line_table() -> pd.DataFrame:
@@ -108,7 +108,7 @@ def test_stored_tables_are_whole():
     stored = sorted(path for path in runner.RESULTS.glob("*.csv") if path.stem.startswith(runner.PAPERS))
     tuned = ("recall", "text", "pictures")
     expected = {f"upcycling_{task}_{name}" for task in tuned for name in ("parents", "tuning", "curves")}
-    expected |= {f"{paper}_{q.table}" for paper in runner.PAPERS for q in questions.questions_of(paper)}
+    expected |= {f"{paper}_{q.table}" for paper in runner.PAPERS for q in claims.questions_of(paper)}
     expected |= {"ensembles_naming_tuning", "palix_sizes_tuning", "palix_sizes_towers_tuning"}
     expected |= {f"upcycling_real_{name}" for name in ("probes", "tuning")}
     assert expected <= {path.stem for path in stored}

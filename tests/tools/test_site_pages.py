@@ -6,7 +6,7 @@ import re
 import pandas as pd
 
 from kitlib.data import files
-from kitlib.studies import registry
+from kitlib.studies import claims
 from kitlib.tools import site_pages
 from kitlib.tools.executed import Check
 from kitlib.tools.site_pages import Lesson
@@ -58,7 +58,7 @@ def test_the_tables_of_claims_are_as_kit_docs_writes_them():
     page = (files.ROOT / "docs" / "claims.md").read_text()
     assert page == site_pages.with_claims(page), "docs/claims.md is behind: kit docs"
     emptied = re.sub("(?<=<!-- claims -->\n).*(?=<!-- end)", "", page, flags=re.DOTALL)
-    assert site_pages.with_claims(emptied) == page and page.count("\n| **") == len(registry.table()) > 100
+    assert site_pages.with_claims(emptied) == page and page.count("\n| **") == len(claims.table()) > 100
 
 
 def test_checks_are_folded_away_and_escaped():
@@ -67,14 +67,14 @@ def test_checks_are_folded_away_and_escaped():
 
 
 def test_claims_are_linked_by_paper():
-    claims = pd.DataFrame(
+    rows = pd.DataFrame(
         [("palix", "abstract", "a < b", "55B", "01.3", "kit run 01", "-", "checked: a\nand b"),
          ("upcycling", "figure 9", "c", "", "", "-", "-", "no counterpart: d"),
          ("palix", "page 3", "g", "", "01.3", "kit claims palix frames", "3", "h: +1.0000 [+0.5000, +1.5000], seen"),
          ("upcycling", "table 1", "e", "", "moe/test_e3.py", "kit test moe/test_e3.py", "-", "checked: f")],
-        columns=registry.COLUMNS,
+        columns=claims.COLUMNS,
     )  # fmt: skip
-    text = site_pages.claims_table(claims, {"01": "01_a.ipynb"})
+    text = site_pages.claims_table(rows, {"01": "01_a.ipynb"})
     assert text.index("## PaLI-X") < text.index("## Sparse Upcycling")
     first = "| **abstract**: a \\< b<br>*published: 55B* | checked: a<br>and b | [01.3](../notebooks/01_a.ipynb) |"
     assert first in text and "| **figure 9**: c | no counterpart: d |  |" in text
