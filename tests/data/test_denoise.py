@@ -323,9 +323,7 @@ def test_too_short_a_sequence_is_named(length):
         lambda: corrupted_lengths(length, 0.15, 3),
         lambda: prefix_lm(np.arange(length), 0.25, EOS),
     ):
-        with pytest.raises(
-            ValueError, match=f"{length}(;.* 2 or more| tokens is too short)"
-        ):
+        with pytest.raises(ValueError, match=f"{length}(;.* 2 or more| tokens is too short)"):
             call()
 
 
