@@ -103,9 +103,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial{path.suffix}")
     try:
-        partial.touch(
-            exist_ok=False
-        )  # with the mode that the umask allows; os.umask cannot be read without changing it
+        # With the mode that the umask allows; os.umask cannot be read without changing it.
+        partial.touch(exist_ok=False)
         yield partial
         _to_disk(partial)  # first its content, then its name: a power cut could leave the name alone
         os.replace(partial, path)
@@ -144,12 +143,8 @@ def disk_error(error: Exception) -> int | None:
 
 def cannot_write(path: str | Path, error: OSError) -> OSError:
     """The error for a file or folder that a disk does not take, as one sentence; what was there before is intact."""
-    reason = os.strerror(error.errno)
-    return OSError(
-        error.errno,
-        f"{path} cannot be written ({reason}); what was there before is as it was. Free some "
-        "space, or choose another folder",
-    )
+    reason = f"{path} cannot be written ({os.strerror(error.errno)}); what was there before is as it was. Free some "
+    return OSError(error.errno, f"{reason}space, or choose another folder")
 
 
 def sentence(error: OSError) -> str:

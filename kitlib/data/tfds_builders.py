@@ -181,10 +181,10 @@ def _train_members(path: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _validation_members(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(file, class id, JPEG) of the validation archive; TFDS lists the class ids by sorted file name."""
-    ids = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
+    """(file, class id, JPEG) of the validation archive; TFDS lists the class ids by the number in the file's name."""
+    lines = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
+    label = {f"ILSVRC2012_val_{i:08}.JPEG": line for i, line in enumerate(lines, start=1)}
     with _reading(path), tarfile.open(path, "r:") as archive:
-        label = dict(zip(sorted(archive.getnames()), ids, strict=False))
         for picture in archive:
             yield picture.name, label[picture.name], archive.extractfile(picture).read()
 

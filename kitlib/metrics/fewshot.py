@@ -34,7 +34,7 @@ def shots(labels, n: int, seed: int) -> np.ndarray:
 
     Raises ValueError if a class from 0 to the largest label has fewer than n examples.
     """
-    labels = _labels(labels)
+    labels = indices("labels", labels, None, (None,))
     whole("n", n, 1)
     count = np.bincount(labels)
     if count.min() < n:
@@ -56,7 +56,7 @@ def fit_probe(features, labels, *, l2: float, classes: int | None = None, bias: 
       classes: V, if it is more than the largest label + 1.
       bias: the constant feature, whose weights are the bias; large, so that l2 hardly shrinks it (V-MoE's probe: 100).
     """
-    features, labels = _features(features), _labels(labels)
+    features, labels = _features(features), indices("labels", labels, None, (None,))
     classes = labels.max() + 1 if classes is None else whole("classes", classes, 1)
     labels = indices("labels", labels, classes, features.shape[1:2])
     number("l2", l2, above=0.0), number("bias", bias, above=0.0)  # without l2, few examples leave the weights open
@@ -99,7 +99,3 @@ def _features(features) -> np.ndarray:
     if features.ndim not in (2, 3) or not features.size:
         raise ValueError(f"Expected features [N, D], or [M, N, D] for an ensemble, all above 0, got {features.shape}.")
     return features if features.ndim == 3 else features[None]
-
-
-def _labels(labels) -> np.ndarray:
-    return indices("labels", labels, None, (None,))

@@ -194,7 +194,7 @@ def token_loss(logits, targets, weights, *, z_loss: float = 0.0) -> tuple[jax.Ar
     # only one number per token is added up between devices.
     is_target = jnp.arange(logits.shape[-1])[None, None] == targets[..., None]
     target = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)  # the logits of the targets, [B, M]
-    losses = log_z - target
+    losses = jnp.where((targets >= 0) & (targets < logits.shape[-1]), log_z - target, jnp.nan)
     if z_loss:
         losses += z_loss * jnp.square(log_z)
     return jnp.sum(weights * losses), {"accuracy": jnp.sum(weights * (target >= logits.max(axis=-1)))}

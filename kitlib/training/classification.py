@@ -68,11 +68,12 @@ def classification_loss(
             losses = -(targets[0] * mean).sum(axis=-1)
         else:
             losses = optax.softmax_cross_entropy(logits, targets)
+        known = (labels >= 0) & (labels < logits.shape[-1])
+        losses = jnp.where(known[0] if of_mean else known, losses, jnp.nan)
         metrics = {"accuracy": jnp.mean(logits.argmax(axis=-1) == labels)}
-        loss = jnp.where(((labels >= 0) & (labels < logits.shape[-1])).all(), losses.mean(), jnp.nan)
         if not out or "auxiliary_loss" not in out:
-            return loss, metrics
-        return loss + out["auxiliary_loss"], metrics | router_metrics(out)
+            return losses.mean(), metrics
+        return losses.mean() + out["auxiliary_loss"], metrics | router_metrics(out)
 
     return loss_fn
 

@@ -227,6 +227,6 @@ def _extend(history: dict, pending: list[dict], saver) -> dict:
             kept = f"the last good checkpoint is step {saver.latest}" if saved else "none saved"
             raise NonFiniteLoss(
                 f"The {what} is {values[bad[0]]} at step {first + bad[0]} ({kept}); lower the learning rate, warm up "
-                "longer or clip the gradients."
+                "longer or clip the gradients; labels of classes that there are not give NaN, too."
             )
     return {name: np.concatenate([history[name], values]) if history else values for name, values in new.items()}

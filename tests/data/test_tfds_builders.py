@@ -177,7 +177,7 @@ def write_imagenet(folder, train=True):
     if train:
         tar(folder / "ILSVRC2012_img_train.tar", classes)
     pictures = {}
-    for i, shape in ((3, (9, 12)), (1, (8, 6, 3)), (2, (10, 10, 3))):  # not in the order of their names
+    for i, shape in ((9, (9, 12)), (1, (8, 6, 3)), (3, (10, 10, 3))):  # not in the order of their names, some missing
         pictures[f"ILSVRC2012_val_{i:08d}.JPEG"] = jpeg(rng.integers(0, 256, shape, np.uint8))
     tar(folder / "ILSVRC2012_img_val.tar", pictures)
     return pictures
@@ -194,7 +194,7 @@ def test_imagenet_is_read_by_tfds_and_by_load(tmp_path):
     with pytest.raises(ValueError, match=r"differ in size.*image_batches\.batches"):
         train.arrays()
 
-    # TFDS lists the validation labels in the order of the file names: 490, 361 and 171 are the first three.
+    # TFDS lists the validation labels by the numbers of the files; where one is missing, the others keep theirs.
     ids = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
     records = tfds.data_source("imagenet2012", split="validation", data_dir=tmp_path / "tfds", download=False)
     for record in records:
@@ -215,6 +215,10 @@ def test_imagenets_error_names_the_files_and_their_folder(tmp_path):
     write_imagenet(tmp_path / "downloads" / "manual", train=False)
     with pytest.raises(ValueError, match="was prepared with validation only"):
         data.load("imagenet2012", "train", full=True, data_dir=tmp_path)
+    (tmp_path / "other").mkdir()
+    tar(tmp_path / "other" / "ILSVRC2012_img_val.tar", {"cat.JPEG": jpeg(np.zeros((4, 4, 3), np.uint8))})
+    with pytest.raises(ValueError, match=r"img_val\.tar is not the whole original archive \('cat\.JPEG'\)"):
+        tfds_builders.prepare("imagenet2012", tmp_path / "new", files=tmp_path / "other")
 
 
 def test_names_and_info_are_tfdss_own(tmp_path):

@@ -405,6 +405,13 @@ def test_the_loss_of_a_packed_batch_is_the_loss_of_its_examples():
     assert float(one_metrics["accuracy"]) == pytest.approx(float(other_metrics["accuracy"]))
 
 
+@pytest.mark.parametrize("target", [-1, -100, 3, 99])
+def test_the_loss_of_a_token_that_there_is_not_is_nan(target):
+    """V = 3. Left to itself, it would be that of a token with a logit of 0."""
+    loss = jax.jit(t5.token_loss)(jnp.zeros((1, 2, 3)), jnp.array([[2, target]]), jnp.ones((1, 2)))[0]
+    assert np.isnan(loss)
+
+
 @pytest.mark.parametrize("side", ["inputs", "targets"])
 def test_a_batch_that_is_packed_on_one_side_is_refused(side):
     batch = {"inputs": jnp.asarray(INPUTS), "targets": jnp.asarray(TARGETS)}

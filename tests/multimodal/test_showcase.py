@@ -77,6 +77,12 @@ def model():
     return palix.PaLIX(configs.palix("XS", tower={"image_size": (64, 64)}))
 
 
+@pytest.mark.parametrize("image", [RED[:32], RED[..., 0], RED / 255.0, RED[None], "dog.png", None])
+def test_pictures_of_another_size_or_type_are_refused(model, image):
+    with pytest.raises(ValueError, match=r"expected uint8\[64, 64, 3\].*read_picture\(path, 64\)"):
+        showcase.ask_about(model, {}, image)
+
+
 def test_the_name_it_gives_is_what_it_is_asked_to_find_and_to_count(monkeypatch, model):
     asked = []
 

@@ -121,6 +121,28 @@ def test_the_loss_of_the_mean_is_for_members_with_the_same_labels_and_the_softma
         loss_of(logits, labels, of_mean=True, **fields)
 
 
+@pytest.mark.parametrize("labels", [[0, 2], [-1, 0], [[0, 1], [1, 2]]])
+def test_labels_of_classes_that_there_are_not(labels):
+    """Their loss would be that of no class, 0. In a compiled program nothing can be refused: it is NaN there."""
+    with pytest.raises(ValueError, match=r"labels go from .*; expected whole numbers from 0 to 1"):
+        loss_of(LOG_P, labels)
+    for fields in ({}, {"of_mean": True}, {"sigmoid": True}):
+        if np.ndim(labels) == 1 or not fields:
+            batch = {"image": jnp.asarray(LOG_P), "label": jnp.asarray(labels)}
+            loss = jax.jit(classification.classification_loss(Echo(), **fields))({}, batch, jax.random.key(0))[0]
+            assert np.isnan(loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("mixup", (-0.1, np.nan, True, None)), *((name, ("no", 1)) for name in ("sigmoid", "of_mean", "train"))],
+)
+def test_losses_that_there_are_not(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} is .*; expected"):
+            classification.classification_loss(Echo(), **{name: value})
+
+
 def test_mixup_of_members_with_different_labels_is_refused():
     with pytest.raises(ValueError, match=r"mixup is for one label per image, labels \[B\]; got \(2, 2\)"):
         loss_of(LOG_P, [[0, 0], [1, 0]], mixup=0.2)
@@ -174,10 +196,14 @@ def test_training_starts_from_parameters_that_it_leaves_as_they_are():
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(end), jax.tree.leaves(before), strict=True))
 
 
-def test_a_model_with_too_few_outputs_is_refused():
+def test_a_model_with_too_few_outputs_or_without_parameters_is_refused():
     model = ViT(configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=3))
     with pytest.raises(ValueError, match="has 3 outputs, but fashion_mnist has 10 classes; use num_classes=10"):
         classification.train_classifier(model, data.load("fashion_mnist"))
+    with pytest.raises(ValueError, match=r"params is \{\}; expected the parameters of the model, or None"):
+        classification.train_classifier(
+            ViT(model.config.replace(num_classes=10)), data.load("fashion_mnist"), params={}
+        )
 
 
 # ---------------------------------------------------------------------------------------------- predictions
@@ -205,6 +231,9 @@ def test_predict_pads_the_last_batch():
     whole = classification.predict(model, params, IMAGES)
     np.testing.assert_allclose(classification.predict(model, params, IMAGES, batch_size=4), whole, atol=1e-4)
     assert classification.predict(model, params, IMAGES[:1]).shape == (1, 3)
+    np.testing.assert_array_equal(classification.predict(model, params, IMAGES, batch_size=10**9), whole)
+    with pytest.raises(ValueError, match=r"from 0.* to 255.*expected float"):
+        classification.predict(model, params, np.linspace(0, 255, IMAGES.size).reshape(IMAGES.shape))
 
 
 def test_pictures_from_0_to_1_are_warned_of_and_features_have_no_range():
