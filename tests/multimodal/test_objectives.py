@@ -430,7 +430,7 @@ RNG = keyed_rng(0)
         ),
         (lambda: split_captioning(IMAGE, "a cat", "en", -1), "-1 are given"),
         (lambda: split_ocr(IMAGE, [], "en", 0), "The text has 0 parts"),
-        (lambda: span_corruption("word", RNG), "A sequence of 1 tokens is too short"),
+        (lambda: span_corruption("word", RNG), "length is 1; expected a whole number, 2 or more"),
         (
             lambda: episodic_captioning(FOUR[:1], ["a"], "en"),
             "Expected at least 2 images and as many texts, got 1 images",
