@@ -418,7 +418,7 @@ BAD = [
     (small, output("plt.show()", new_output("display_data", data={"image/png": "A" * MAX_BYTES}))),
     (cells_are_short, replace("plt.show()", "x = 1\n" * 26)),
     (cells_are_short, replace("summary()", "")),
-    (setup_cell_first, replace("Colab only", "colab only")),
+    (setup_cell_first, replace("If kitlib is not here", "if kitlib is not here")),
     (setup_cell_first, lambda nb: find(nb, "google.colab").metadata.update(tags=[])),
     (setup_cell_first, drop("google.colab")),
     (no_network, replace("plt.show()", "%pip install x")),
