@@ -186,3 +186,13 @@ def test_a_circle_is_found():
         ["kitlib.moe.dispatch", "kitlib.moe.routing", "kitlib.moe.dispatch"],
         ["kitlib.moe.routing", "kitlib.moe.dispatch", "kitlib.moe.routing"],
     )
+
+
+def test_a_clone_is_light():
+    """Nothing half-finished and no large file is tracked: what has once been committed stays in every clone."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    tracked = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert not [path for path in tracked if path.is_relative_to(ROOT / "wip")]
+    assert not [path for path in tracked if path.is_file() and path.stat().st_size > 15 * 2**20]

@@ -1,4 +1,4 @@
-"""The things that captions name, as other designers draw them: the same emoji in four more styles.
+"""The emoji of `captioned` in four more drawing styles, of other designers.
 
     drawings("flat")                      # 409 of the training emoji, in one of the styles to train on
     drawings("twemoji")                   # all 417, in the style that is held out: for tests only

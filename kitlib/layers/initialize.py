@@ -1,5 +1,4 @@
-"""Initial parameters of any model of the kit, drawn in one compiled call: uncompiled, it takes ten times as long.
-And parameters that are initial in another sense: trained ones, shuffled.
+"""Initial parameters, drawn in one compiled call; trained ones, shuffled, as a control.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Where a visual token comes from: learned vectors per row, per column and per image, added after the projection.
+"""Learned positions of visual tokens: vectors per row, per column and per image, added after the projection.
 
     tokens = VisualPositions(grid=(8, 8), max_images=16, width=64)(tokens)      # float[B, n, k, D], k = 64, D = 64
 

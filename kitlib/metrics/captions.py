@@ -1,4 +1,4 @@
-"""How close captions come to those that people wrote: CIDEr-D (1411.5726).
+"""CIDEr-D (1411.5726): how close captions come to those that people wrote.
 
     scores = cider_d(predictions, references)     # float64[B], 0 to 10; papers print 100 * scores.mean()
 

@@ -1,4 +1,4 @@
-"""How useful a frozen model's features are for a new task: a linear probe, fitted in closed form to a few examples.
+"""Few-shot linear probes: ridge regression in closed form on the features of a frozen model.
 
     at = shots(labels, 5, seed=0)                                  # 5 examples per class
     probe = fit_probe(features[at], labels[at], l2=1.0)            # features[:, at] for an ensemble

@@ -1,4 +1,4 @@
-"""Examples become arrays: every example is tokenised once, then laid out in rows of fixed lengths.
+"""Collating examples: every example is tokenised once, then padded to rows of fixed lengths.
 
     words = tokenizer.multilingual()
     batch = to_arrays(examples, words, num_images=1, prompt_length=40, target_length=32)

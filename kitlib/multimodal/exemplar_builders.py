@@ -1,4 +1,4 @@
-"""Examples whose answer stands in the prompt: exemplars with pictures, and names with a word each to look up.
+"""Few-shot examples: exemplars with pictures in the prompt, and names with a word each to look up.
 
     made_up_words(data, rng)             # "what is this? dax ; what is this? zug ; what is this?" with three images
     recall(data, rng)                    # "what is Hund? vuck ; what is Apfel? gub ; what is Hund?", a text

@@ -1,4 +1,4 @@
-"""What a frozen tower says of images, computed once and used for many prompts: training batches from shards on disk.
+"""Cached features of a frozen tower: training batches from shards on disk, computed once for many prompts.
 
     tower = Tower(config.tower, params["tower"])
     for batch in batches(groups, tokenizer, tower, folder): ...  # as `mixture_batches.batches`: "features", no "images"

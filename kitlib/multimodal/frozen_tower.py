@@ -1,4 +1,4 @@
-"""What a tower says of images: every different image goes through it once, in chunks of one shape.
+"""Features of a frozen tower: every different image goes through it once, in chunks of one shape.
 
     arrays = seen_arrays(examples, tokenizer, config.tower, params["tower"], **lengths)   # "features", no "images"
     features, numbers = features_of(rows, config.tower, params["tower"], num_images)

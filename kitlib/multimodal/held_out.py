@@ -1,4 +1,4 @@
-"""Which names a model is taught with pictures, and which by text alone: does a language reach what it never saw named?
+"""Held-out names for transfer between languages: which are taught with pictures, and which by text alone.
 
     languages_with_pictures("1F415")     # a dog: all languages whose name for it is shown with pictures of dogs
     by_text_alone("1F415", "fr")         # whether the French name is only ever taught by translation

@@ -1,4 +1,4 @@
-"""Parameters between those of an earlier and a later stage: the skill of the later one, and less of its forgetting.
+"""Weight interpolation between two stages: the skill of the later one, and less of its forgetting.
 
     table = scores_between(model, before, after, tasks)  # what the later stage taught, and what it cost
     params = interpolate(before, after, share_chosen(table))

@@ -1,4 +1,4 @@
-"""Linear probes: what can one linear map read from what a model says of a patch?
+"""Linear probes on patch features.
 
     tower = Tower(model.config.tower, params["tower"])
     named_by_style(tower)          # things that were trained, also in the held-out style

@@ -1,4 +1,4 @@
-"""What official files of public sets hold, read distrustfully: every problem is one sentence with the file's name.
+"""Validation of the official files of public sets: every problem is one sentence with the file's name.
 
     rows = read_json("captions_val2017.json", decode)            # decode: content -> rows, by the functions below
     picture = square_picture(picture_path("val2017", name), 224)   # uint8[224, 224, 3]

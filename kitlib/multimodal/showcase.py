@@ -1,4 +1,4 @@
-"""What a PaLI-X says about any picture: its name in sixteen languages, where it is, how many there are, and an answer.
+"""Inference on any picture: its name in sixteen languages, boxes, a count, and an answer.
 
     seen = ask_about(*stages.released(), read_picture("dog.png"), question="what color is it?")
     seen.captions["de"], seen.boxes, seen.count, seen.answer

@@ -1,4 +1,4 @@
-"""Images as whole numbers: every patch becomes the index of its nearest entry in a learned codebook.
+"""Discrete visual tokens: every patch becomes the index of its nearest entry in a learned codebook.
 
     patches = cut(images, 8).reshape(-1, 8, 8, 3)          # of uint8[n, 64, 64, 3]
     codebook = learn(patches, 128, data.keyed_rng(0))      # uint8[128, 8, 8, 3]

@@ -1,4 +1,4 @@
-"""The gate of a task: on what kind of task upcycling can be judged at all, and whether this one is of the kind.
+"""Gates: the conditions under which upcycling can be judged on a task at all.
 
     gate = read("recall")          # from data/results/upcycling_recall_curves.csv and the tables of the tuning
     gate.open, gate.reasons

@@ -1,5 +1,6 @@
-"""Ensembles as the paper makes them (2110.03360, section 4): a V-MoE is pre-trained, then fine-tuned as itself, as an
-E3, and as every other kind of ensemble, and each of them is measured in every way.
+"""Fine-tuned ensembles of a pre-trained V-MoE, measured in every way (2110.03360, section 4).
+
+A V-MoE is pre-trained, then fine-tuned as itself, as an E3, and as every other kind of ensemble.
 
     kit claims upcycling pictures_curves     # pre-training; its gate is that of notebook 07
     kit claims ensembles naming_tuning       # six learning rates for every kind

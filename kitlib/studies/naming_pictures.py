@@ -1,5 +1,4 @@
-"""The pictures on which fine-tuned models are measured (`studies.naming`): what was taught, in new pictures; corrupted
-versions of them; what was not taught; things that no model has seen; and clothes for the few-shot task.
+"""The test images of `naming`: in-distribution, corrupted, never taught, out-of-distribution, and few-shot.
 """
 
 import functools

@@ -1,6 +1,7 @@
-"""Does an E3 gain more in a larger model (2110.03360, abstract)? The V-MoE of `naming` in three widths, with the same
-blocks below the first experts. (What an E3 computes twice adds 20, 26 and 32 % to the FLOPs: the narrower the model,
-the larger the embedding's share.)
+"""E3's gain against the size of the model (2110.03360, abstract).
+
+The V-MoE of `naming` in three widths, with the same blocks below the first experts. (What an E3 computes twice adds 20,
+26 and 32 % to the FLOPs: the narrower the model, the larger the embedding's share.)
 
     kit claims upcycling pictures8_parents pictures32_parents      # a recipe for each width, then pre-training
     kit claims upcycling pictures8_tuning pictures32_tuning

@@ -1,4 +1,4 @@
-"""Are rare kinds found as well as frequent ones? Detection in the form of LVIS (1908.03195; PaLI-X's table of LVIS).
+"""Long-tail detection in the form of LVIS (1908.03195): are rare kinds found as well as frequent ones?
 
     kit claims palix rare
 

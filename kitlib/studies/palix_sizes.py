@@ -1,4 +1,4 @@
-"""A larger tower or a larger text model? The thesis of PaLI (2209.06794, figure 2) and PaLI-X, here at equal compute.
+"""Size of the tower against size of the text model, at equal compute (after PaLI, 2209.06794, figure 2).
 
     kit claims palix sizes_towers_tuning       # a learning rate for each of the three towers
     kit claims palix sizes_tuning       # and for each of the nine models

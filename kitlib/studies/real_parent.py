@@ -1,4 +1,4 @@
-"""A parent that cost a fortune: a real DINOv2 ViT-S/14 is fine-tuned on CIFAR-10, dense, upcycled, and as an E3.
+"""Upcycling a real pretrained parent: DINOv2 ViT-S/14 on CIFAR-10, dense, upcycled, and as an E3.
 
     kit weights fetch dinov2-s14
     kit claims upcycling real_tuning real_curves

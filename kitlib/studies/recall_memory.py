@@ -1,4 +1,4 @@
-"""What a mixture remembers: recall against parameters, at equal FLOPs per token (after 2410.19034).
+"""Memory of mixtures: recall against parameters, at equal FLOPs per token (after 2410.19034).
 
     kit claims upcycling recall_memory_tuning     # six trials of a mixture, six of a wider model
     kit claims upcycling recall_memory

@@ -1,5 +1,4 @@
-"""Fine-tuning of dense and upcycled language models: does a gain carry over to tasks with few examples (2212.05055,
-figure 3)?
+"""Downstream fine-tuning of dense and upcycled language models (2212.05055, figure 3).
 
     kit claims upcycling text_downstream_tuning     # seven learning rates for every start and task
     kit claims upcycling text_downstream

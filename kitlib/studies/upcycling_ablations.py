@@ -1,4 +1,4 @@
-"""What of upcycling matters: one choice at a time is changed, the rest is as tuned (2212.05055, 4.2 and appendix B).
+"""Ablations of upcycling: one choice at a time is changed, the rest is as tuned (2212.05055, 4.2 and appendix B).
 
 Every arm costs a quarter of its parent, so arms with more experts per token take fewer steps. (Arms that cost the same
 per step take the same number of them.) The recipe, the learning rate first of all, is that of the tuned default: a

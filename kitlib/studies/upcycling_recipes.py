@@ -1,4 +1,4 @@
-"""How an arm of the upcycling studies is trained: the learning rate, the optimiser's moments, the choice of weights.
+"""Training recipes of the upcycling studies: learning rate, the optimiser's moments, combine weights.
 
 A reciprocal square root schedule has no end, so any run can be continued from any step. At a parent's end the rate is
 at about 30 % of its peak, as in the paper. Every kind of arm has a recipe of its own, chosen by the same number of

@@ -1,4 +1,4 @@
-"""How the recipes of the upcycling studies are chosen: six trials or more for every kind of arm; the best is frozen.
+"""Hyperparameter search of the upcycling studies: six trials or more per kind of arm; the best is frozen.
 
     kit claims upcycling recall_parents                # six learning rates of the dense parent
     kit claims upcycling recall_tuning                 # as many trials each of all that comes after it

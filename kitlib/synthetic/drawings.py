@@ -1,4 +1,4 @@
-"""One thing as several designers draw it, and small changes of a drawing, so that a model learns things, not drawings.
+"""Augmented drawings: an object as several designers draw it, with small changes.
 
     drawn = cutouts([3, 7])                        # of two emoji: their cut-outs, one per style that has them
     varied(drawn[0][0], keyed_rng(seed, i))        # mirrored, turned, in slightly other colours

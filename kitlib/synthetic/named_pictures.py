@@ -1,4 +1,4 @@
-"""A question in a picture: what letter does the name of this thing begin with, in the language that is written below?
+"""Naming pictured objects: which letter does the name begin with, in the language that is written below?
 
     taught = questions("taught")                      # 17,000 pairs of a thing and a language
     for batch in batches(taught, 256, seed=0): ...    # {"image": float32[B, 36, 24, 3], "label": int32[B]}

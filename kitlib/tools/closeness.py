@@ -1,4 +1,4 @@
-"""Are two trees of arrays equal up to a tolerance? For the checks of notebooks: the messages say where they differ.
+"""Approximate equality of two trees of arrays, for the checks of notebooks: messages say where they differ.
 
 `numpy.testing` and `chex` compare leaf by leaf as well; this one says how far apart the trees are when they are close
 enough, and gives the worst entry with both of its values when they are not.

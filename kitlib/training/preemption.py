@@ -1,4 +1,4 @@
-"""Ending a run when the machine is taken away: clusters send SIGTERM, and some seconds later SIGKILL.
+"""Preemption: clusters that take a machine away send SIGTERM, and some seconds later SIGKILL.
 
     with Watch(every=50) as watch:
         ...

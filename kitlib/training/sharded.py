@@ -1,4 +1,4 @@
-"""The state of a run on a mesh: born divided, so that no device ever holds a whole large model.
+"""The sharded state of a run on a mesh: born divided, so that no device ever holds a whole large model.
 
     shardings = state_shardings(shapes, tx, devices)                  # of TrainState, by `parallel.rules`
     state = init_state(make_params, tx, devices, seed=0)              # every device draws its own part
