@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
         labels = np.arange(size, dtype=np.int32) % 10
         arrays |= {f"{split}_labels": labels, f"{split}_block01": np.eye(10, dtype=np.float16)[labels]}
         arrays |= {f"{split}_pixels": rng.normal(size=(size, 10)).astype(np.float16)}
-    files.write_npz(real_probes._features_file(tmp_path), arrays)
+    files.write_npz(real_probes.features_file(tmp_path), arrays)
     return tmp_path
 
 
@@ -40,8 +40,9 @@ def test_seeds_draw_other_pictures(folder):
 def test_the_decay_is_chosen_on_the_validation_split_alone(folder, monkeypatch):
     """Whatever the test labels are, the same decay is chosen."""
     before = real_probes.run_arm(ProbeArm("pixels"), 0, folder)[0]["l2"]
-    arrays = files.read_arrays(real_probes._features_file(folder))
-    monkeypatch.setattr(real_probes, "_cached", lambda path: arrays | {"test_labels": arrays["test_labels"][::-1]})
+    arrays = files.read_arrays(real_probes.features_file(folder))
+    turned = arrays | {"test_labels": arrays["test_labels"][::-1]}
+    monkeypatch.setattr(real_probes, "cached_features", lambda folder: turned)
     assert real_probes.run_arm(ProbeArm("pixels"), 0, folder)[0]["l2"] == before
 
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from kitlib.studies import runner
-from kitlib.studies.study import SEEDS, Study
+from kitlib.studies.study import SEEDS, Study, kept
 
 
 @pytest.mark.parametrize("paper", runner.PAPERS)
@@ -26,3 +27,15 @@ def test_every_study_asks_one_question_of_at_least_two_arms(paper):
 def test_a_study_has_five_seeds_unless_it_says_otherwise():
     study = Study("Is it so?", "nothing", {}, lambda seed, folder: None, lambda arm, seed, folder: [])
     assert study.seeds == SEEDS == 5
+
+
+def test_what_is_kept_is_made_once(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"x": np.arange(3)}
+
+    for _ in range(2):
+        np.testing.assert_array_equal(kept(tmp_path / "new" / "a.npz", make)["x"], [0, 1, 2])
+    assert made == [1]
