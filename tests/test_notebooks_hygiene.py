@@ -275,28 +275,12 @@ def ways_on(nb, path: Path) -> Iterator[str]:
 
 
 RULES: tuple[Callable, ...] = (
-    kernel_is_python3,
-    no_widgets,
-    executed_top_to_bottom,
-    printing_cells_have_outputs,
-    no_bare_results,
-    no_errors_or_warnings,
-    small,
-    cells_are_short,
-    setup_cell_first,
-    no_network,
-    checks_and_exercises,
-    placeholders_are_not_solutions,
-    order_of_the_story,
-    ends_with_summary,
-    no_copies_of_the_library,
-    versions_are_not_compared,
-    only_known_tags,
-    numbers_come_from_runs,
-    papers_and_lessons_are_links,
-    links_lead_somewhere,
-    ways_on,
-)
+    kernel_is_python3, no_widgets, executed_top_to_bottom, printing_cells_have_outputs, no_bare_results,
+    no_errors_or_warnings, small, cells_are_short, setup_cell_first, no_network, checks_and_exercises,
+    placeholders_are_not_solutions, order_of_the_story, ends_with_summary, no_copies_of_the_library,
+    versions_are_not_compared, only_known_tags, numbers_come_from_runs, papers_and_lessons_are_links,
+    links_lead_somewhere, ways_on,
+)  # fmt: skip
 
 
 def defined_twice(notebooks: dict[str, nbformat.NotebookNode]) -> list[str]:
@@ -416,12 +400,10 @@ BAD = [
     (no_errors_or_warnings, output("plt.show()", new_output("stream", name="stderr", text="a warning"))),
     (no_errors_or_warnings, output("plt.show()", new_output("display_data", data={"image/svg+xml": "<svg/>"}))),
     (small, output("plt.show()", new_output("display_data", data={"image/png": "A" * MAX_BYTES}))),
-    (cells_are_short, replace("plt.show()", "x = 1\n" * 26)),
-    (cells_are_short, replace("summary()", "")),
+    (cells_are_short, replace("plt.show()", "x = 1\n" * 26)), (cells_are_short, replace("summary()", "")),
     (setup_cell_first, replace("Colab only", "colab only")),
     (setup_cell_first, lambda nb: find(nb, "google.colab").metadata.update(tags=[])),
-    (setup_cell_first, drop("google.colab")),
-    (no_network, replace("plt.show()", "%pip install x")),
+    (setup_cell_first, drop("google.colab")), (no_network, replace("plt.show()", "%pip install x")),
     (no_network, replace("plt.show()", "open('https:')")),
     (checks_and_exercises, replace("same(jnp.sin, jnp.sin, 1.0)", "")),
     (checks_and_exercises, replace("exercise('2', my_answer, jnp.sin, 1.0)", "")),
@@ -432,23 +414,17 @@ BAD = [
     (papers_and_lessons_are_links, replace("## Takeaways", "## Takeaways\n\nBy 2212.05055.")),
     (links_lead_somewhere, replace("## Takeaways", "## Takeaways\n\nSee [06](06_nothing.ipynb).")),
     (links_lead_somewhere, replace("## Takeaways", "## Takeaways\n\nSee [it](https://example.org).")),
-    (ways_on, replace("Previous: [06 ", "Previous: [05 ")),
-    (ways_on, replace("Next: [08 ", "[08 ")),
-    (ways_on, replace("](../docs/glossary.md)", "](../README.md)")),
-    (order_of_the_story, replace("# 07", "# 08")),
-    (order_of_the_story, replace("Prerequisites", "Before")),
-    (order_of_the_story, replace("minutes", "hours")),
-    (order_of_the_story, output("plt.show()")),
-    (order_of_the_story, drop("## Takeaways")),
-    (order_of_the_story, drop("## References")),
-    (order_of_the_story, swap("## Takeaways", "plt.show()")),
-    (order_of_the_story, swap("## Takeaways", "## Exercises")),
-    (ends_with_summary, replace("summary()", "1")),
+    (ways_on, replace("Previous: [06 ", "Previous: [05 ")), (ways_on, replace("Next: [08 ", "[08 ")),
+    (ways_on, replace("](../docs/glossary.md)", "](../README.md)")), (order_of_the_story, replace("# 07", "# 08")),
+    (order_of_the_story, replace("Prerequisites", "Before")), (order_of_the_story, replace("minutes", "hours")),
+    (order_of_the_story, output("plt.show()")), (order_of_the_story, drop("## Takeaways")),
+    (order_of_the_story, drop("## References")), (order_of_the_story, swap("## Takeaways", "plt.show()")),
+    (order_of_the_story, swap("## Takeaways", "## Exercises")), (ends_with_summary, replace("summary()", "1")),
     (ends_with_summary, swap("summary()", "plt.show()")),
     (no_copies_of_the_library, replace("def my_answer(x)", "def accuracy(x)")),
     (versions_are_not_compared, output("summary()", new_output("stream", name="stdout", text="jax 0.10"))),
     (only_known_tags, lambda nb: nb.cells[0].metadata.update(tags=["solution"])),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

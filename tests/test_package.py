@@ -13,16 +13,9 @@ from kitlib.data.files import ROOT
 LIBRARY = ROOT / "kitlib"
 # From the ground up. A package imports from packages on lower floors and from itself, never from its own floor.
 FLOORS = (
-    ("configs",),
-    ("metrics", "parallel"),
-    ("data",),
-    ("layers",),
-    ("moe", "synthetic"),
-    ("models", "training"),
-    ("upcycling", "ensembles", "multimodal"),
-    ("studies", "bench", "runs"),
-    ("tools",),
-)
+    ("configs",), ("metrics", "parallel"), ("data",), ("layers",), ("moe", "synthetic"), ("models", "training"),
+    ("upcycling", "ensembles", "multimodal"), ("studies", "bench", "runs"), ("tools",),
+)  # fmt: skip
 MAX_LINES = 500
 
 
@@ -145,16 +138,11 @@ def test_import_loads_nothing_but_itself():
 
 
 SMALL = {
-    "kitlib": "",
-    "kitlib.configs": "",
-    "kitlib.configs.parts": "import dataclasses",
-    "kitlib.moe": "from kitlib.moe.routing import top_k",
-    "kitlib.moe.routing": "from kitlib.configs import parts",
-    "kitlib.models": "",
-    "kitlib.models.vit": "from kitlib.moe import routing, top_k",
-    "kitlib.training": "",
+    "kitlib": "", "kitlib.configs": "", "kitlib.configs.parts": "import dataclasses",
+    "kitlib.moe": "from kitlib.moe.routing import top_k", "kitlib.moe.routing": "from kitlib.configs import parts",
+    "kitlib.models": "", "kitlib.models.vit": "from kitlib.moe import routing, top_k", "kitlib.training": "",
     "kitlib.training.loop": "import kitlib.moe.routing",
-}
+}  # fmt: skip
 
 
 def test_a_small_library_keeps_the_rules():

@@ -368,13 +368,8 @@ def test_links_and_files_exist():
     assert "http" not in README
     bare = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert bare - {name.rstrip("/") for name in named} <= {
-        "README.md",
-        "LICENSE",
-        "conftest.py",
-        "build",
-        "dist",
-        "__pycache__",
-    }
+        "README.md", "LICENSE", "conftest.py", "build", "dist", "__pycache__",
+    }  # fmt: skip
 
 
 def test_links_of_the_pages_of_docs_exist():
@@ -449,13 +444,9 @@ UPCYCLED = {
     "a ViT learns what things in pictures are called": "pictures",
 }
 FINE_TUNED = {
-    "ViT": "ViT",
-    "V-MoE of 16 experts": "V-MoE",
-    "the same with dropout": "dropout",
-    "E3 of two members": "E3 M=2",
-    "E3, pre-trained as one": "E3 pre-trained M=2",
-    "two V-MoEs": "2 x V-MoE",
-}
+    "ViT": "ViT", "V-MoE of 16 experts": "V-MoE", "the same with dropout": "dropout", "E3 of two members": "E3 M=2",
+    "E3, pre-trained as one": "E3 pre-trained M=2", "two V-MoEs": "2 x V-MoE",
+}  # fmt: skip
 
 
 def test_what_the_page_says_of_commands_and_sources():

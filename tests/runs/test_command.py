@@ -23,22 +23,9 @@ from kitlib.training import checkpoints
 
 KIT = [sys.executable, "-c", "import sys; from kitlib.runs import command; sys.exit(command.main(sys.argv[1:]))"]
 RUN = [
-    "vit",
-    "--steps",
-    "24",
-    "--warmup",
-    "4",
-    "--batch-size",
-    "32",
-    "--model.depth",
-    "1",
-    "--log-every",
-    "4",
-    "--save-every",
-    "8",
-    "--evaluate-every",
-    "12",
-]
+    "vit", "--steps", "24", "--warmup", "4", "--batch-size", "32", "--model.depth", "1", "--log-every", "4",
+    "--save-every", "8", "--evaluate-every", "12",
+]  # fmt: skip
 
 
 def start(folder, *more, devices=1):

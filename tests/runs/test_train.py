@@ -98,11 +98,7 @@ def test_the_newest_evaluation(tmp_path):
     ("changes", "axes", "message"),
     [
         ({}, {"data": 2}, "mesh data=2 has 2 devices, here is 1"),
-        (
-            {"batch_size": 30, "accumulate": 4},
-            None,
-            "A batch of 30 does not divide .* 4 parts of acc",
-        ),
+        ({"batch_size": 30, "accumulate": 4}, None, "A batch of 30 does not divide .* 4 parts of acc"),
     ],
 )
 def test_meshes_and_batches_that_do_not_fit(changes, axes, message):

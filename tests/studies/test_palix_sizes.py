@@ -8,17 +8,7 @@ import pytest
 
 from kitlib.models import flops
 from kitlib.studies import palix_runs, palix_sizes, tables
-from kitlib.studies.palix_sizes import (
-    CHOSEN,
-    CHOSEN_TOWERS,
-    PEAKS,
-    STEPS,
-    TASKS,
-    TOWER_PEAKS,
-    TOWER_STEPS,
-    WIDTHS,
-    arm,
-)
+from kitlib.studies.palix_sizes import CHOSEN, CHOSEN_TOWERS, PEAKS, STEPS, TASKS, TOWER_PEAKS, TOWER_STEPS, WIDTHS, arm
 
 STUDIES = palix_sizes.studies()
 

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kitlib.studies.statistics import (
-    LEVEL,
-    compare,
-    detectable_effect,
-    holm,
-    judge,
-    seeds_needed,
-)
+from kitlib.studies.statistics import LEVEL, compare, detectable_effect, holm, judge, seeds_needed
 
 rng = np.random.default_rng(0)
 

@@ -53,11 +53,7 @@ def test_the_last_figure_before_the_exercises():
         )
 
     cells = [
-        figure(b"first"),
-        figure(b"last"),
-        printed("no figure"),
-        new_markdown_cell("## Exercises"),
-        figure(b"a task"),
-    ]
+        figure(b"first"), figure(b"last"), printed("no figure"), new_markdown_cell("## Exercises"), figure(b"a task"),
+    ]  # fmt: skip
     assert executed.last_figure(new_notebook(cells=cells)) == b"last"
     assert executed.last_figure(new_notebook(cells=cells[2:])) is None
