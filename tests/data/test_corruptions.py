@@ -1,6 +1,7 @@
 """kitlib.data.corruptions: each corruption against a value computed another way, its severities and draws."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,33 +19,17 @@ def clean():
     return data.load("fashion_mnist", "test")[:150].arrays()[0]
 
 
-class Fixed:
+def fixed(value):
     """A generator that always draws this value."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def uniform(self, low, high):
-        return self.value
-
-    def choice(self, options):
-        return self.value
-
-    def random(self, shape=None):
-        return self.value if shape is None else np.full(shape, self.value)
+    return SimpleNamespace(
+        uniform=lambda low, high: value,
+        choice=lambda options: value,
+        random=lambda shape=None: value if shape is None else np.full(shape, value),
+    )
 
 
 def photo(height=28, width=28, channels=1, seed=0):
     return np.random.default_rng(seed).random((height, width, channels))
-
-
-# --- all corruptions ---
-
-
-def test_there_are_fifteen_with_five_strengths_and_a_docstring_each():
-    assert len(CORRUPTIONS) == 15
-    for name, (function, strengths) in CORRUPTIONS.items():
-        assert function.__name__ == name and function.__doc__ and len(strengths) == 5
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -77,9 +62,7 @@ def test_chance_comes_from_the_seed_and_the_index(name, clean):
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-@pytest.mark.parametrize(
-    "shape", [(2, 28, 28, 1), (2, 32, 40, 3), (1, 64, 48, 1), (1, 5, 3, 2), (1, 1, 1, 1), (0, 28, 28, 1)]
-)
+@pytest.mark.parametrize("shape", [(2, 32, 40, 3), (1, 64, 48, 1), (1, 5, 3, 2), (1, 1, 1, 1), (0, 28, 28, 1)])
 def test_any_size_keeps_type_and_shape(name, shape):
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     for severity in (1, 5):
@@ -117,9 +100,6 @@ def test_names_have_keys_of_their_own_which_do_not_depend_on_other_names():
     assert keys == [corruptions.name_key("", name, [name], 0) for name in CORRUPTIONS]
 
 
-# --- single corruptions against another computation ---
-
-
 def test_gaussian_noise_has_its_deviation_and_no_bias():
     image = np.full((100, 100, 1), 0.5)
     noise = corruptions.gaussian_noise(image, 0.1, np.random.default_rng(0)) - image
@@ -153,14 +133,14 @@ def test_gaussian_blur_spreads_a_point_as_the_bell_curve():
 @pytest.mark.parametrize(("angle", "axis"), [(0.0, 1), (np.pi / 2, 0)])
 def test_motion_blur_along_an_axis_is_a_moving_average(angle, axis):
     image = photo(channels=2)
-    out = corruptions.motion_blur(image, 4, Fixed(angle))
+    out = corruptions.motion_blur(image, 4, fixed(angle))
     np.testing.assert_allclose(out, ndimage.uniform_filter1d(image, 5, axis=axis, mode="nearest"), atol=1e-12)
 
 
 def test_motion_blur_at_an_angle_has_the_spread_of_a_straight_path():
     image = np.zeros((41, 41, 1))
     image[20, 20] = 1
-    weights = corruptions.motion_blur(image, 10 * 28 / 41, Fixed(np.pi / 5))[..., 0]
+    weights = corruptions.motion_blur(image, 10 * 28 / 41, fixed(np.pi / 5))[..., 0]
     y, x = np.mgrid[-20:21, -20:21]
     along, across = x * np.cos(np.pi / 5) + y * np.sin(np.pi / 5), y * np.cos(np.pi / 5) - x * np.sin(np.pi / 5)
     assert abs(weights.sum() - 1) < 1e-12 and abs((weights * along).sum()) < 1e-12
@@ -180,23 +160,18 @@ def test_pixelate_by_hand():
 def test_translate_moves_by_whole_pixels_and_fills_with_black():
     image = photo(channels=3)
     angle = np.arctan2(-2, 3)  # 3 to the right, 2 up
-    out = corruptions.translate(image, np.hypot(2, 3), Fixed(angle))
+    out = corruptions.translate(image, np.hypot(2, 3), fixed(angle))
     expected = np.zeros_like(image)
     expected[:-2, 3:] = image[2:, :-3]
     np.testing.assert_array_equal(out, expected)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_rotate_is_scipys_rotate(sign):
+def test_rotate_is_scipys_rotate_and_at_a_right_angle_a_quarter_turn():
     image = photo(28, 28, 3)
-    out = corruptions.rotate(image, 26, Fixed(sign))
-    expected = ndimage.rotate(image, sign * 26, reshape=False, order=1, mode="grid-constant")
-    np.testing.assert_allclose(out, expected, atol=1e-9)
-
-
-def test_rotate_by_a_right_angle_is_a_quarter_turn():
-    image = photo(28, 28, 1)
-    np.testing.assert_allclose(corruptions.rotate(image, 90, Fixed(1)), np.rot90(image), atol=1e-9)
+    for sign in (1, -1):
+        expected = ndimage.rotate(image, sign * 26, reshape=False, order=1, mode="grid-constant")
+        np.testing.assert_allclose(corruptions.rotate(image, 26, fixed(sign)), expected, atol=1e-9)
+    np.testing.assert_allclose(corruptions.rotate(image, 90, fixed(1)), np.rot90(image), atol=1e-9)
 
 
 def test_scale_by_half_takes_the_mean_of_four():
@@ -209,7 +184,7 @@ def test_scale_by_half_takes_the_mean_of_four():
 
 def test_shear_by_hand():
     image = np.arange(1.0, 10.0).reshape(3, 3, 1)
-    right, left = (corruptions.shear(image, 1, Fixed(sign))[..., 0] for sign in (-1, 1))
+    right, left = (corruptions.shear(image, 1, fixed(sign))[..., 0] for sign in (-1, 1))
     np.testing.assert_allclose(right, [[2, 3, 0], [4, 5, 6], [0, 7, 8]], atol=1e-12)
     np.testing.assert_allclose(left, [[0, 1, 2], [4, 5, 6], [8, 9, 0]], atol=1e-12)
 
@@ -238,50 +213,12 @@ def test_occlusion_covers_a_square_also_over_the_edge(draw, rows):
     image = photo(channels=3)
     expected = image.copy()
     expected[rows, rows] = 0.5
-    np.testing.assert_array_equal(corruptions.occlusion(image, 10, Fixed(draw)), expected)
+    np.testing.assert_array_equal(corruptions.occlusion(image, 10, fixed(draw)), expected)
 
 
-# --- errors ---
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (np.zeros((2, 28, 28, 1), np.float32), r"float32\[2, 28, 28, 1\]; expected uint8\[B, H, W, C\].*before"),
-        (np.zeros((2, 28, 28), np.uint8), r"uint8\[2, 28, 28\].*images\[\.\.\., None\]"),
-        (np.zeros((2, 0, 28, 1), np.uint8), r"uint8\[2, 0, 28, 1\]"),
-        ([[1, 2]], r"int64\[1, 2\]"),
-    ],
-)
-def test_wrong_images(images, message):
-    with pytest.raises(ValueError, match=message):
-        corrupt(images, "fog", 1)
-
-
-@pytest.mark.parametrize("severity", [0, 6, -1, 2.5, "3", None])
-def test_severity_out_of_range(severity, clean):
+def test_severity_and_indices_out_of_range(clean):
     with pytest.raises(ValueError, match=r"severity is .*; expected a whole number from 1 to 5"):
-        corrupt(clean, "fog", severity)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("motion", r"'motion'; did you mean 'motion_blur'\? Known: gaussian_noise, shot_noise, .*, occlusion\."),
-        (None, "'None'; did you mean"),
-    ],
-)
-def test_the_error_for_an_unknown_name_gives_the_nearest_and_all(name, message, clean):
-    with pytest.raises(ValueError, match=f"Unknown corruption {message}"):
-        corrupt(clean, name, 1)
-
-
-@pytest.mark.parametrize("indices", [[0], [0, 1, 2], [0, -1], [0, 1.5]])
-def test_wrong_indices(indices, clean):
-    with pytest.raises(ValueError, match="expected 2 integers from 0 on"):
-        corrupt(clean[:2], "fog", 1, indices=indices)
-
-
-def test_a_negative_seed(clean):
-    with pytest.raises(ValueError, match="seed is -1"):
-        corrupt(clean, "fog", 1, seed=-1)
+        corrupt(clean, "fog", 6)
+    for indices in ([0], [0, -1], [0, 1.5]):
+        with pytest.raises(ValueError, match="expected 2 integers from 0 on"):
+            corrupt(clean[:2], "fog", 1, indices=indices)
