@@ -8,7 +8,7 @@ import pytest
 
 from kitlib.models import flops
 from kitlib.studies import palix_runs, palix_sizes, tables
-from kitlib.studies.palix_sizes import CHOSEN, CHOSEN_TOWERS, PEAKS, STEPS, TASKS, TOWER_PEAKS, TOWER_STEPS, WIDTHS, arm
+from kitlib.studies.palix_sizes import CHOSEN, CHOSEN_TOWERS, PEAKS, STEPS, TASKS, TOWER_PEAKS, TOWER_STEPS, arm
 
 STUDIES = palix_sizes.studies()
 
@@ -43,36 +43,11 @@ def test_the_flops_of_an_example_by_hand():
     assert palix_sizes.example_flops(config, phase) == 2 * tower + 6 * (64 * 64 * d + text)
 
 
-def test_wider_halves_see_fewer_examples():
-    for tower in WIDTHS:
-        steps = [arm(tower, text).phases[0].steps for text in WIDTHS]
-        assert steps == sorted(steps, reverse=True) and len(set(steps)) == 3
-    steps = [arm(width, 64).tower.steps for width in WIDTHS]
-    assert steps == sorted(steps, reverse=True) and steps[0] > 2 * TOWER_STEPS
-
-
-def test_every_rate_is_tried_on_a_seed_that_nothing_is_judged_on():
-    for width in WIDTHS:
-        trials = {
-            one for name, one in STUDIES["sizes_towers_tuning"].arms.items() if name.startswith(f"tower {width}:")
-        }
-        assert {one.tower.peak for one in trials} == set(TOWER_PEAKS) and CHOSEN_TOWERS[width] in TOWER_PEAKS
-    for tower, text in CHOSEN:
-        prefix = f"tower {tower}, text {text}:"
-        trials = {one for name, one in STUDIES["sizes_tuning"].arms.items() if name.startswith(prefix)}
-        assert {one.peak for one in trials} == set(PEAKS) and CHOSEN[tower, text] in PEAKS
-        assert {one.tower for one in trials} == {arm(tower, text).tower}
-    judged = range(STUDIES["sizes"].seeds)
-    assert all(STUDIES[name].first_seed not in judged for name in ("sizes_towers_tuning", "sizes_tuning"))
-
-
 @pytest.mark.parametrize(
     ("table", "chosen", "tried"), [("sizes_towers_tuning", CHOSEN_TOWERS, TOWER_PEAKS), ("sizes_tuning", CHOSEN, PEAKS)]
 )
 def test_the_chosen_rates_are_the_best_of_the_stored_trials_and_at_no_edge(table, chosen, tried):
-    losses = (
-        tables.final(tables.read_table("palix", table), "loss").iloc[0].to_numpy()
-    )  # trials of a model side by side
+    losses = tables.final(tables.read_table("palix", table), "loss").iloc[0].to_numpy()
     best = np.array(tried)[losses.reshape(len(chosen), len(tried)).argmin(axis=1)]
     assert best.tolist() == list(chosen.values()) and min(tried) < min(best) and max(best) < max(tried)
 

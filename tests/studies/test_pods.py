@@ -24,9 +24,6 @@ def table():
     return pd.read_csv(files.data_folder() / "results" / "pods.csv")
 
 
-# The stored table
-
-
 def test_the_table_has_every_row_and_column(table):
     assert tuple(table.columns) == pods.COLUMNS
     wanted = [(pod.name, pod.topology) for pod in (*pod_rows.ROWS, *pod_rows.LADDER)]
@@ -65,9 +62,6 @@ def test_mfu_is_what_the_bound_leaves(table):
     peak = np.array([topologies.CHIPS[name.split(":")[0]].flops for name in table.topology])
     np.testing.assert_allclose(table.mfu, table.flops / (table.chips * peak * table.step_seconds), atol=0.002)
     assert set(table.bound) <= {"compute", "memory", "interconnect"}
-
-
-# Making it
 
 
 @pytest.mark.parametrize(
@@ -135,11 +129,8 @@ def test_the_command_lists_rows_and_refuses_others(capsys):
     assert pods.main() == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "ViT-22B on v5p:4x8x8" and "data/results/pods.csv" in out
-    with pytest.raises(
-        SystemExit, match=r"There is no row 't5' .*; known are:\nupcycled T5-XL on v5e:16x16\n"
-    ) as ended:
+    with pytest.raises(SystemExit, match=r"There is no row 't5' .*; known are:\nupcycled T5-XL on v5e:16x16\n"):
         pods.main("t5")
-    assert str(ended.value).count("\n") == 4
 
 
 @pytest.mark.parametrize(
@@ -171,7 +162,6 @@ def test_any_model_on_any_slice(monkeypatch, capsys, title, kind, optimizer, len
     ("title", "options", "message"),
     [
         ("V-MoE", {"topology": "v5e:4x4"}, "Unknown model 'V-MoE'; did you mean"),
-        ("Q/16", {"topology": "v5e:4x4"}, "Unknown ViT size 'Q'"),
         ("L/16", {"topology": "v5e:4x5"}, "Unknown TPU slice 'v5e:4x5'; did you mean 'v5e:4x"),
         ("L/16", {"topology": "v5e:4x4", "axes": "data=3"}, "mesh data=3 has 3 devices, here are 16"),
         ("L/16", {"topology": "v5e:4x4", "axes": "data:16"}, "A mesh is written like"),
@@ -179,8 +169,6 @@ def test_any_model_on_any_slice(monkeypatch, capsys, title, kind, optimizer, len
         ("L/16", {"topology": "v5e:4x4", "batch": -16}, "The batch is -16; expected a whole number, 0 or more"),
         ("ViT-22B on v5p:4x8x8", {"batch": 16}, "--batch a slice, as in: kit pods L/16 --slice v5e:4x4"),
         ("ViT-22B on v5p:4x8x8", {"axes": "data=4"}, "--slice needs a model"),
-        ("", {"topology": "v5e:4x4"}, "--slice needs a model"),
-        ("L/16", {"run_all": True, "topology": "v5e:4x4"}, "--slice needs a model"),
     ],
 )
 def test_models_slices_and_meshes_that_do_not_go_together(monkeypatch, title, options, message):

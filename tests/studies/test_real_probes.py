@@ -43,9 +43,3 @@ def test_the_decay_is_chosen_on_the_validation_split_alone(folder, monkeypatch):
     arrays = files.read_arrays(real_probes._features_file(folder))
     monkeypatch.setattr(real_probes, "_cached", lambda path: arrays | {"test_labels": arrays["test_labels"][::-1]})
     assert real_probes.run_arm(ProbeArm("pixels"), 0, folder)[0]["l2"] == before
-
-
-def test_an_arm_for_the_pixels_and_for_every_block():
-    (study,) = real_probes.studies().values()
-    assert list(study.arms) == ["pixels", *(f"block {i}" for i in range(1, 13))]
-    assert study.arms["block 12"].source == "block11" and study.seeds == 5

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kitlib.studies import runner, tables
@@ -61,12 +60,6 @@ def test_a_table_has_every_arm_seed_and_evaluation(line_study):
     table = tables.read_table("lines", "one", folder / "results")
     assert list(table.columns) == ["arm", "seed", "extra_steps", "loss"]
     assert len(table) == 2 * 3 * 3
-    last = tables.final(table, "loss")
-    assert list(last.columns) == ["dense", "steep"]  # in the order of the study, not of the alphabet
-    np.testing.assert_allclose(last["steep"], [4.0, 5.0, 6.0])  # 10 + seed - 0.3 * 20
-    between = tables.values_at(table, "loss", "extra_steps", 15)
-    np.testing.assert_allclose(between["dense"], [8.5, 9.5, 10.5])
-    assert tables.values_at(table, "loss", "extra_steps", 21).isna().all(axis=None)
 
 
 def test_runs_are_kept_and_shared(line_study):
@@ -94,8 +87,7 @@ def test_a_stopped_study_goes_on(line_study, monkeypatch):
     assert not (folder / "results").exists()
     monkeypatch.setattr(runner, "run_unit", work)
     runner.main("lines", ("one",))
-    assert len(runs) == 6
-    assert len(set(runs)) == 6
+    assert len(runs) == len(set(runs)) == 6
 
 
 def test_the_budget_counts_runs_and_trains_none(line_study, monkeypatch, capsys):

@@ -21,8 +21,3 @@ def test_every_study_asks_one_question_of_at_least_two_arms(paper):
         assert all(dataclasses.is_dataclass(arm) for arm in study.arms.values())
         different = {repr(arm) for arm in study.arms.values()}
         assert len(different) == len(set(study.arms.values())), name
-
-
-def test_a_study_has_five_seeds_unless_it_says_otherwise():
-    study = Study("Is it so?", "nothing", {}, lambda seed, folder: None, lambda arm, seed, folder: [])
-    assert study.seeds == SEEDS == 5

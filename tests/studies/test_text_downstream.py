@@ -79,9 +79,8 @@ def test_the_frozen_rates_are_the_best_trials_and_none_is_at_an_end():
     table = tables.read_table("upcycling", "text_downstream_tuning")
     for (task, start), peak in text_downstream.CHOSEN.items():
         rows = table[table["arm"].str.startswith(f"{task} {start}: ")]
-        assert len(rows) == len(text_downstream.PEAKS) and min(text_downstream.PEAKS) < peak < max(
-            text_downstream.PEAKS
-        )
+        peaks = text_downstream.PEAKS
+        assert len(rows) == len(peaks) and min(peaks) < peak < max(peaks)
         assert rows["arm"][rows["loss"].idxmin()] == f"{task} {start}: peak {peak:g}"
 
 

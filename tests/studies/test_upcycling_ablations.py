@@ -51,13 +51,9 @@ def test_one_choice_at_a_time():
     }  # fmt: skip
     assert len({config.decoder_moe for config in routers.values()} - {None}) == 1  # the decoder is the same
     assert routers["top-2 priority"].moe == routers["top-2"].moe.replace(batch_priority=True)
-    moments = {name: arm.recipe.moments for name, arm in studies["optimizer"][1].items()}
-    assert moments == {
-        "dense resumed": "resume", "dense restarted": "restart",
-        "upcycled resumed": "resume", "upcycled restarted": "restart",
-    }  # fmt: skip
-    cooled = studies["cooldown"][1]
-    assert all(arm.recipe.cooldown == arm.steps // 2 > 0 for arm in cooled.values())
+    for name, arm in studies["optimizer"][1].items():
+        assert arm.recipe.moments == ("resume" if name.endswith("resumed") else "restart")
+    assert all(arm.recipe.cooldown == arm.steps // 2 > 0 for arm in studies["cooldown"][1].values())
 
 
 def test_places_of_experts():

@@ -46,11 +46,10 @@ def test_pages_of_docs_are_filled_in_and_link_to_lessons(tmp_path):
     links = "[1](lessons/01_a.ipynb), [2](api/moe.md#kitlib.moe.routing), [3](glossary.md)"
     assert text == f"# A\n\n{links}\n\n{site_pages.cards(LESSONS)}\n\n{site_pages.toctree(LESSONS)}\n"
     assert "lessons/01_a\nlessons/02_c\n" in text and "{{" not in text
-
-
-def test_the_side_bar_lists_every_page_of_docs():
     listed = set(site_pages.toctree(LESSONS).split())
     assert {path.stem for path in (files.ROOT / "docs").glob("*.md")} - {"index"} < listed
+    text = site_pages.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
+    assert ":::{dropdown} 1 checks\n" in text and "\n| ok | p \\< q | measured 3 | expected 3 & more |\n:::" in text
 
 
 def test_the_tables_of_claims_are_as_kit_docs_writes_them():
@@ -59,11 +58,6 @@ def test_the_tables_of_claims_are_as_kit_docs_writes_them():
     assert page == site_pages.with_claims(page), "docs/claims.md is behind: kit docs"
     emptied = re.sub("(?<=<!-- claims -->\n).*(?=<!-- end)", "", page, flags=re.DOTALL)
     assert site_pages.with_claims(emptied) == page and page.count("\n| **") == len(claims.table()) > 100
-
-
-def test_checks_are_folded_away_and_escaped():
-    text = site_pages.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
-    assert ":::{dropdown} 1 checks\n" in text and "\n| ok | p \\< q | measured 3 | expected 3 & more |\n:::" in text
 
 
 def test_claims_are_linked_by_paper():
