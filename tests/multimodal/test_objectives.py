@@ -64,15 +64,6 @@ def interleave(prompt, answer):
     return prompt
 
 
-def content(example):
-    """The prompt without its prefix, which is cut off by its number of characters."""
-    prefix = PREFIXES[example.task]
-    language, position = re.search(r"in ([a-z]+)", example.prompt), re.search(r"at (\d+):", example.prompt)
-    filled = prefix.format(language=language and language[1], position=position and position[1])
-    assert example.prompt.startswith(filled)
-    return example.prompt[len(filled) :]
-
-
 # --- prompts ---
 
 CAPTION, RED = "Generate the alt-text in en at 0: ", "red apple"
@@ -84,7 +75,7 @@ EXAMPLES = [
     (vqa(IMAGE, "is it red?", "yes", "en"), "Answer in en: is it red?", "yes"),
     (question_generation(IMAGE, "is it red?", "yes", "en"), "Generate a question in en: yes", "is it red?"),
     (object_aware_vqa(SCENE, ["dog", "cat", RED], First()), "Answer in en: which are there?", "dog ; red apple"),
-    (episodic_captioning(FOUR[:3], ["dog", RED, "cat"], "en"), (CAPTION + "dog", CAPTION + RED, STILL), "cat"),
+    (episodic_captioning([*FOUR[:3]], ["dog", RED, "cat"], "en"), (CAPTION + "dog", CAPTION + RED, STILL), "cat"),
     (
         episodic_vqa(FOUR[:2], ["is it red?", "what is it?"], ["no", "a dog"], "en"),
         ("Answer in en: is it red? no", "Answer in en: what is it?"),
@@ -130,7 +121,7 @@ def test_every_split_of_every_caption_is_lossless(language):
         several += len(units(caption, language)) > 1
         for position in range(len(units(caption, language))):
             example = split_captioning(IMAGE, caption, language, position)
-            given = content(example)
+            given = without_prefix(example).prompt
             assert given.endswith(FIRST) and given.replace(FIRST, example.answer) == caption
             before = given.removesuffix(FIRST)
             letters = [c for c in before if not unicodedata.category(c).startswith("M")]
@@ -145,7 +136,7 @@ def test_every_split_of_ocr_is_lossless():
     for language in ("en", "ja"):
         for position in range(4):
             example = split_ocr(IMAGE, texts, language, position)
-            assert content(example).replace(FIRST, example.answer) == " ".join(texts)
+            assert without_prefix(example).prompt.replace(FIRST, example.answer) == " ".join(texts)
             assert example.answer == " ".join(texts[position:])
 
 
@@ -173,14 +164,9 @@ def test_the_words_of_span_corruption_are_chosen_by_denoise():
     assert [w for w in example.answer.split() if w.isdigit()] == [str(i) for i in np.flatnonzero(mask)]
 
 
-def test_as_many_spans_as_sentinels():
+def test_there_may_be_as_many_spans_as_sentinels():
     example = span_corruption(" ".join(["a"] * 2 * SENTINELS), keyed_rng(0), density=0.5, mean_span=1)
     assert example.answer.count("<extra_id_") == SENTINELS
-
-
-def test_ocr_text_is_appended_as_it_is():
-    prompt = vqa(IMAGE, "what is {ocr}?", "one", "en", ocr="{question}").prompt
-    assert prompt.endswith("what is {ocr}? OCR: {question}")
 
 
 # --- objects ---
@@ -222,16 +208,6 @@ def test_boxes_can_be_read_back_and_only_noise_carries_no_loss():
     assert len(orders) == 2
 
 
-def test_detection_takes_names_of_any_language():
-    names = captioned.emoji("train").names
-    row = {name: i for i, name in enumerate(names["en"])}
-    for language in captioned.LANGUAGES:
-        local = [names[language][row[name]] for name in ("dog", "red apple", "dog", "cat")]
-        example = detection(IMAGE, BOXES, local[:3], [local[3], local[1]], keyed_rng(0))
-        assert example.prompt == f"detect {local[3]} ; {local[1]}"
-        assert example.answer == f"250 500 999 749 {local[1]}"
-
-
 def test_names_and_their_translations_share_their_questions():
     """The same words with an image and without, so that the text teaches what the image is asked for."""
     assert naming(IMAGE, "chien", "fr").prompt == "Answer in fr: what is this?"
@@ -250,14 +226,10 @@ def test_a_word_is_looked_up_by_its_name():
     assert example.answer == "vuck" and len(example.images) == 0
 
 
-def test_detection_with_fewer_bins():
+def test_detection_with_fewer_bins_and_without_objects():
     """0.5 of 33 bins is round(0.5 * 32) = 16; 0.75 is 24."""
     assert detection(IMAGE, BOXES, NAMES, ["red apple"], keyed_rng(0), bins=33).answer == "8 16 32 24 red apple"
-
-
-def test_an_image_without_objects_has_boxes_of_noise():
-    example = detection(IMAGE, [], [], ["dog"], keyed_rng(0), total=2)
-    assert example.answer.count("noise") == 2
+    assert detection(IMAGE, [], [], ["dog"], keyed_rng(0), total=2).answer.count("noise") == 2
 
 
 def test_codes_of_hidden_cells_are_written_row_by_row():
@@ -306,11 +278,6 @@ def test_repeated_pairs_carry_loss_where_they_stand_again():
     assert [piece for piece, loss in example.target if loss] == [" zug", " dax", " zug"]
 
 
-def test_images_may_be_given_as_a_list():
-    example = episodic_captioning([*FOUR], ["a", "b", "c", "d"], "en")
-    np.testing.assert_array_equal(example.images, FOUR)
-
-
 # --- errors ---
 
 RNG, DE = keyed_rng(0), "de"
@@ -325,7 +292,6 @@ def boxed(boxes=BOXES, names=NAMES, asked=("dog",), **more):
     ("call", "message"),
     [
         (lambda: captioning(None, "cat", "en"), "There is no image"),
-        (lambda: captioning(FOUR[:0], "cat", "en"), "There is no image"),
         (lambda: captioning(IMAGE / 255, "cat", "en"), r"Expected images uint8\[n, H, W, 3\], 0 to 255, got float64"),
         (lambda: captioning(IMAGE[..., 0], "cat", "en"), r"got uint8\[64, 64\]"),
         (lambda: captioning(FOUR, "cat", "en"), "4 images or frames; this example may have at most 1"),
@@ -334,7 +300,6 @@ def boxed(boxes=BOXES, names=NAMES, asked=("dog",), **more):
         (lambda: episodic_captioning(FOUR, "abcd", "en", max_images=3), "at most 3"),
         (lambda: episodic_vqa(FOUR, "abcd", "abcd", "en", max_images=3), "at most 3"),
         (lambda: episodic_captioning([IMAGE, IMAGE[:32]], ["a", "b"], "en"), "must be of one size"),
-        (lambda: captioning(IMAGE, "", "en"), "visible"),
         (lambda: captioning(IMAGE, None, "en"), "visible"),
         (lambda: vqa(IMAGE, " ", "yes", "en"), "visible"),
         (lambda: vqa(IMAGE, "is it?", "", "en"), "visible"),
@@ -344,14 +309,11 @@ def boxed(boxes=BOXES, names=NAMES, asked=("dog",), **more):
         (lambda: screenshot_to_markup(IMAGE, ""), "visible"),
         (lambda: episodic_captioning(FOUR[:2], ["", "b"], "en"), "visible"),
         (lambda: episodic_vqa(FOUR[:2], ["", "b"], ["c", "d"], "en"), "visible"),
-        (lambda: split_ocr(IMAGE, ["a", ""], "en", 0), "visible"),
-        (lambda: span_corruption("", RNG), "visible"),
         (lambda: translation(" ", "Hund", DE), "visible"),
         (lambda: translation("dog", " ", DE, ("dog", "en")), "visible"),
         (lambda: translation("chien", "Hund", DE, (" ", "en")), "visible"),
         (lambda: repeated_pairs([("dog", " ")], [("dog", " ")]), "visible"),
         (lambda: captioning(IMAGE, f"a {FIRST}", "en"), "A sentinel stands for words that are left out"),
-        (lambda: span_corruption("a <extra_id_7> b", RNG), "A sentinel"),
         (
             lambda: span_corruption("a " * 255 + "a", RNG, density=0.5, mean_span=1),
             "have 128 spans .* are 64 sentinels",
@@ -360,10 +322,7 @@ def boxed(boxes=BOXES, names=NAMES, asked=("dog",), **more):
         (lambda: span_corruption("word", RNG), "length is 1"),
         (lambda: captioning(IMAGE, "cat", "german"), "'german'.* did you mean 'de'"),
         (lambda: translation("dog", "Hund", DE, ("dog", "german")), "did you mean 'de'"),
-        (lambda: vqa(IMAGE, "is it?", "yes", "eng"), "'eng'.* did you mean 'en'"),
-        (lambda: split_ocr(IMAGE, ["a"], "xx", 0), "language 'xx'"),
         (lambda: captioning(IMAGE, "a  cat", "en"), "White space .*'a  cat'"),
-        (lambda: split_ocr(IMAGE, [" a"], "en", 0), "White space"),
         (lambda: split_captioning(IMAGE, "a cat", "en", 2), "2 parts, 2 are given"),
         (lambda: split_captioning(IMAGE, "a cat", "en", -1), "-1 are given"),
         (lambda: split_ocr(IMAGE, [], "en", 0), "The text has 0 parts"),

@@ -1,7 +1,5 @@
 """kitlib.multimodal.visual_tokens: codes and their images, k-means by its definition, sizes of masks, errors."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -39,17 +37,11 @@ def error(patches, codebook):
     return np.square(back.astype(float) - patches).mean()
 
 
-# --- patches ---
-
-
 def test_patches_are_the_squares_of_the_image(images):
     cells = cut(images, 8)
     assert cells.shape == (6, 4, 6, 8, 8, 3)
     for n, i, j in np.ndindex(6, 4, 6):
         np.testing.assert_array_equal(cells[n, i, j], images[n, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8])
-
-
-# --- codes ---
 
 
 def test_codes_are_the_nearest_entries(images, codebook):
@@ -65,13 +57,9 @@ def test_decoded_images_have_the_same_codes(images, codebook):
     assert back.shape == images.shape and back.dtype == np.uint8
     np.testing.assert_array_equal(encode(back, codebook), codes)
     np.testing.assert_array_equal(decode(encode(back, codebook), codebook), back)
-    every = np.arange(16).reshape(1, 2, 8)
+    every, twice = np.arange(16).reshape(1, 2, 8), np.concatenate([codebook, codebook])
     np.testing.assert_array_equal(encode(decode(every, codebook), codebook), every)  # all entries differ
-
-
-def test_of_equal_entries_the_first_is_taken(codebook, images):
-    twice = np.concatenate([codebook, codebook])
-    np.testing.assert_array_equal(encode(images, twice), encode(images, codebook))
+    np.testing.assert_array_equal(encode(images, twice), codes)  # of equal entries the first
 
 
 def test_decoding_puts_entries_side_by_side():
@@ -130,24 +118,12 @@ def test_one_entry_is_the_mean_and_as_many_as_patches_are_the_patches(patches):
     assert {entry.tobytes() for entry in found} == {patch.tobytes() for patch in some}
 
 
-def test_the_error_falls_with_the_size(patches):
-    errors = [error(patches, learn(patches, size, keyed_rng(1))) for size in (1, 2, 4, 8, 16, 32, 64)]
-    assert all(b < 0.95 * a for a, b in itertools.pairwise(errors))
-
-
 # --- masks ---
 
 
 @pytest.mark.parametrize(
     ("grid", "share", "wanted"),
-    [
-        ((8, 8), 0.25, 16),
-        ((8, 8), 0.5, 32),
-        ((4, 6), 0.3, 7),
-        ((8, 8), 0.001, 1),
-        ((8, 8), 0.999, 63),
-        ((1, 2), 0.5, 1),
-    ],
+    [((8, 8), 0.25, 16), ((4, 6), 0.3, 7), ((8, 8), 0.001, 1), ((8, 8), 0.999, 63), ((1, 2), 0.5, 1)],
 )
 def test_masks_hide_a_fixed_number_of_cells(grid, share, wanted):
     for seed in range(20):
@@ -171,11 +147,8 @@ def test_masks_are_rectangles_not_single_cells():
 
 def test_every_cell_is_hidden_now_and_then():
     counts = sum(mask((8, 8), 0.25, keyed_rng(1, i)).astype(int) for i in range(400))
-    assert (
-        counts.min() > 10
-        and counts.max() < 250
-        and len({mask((8, 8), 0.25, keyed_rng(i)).tobytes() for i in range(9)}) == 9
-    )
+    assert counts.min() > 10 and counts.max() < 250
+    assert len({mask((8, 8), 0.25, keyed_rng(i)).tobytes() for i in range(9)}) == 9
 
 
 def test_hidden_pixels_are_grey_and_others_untouched(images):
@@ -191,36 +164,33 @@ def test_hidden_pixels_are_grey_and_others_untouched(images):
 
 # --- refusals ---
 
-FLAT = np.zeros((2, 8, 8, 3), np.uint8)
+FLAT, RNG, TWO = np.zeros((2, 8, 8, 3), np.uint8), keyed_rng(0), np.zeros((2, 2), bool)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: cut(FLAT[0], 4), r"images are uint8\[8, 8, 3\]; expected uint8\[n, H, W, 3\]"),
-        (lambda: cut(FLAT / 255, 4), r"images are float64"),
-        (lambda: cut(FLAT, 3), "Patches of 3 pixels do not fill images of 8 x 8"),
+        (lambda: cut(FLAT[0], 4), r"images are uint8\[8, 8, 3\]"),
+        (lambda: cut(FLAT / 255, 4), "images are float64"),
+        (lambda: cut(FLAT, 3), "do not fill images of 8 x 8"),
         (lambda: cut(FLAT, 0), "Patches of 0 pixels"),
-        (lambda: learn(FLAT[:, :4], 1, keyed_rng(0)), r"patches are uint8\[2, 4, 8, 3\]; expected uint8\[N, p, p, 3\]"),
-        (lambda: learn(FLAT, 0, keyed_rng(0)), "at least 1 entry and 1 patch, got 0 entries for 2"),
-        (lambda: learn(FLAT[:0], 3, keyed_rng(0)), "got 3 entries for 0 patches"),
-        (lambda: learn(FLAT, 2, keyed_rng(0)), "only 1 different patches for 2 entries: take fewer"),
-        (lambda: encode(FLAT, FLAT.astype(float)), r"codebook is float64\[2, 8, 8, 3\]; expected uint8\[K, p, p, 3\]"),
+        (lambda: learn(FLAT[:, :4], 1, RNG), r"patches are uint8\[2, 4, 8, 3\]"),
+        (lambda: learn(FLAT, 0, RNG), "got 0 entries for 2"),
+        (lambda: learn(FLAT[:0], 3, RNG), "3 entries for 0 patches"),
+        (lambda: learn(FLAT, 2, RNG), "only 1 different patches for 2 entries"),
+        (lambda: encode(FLAT, FLAT.astype(float)), "codebook is float64"),
         (lambda: encode(FLAT, FLAT.reshape(2, -1)), r"codebook is uint8\[2, 192\]"),
-        (lambda: decode([[[0.0]]], FLAT), r"codes are float64\[1, 1, 1\]; expected integers"),
+        (lambda: decode([[[0.0]]], FLAT), "codes are float64"),
         (lambda: decode([[0]], FLAT), r"codes are int64\[1, 1\]"),
-        (lambda: decode([[[2]]], FLAT), r"Codes must be in 0 ... 1, got 2 to 2"),
+        (lambda: decode([[[2]]], FLAT), "in 0 ... 1, got 2 to 2"),
         (lambda: decode([[[-1]]], FLAT), "got -1 to -1"),
-        (lambda: mask((1, 1), 0.5, keyed_rng(0)), r"a grid of 2 cells or more.*got \[1, 1\]"),
-        (lambda: mask((8, 8), 1.0, keyed_rng(0)), r"a share in \(0, 1\), got \[8, 8\] and 1.0"),
-        (lambda: mask((8, 8), np.nan, keyed_rng(0)), "and nan"),
-        (lambda: hide(FLAT, np.zeros((2, 2), bool)), r"an image uint8\[H, W, 3\] and a mask.*got uint8\[2, 8, 8, 3\]"),
-        (lambda: hide(FLAT[0], np.zeros((2, 2))), r"and float64\[2, 2\]"),
-        (
-            lambda: hide(FLAT[0], np.zeros((3, 2), bool)),
-            r"A grid of \[3, 2\] cells does not divide an image of \[8, 8\]",
-        ),
-        (lambda: hide(FLAT[0], np.zeros((0, 2), bool)), r"A grid of \[0, 2\] cells"),
+        (lambda: mask((1, 1), 0.5, RNG), "2 cells or more"),
+        (lambda: mask((8, 8), 1.0, RNG), r"a share in \(0, 1\)"),
+        (lambda: mask((8, 8), np.nan, RNG), "and nan"),
+        (lambda: hide(FLAT, TWO), r"got uint8\[2, 8, 8, 3\]"),
+        (lambda: hide(FLAT[0], TWO.astype(float)), r"and float64\[2, 2\]"),
+        (lambda: hide(FLAT[0], np.zeros((3, 2), bool)), "does not divide"),
+        (lambda: hide(FLAT[0], TWO[:0]), r"A grid of \[0, 2\] cells"),
     ],
 )
 def test_bad_input_is_refused(call, message):
