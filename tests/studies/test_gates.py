@@ -52,26 +52,6 @@ def test_the_gate_of_a_real_parent_by_hand():
     assert gates.arms_of("recall") == gates.arms_of("text") != gates.arms_of("real")
 
 
-def test_trials_are_read_from_one_table_or_two(monkeypatch):
-    rows = {"parents": {"peak 0.1": 3.0, "peak 0.2": 2.0}, "tuning": {"dense: peak 0.1": 1.0, "dense: peak 0.2": 1.5}}
-    made = {
-        f"{task}_{table}": pd.DataFrame(
-            {"arm": arm, "seed": 100, "extra_steps": step, "loss": loss + 10 - step}
-            for arm, loss in rows[table].items()
-            for step in (0, 10)
-        )
-        for task, table in (("recall", "parents"), ("recall", "tuning"), ("real", "tuning"))
-    }
-    monkeypatch.setattr(gates.tables, "read_table", lambda paper, name: made[name])
-    found = gates.trial_scores("recall")
-    assert found.to_dict("list") == {
-        "kind": ["parent", "parent", "dense", "dense"], "trial": ["peak 0.1", "peak 0.2"] * 2,
-        "loss": [3.0, 2.0, 1.0, 1.5], "best": [False, True, True, False],
-    }  # fmt: skip
-    assert gates.trial_scores("real")["kind"].tolist() == ["dense", "dense"]
-    assert gates.best("recall", "parent") == "peak 0.2"
-
-
 def test_each_condition_closes_it():
     rising = gates.judge(curves(parent={0: 6.0, 20: 4.0, 80: 1.3, 100: 1.0}), ())
     assert not rising.open and rising.reasons == [

@@ -37,13 +37,6 @@ def test_the_training_pictures_have_the_counts_of_the_seed_and_the_even_ones_as_
     assert even.sum() == counts.sum() and even.max() - even.min() <= 1
 
 
-def test_a_training_picture_is_always_the_same_and_a_test_picture_is_none_of_them():
-    one, again, other, tested = (
-        palix_rare.picture(DATA, np.array([3, 5]), *key).image for key in ((0, 1, 7), (0, 1, 7), (0, 1, 8), (0, 2, 7))
-    )
-    assert (one == again).all() and (one != other).any() and (one != tested).any()
-
-
 def test_training_pictures_are_fixed_and_are_those_of_the_seed_and_form(monkeypatch):
     calls, few = [], np.array([[3, 5], [3, 5], [1, 2]])
     monkeypatch.setattr(palix_rare, "training_pairs", lambda seed, *, even=False: calls.append((seed, even)) or few)

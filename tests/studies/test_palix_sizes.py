@@ -1,8 +1,5 @@
 """kitlib.studies.palix_sizes: nine models of the same compute, and trials for each of them."""
 
-import dataclasses
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -64,19 +61,3 @@ def test_a_trial_and_a_run(tmp_path, monkeypatch):
     assert 5 < trial["loss"] < 15  # an untrained model's, log 4,096 and more
     (tower,) = palix_sizes.run_tower(one, 0, tmp_path)
     assert tower["loss"] > 0
-
-
-def test_trials_are_judged_on_other_examples_and_towers_on_their_last_tenth(monkeypatch, tmp_path):
-    seeds = set()
-    fake = SimpleNamespace(examples=lambda count, seed: seeds.add(seed))
-    monkeypatch.setattr(palix_sizes, "study_tasks", dict)
-    monkeypatch.setattr(palix_sizes, "tasks_of_tests", lambda: dict.fromkeys(TASKS, fake))
-    monkeypatch.setattr(palix_runs, "trained", lambda *_: (None, None))
-    monkeypatch.setattr(palix_runs, "loss_of", lambda *_: 1.0)
-    palix_sizes.run_trial(arm(64, 64), 0, tmp_path)
-    assert seeds == {palix_sizes.SEED + palix_sizes.TUNING_SEED} and palix_sizes.TUNING_SEED != 0
-    losses = np.r_[np.full(90, 9.0), np.full(10, 1.0)]
-    monkeypatch.setattr(palix_runs, "train_tower", lambda *_: ({"kernel": losses}, {"loss": losses}))
-    one = dataclasses.replace(arm(64, 64), tower=palix_runs.StageZero(steps=100))
-    assert palix_sizes.run_tower(one, 0, tmp_path) == [{"loss": 1.0}]
-    assert palix_runs.tower_file(one.tower, 0, tmp_path).is_file()

@@ -68,11 +68,6 @@ def test_counted_boxes_by_hand():
     assert counted_boxes(texts, examples).tolist() == [1, 0, 1]
 
 
-def test_there_are_two_hundred_examples_of_few_counting():
-    drawn = {draw("few_counting", 0, i).images.tobytes() for i in range(600)}
-    assert 150 < len(drawn) <= 200
-
-
 def test_the_mixture_before_counting_has_no_counts():
     """Its answers have no number words and no digits, except for boxes and names: pizza is "1 slice of pizza" in Thai,
     however many there are."""
@@ -116,13 +111,6 @@ def test_questions_about_words_are_about_their_order():
         assert with_text.answer == alone.answer and with_text.answer not in alone.prompt
         pair = [word for word in with_text.prompt.split() if word in palix_tasks.few_words()]
         assert len(pair) == 2 and with_text.answer == pair["last" in alone.prompt]
-
-
-def test_words_to_read_are_few_and_of_one_token():
-    words = palix_tasks.few_words()
-    assert len(words) == 67 and all(len(WORDS.encode(f" {word}")) == 1 for word in words)
-    small = draw("small_word", 0)
-    assert small.images.shape == (1, palix_tasks.SMALL, palix_tasks.SMALL, 3) and small.answer in words
 
 
 def test_bare_prompts_have_no_prefix():

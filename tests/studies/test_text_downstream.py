@@ -54,13 +54,6 @@ def test_nothing_that_is_asked_was_pretrained_on():
     assert set(messages[: upcycling_tasks.VALID]).isdisjoint(taught)
 
 
-def test_unknown_names():
-    with pytest.raises(ValueError, match="Unknown task to fine-tune on 'categories'; did you mean 'category'"):
-        text_downstream.examples("categories", "test")
-    with pytest.raises(ValueError, match="Unknown split of the examples 'validation'"):
-        text_downstream.examples("category", "validation")
-
-
 def test_starts_are_the_ends_of_the_curves():
     """Every start but "none" is an arm of text_curves, so that its file is there; trials start from shorter arms."""
     task = upcycling_tasks.text()

@@ -119,13 +119,10 @@ def test_what_a_gate_looks_at_and_what_a_budget_buys():
 
 def test_every_verdict_has_a_mark():
     rows = [
-        ("a", 0.5, 0.4, 0.7, "seen"),
-        ("b", 0.0, -0.1, 0.1, "undecided (needs about 9 seeds)"),
-        ("c", -0.3, -0.4, -0.2, "reversed"),
-        ("d", 0.0, -0.1, 0.1, "no difference above 0.2"),
-        ("e", 0.1, -0.1, 0.3, "floor"),
-        ("f", 0.2, 0.1, 0.3, "precondition not met"),
-    ]
+        ("a", 0.5, 0.4, 0.7, "seen"), ("b", 0.0, -0.1, 0.1, "undecided (needs about 9 seeds)"),
+        ("c", -0.3, -0.4, -0.2, "reversed"), ("d", 0.0, -0.1, 0.1, "no difference above 0.2"),
+        ("e", 0.1, -0.1, 0.3, "floor"), ("f", 0.2, 0.1, 0.3, "precondition not met"),
+    ]  # fmt: skip
     _, ax = plt.subplots()
     table = pd.DataFrame(rows, columns=["claim", "gain", "low", "high", "verdict"])
     plots.verdicts(ax, table, xlabel="loss saved")

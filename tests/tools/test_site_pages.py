@@ -103,26 +103,24 @@ def test_docstrings_become_markdown():
     assert site_pages.prose("Built in notebooks/01_a_b.ipynb.") == f"Built in {link}."
 
 
-def test_signatures():
-    source = "class A(B, C):\n    x: int = 3\n    def f(self, y: int, *, z=2) -> str: ...\n    def _g(self): ...\n"
-    assert site_pages.signature(ast.parse(source).body[0]) == (
-        "class A(B, C)\n    x: int = 3\n    def f(self, y: int, *, z=2) -> str"
-    )
-    assert site_pages.signature(ast.parse("def f(a, *b): ...").body[0]) == "def f(a, *b)"
-
-
 CLASS = """
-class A:
+class A(B, C):
     # What comes before, on
     # two lines
     x: int = 3  # and beside
     y: str = "ü # no comment"  # é: the second
     z: int = 4
+    def f(self, y: int, *, z=2) -> str: ...
+    def _g(self): ...
 """
 
 
-def test_comments_of_fields_become_text():
-    assert site_pages.fields(ast.parse(CLASS).body[0], CLASS.splitlines()) == (
+def test_signatures_and_comments_of_fields():
+    one = ast.parse(CLASS).body[0]
+    fields = "    x: int = 3\n    y: str = 'ü # no comment'\n    z: int = 4\n"
+    assert site_pages.signature(one) == f"class A(B, C)\n{fields}    def f(self, y: int, *, z=2) -> str"
+    assert site_pages.signature(ast.parse("def f(a, *b): ...").body[0]) == "def f(a, *b)"
+    assert site_pages.fields(one, CLASS.splitlines()) == (
         "**Fields**\n\n- `x`: What comes before, on two lines and beside\n- `y`: é: the second"
     )
     assert site_pages.fields(ast.parse("class A:\n    x: int").body[0], ["class A:", "    x: int"]) == ""
