@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import prose_numbers
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kitlib.data import files
 from kitlib.tools import notebook_files as tool
@@ -119,13 +119,6 @@ def printing_cells_have_outputs(nb, path: Path) -> Iterator[str]:
             yield f"a check was added after the outputs were stored: run kit run --refresh: {cell.source[:60]!r}"
 
 
-def no_bare_results(nb, path: Path) -> Iterator[str]:
-    for cell in code_cells(nb):
-        for output in cell.outputs:
-            if output.output_type == "execute_result" and "text/html" not in output.data:
-                yield f"the value of the last line is stored, digits and all: end with `_ = ...`: {cell.source[-60:]!r}"
-
-
 def no_errors_or_warnings(nb, path: Path) -> Iterator[str]:
     for cell in code_cells(nb):
         for output in cell.outputs:
@@ -192,14 +185,6 @@ def no_copies_of_the_library(nb, path: Path) -> Iterator[str]:
         yield f"{name} is defined here and in kitlib: import it, or prove same({name}, ...) where it is built"
 
 
-def versions_are_not_compared(nb, path: Path) -> Iterator[str]:
-    """nbval runs on every supported Python and JAX."""
-    for cell in code_cells(nb):
-        printed = "".join(output.get("text", "") for output in cell.outputs)
-        if re.search(r"\b(python|jax) \d+\.\d+", printed) and "nbval-ignore-output" not in tags(cell):
-            yield f"versions are printed and compared: tag the cell nbval-ignore-output: {cell.source[-60:]!r}"
-
-
 def only_known_tags(nb, path: Path) -> Iterator[str]:
     for cell in nb.cells:
         if unknown := tags(cell) - TAGS:
@@ -224,8 +209,8 @@ def links_lead_somewhere(nb, path: Path) -> Iterator[str]:
 
 RULES: tuple[Callable, ...] = (
     title_and_goals, kernel_is_python3, no_widgets, executed_top_to_bottom, printing_cells_have_outputs,
-    no_bare_results, no_errors_or_warnings, small, cells_are_short, setup_cell_first, no_network, checks_and_exercises,
-    placeholders_are_not_solutions, no_copies_of_the_library, versions_are_not_compared, only_known_tags,
+    no_errors_or_warnings, small, cells_are_short, setup_cell_first, no_network, checks_and_exercises,
+    placeholders_are_not_solutions, no_copies_of_the_library, only_known_tags,
     numbers_come_from_runs, links_lead_somewhere,
 )  # fmt: skip
 
@@ -267,44 +252,14 @@ def test_a_name_in_two_notebooks_is_found():
     assert defined_twice({"a": one, "b": one}) == ["mine in a and b"] and defined_twice({"a": one, "b": other}) == []
 
 
-# Rules that are more than a line can fail: with one more cell in a lesson of the series, or another change
-
-
-def code(source="x = 1", **output) -> Callable:
-    outputs = [new_output(output.pop("kind", "stream"), **output)] if output else []
-    return lambda nb: nb.cells.append(new_code_cell(source, outputs=outputs, execution_count=99))
-
-
-def said(text: str) -> Callable:
-    return lambda nb: nb.cells.insert(2, new_markdown_cell(f"## 0 More\n\n{text}"))
-
-
-def no_outputs(nb) -> None:
-    for cell in code_cells(nb):
-        cell.outputs = []
-
-
-BAD = [
-    (title_and_goals, lambda nb: nb.cells.pop(0)), (title_and_goals, code()), (executed_top_to_bottom, code()),
-    (printing_cells_have_outputs, no_outputs),
-    (printing_cells_have_outputs, code("claim('a', 1, 1, 0)\nclaim('b', 1, 1, 0)", text="[ok] a\n")),
-    (no_bare_results, code(kind="execute_result", data={"text/plain": "0.30000000000000004"})),
-    (no_errors_or_warnings, code(kind="error", ename="E", evalue="", traceback=[])),
-    (no_errors_or_warnings, code(name="stderr", text="a warning")),
-    (no_errors_or_warnings, code(kind="display_data", data={"image/svg+xml": "<svg/>"})),
-    (no_network, code("%pip install x")), (checks_and_exercises, lambda nb: nb.update(cells=nb.cells[:4])),
-    (placeholders_are_not_solutions, code(text="exercise 1: stopped by X\n")),
-    (no_copies_of_the_library, code("def accuracy(x):\n    return 1")),
-    (versions_are_not_compared, code(text="jax 0.10")),
-    (numbers_come_from_runs, said("The loss falls to 0.12345, by 45.678 %.")),
-    (links_lead_somewhere, said("See [06](06_nothing.ipynb).")),
-    (links_lead_somewhere, said("See [it](https://example.org).")),
-]  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("rule", "change"), BAD, ids=[f"{rule.__name__}{i}" for i, (rule, _) in enumerate(BAD)])
-def test_each_rule_finds_what_it_is_for(rule, change):
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (numbers_come_from_runs, "The loss falls to 0.12345."), (numbers_come_from_runs, "It falls by 45.678 %."),
+        (links_lead_somewhere, "See [06](06_nothing.ipynb)."), (links_lead_somewhere, "See [it](https://example.org)."),
+    ],
+)  # fmt: skip
+def test_what_no_run_has_shown_and_links_to_nothing_are_found(rule, text):
     nb = nbformat.read(NOTEBOOKS[1], as_version=4)
-    change(nb)
-    assert list(rule(nb, NOTEBOOKS[1])) != []
+    nb.cells.insert(2, new_markdown_cell(f"## 0 More\n\n{text}"))
+    assert len(list(rule(nb, NOTEBOOKS[1]))) == 1

@@ -16,15 +16,11 @@ SCRATCH = {0: 6.0, 50: 0.8, 100: 0.6}
 
 def curves(**changes) -> pd.DataFrame:
     arms = {"parent": PARENT, "dense": DENSE, "scratch": SCRATCH} | changes
-    return pd.DataFrame(
-        {
-            "arm": arm, "seed": seed, "extra_steps": step, "extra_cost": step / (50 if arm == "scratch" else 100),
-            "loss": loss + 0.01 * seed * (arm == "scratch") + 0.1 * seed,
-        }
-        for arm, points in arms.items()
-        for seed in range(4)
-        for step, loss in points.items()
-    )  # fmt: skip
+    rows = [
+        (arm, seed, step, step / (50 if arm == "scratch" else 100), x + 0.01 * seed * (arm == "scratch") + 0.1 * seed)
+        for arm, points in arms.items() for seed in range(4) for step, x in points.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["arm", "seed", "extra_steps", "extra_cost", "loss"])
 
 
 def test_an_open_gate_by_hand():

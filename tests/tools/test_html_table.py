@@ -15,7 +15,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8
 
 
 def test_one_row_per_language_and_one_column_per_image():
-    shown = html_table.table(IMAGES, {"en": ["a <b", "c & d"], "ar": ["تفاحة", "قط"]}, right={"en": [False, True]})
+    right = {"en": [False, True], "ar": [False, False]}
+    shown = html_table.table(IMAGES, {"en": ["a <b", "c & d"], "ar": ["تفاحة", "قط"]}, right=right)
     text = shown._repr_html_()
     rows = re.findall("<tr>(.*?)</tr>", text)
     assert [len(re.findall("<td", row)) for row in rows] == [2, 2, 2]

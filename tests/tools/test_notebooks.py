@@ -25,24 +25,18 @@ pytestmark = pytest.mark.slow
 NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 
 
-def make_root(folder):
-    """An empty project with the kit's own settings of nbval."""
-    (folder / "notebooks").mkdir()
-    shutil.copy(files.ROOT / "conftest.py", folder)
-    shutil.copy(files.ROOT / "notebooks" / "nbval_sanitize.cfg", folder / "notebooks")
-    shutil.copy(files.ROOT / "pyproject.toml", folder)
-    return folder
-
-
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A project of a user whose own "python3" kernel is another, broken Python."""
+    """A project of a user whose own "python3" kernel is another, broken Python; with the kit's settings of nbval."""
     kernel = tmp_path / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text('{"argv": ["no-such-python"], "display_name": "x", "language": "python"}')
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setattr(notebooks.site, "write", lambda root: root / "build" / "site" / "index.html")  # see test_site
-    return make_root(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    for name in ("conftest.py", "pyproject.toml", "notebooks/nbval_sanitize.cfg"):
+        shutil.copy(files.ROOT / name, tmp_path / name)
+    return tmp_path
 
 
 def write(root, name: str, *sources: str, skip: str = "") -> None:
@@ -135,10 +129,8 @@ def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
     nb = read(path)
     assert [cell.id for cell in nb.cells] == ids
     assert [cell.metadata for cell in nb.cells] == [{}, {"tags": [notebook_files.SKIP]}, {}, {}, {}]
-    assert nb.metadata == {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert nb.metadata == {"kernelspec": kernel, "language_info": {"name": "python"}}
     stream = nb.cells[3].outputs[0].text  # one, however it was flushed
     assert re.fullmatch(r"took 1.5 s\n<object object at 0x\w+>\n0.75 and 2\n", stream)
 
@@ -151,10 +143,7 @@ def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
     plain = [sys.executable, "-m", "pytest", "--nbval", "notebooks/"]  # as anybody's CI runs it
     printed = {"KIT_SCALE": "cpu", "JAX_PLATFORMS": "cpu"}
     monkeypatch.delenv("MPLBACKEND", raising=False)
-    for compare in (
-        lambda: notebooks.check((), root=root),
-        lambda: subprocess.run(plain, cwd=root, env=os.environ | printed).returncode,
-    ):
+    for compare in (None, lambda: subprocess.run(plain, cwd=root, env=os.environ | printed).returncode):
         path.write_text(address.sub("0x7f0000000000", first).replace("took 1.5 s\\n", "took 9.5 s\\n"))
         assert strict_failures(root, monkeypatch, compare) == []
         path.write_text(first.replace('"0.75 and 2', '"0.76 and 2'))
@@ -177,33 +166,29 @@ def alive(pid: int) -> bool:
     return bool(found) and not found.startswith("Z")
 
 
+def wait_for(found, seconds=60) -> None:
+    until = time.monotonic() + seconds
+    while not found() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def test_a_killed_refresh_leaves_no_process_and_no_folder(root, tmp_path, monkeypatch):
     """`kill -9` of the command while a cell runs: worker and kernel end within seconds, nothing is written, and the
     folder of the compilation cache is gone."""
     (root / "temporary").mkdir()
-    write(
-        root, "01_sleep",
-        "import os, pathlib, time\n"
-        "pathlib.Path('../pids').write_text(f'{os.getpid()} {os.getppid()}')\n"
-        "time.sleep(8)\n"
-        "pathlib.Path('../late').touch()",
-    )  # fmt: skip
+    code = "import os, pathlib, time\npathlib.Path('../pids').write_text(f'{os.getpid()} {os.getppid()}')\n"
+    write(root, "01_sleep", f"{code}time.sleep(8)\npathlib.Path('../late').touch()")
     before = (root / "notebooks" / "01_sleep.ipynb").read_bytes()
     line = "import sys; from pathlib import Path; from kitlib.tools import notebooks; "
     line += "notebooks.execute_all((), refresh=True, jobs=1, scale='cpu', root=Path(sys.argv[1]))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", line, str(root)], env=os.environ | {"TMPDIR": str(root / "temporary")}
-    )
-    until = time.monotonic() + 60
-    while not (root / "pids").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    env = os.environ | {"TMPDIR": str(root / "temporary")}
+    process = subprocess.Popen([sys.executable, "-c", line, str(root)], env=env)
+    wait_for((root / "pids").exists)
     pids = [int(pid) for pid in (root / "pids").read_text().split()]
     assert all(map(alive, pids)) and list((root / "temporary").glob("kit-*"))
     process.kill()
     process.wait()
-    until = time.monotonic() + 6
-    while any(map(alive, pids)) and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for(lambda: not any(map(alive, pids)), seconds=6)
     assert not any(map(alive, pids))
     time.sleep(0.5)
     assert not list((root / "temporary").glob("kit-*"))

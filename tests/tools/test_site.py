@@ -80,22 +80,17 @@ def test_a_lesson_in_a_browser(folder):
     assert " checks\n" in re.sub(r"<[^>]+>", "", text) and "google.colab" not in text
 
 
-def test_a_lesson_can_be_downloaded_and_its_code_copied(folder):
-    """The download is the stored notebook, set-up cell and all. Every figure says what it shows. A button per cell."""
+def test_a_lesson_can_be_downloaded_and_its_figures_say_what_they_show(folder):
+    """The download is the stored notebook, set-up cell and all."""
     page = folder / "lessons" / "07_sparse_upcycling.html"
     (link,) = re.findall(r'href="([^"]+\.ipynb)"[^>]*title="Download', page.read_text())
     stored = folder.parents[1] / "notebooks" / "07_sparse_upcycling.ipynb"
     assert (page.parent / link).read_bytes() == stored.read_bytes()
     figures = [tag for tag in re.findall(r"<img[^>]+>", page.read_text()) if "/_images/" in tag]
-    alt = [re.search(r'alt="([^"]*)"', tag)[1] for tag in figures]
-    assert len(alt) >= 5 and all(text.startswith("Figure of 07 Sparse upcycling of a ViT, ") for text in alt)
-    assert any(text.endswith("; relative distance of logits") for text in alt)
+    assert len(figures) >= 5 and all('alt="Figure of 07 Sparse upcycling of a ViT, ' in tag for tag in figures)
     executed = (page.parent / "10_e3.html").read_text()
     assert '<img alt="Figure of 10 As it was executed, 10 As it was executed" src="data:,">' in executed
     assert '<img alt="mine" src="data:,">' in executed
-    cells = [cell for cell in nbformat.read(stored, as_version=4).cells if cell.cell_type == "code"]
-    text = opened(page)
-    assert len(cells) - 1 <= text.count('<button class="copy"') < text.count("<pre")  # not for what was printed
 
 
 def test_the_start_page_and_the_search_in_a_browser(folder):
