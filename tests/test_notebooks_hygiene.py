@@ -146,12 +146,6 @@ def cells_are_short(nb, path: Path) -> Iterator[str]:
             yield "a code cell is empty"
 
 
-def setup_cell_first(nb, path: Path) -> Iterator[str]:
-    first = code_cells(nb, skipped=True)[0]
-    if first.source != tool.setup_cell(tool.repository()) or tool.SKIP not in tags(first):
-        yield f"the first code cell is not the set-up cell with the tag {tool.SKIP}: run kit stamp"
-
-
 def no_network(nb, path: Path) -> Iterator[str]:
     for cell in code_cells(nb):
         if found := re.search(r"\bpip\b|wget|urlretrieve|http", cell.source):
@@ -209,7 +203,7 @@ def links_lead_somewhere(nb, path: Path) -> Iterator[str]:
 
 RULES: tuple[Callable, ...] = (
     title_and_goals, kernel_is_python3, no_widgets, executed_top_to_bottom, printing_cells_have_outputs,
-    no_errors_or_warnings, small, cells_are_short, setup_cell_first, no_network, checks_and_exercises,
+    no_errors_or_warnings, small, cells_are_short, no_network, checks_and_exercises,
     placeholders_are_not_solutions, no_copies_of_the_library, only_known_tags,
     numbers_come_from_runs, links_lead_somewhere,
 )  # fmt: skip

@@ -41,7 +41,7 @@ def test_an_arm_is_trained_once_and_measured(name, few_questions, tmp_path, monk
     config = (
         ensembles.sparse(tiny, 2, num_experts=4) if "E3" in name else tiny.replace(dropout=METHODS[name].config.dropout)
     )
-    arm = dataclasses.replace(METHODS[name], config=config, steps=2)
+    arm = dataclasses.replace(METHODS[name], config=config, steps=2, pictures=600)
     (row,) = ensembles.run_arm(arm, 0, tmp_path)
     assert all(np.isfinite(value) for value in row.values())
     assert row["members"] == (4 if "E3" in name else 2)

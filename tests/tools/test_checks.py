@@ -1,5 +1,6 @@
 """The checks: what they print, and that each of them can fail."""
 
+import functools
 import sys
 
 import jax
@@ -160,6 +161,8 @@ def test_a_family_is_corrected_for_its_size(capsys):
     both = checks.family({"one": pair, "two": pair})
     assert [v.p for v in both] == pytest.approx([2 * alone.p] * 2)
     assert capsys.readouterr().out.count("paired seeds") == 3
+    with pytest.raises(ValueError, match="t: got "):
+        checks.better("t", [1, 2], [3, 4])
 
 
 def test_verdicts_print_the_stored_questions(capsys):
@@ -243,7 +246,7 @@ def test_exercise_sees_the_solution_even_through_a_function_that_overwrites_its_
 
 def test_summary_counts_claims_sames_and_verdicts_but_no_failures_or_exercises(capsys):
     checks.claim("a", 1, 1, 0)
-    checks.same(mine_square, lib_square, jnp.arange(3.0))
+    checks.same(mine_square, functools.partial(lib_square), jnp.arange(3.0))
     checks.better("b", [1, 2, 3], [3, 2, 1])
     checks.exercise("c", mine_square, lib_square, jnp.arange(3.0))
     with pytest.raises(AssertionError):

@@ -100,6 +100,8 @@ def test_jupyterlabs_server_saves_without_a_change(tmp_path, monkeypatch):
 
 def test_badges_of_an_address_and_of_none():
     """Stamping twice is stamping once, the rest of the page stays, and the repository's page has none while unset."""
+    with pytest.raises(SystemExit, match="got 0 set-up cells"):
+        notebook_files.stamp(nbformat.v4.new_notebook(), "01_x.ipynb", "")
     readme = "# kitlib\n\n<!-- badges -->\n\ntext <!-- badges -->\n"
     stamped = notebook_files.with_badges(readme, "https://github.com/people/kit")
     line = stamped.splitlines()[2]
