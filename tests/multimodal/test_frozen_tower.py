@@ -54,14 +54,6 @@ def test_no_images_have_no_output_and_images_of_another_size_are_refused(tower):
         tower_output(CONFIG, tower.params, np.zeros((1, 16, 16, 3), np.uint8))
 
 
-def test_equal_images_have_one_number():
-    """a, b, a (another array of the same values), c: 0, 1, 0, 2; three are kept, in the order in which they came."""
-    a, b, c = plain(3)
-    images = Images()
-    assert [images.number(image) for image in (a, b, a.copy(), c)] == [0, 1, 0, 2]
-    np.testing.assert_array_equal(images.stacked(CONFIG), np.stack([a, b, c]))
-
-
 def test_the_fingerprint_tells_towers_apart(tower):
     same = Tower(tower.config, jax.tree.map(np.array, tower.params))
     assert same.fingerprint == tower.fingerprint and len(tower.fingerprint) == 16

@@ -29,12 +29,6 @@ def model():
     return palix.PaLIX(config), palix.init_params(palix.PaLIX(config))
 
 
-def test_texts_do_not_depend_on_the_batch_size(model):
-    """Three examples in batches of four and of two: in both cases the last batch is filled up."""
-    one, other = (generated_texts(*model, THREE, batch_size=size) for size in (4, 2))
-    assert one == other and len(one) == 3 and all(isinstance(text, str) for text in one)
-
-
 def test_the_log_probability_of_a_text_is_the_models(model):
     """The sum of the log-probabilities that the model gives the text's tokens when it reads them, up to eos."""
     texts, log_probs = generation.texts_and_log_probs(*model, THREE, batch_size=4)

@@ -114,7 +114,10 @@ def test_all_tests_have_examples_and_true_answers_score_one():
     ("name", "task", "split"),
     [
         ("easy-VQA, test set", "easy_vqa", "test"),
+        ("receipts", "receipts", "test"),
         ("counting", "counting", "train"),
+        ("counting, unseen objects", "counting", "test"),
+        ("videos, unseen objects", "video_questions", "test"),
         ("videos, unseen objects, by way of positions", "video_questions_by_positions", "test"),
         ("detection, with absent kinds, unseen objects", "detection", "test"),
         ("4-shot, new words, unseen objects", "made_up_words", "test"),

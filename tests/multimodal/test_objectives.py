@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -116,16 +115,19 @@ def test_there_are_thirteen_objectives_each_with_its_function():
 @pytest.mark.slow
 @pytest.mark.parametrize("language", captioned.LANGUAGES)
 def test_every_split_of_every_caption_is_lossless(language):
+    def length(text):  # in units
+        letters = [character for character in text if not unicodedata.category(character).startswith("M")]
+        return len(letters if language in ("zh", "ja", "th") else text.split())
+
     several = 0
     for caption in captioned.emoji("test").names[language][:60]:
-        several += len(units(caption, language)) > 1
-        for position in range(len(units(caption, language))):
+        count = len(units(caption, language))
+        several += count > 1
+        for position in range(count):
             example = split_captioning(IMAGE, caption, language, position)
             given = without_prefix(example).prompt
             assert given.endswith(FIRST) and given.replace(FIRST, example.answer) == caption
-            before = given.removesuffix(FIRST)
-            letters = [c for c in before if not unicodedata.category(c).startswith("M")]
-            assert len(letters if language in ("zh", "ja", "th") else before.split(" ")[:-1]) == position
+            assert (length(given.removesuffix(FIRST)), length(example.answer)) == (position, count - position)
         whole = captioning(IMAGE, caption, language)
         assert whole.answer == caption and whole.prompt == split_captioning(IMAGE, caption, language, 0).prompt
     assert several > 5
@@ -172,24 +174,15 @@ def test_there_may_be_as_many_spans_as_sentinels():
 # --- objects ---
 
 
-def test_questions_about_objects_are_true():
-    cutouts, names = scenes.objects("test")
-    kinds = Counter()
-    for i in range(60):
-        rng = keyed_rng(0, i)
-        scene = scenes.compose(cutouts, scenes.contents(len(names), rng, 4)[0], (8, 12), rng)
-        example = object_aware_vqa(scene, names, rng)
-        here = {names[k] for k in scene.indices}
-        question = without_prefix(example).prompt
-        kind, _, rest = question.rstrip("?").partition(": ")
-        kinds[kind] += 1
-        if kind == "which are there":
-            assert set(example.answer.split(" ; ")) == here
-        elif kind == "is there":
-            assert example.answer == ("yes" if rest in here else "no")
-        else:
-            assert kind == "which is there" and set(rest.split(" or ")) & here == {example.answer}
-    assert len(kinds) == 3 and min(kinds.values()) > 8
+def test_questions_about_objects_are_of_three_kinds_and_true():
+    """What `scenes.ask` answers is tested there; here are two dogs and a red apple."""
+    rng, seen = keyed_rng(0), {}
+    for _ in range(60):
+        example = object_aware_vqa(SCENE, ["dog", "cat", RED], rng)
+        seen[without_prefix(example).prompt] = example.answer
+    assert {question.split(":")[0] for question in seen} == {"which are there?", "is there", "which is there"}
+    assert seen["which are there?"] == "dog ; red apple" and seen["is there: cat?"] == "no"
+    assert {answer for question, answer in seen.items() if " or " in question} <= {"dog", RED}
 
 
 def test_boxes_can_be_read_back_and_only_noise_carries_no_loss():
@@ -293,24 +286,16 @@ def boxed(boxes=BOXES, names=NAMES, asked=("dog",), **more):
     [
         (lambda: captioning(None, "cat", "en"), "There is no image"),
         (lambda: captioning(IMAGE / 255, "cat", "en"), r"Expected images uint8\[n, H, W, 3\], 0 to 255, got float64"),
-        (lambda: captioning(IMAGE[..., 0], "cat", "en"), r"got uint8\[64, 64\]"),
         (lambda: captioning(FOUR, "cat", "en"), "4 images or frames; this example may have at most 1"),
         (lambda: video_captioning(FOUR, "cat", "en", max_images=3), "at most 3"),
-        (lambda: vqa(FOUR, "q?", "a", "en", max_images=2), "at most 2"),
-        (lambda: episodic_captioning(FOUR, "abcd", "en", max_images=3), "at most 3"),
         (lambda: episodic_vqa(FOUR, "abcd", "abcd", "en", max_images=3), "at most 3"),
         (lambda: episodic_captioning([IMAGE, IMAGE[:32]], ["a", "b"], "en"), "must be of one size"),
         (lambda: captioning(IMAGE, None, "en"), "visible"),
-        (lambda: vqa(IMAGE, " ", "yes", "en"), "visible"),
-        (lambda: vqa(IMAGE, "is it?", "", "en"), "visible"),
         (lambda: vqa(IMAGE, "is it?", "yes", "en", ocr=" "), "visible"),
-        (lambda: question_generation(IMAGE, "", "yes", "en"), "visible"),
         (lambda: question_generation(IMAGE, "is it?", "", "en"), "visible"),
         (lambda: screenshot_to_markup(IMAGE, ""), "visible"),
-        (lambda: episodic_captioning(FOUR[:2], ["", "b"], "en"), "visible"),
         (lambda: episodic_vqa(FOUR[:2], ["", "b"], ["c", "d"], "en"), "visible"),
         (lambda: translation(" ", "Hund", DE), "visible"),
-        (lambda: translation("dog", " ", DE, ("dog", "en")), "visible"),
         (lambda: translation("chien", "Hund", DE, (" ", "en")), "visible"),
         (lambda: repeated_pairs([("dog", " ")], [("dog", " ")]), "visible"),
         (lambda: captioning(IMAGE, f"a {FIRST}", "en"), "A sentinel stands for words that are left out"),
@@ -318,22 +303,17 @@ def boxed(boxes=BOXES, names=NAMES, asked=("dog",), **more):
             lambda: span_corruption("a " * 255 + "a", RNG, density=0.5, mean_span=1),
             "have 128 spans .* are 64 sentinels",
         ),
-        (lambda: span_corruption("a " * 129 + "a", RNG, density=0.5, mean_span=1), "130 words have 65 spans"),
         (lambda: span_corruption("word", RNG), "length is 1"),
         (lambda: captioning(IMAGE, "cat", "german"), "'german'.* did you mean 'de'"),
-        (lambda: translation("dog", "Hund", DE, ("dog", "german")), "did you mean 'de'"),
         (lambda: captioning(IMAGE, "a  cat", "en"), "White space .*'a  cat'"),
         (lambda: split_captioning(IMAGE, "a cat", "en", 2), "2 parts, 2 are given"),
-        (lambda: split_captioning(IMAGE, "a cat", "en", -1), "-1 are given"),
         (lambda: split_ocr(IMAGE, [], "en", 0), "The text has 0 parts"),
         (lambda: episodic_captioning(FOUR[:1], ["a"], "en"), "at least 2 images and as many texts, got 1 images"),
-        (lambda: episodic_captioning(FOUR, ["a"], "en"), "got 4 images, 1 texts"),
         (lambda: episodic_vqa(FOUR[:2], ["a", "b"], ["c"], "en"), "got 2 images, 2 and 1 texts"),
         (lambda: recall(["Hund"], ["vuck", "gub"], 0, DE), "different names and a word for each"),
         (lambda: recall(["Hund", "Hund"], ["vuck", "gub"], 0, DE), "different names and a word for each"),
         (lambda: repeated_pairs([DOG], [CAT]), "again, got"),
         (lambda: repeated_pairs([DOG, CAT], []), "again, got"),
-        (lambda: repeated_pairs([DOG], [("dog", "zug")]), "again, got"),
         (lambda: boxed(asked=[]), r"several different ones, got \[\]"),
         (lambda: boxed(asked=["dog", "dog"]), "several different ones"),
         (lambda: boxed(asked=["dog ; cat"]), "read back, got 'dog ; cat'"),
@@ -343,10 +323,8 @@ def boxed(boxes=BOXES, names=NAMES, asked=("dog",), **more):
         (lambda: boxed(BOXES * 64), "are these pixels"),
         (lambda: boxed(BOXES + np.array([[0], [0.6], [0]])), "in .0, 1."),  # of a name that is not asked for
         (lambda: boxed(names=["noise", *NAMES[1:]]), "'noise' is the class of boxes"),
-        (lambda: boxed(asked=["noise"]), "'noise' is the class of boxes"),
         (lambda: masked_tokens(IMAGE, MASK[:1], CODEBOOK), r"bool\[2, 2\] with .* hidden cell, got bool\[1, 2\]"),
         (lambda: masked_tokens(IMAGE, MASK & False, CODEBOOK), "at least one hidden cell"),
-        (lambda: masked_tokens(IMAGE, MASK * 1, CODEBOOK), r"got int64\[2, 2\]"),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -81,10 +81,8 @@ def test_patches_of_a_box_by_hand():
     boxes = [[0, 0, 2 / 8, 1 / 8], [0, 0, 1.5 / 8, 1 / 8], [0.6 / 8, 0, 0.9 / 8, 1 / 8], [0.3] * 4, [1, 1, 1, 1]]
     found = [np.argwhere(one.reshape(8, 8)).tolist() for one in ocr_pretraining.patches_in_boxes(boxes)]
     assert found == [[[0, 0], [1, 0]], [[0, 0]], [[0, 0]], [[2, 2]], [[7, 7]]]
-    assert (
-        ocr_pretraining.patches_in_boxes(np.zeros((0, 4))).shape == (0, 64)
-        and ocr_pretraining.patches_in_boxes([0, 0, 1, 1]).all()
-    )
+    assert ocr_pretraining.patches_in_boxes(np.zeros((0, 4))).shape == (0, 64)
+    assert ocr_pretraining.patches_in_boxes([0, 0, 1, 1]).all()
 
 
 def test_batches_are_what_the_model_takes(make):
@@ -145,9 +143,8 @@ def test_the_loss_by_hand():
 def test_the_tower_fits_into_the_model():
     """Without the head, names and shapes of the parameters are those of the tower in PaLI-X."""
     config = configs.palix("XS")
-    tower = ocr_pretraining.tower_params(
-        classification.init_params(ViT(ocr_pretraining.tower_with_head(config.tower, 7)), (1, 32, 32, 3))
-    )
+    headed = ViT(ocr_pretraining.tower_with_head(config.tower, 7))
+    tower = ocr_pretraining.tower_params(classification.init_params(headed, (1, 32, 32, 3)))
     whole = palix.init_params(palix.PaLIX(config))["tower"]
     assert jax.tree.map(jnp.shape, tower) == jax.tree.map(jnp.shape, whole)
 

@@ -13,7 +13,6 @@ from kitlib.models import palix
 from kitlib.multimodal import frozen_tower, probes, stages
 from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.ocr_pretraining import letters
-from kitlib.multimodal.prompts import Example
 
 pytestmark = pytest.mark.slow
 
@@ -68,40 +67,24 @@ def test_letters_that_the_features_spell_are_read(monkeypatch):
     assert (table["letters"] > 0.85).all() and (table["words"] > 0.6).all()
 
 
-# --- positions ---
-
-WORDS = tokenizer.multilingual()
-
-
 def small(positions: bool):
     tower = {"image_size": (64, 64), "depth": 1}
-    text = {"vocab_size": WORDS.vocab_size, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    text = {"vocab_size": tokenizer.multilingual().vocab_size, "num_encoder_layers": 1, "num_decoder_layers": 1}
     model = palix.PaLIX(configs.palix("XS", tower=tower, text=text, visual_positions=positions))
     return model, palix.init_params(model)
 
 
-@pytest.fixture(scope="module")
-def asked() -> list[Example]:
-    return kit_tasks()["finding"].examples(60)
-
-
-def test_rows_and_columns_after_the_projection_can_be_read_from_the_encoder(asked):
+def test_rows_and_columns_after_the_projection_can_be_read_from_the_encoder():
     """With the tower's own positions set to zero, its output does not tell a patch; N(0, 1) tables after it do."""
-    shares = {}
+    shares, asked = {}, kit_tasks()["finding"].examples(60)
     for positions in (True, False):
         model, params = small(positions)
         tower = params["tower"] | {"pos_embedding": np.zeros_like(params["tower"]["pos_embedding"])}
         shares[positions] = probes.told_patches(model, params | {"tower": tower}, asked, fitted=40)
     assert shares[True]["tower"] == shares[False]["tower"] < 0.15
     assert shares[True]["encoder"] > 0.9 > 0.3 > shares[False]["encoder"]
-
-
-def test_too_few_examples_raise(asked):
     with pytest.raises(ValueError, match="41 examples; expected at least 42"):
-        probes.told_patches(*small(True), asked[:41], fitted=40)
-
-
-# --- the released tower ---
+        probes.told_patches(model, params, asked[:41], fitted=40)
 
 
 @pytest.fixture(scope="module")

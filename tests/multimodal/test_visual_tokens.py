@@ -31,12 +31,6 @@ def by_hand(patch, codebook):
     return int(np.square(codebook.astype(np.int64) - patch.astype(np.int64)).sum((1, 2, 3)).argmin())
 
 
-def error(patches, codebook):
-    """Mean squared error of patches uint8[N, p, p, 3] after coding."""
-    back = codebook[[by_hand(patch, codebook) for patch in patches]]
-    return np.square(back.astype(float) - patches).mean()
-
-
 def test_patches_are_the_squares_of_the_image(images):
     cells = cut(images, 8)
     assert cells.shape == (6, 4, 6, 8, 8, 3)
@@ -69,40 +63,11 @@ def test_decoding_puts_entries_side_by_side():
     assert back[0, :, :, 0].tolist() == [[10, 99, 20, 20], [10, 10, 20, 20], [30, 30, 10, 99], [30, 30, 10, 10]]
 
 
-# --- k-means ---
-
-
-def slow_k_means(patches, codebook, steps=100):
-    """Lloyd's algorithm from a given codebook: float64[K, p, p, 3]."""
-    codebook = codebook.astype(float)
-    for _ in range(steps):
-        codes = np.array([np.square(codebook - patch.astype(float)).sum((1, 2, 3)).argmin() for patch in patches])
-        codebook = np.array([patches[codes == k].mean(0) if (codes == k).any() else c for k, c in enumerate(codebook)])
-    return codebook
-
-
 def test_the_codebook_is_a_fixed_point_of_k_means(patches, codebook):
     """Assigning and averaging once more moves no entry by more than the rounding to whole numbers."""
     codes = np.array([by_hand(patch, codebook) for patch in patches])
     assert set(codes) == set(range(16))
-    assert np.abs(slow_k_means(patches, codebook, steps=1) - codebook).max() <= 1.0
-
-
-def test_the_codebook_is_as_good_as_lloyds_algorithm_from_many_starts(patches):
-    starts = [patches[np.random.default_rng(seed).choice(len(patches), 8, replace=False)] for seed in range(6)]
-    slow = [error(patches, np.rint(slow_k_means(patches, start, steps=20)).astype(np.uint8)) for start in starts]
-    ours = [error(patches, learn(patches, 8, keyed_rng(seed))) for seed in range(6)]
-    assert min(ours) <= 1.02 * min(slow) and np.mean(ours) <= np.mean(slow)
-
-
-def test_lonely_patches_are_found():
-    """Three groups, two of them of one patch among 998."""
-    patches = np.zeros((1000, 2, 2, 3), np.uint8)
-    patches[:998, 0, 0, 0] = np.arange(998) % 2
-    patches[998], patches[999] = 100, 250
-    for seed in range(20):
-        found = learn(patches, 3, keyed_rng(seed))
-        assert {int(entry[1, 1, 2]) for entry in found} == {0, 100, 250}
+    assert np.abs([patches[codes == k].mean(0) for k in range(16)] - codebook.astype(float)).max() <= 1.0
 
 
 def test_the_generator_decides_the_codebook(patches):
@@ -116,9 +81,6 @@ def test_one_entry_is_the_mean_and_as_many_as_patches_are_the_patches(patches):
     some = patches[:10]
     found = learn(np.concatenate([some, some[:5]]), 10, keyed_rng(0))
     assert {entry.tobytes() for entry in found} == {patch.tobytes() for patch in some}
-
-
-# --- masks ---
 
 
 @pytest.mark.parametrize(
@@ -162,8 +124,6 @@ def test_hidden_pixels_are_grey_and_others_untouched(images):
     assert (hide(images[0], hidden, grey=7)[:8, :8] == 7).all() == hidden[0, 0]
 
 
-# --- refusals ---
-
 FLAT, RNG, TWO = np.zeros((2, 8, 8, 3), np.uint8), keyed_rng(0), np.zeros((2, 2), bool)
 
 
@@ -171,24 +131,17 @@ FLAT, RNG, TWO = np.zeros((2, 8, 8, 3), np.uint8), keyed_rng(0), np.zeros((2, 2)
     ("call", "message"),
     [
         (lambda: cut(FLAT[0], 4), r"images are uint8\[8, 8, 3\]"),
-        (lambda: cut(FLAT / 255, 4), "images are float64"),
         (lambda: cut(FLAT, 3), "do not fill images of 8 x 8"),
         (lambda: cut(FLAT, 0), "Patches of 0 pixels"),
         (lambda: learn(FLAT[:, :4], 1, RNG), r"patches are uint8\[2, 4, 8, 3\]"),
         (lambda: learn(FLAT, 0, RNG), "got 0 entries for 2"),
-        (lambda: learn(FLAT[:0], 3, RNG), "3 entries for 0 patches"),
         (lambda: learn(FLAT, 2, RNG), "only 1 different patches for 2 entries"),
         (lambda: encode(FLAT, FLAT.astype(float)), "codebook is float64"),
-        (lambda: encode(FLAT, FLAT.reshape(2, -1)), r"codebook is uint8\[2, 192\]"),
         (lambda: decode([[[0.0]]], FLAT), "codes are float64"),
-        (lambda: decode([[0]], FLAT), r"codes are int64\[1, 1\]"),
         (lambda: decode([[[2]]], FLAT), "in 0 ... 1, got 2 to 2"),
-        (lambda: decode([[[-1]]], FLAT), "got -1 to -1"),
         (lambda: mask((1, 1), 0.5, RNG), "2 cells or more"),
         (lambda: mask((8, 8), 1.0, RNG), r"a share in \(0, 1\)"),
-        (lambda: mask((8, 8), np.nan, RNG), "and nan"),
         (lambda: hide(FLAT, TWO), r"got uint8\[2, 8, 8, 3\]"),
-        (lambda: hide(FLAT[0], TWO.astype(float)), r"and float64\[2, 2\]"),
         (lambda: hide(FLAT[0], np.zeros((3, 2), bool)), "does not divide"),
         (lambda: hide(FLAT[0], TWO[:0]), r"A grid of \[0, 2\] cells"),
     ],
