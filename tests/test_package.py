@@ -1,4 +1,4 @@
-"""The house rules of the library: layers, no circles, short modules, a light import, a test per module."""
+"""The house rules of the library: layers, short modules, a light import, a test per module."""
 
 import ast
 import re

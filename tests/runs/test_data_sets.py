@@ -40,12 +40,10 @@ def test_batches_fit_the_model_and_go_on_where_they_were(name, evaluated):
 @pytest.mark.parametrize(
     ("shape", "patch", "size"),
     [
-        ((14, 21, 3), None, (14, 21)),
-        ((32, 32, 1), None, (35, 35)),
-        ((32, 32, 3), 4, (32, 32)),
+        ((14, 21, 3), None, (14, 21)), ((32, 32, 1), None, (35, 35)), ((32, 32, 3), 4, (32, 32)),
         ((2, 3, 3), None, (7, 7)),
     ],
-)
+)  # fmt: skip
 def test_a_model_fits_pictures_of_ones_own(tmp_path, shape, patch, size):
     images = np.random.default_rng(0).integers(0, 256, (60, *shape), np.uint8)
     np.savez(tmp_path / "own.npz", images=images, labels=np.arange(60) % 3, class_names=np.array(["a", "b", "c"]))

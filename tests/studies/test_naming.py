@@ -8,19 +8,10 @@ from trees import random_params
 
 from kitlib import ensembles
 from kitlib.models.vit import ViT
-from kitlib.studies import naming, naming_pictures, tables, upcycling_ablations, upcycling_runs, upcycling_tasks
+from kitlib.studies import naming, naming_pictures, upcycling_ablations, upcycling_runs, upcycling_tasks
 from kitlib.training import classification
 
 KINDS = naming.kinds()
-
-
-def test_the_chosen_rates_are_the_best_of_the_trials_and_none_is_at_an_end():
-    trials = tables.read_table("ensembles", "naming_tuning")
-    kind, peak = trials["arm"].str.rsplit(": peak ", n=1).str[0], trials["arm"].str.rsplit(": peak ", n=1).str[1]
-    trials = trials.assign(kind=kind, peak=peak.astype(float))
-    best = trials.loc[trials.groupby("kind")["loss"].idxmin()].set_index("kind")["peak"]
-    assert best.to_dict() == naming.CHOSEN and set(KINDS) == set(naming.CHOSEN)
-    assert not set(best.tolist()) & {min(naming.PEAKS), max(naming.PEAKS)}
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])

@@ -3,7 +3,7 @@
 import pytest
 
 from kitlib.models import flops
-from kitlib.studies import naming, naming_sizes, tables
+from kitlib.studies import naming, naming_sizes
 from kitlib.upcycling import surgery
 
 ARMS = naming_sizes.studies()["naming_sizes"].arms
@@ -29,13 +29,3 @@ def test_the_same_blocks_are_trunk(width):
     one, two = flops.vit_forward_flops(vmoe), flops.vit_forward_flops(e3)
     twice = one["projections"] / 4 + one["attention"] / 4 + one["experts"] + one["head"]
     assert sum(two.values()) == sum(one.values()) + twice
-
-
-@pytest.mark.parametrize("width", [8, 32])
-@pytest.mark.parametrize("kind", naming_sizes.KINDS)
-def test_the_chosen_rates_are_the_best_trials(kind, width):
-    scores = tables.final(tables.read_table("ensembles", "naming_sizes_tuning"), "loss").iloc[0]
-    own = {peak: scores[f"{kind}, width {width}: peak {peak:g}"] for peak in naming.PEAKS}
-    chosen = min(own, key=own.get)
-    assert chosen == naming_sizes.CHOSEN[width][kind]
-    assert min(naming.PEAKS) < chosen < max(naming.PEAKS)

@@ -25,13 +25,10 @@ def test_a_third_of_the_kinds_is_in_each_tier():
 
 
 def test_pairs_are_of_different_kinds_and_keep_the_counts():
-    counts = [1, 2, 3, 6]
-    found = pairs(counts, np.random.default_rng(0))
+    """The even pictures are as many as those with the counts of the seed."""
+    found = pairs([1, 2, 3, 6], np.random.default_rng(0))
     assert found.shape == (6, 2) and (found[:, 0] != found[:, 1]).all()
-    assert np.bincount(found.ravel()).tolist() == counts
-
-
-def test_the_training_pictures_have_the_counts_of_the_seed_and_the_even_ones_as_many():
+    assert np.bincount(found.ravel()).tolist() == [1, 2, 3, 6]
     counts, even = (np.bincount(training_pairs(0, even=flat).ravel(), minlength=KINDS) for flat in (False, True))
     assert (counts == counts_of(KINDS, 0)).all()
     assert even.sum() == counts.sum() and even.max() - even.min() <= 1

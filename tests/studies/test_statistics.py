@@ -41,17 +41,13 @@ def test_the_five_words():
     assert word([1.0, -1.0, 0.5], margin=0.5).startswith("undecided (needs about ")
     assert word([1.0, 1.1, 0.9], floor=2.0) == "floor"  # both arms, 1 and 0, are below chance
     assert word([1.0, 1.1, 0.9], floor=0.5) == "seen"  # one of them is above
+    control, noise = np.array([0.5, 0.6, 0.7]), np.array([0.01, -0.01, 0.0])  # a floor per seed, and of a loss
+    assert judge([compare(control + noise, control - noise, floor=control)])[0].word == "floor"
+    loss = compare([2.31, 2.30, 2.29], [2.35, 2.33, 2.36], higher=False, floor=np.log(10.0))
+    assert judge([loss])[0].word == "floor"
     assert word([0.0, 0.0, 0.0]) == "undecided (needs over 1,000 seeds)"  # nothing is known of the spread
     assert word([2.0, 2.0, 2.0]) == "seen"
     assert word([1.0, 1.1, 0.9], margin=50.0) == "seen"  # and no difference above 50: the difference is told
-
-
-def test_a_floor_may_be_a_control_per_seed_and_a_loss():
-    control = np.array([0.5, 0.6, 0.7])
-    noise = np.array([0.01, -0.01, 0.0])
-    assert judge([compare(control + noise, control - noise, floor=control)])[0].word == "floor"
-    chance = np.log(10.0)
-    assert judge([compare([2.31, 2.30, 2.29], [2.35, 2.33, 2.36], higher=False, floor=chance)])[0].word == "floor"
 
 
 @pytest.mark.parametrize(

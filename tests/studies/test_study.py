@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kitlib.studies import runner
+from kitlib.studies import naming, naming_sizes, runner, tables, text_downstream
 from kitlib.studies.study import SEEDS, Study
 
 
@@ -21,3 +21,23 @@ def test_every_study_asks_one_question_of_at_least_two_arms(paper):
         assert all(dataclasses.is_dataclass(arm) for arm in study.arms.values())
         different = {repr(arm) for arm in study.arms.values()}
         assert len(different) == len(set(study.arms.values())), name
+
+
+SIZES = {f"{kind}, width {w}": peak for w in (8, 32) for kind, peak in naming_sizes.CHOSEN[w].items()}
+DOWNSTREAM = {f"{task} {start}": peak for (task, start), peak in text_downstream.CHOSEN.items()}
+
+
+@pytest.mark.parametrize(
+    ("paper", "table", "chosen", "peaks"),
+    [
+        ("ensembles", "naming_tuning", naming.CHOSEN, naming.PEAKS),
+        ("ensembles", "naming_sizes_tuning", SIZES, naming.PEAKS),
+        ("upcycling", "text_downstream_tuning", DOWNSTREAM, text_downstream.PEAKS),
+    ],
+)
+def test_the_chosen_rates_are_the_best_of_the_trials_and_none_is_at_an_end(paper, table, chosen, peaks):
+    losses = tables.final(tables.read_table(paper, table), "loss").iloc[0]
+    assert len(losses) == len(chosen) * len(peaks)
+    for name, peak in chosen.items():
+        own = {p: losses[f"{name}: peak {p:g}"] for p in peaks}
+        assert min(own, key=own.get) == peak and min(peaks) < peak < max(peaks), name

@@ -93,20 +93,16 @@ def test_a_lesson_can_be_downloaded_and_its_figures_say_what_they_show(folder):
     assert '<img alt="mine" src="data:,">' in executed
 
 
-def test_the_start_page_and_the_search_in_a_browser(folder):
+def test_the_other_pages_in_a_browser(folder):
     text = opened(folder / "index.html")
     assert text.count('class="sd-card-img-top') == 2 and "This lesson failed" in text
     assert all(words in text for words in ("10 As it was executed", 'href="lessons/07_sparse_upcycling.html"'))
     assert "99_broken" not in text
     assert (folder / "searchindex.js").stat().st_size > 10_000
     assert "searchtools.js" in opened(folder / "search.html")
-
-
-def test_claims_and_reference_in_a_browser(folder):
     claims = opened(folder / "claims.html", "420,900")
     assert claims.count("<table") == 4 and "no counterpart: " in claims  # the counts, and a table per paper
     api = opened(folder / "api" / "moe.html")
-    assert 'href="../lessons/07_sparse_upcycling.html"' in opened(folder / "api" / "upcycling.html")
     assert "top_k" in api and "def plan_token_choice" in re.sub(r"<[^>]+>", "", api)
 
 
