@@ -34,15 +34,10 @@ def write(path, content):
     return path
 
 
-# --- small sets: the fields of the official files, also some that are not read ---
-
-
+# The fields of the official files, also some that are not read.
 CAPTIONS = {
     "info": {"year": 2017},
-    "images": [
-        {"license": 4, "file_name": "000000000009.jpg", "height": 40, "width": 60, "id": 9},
-        {"license": 1, "file_name": "000000000025.jpg", "height": 40, "width": 60, "id": 25},
-    ],
+    "images": [{"license": 4, "file_name": f"{i:012d}.jpg", "height": 40, "width": 60, "id": i} for i in (9, 25)],
     "annotations": [
         {"image_id": 25, "id": 1, "caption": "Two  giraffes near\na tall tree. "},
         {"image_id": 9, "id": 2, "caption": "A red square on white paper"},
@@ -148,9 +143,6 @@ def everything(captions, vqa, textvqa, docvqa, lvis):
     return captions, vqa, textvqa, docvqa, lvis
 
 
-# --- prompts, targets and references ---
-
-
 def content(example) -> tuple:
     return example.task, example.prompt, example.answer
 
@@ -227,9 +219,6 @@ def test_all_classes_of_lvis_can_be_written_down():
     assert boxes.from_text(boxes.to_text([[0, 0, 1, 1]] * 1203, names))[1:] == (names, 0)
 
 
-# --- scores ---
-
-
 def test_the_targets_have_perfect_scores(everything):
     """CIDEr-D is 10, as the captions of one image are equal for it: it ignores case and full stops."""
     perfect = {"COCO captions": 10, "VQAv2": 1, "TextVQA": 1, "DocVQA": 1, "LVIS": 1}
@@ -279,9 +268,6 @@ def test_public_sets_are_tasks_of_a_mixture(everything):
     assert one["images"].shape == (8, 1, 32, 32, 3) and one["images_valid"].all()
     np.testing.assert_array_equal(one["prompt_tokens"], again["prompt_tokens"])
     assert {mixed.draw(i).task for i in range(40)} == {"captioning", "vqa", "detection"} <= set(prompts.PREFIXES)
-
-
-# --- TFDS ---
 
 
 def png(colour) -> io.BytesIO:
@@ -354,8 +340,6 @@ def test_lvis_of_tfds(tmp_path, lvis):
         assert ours.references.not_exhaustive == theirs.references.not_exhaustive
     assert source.task().metric([example.answer for example in source], list(source)) == pytest.approx(1)
 
-
-# --- errors ---
 
 READERS = {
     "coco_captions": public_sets.coco_captions,
@@ -441,19 +425,13 @@ def test_without_noise_an_image_without_objects_raises(tmp_path, lvis):
 
 
 def changed(content: dict, where: str, value) -> dict:
-    """A copy of the content in which the value of the first key `where` that is found, at any depth, is another."""
-    copy = json.loads(json.dumps(content))
+    """A copy of the content in which the value of the first key `where`, at any depth, is another."""
+    values = iter([value])
 
-    def visit(node) -> bool:
-        if isinstance(node, dict):
-            if where in node:
-                node[where] = value
-                return True
-            return any(visit(value) for value in node.values())
-        return isinstance(node, list) and any(visit(value) for value in node)
+    def change(node):
+        return node | {where: next(values, node[where])} if where in node else node
 
-    assert visit(copy), where
-    return copy
+    return json.loads(json.dumps(content), object_hook=change)
 
 
 @pytest.mark.parametrize(
