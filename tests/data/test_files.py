@@ -43,16 +43,13 @@ def test_checksums_and_licences_cover_exactly_the_files_which_are_small(folder):
         assert all(text in licences for text in (*listed, *NOTICES))
 
 
-def test_data_folder_missing_is_one_clear_sentence(tmp_path, monkeypatch):
+def test_data_folder_is_that_of_an_installed_wheel_or_of_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match="install the kit again"):
         data.data_folder()
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "checksums.txt").write_text("")
-    assert data.data_folder() == tmp_path / "data"  # a checkout
-    (tmp_path / "kitlib" / "_data").mkdir(parents=True)
-    (tmp_path / "kitlib" / "_data" / "checksums.txt").write_text("")
-    assert data.data_folder() == tmp_path / "kitlib" / "_data"  # an installed wheel
+    for folder in (tmp_path / "data", tmp_path / "kitlib" / "_data"):
+        files.write_bytes(folder / "checksums.txt", b"")
+        assert data.data_folder() == folder
 
 
 def test_read_checked_gives_the_bytes_of_an_unchanged_file_only(commit, tmp_path):
@@ -235,34 +232,26 @@ def test_modes_follow_the_umask_which_is_not_changed_even_for_a_moment(umask, tm
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o666 & ~umask}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("a", "a\n"), ("a\n", "a\n"), ("a\n\n", "a\n\n"), ("", "\n"), ("हि🙂", "हि🙂\n")]
-)
-def test_write_text_is_utf_8_and_ends_with_a_newline(text, expected, tmp_path):
-    files.write_text(str(tmp_path / "a.txt"), text)
-    assert (tmp_path / "a.txt").read_bytes() == expected.encode()
-
-
-@pytest.mark.parametrize("name", ["a.npz", "new/folder/a.npz", "a", "a.bin"])
-def test_write_npz_writes_named_arrays_to_exactly_this_path(name, tmp_path):
+def test_what_is_written_stands_at_exactly_this_path(tmp_path):
     arrays = {"a/b": np.zeros((100, 100), np.float16), "names": np.array(["x", "yy"])}
-    files.write_npz(tmp_path / name, arrays)
-    with np.load(tmp_path / name, allow_pickle=False) as read:
-        assert list(read) == ["a/b", "names"]
-        for key, array in arrays.items():
-            np.testing.assert_array_equal(read[key], array)
-    assert len(list((tmp_path / name).parent.iterdir())) == 1
-    files.write_bytes(tmp_path / "other" / "a.bin", b"\x00\xff")
-    files.write_bytes(tmp_path / "other" / "a.bin", b"\x01")
-    assert [path.read_bytes() for path in (tmp_path / "other").iterdir()] == [b"\x01"]
+    for name in ("a.npz", "new/folder/a.npz", "a", "a.bin"):
+        files.write_npz(tmp_path / name, arrays)
+        with np.load(tmp_path / name, allow_pickle=False) as read:
+            np.testing.assert_equal(dict(read), arrays)
+    path = tmp_path / "other" / "a.txt"
+    for content in (b"\x00\xff", b"\x01"):
+        files.write_bytes(path, content)
+        assert path.read_bytes() == content
+    for text, expected in {"a": "a\n", "a\n": "a\n", "a\n\n": "a\n\n", "": "\n", "हि🙂": "हि🙂\n"}.items():
+        files.write_text(str(path), text)
+        assert path.read_bytes() == expected.encode()
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"a.npz", "new/folder/a.npz", "a", "a.bin", "other/a.txt"}
 
 
-def test_recipe_hash_is_sixteen_digits_of_the_sha256():
+def test_names_of_recipes_and_keyed_generators():
     assert files.recipe_hash("abc") == "ba7816bf8f01cfea"  # FIPS 180-4's example starts like this
     assert len({files.recipe_hash(recipe) for recipe in ("", "a", "A", "a ", "é")}) == 5
-
-
-def test_keyed_rng_depends_on_seed_and_key_alone():
     np.testing.assert_array_equal(data.keyed_rng(3, 1, 4).random(5), data.keyed_rng(3, 1, 4).random(5))
     keys = [(3, 1, 4), (3, 4, 1), (3, 1), (3,), (1, 1, 4), (3, 1, 4, 0)]
     assert len({data.keyed_rng(*key).random() for key in keys}) == len(keys)

@@ -43,8 +43,7 @@ SCALED = [[0, 128], [64, 255]]
     *((suffix, GREY.astype(np.uint16), SCALED) for suffix in ("png", "tif", "pgm")),
     ("png", np.full((2, 2), 257 * 100, np.uint16), [[100, 100]] * 2),  # 16 bits have a range of their own
     ("tif", (GREY - 30_000).astype(np.int32), SCALED),  # 32 bits: from the least to the greatest
-    ("tif", (GREY / 1e6).astype(np.float32), SCALED),
-    ("tif", np.full((2, 2), 0.5, np.float32), [[0, 0]] * 2),
+    ("tif", (GREY / 1e6).astype(np.float32), SCALED), ("tif", np.full((2, 2), 0.5, np.float32), [[0, 0]] * 2),
 ])  # fmt: skip
 def test_wide_values_are_scaled_by_their_range(tmp_path, suffix, pixels, expected):
     path = tmp_path / f"grey.{suffix}"
@@ -65,11 +64,8 @@ def png16(path, colour_type, pixels):
 
 
 @pytest.mark.parametrize(("colour_type", "pixel", "expected"), [
-    (2, [257 * 10, 257 * 20, 257 * 30], [10, 20, 30]),
-    (4, [257 * 10, 65_535], [10, 10, 10]),
-    (4, [257 * 10, 0], [255, 255, 255]),  # transparent: the white ground
-    (6, [257 * 10, 257 * 20, 257 * 30, 65_535], [10, 20, 30]),
-    (6, [257 * 10, 257 * 20, 257 * 30, 0], [255, 255, 255]),
+    (2, [2570, 5140, 7710], [10, 20, 30]), (4, [2570, 65_535], [10] * 3), (6, [2570, 5140, 7710, 65_535], [10, 20, 30]),
+    (4, [2570, 0], [255] * 3), (6, [2570, 5140, 7710, 0], [255] * 3),  # transparent: the white ground
 ])  # fmt: skip
 def test_sixteen_bits_with_colours_and_alpha(tmp_path, colour_type, pixel, expected):
     png16(tmp_path / "deep.png", colour_type, np.tile(pixel, (2, 2)).reshape(2, -1))
@@ -121,6 +117,11 @@ def test_a_folder_of_class_folders(tmp_path):
     assert contents(from_files(tmp_path / "pets", "train", size=4)) == contents(train)
     labels = train.arrays()[1]
     assert sorted(labels) != labels.tolist()  # the first n are a fair sample
+    folder(tmp_path / "own" / "train", 3, ("ant", "bee", "cow"))  # parts of one's own
+    picture(tmp_path / "own" / "test" / "cow" / "x.jpg", (0, 0, 90))
+    train, test = (from_files(tmp_path / "own", split, size=4) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("ant", "bee", "cow") and (len(train), len(test)) == (9, 1)
+    assert train.name == "own" and test.arrays()[1].tolist() == [2]
 
 
 def test_equal_pictures_are_in_one_split(tmp_path):
@@ -135,21 +136,12 @@ def test_equal_pictures_are_in_one_split(tmp_path):
     assert (len(train), len(test)) == (18, 2)
 
 
-def test_folders_of_ones_own_parts(tmp_path):
-    folder(tmp_path / "train", 3, ("ant", "bee", "cow"))
-    picture(tmp_path / "test" / "cow" / "x.jpg", (0, 0, 90))
-    train, test = (from_files(tmp_path, split, size=4) for split in ("train", "test"))
-    assert train.class_names == test.class_names == ("ant", "bee", "cow") and (len(train), len(test)) == (9, 1)
-    assert train.name == tmp_path.name and test.arrays()[1].tolist() == [2]
-
-
 PARTS = ["train/cat/a.png", "train/dog/b.png"]
 
 
 @pytest.mark.parametrize(("files", "message"), [
     (["a.png", "b.png"], r"set has the class folders \[\]; expected FOLDER/class/picture\.png"),
-    (["cat/a.png"], r"set has the class folders \['cat'\]"),
-    (["cat/a.png", "dog/.hidden"], "dog has no pictures"),
+    (["cat/a.png"], r"set has the class folders \['cat'\]"), (["cat/a.png", "dog/.hidden"], "dog has no pictures"),
     (["train/cat/a.png", "valid/cat/b.png"], "train has no pictures, or folders; expected FOLDER/class"),
     ([*PARTS, "test/cow/c.png", "test/dog/d.png"], r"test has the class folders \['cow', 'dog'\]; .*same classes in"),
     ([*PARTS, "train/cat/same.png", "test/cat/same.png", "test/dog/d.png"], "are the same picture"),
@@ -185,8 +177,7 @@ def test_arrays_of_ones_own(tmp_path):
     ({"labels": np.array(["cat"] * 40)}, r"labels of pets\.npz are <U3"),
     ({"labels": np.array([{}] * 40)}, r"pets\.npz is not an \.npz of pictures \(Object arrays"),
     ({"class_names": np.array(["a", "b"])}, "from 0 to 2; expected 0 to 1"),
-    (None, r"is not an \.npz of pictures \(it has no 'images'"),
-    (b"a,b\n1,2\n", r"is not an \.npz of pictures"),
+    (None, r"is not an \.npz of pictures \(it has no 'images'"), (b"a,b\n1,2\n", r"is not an \.npz of pictures"),
     (PIXELS, r"is not an \.npz of pictures"),
 ])  # fmt: skip
 def test_files_that_are_no_arrays_of_pictures(tmp_path, arrays, message):
@@ -204,19 +195,16 @@ def test_files_that_are_no_arrays_of_pictures(tmp_path, arrays, message):
 
 def test_a_text_per_line(tmp_path):
     lines = [f"text number {i}: größer, 日本" for i in range(30)]
-    path = tmp_path / "tales.txt"
-    path.write_bytes(("\ufeff" + "\r\n\n".join([*lines, *lines[:5]]) + "\n \n").encode())
-    train, test = (texts_from_file(path, split) for split in ("train", "test"))
+    path, lines = tmp_path / "tales.txt", [*lines, *lines[:5]]
+    path.write_bytes(("\ufeff" + "\r\n\n".join(lines) + "\n \n").encode())
+    train, test = (data.texts_from_file(path, split) for split in ("train", "test"))
     assert set(train) | set(test) == set(lines) and set(train).isdisjoint(test)
-    assert len(set(test)) == 3 and train == [line for line in [*lines, *lines[:5]] if line in train]
-    assert data.texts_from_file(path, "train") == train
+    assert len(set(test)) == 3 and train == [line for line in lines if line in train]
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"\n \n\t\n", r"tales\.txt has 0 different"),
-    (b"one\none\n", r"tales\.txt has 1 different"),
-    (b"a\xffb\nc\n", r"tales\.txt is not a text in UTF-8"),
-    (b"a\0b\nc\n", r"tales\.txt is not a text in UTF-8"),
+    (b"\n \n\t\n", r"tales\.txt has 0 different"), (b"one\none\n", r"tales\.txt has 1 different"),
+    (b"a\xffb\nc\n", r"tales\.txt is not a text in UTF-8"), (b"a\0b\nc\n", r"tales\.txt is not a text in UTF-8"),
     ("größer\nkleiner\n".encode("utf-16"), r"tales\.txt is not a text in UTF-8"),
 ])  # fmt: skip
 def test_files_that_are_no_texts(tmp_path, content, message):
