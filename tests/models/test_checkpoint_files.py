@@ -23,9 +23,9 @@ ARRAYS = {
 }
 
 
-def npz(arrays=ARRAYS, *, compress=False) -> bytes:
+def npz(arrays=ARRAYS, save=np.savez) -> bytes:
     out = io.BytesIO()
-    (np.savez_compressed if compress else np.savez)(out, **arrays)
+    save(out, **arrays)
     return out.getvalue()
 
 
@@ -35,7 +35,7 @@ def test_missing_and_damaged_files_are_refused_or_harmless(tmp_path):
     npz_reader, path = checkpoint_files.read_npz, tmp_path / "broken"
     for content, read, least in (
         (npz(), npz_reader, 150),
-        (npz(compress=True), npz_reader, 150),
+        (npz(save=np.savez_compressed), npz_reader, 150),
         (safetensors.numpy.save(ARRAYS), checkpoint_files.read_safetensors, 100),
     ):
         refused, rng = 0, np.random.default_rng(0)
@@ -114,9 +114,8 @@ def test_arrays_that_lie_about_themselves_are_refused(kind, tmp_path):
     path = tmp_path / "lying.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("head/bias.npy", BAD_ENTRIES[kind])
-    with pytest.raises(CheckpointError, match=r"lying\.npz") as caught:
+    with pytest.raises(CheckpointError, match=r"^[^\n]*lying\.npz[^\n]*$"):
         checkpoint_files.read_npz(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_small_file_that_unpacks_to_much_is_refused_before_it_does(tmp_path):
@@ -159,29 +158,31 @@ def test_what_zip_files_can_be_but_npz_files_are_not(tmp_path):
 
 def test_floats_of_every_size_become_float32(tmp_path):
     """bfloat16 even from an .npz, which forgets its name."""
-    path, values = tmp_path / "floats.npz", np.array([1.0, -2.5, 0.0078125])
-    types = ("float16", "float32", "float64", "bfloat16")
-    np.savez(path, **{name: values.astype(jnp.dtype(name)) for name in types})
-    found = checkpoint_files.read_npz(path)
-    assert found["bfloat16"].dtype == jnp.bfloat16
-    for array in checkpoint_files.as_float32(found, path).values():
-        assert array.dtype == np.float32
-        np.testing.assert_array_equal(array, values)
+    path, values = tmp_path / "floats", np.array([1.0, -2.5, 0.0078125])
+    arrays = {name: values.astype(jnp.dtype(name)) for name in ("float16", "float32", "float64", "bfloat16")}
+    formats = (
+        (npz(arrays), checkpoint_files.read_npz),
+        (safetensors.numpy.save(arrays), checkpoint_files.read_safetensors),
+    )
+    for content, read in formats:
+        path.write_bytes(content)
+        found = read(path)
+        assert found["bfloat16"].dtype == jnp.bfloat16
+        for array in checkpoint_files.as_float32(found, path).values():
+            assert array.dtype == np.float32
+            np.testing.assert_array_equal(array, values)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
+def test_what_is_no_finite_number_is_refused_by_name():
+    for values, message in (
         (np.array([1, np.nan, 2], np.float32), "nan"),
         (np.array([1, -np.inf, 2], np.float16), "-inf"),
         (np.array([0, 1e300, 0]), r"1e\+300"),
-        *[(np.zeros(3, kind), r"(int64|bool|\|S|<U|complex128|datetime64|\[)") for kind in "l?SUDM"],
+        *((np.zeros(3, kind), r"(int64|bool|\|S|<U|complex128|datetime64)") for kind in "l?SUDM"),
         (np.zeros(3, [("a", "f4")]), r"\["),
-    ],
-)
-def test_what_is_no_finite_number_is_refused_by_name(values, message):
-    with pytest.raises(CheckpointError, match=rf"x.npz is refused: head/bias holds {message}.*finite numbers of"):
-        checkpoint_files.as_float32({"head/bias": values, "fine": np.zeros(2)}, "x.npz")
+    ):
+        with pytest.raises(CheckpointError, match=rf"x.npz is refused: head/bias holds {message}.*finite numbers of"):
+            checkpoint_files.as_float32({"head/bias": values, "fine": np.zeros(2)}, "x.npz")
 
 
 def test_the_header_of_a_safetensors_file(tmp_path):
@@ -195,10 +196,9 @@ def test_the_header_of_a_safetensors_file(tmp_path):
             checkpoint_files.read_safetensors(path)
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"", b"\xff\xfe", b"[1]", b'{"a": 1}{'])
-def test_json_that_is_no_object_is_refused(content, tmp_path):
+def test_json_that_is_no_object_is_refused(tmp_path):
     path = tmp_path / "config.json"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"config\.json (is truncated or not a JSON file|holds a)") as caught:
-        checkpoint_files.read_json(path)
-    assert "\n" not in str(caught.value)
+    for content in (b"[" * 100_000, b"", b"\xff\xfe", b"[1]", b'{"a": 1}{'):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"config\.json (is truncated or not a JSON file|holds a)[^\n]*$"):
+            checkpoint_files.read_json(path)
