@@ -12,16 +12,13 @@ from kitlib import data
 from kitlib.data import texts
 
 
-def test_glosses_are_the_entries_of_lowest_hash_in_hash_order():
+def test_glosses_are_the_entries_of_lowest_hash_clean_lines_of_a_lemma_and_its_gloss():
     train, test = data.glosses(), data.glosses("test")
     assert len(train) == 18_000 and len(test) == 2_000
     ranks = [hashlib.sha256(line.encode()).hexdigest() for line in train + test]
     assert ranks == sorted(set(ranks))
     assert 1_000_000 < sum(map(len, train + test)) < 2_000_000
-
-
-def test_glosses_are_clean_lines_of_a_lemma_and_its_gloss():
-    for line in data.glosses("train") + data.glosses("test"):
+    for line in train + test:
         lemma, colon, gloss = line.partition(": ")
         assert colon and gloss and lemma == lemma.lower() and line.isascii() and line.isprintable()
         assert line == " ".join(line.split()) and line.count('"') % 2 == 0
@@ -59,7 +56,9 @@ def test_categories_are_wordnets(make_texts):
     assert most / len(train) < 0.25  # always the commonest one is a weak answer
 
 
-def test_messages_are_different_texts_in_many_languages():
+def test_messages_are_different_texts_in_many_languages(make_texts):
+    # In the order of the texts' sha256: 3fc4... (two) before 7692... (one).
+    assert lzma.decompress(make_texts.packed([("b", "two"), ("a", "one")])) == b"b\ttwo\na\tone\n"
     train, test = texts.messages(), texts.messages("test")
     assert (len(train), len(test)) == (51_512, 3_000)
     lines = [text for _, text in train + test]
@@ -68,12 +67,6 @@ def test_messages_are_different_texts_in_many_languages():
     assert len(languages) == 96 and languages["de"] > 500
     assert {language for language, _ in test} <= set(languages)
     assert any("日" in text for language, text in train if language == "ja")
-
-
-def test_messages_that_are_wrong_or_coarse_are_left_out(make_texts):
-    lines = make_texts.packed([("b", "two"), ("a", "one")])
-    # In the order of the texts' sha256: 3fc4... (two) before 7692... (one).
-    assert lzma.decompress(lines) == b"b\ttwo\na\tone\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"a\tb\nc\n", b"a\t\n", b"a\t\xff\n"], ids=["none", "tab", "text", "UTF-8"])
