@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from resuming import check_exact_resume, same
 
-from kitlib import data
 from kitlib.data.denoise import SPAN_CORRUPTION, UL2, Denoiser, restore
 from kitlib.data.text_batches import Recipe, batches, evaluation_set, padded, token_stream
 from kitlib.data.tokenizer import Tokenizer
@@ -71,21 +70,12 @@ def test_each_epoch_shows_disjoint_chunks_of_the_ring(denoisers):
         assert [recipe.chunk * k for k in range(count)] in relative
         tokens = [token for chunk in chunks for token in chunk]
         assert len(set(tokens)) == len(tokens)
+        assert denoisers is UL2 or sorted(tokens) == STREAM.tolist()  # 70 divides 1,400
         epochs.append(starts)
     assert len({tuple(starts) for starts in epochs}) == 3
+    stream = np.full(70, 400, np.int32)  # one chunk of equal tokens: only the positions of the sentinels can differ
+    assert len({tuple(batch["inputs"][0]) for batch in batches(stream, KIT, 1, num_epochs=30)}) > 20
     assert len({starts[0] % recipe.chunk for starts in epochs}) > 1  # and from another position in another epoch
-
-
-def test_span_corruption_of_an_epoch_shows_the_whole_stream_if_it_divides():
-    batch = next(batches(STREAM, KIT, 20, num_epochs=1))
-    assert sorted(token for chunk, _ in restored(batch) for token in chunk) == STREAM.tolist()
-
-
-def test_each_epoch_draws_new_noise():
-    """The stream is one chunk of equal tokens, so only the positions of the sentinels can differ."""
-    stream = np.full(70, 400, np.int32)
-    masks = {tuple(batch["inputs"][0]) for batch in batches(stream, KIT, 1, num_epochs=30)}
-    assert len(masks) > 20
 
 
 def test_mixture_is_uniform_and_a_denoiser_listed_twice_is_drawn_twice_as_often():
@@ -113,15 +103,6 @@ def test_examples_do_not_depend_on_the_batch_size(denoisers):
     np.testing.assert_array_equal(rows(1), rows(5))
 
 
-def test_glosses_end_to_end():
-    stream = token_stream(data.glosses("test"), KIT)
-    batch = next(batches(stream, KIT, 64, denoisers=UL2))
-    ring = KIT.decode(np.concatenate([stream, stream]))
-    for chunk, _ in restored(batch):
-        assert KIT.decode(chunk) in ring
-    assert max(batch["inputs"].max(), batch["targets"].max()) == KIT.vocab_size - 1
-
-
 @MIXTURES
 @pytest.mark.parametrize("stop", [0, 1, 4, 5, 7])  # an epoch has 5 batches of spans, 2 of the mixture
 def test_resume_continues_with_the_very_next_batch(denoisers, stop):
@@ -146,26 +127,22 @@ def test_evaluation_set_is_the_first_chunks_by_one_denoiser_after_the_other(deno
         start, k = i * recipe.chunk, got["denoiser"][i]
         assert chunk == STREAM[start : start + recipe.raw_lengths[k]].tolist()
         assert (mode or "") == denoisers[k].mode
+    small, other = (evaluation_set(STREAM, KIT, 5, denoisers=denoisers, seed=seed) for seed in (0, 1))
+    assert same(small, {key: value[:5] for key, value in got.items()}) and not same(small, other)
 
 
-def test_evaluation_set_is_fixed_and_its_start_does_not_depend_on_its_size():
-    small, large, other = (evaluation_set(STREAM, KIT, n, denoisers=UL2, seed=s) for n, s in ((5, 0), (11, 0), (5, 1)))
-    assert same(small, {key: value[:5] for key, value in large.items()}) and not same(small, other)
-
-
-def test_lengths_follow_the_inputs():
+def test_other_lengths_and_a_mode_of_several_ids():
+    """'[R] ' is not one piece: the text has that many ids fewer, and the batch has the same shape. A tokenizer without
+    padding gets an id for it that is not 0."""
     batch = next(batches(STREAM, KIT, 2, inputs_length=128))
     assert batch["inputs"].shape == (2, 128) and batch["targets"].shape == (2, 29)
     batch = next(batches(STREAM, KIT, 2, inputs_length=16, denoisers=[Denoiser("[NLG]", 0.8, 3)]))
     assert batch["inputs"].shape == (2, 16) and batch["targets"].shape[1] > 16
-
-
-def test_a_mode_of_several_ids_leaves_fewer_ids_for_the_text():
-    """'[R] ' is not one piece: the text has that many ids fewer, and the batch has the same shape."""
-    prefix = KIT.encode("[R] ")
-    batch = next(batches(STREAM, KIT, 4, denoisers=[Denoiser("[R] ", 0.15, 3)]))
+    prefix, batch = KIT.encode("[R] "), next(batches(STREAM, KIT, 4, denoisers=[Denoiser("[R] ", 0.15, 3)]))
     assert len(prefix) > 1 and batch["inputs"].shape == (4, 64)
     assert (batch["inputs"][:, : len(prefix)] == prefix).all() and (batch["inputs"][:, -1] == KIT.eos_id).all()
+    found = padded([[5, 6], [7], []], 3, 9)
+    assert found.dtype == np.int32 and found.tolist() == [[5, 6, 9], [7, 9, 9], [9, 9, 9]]
 
 
 BAD = [
@@ -183,9 +160,3 @@ def test_bad_arguments_are_named(kwargs, message, make):
     kwargs = {"stream": STREAM, "count": 4} | kwargs
     with pytest.raises((ValueError, TypeError), match=message):
         make(kwargs.pop("stream"), KIT, kwargs.pop("count"), **kwargs)
-
-
-def test_rows_are_padded_at_their_end_with_the_tokenizers_own_id():
-    """A tokenizer without padding gets an id for it that is not 0 (`Tokenizer`)."""
-    found = padded([[5, 6], [7], []], 3, 9)
-    assert found.dtype == np.int32 and found.tolist() == [[5, 6, 9], [7, 9, 9], [9, 9, 9]]
