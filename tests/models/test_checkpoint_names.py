@@ -39,17 +39,14 @@ def test_names_are_those_of_the_published_b16():
 
 def test_names_of_v_moe_map_to_the_tree_leaf_by_leaf():
     """V-MoE-B/16 in google-research/vmoe with 32 experts in the last six blocks, average pooling and 1,000 classes."""
-    experts = {
-        f"Dense_{i}": {name: (32, *shape) for name, shape in leaves.items()} for i, leaves in enumerate((UP, DOWN))
-    }
-    dense = {"Mlp": {"Dense_0": UP, "Dense_1": DOWN}}
-    sparse = {"Moe": {"Mlp": experts, "Router": {"dense": {"kernel": (768, 32)}}}}
+    mlp = {"Dense_0": UP, "Dense_1": DOWN}
+    experts = {n: {leaf: (32, *shape) for leaf, shape in layer.items()} for n, layer in mlp.items()}
+    dense, sparse = {"Mlp": mlp}, {"Moe": {"Mlp": experts, "Router": {"dense": {"kernel": (768, 32)}}}}
     block = {"LayerNorm_0": NORM, "LayerNorm_1": NORM, "SelfAttention": ATTENTION}
     encoder = {f"encoderblock_{i}": block | (dense if i < 6 else sparse) for i in range(12)}
     encoder |= {"encoder_norm": NORM, "posembed_input": {"pos_embedding": (1, 196, 768)}}
-    tree = {"embedding": PATCHES, "Encoder": encoder, "head": HEAD}
     config = configs.vit("B/16", pool="gap", moe=configs.MoEConfig(), moe_blocks=tuple(range(6, 12)))
-    compare(tree, config, 205, 965_085_928, "V-MoE-B/16")
+    compare({"embedding": PATCHES, "Encoder": encoder, "head": HEAD}, config, 205, 965_085_928, "V-MoE-B/16")
 
 
 def test_scanned_blocks_of_big_vision_are_unstacked_by_hand():
@@ -61,35 +58,23 @@ def test_scanned_blocks_of_big_vision_are_unstacked_by_hand():
 
 
 TABLE = np.arange(6.0).reshape(3, 2)
-SHARED = {"shared.weight": TABLE, "encoder.embed_tokens.weight": TABLE, "decoder.embed_tokens.weight": TABLE}
 
 
-@pytest.mark.parametrize(
-    ("rename", "leaves", "reason"),
-    [
-        (checkpoint_names.kit_names, {"params/cls": TABLE, "cls": TABLE}, "two leaves called 'cls' once renamed"),
-        (
-            checkpoint_names.unstack_blocks,
-            {"Transformer/encoderblock/a": np.float32(1)},
-            "Transformer/.*a is a single number",
-        ),
-        *[
-            (checkpoint_names.t5_names, leaves, reason)
-            for leaves, reason in (
-                ({"target/x": TABLE, "x": TABLE}, "two leaves called 'x' once renamed"),
-                (SHARED | {"encoder.embed_tokens.weight": TABLE + 1}, "two leaves called 'token_.*g'.* differ"),
-                (SHARED | {"decoder.embed_tokens.weight": TABLE * np.nan}, "differ; one is 'decoder.embed_tokens"),
-                (SHARED | {"decoder.embed_tokens.weight": TABLE[:2]}, "two leaves .* differ"),
-                (SHARED | {"target/encoder/encoder_norm/scale": TABLE}, r"Hugging Face \(shared.weight\) and t5x"),
-                ({"encoder.block.0.layer.1.DenseReluDense.wi.weight": TABLE}, "is a T5 1.0: its MLPs are not gated"),
-                ({"target/encoder/layers_0/mlp/wi/kernel": TABLE}, "is a T5 1.0: its MLPs are not gated"),
-            )
-        ],
-    ],
-)
-def test_what_is_ambiguous_or_of_another_kind_is_refused(rename, leaves, reason):
-    with pytest.raises(CheckpointError, match=rf"x\.file.* {reason}"):
-        rename(leaves, "x.file")
+def test_what_is_ambiguous_or_of_another_kind_is_refused():
+    vit, t5, copy = checkpoint_names.kit_names, checkpoint_names.t5_names, "decoder.embed_tokens.weight"
+    for rename, leaves, reason in (
+        (vit, {"params/cls": TABLE, "cls": TABLE}, "two leaves called 'cls' once renamed"),
+        (vit, {"Transformer/encoderblock/a": np.float32(1)}, "Transformer/.*a is a single number"),
+        (t5, {"target/x": TABLE, "x": TABLE}, "two leaves called 'x' once renamed"),
+        (t5, {"shared.weight": TABLE, copy: TABLE + 1}, "two leaves called 'token_embedder/embedding'.* differ"),
+        (t5, {"shared.weight": TABLE, copy: TABLE * np.nan}, "differ; one is 'decoder.embed_tokens"),
+        (t5, {"shared.weight": TABLE, copy: TABLE[:2]}, "two leaves .* differ"),
+        (t5, {"shared.weight": TABLE, "target/x": TABLE}, r"Hugging Face \(shared.weight\) and t5x"),
+        (t5, {"encoder.block.0.layer.1.DenseReluDense.wi.weight": TABLE}, "is a T5 1.0: its MLPs are not gated"),
+        (t5, {"target/encoder/layers_0/mlp/wi/kernel": TABLE}, "is a T5 1.0: its MLPs are not gated"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"x\.file.* {reason}"):
+            rename(leaves, "x.file")
 
 
 def test_a_kernel_in_another_sub_layer_is_not_renamed():
@@ -98,8 +83,6 @@ def test_a_kernel_in_another_sub_layer_is_not_renamed():
     wrong = [f"{name}.weight" for name in wrong]
     assert list(checkpoint_names.t5_names(dict.fromkeys(wrong, TABLE))) == wrong
 
-
-# ---------------------------------------------------------------------------------------------- config.json
 
 VIT, B16 = {"model_type": "vit"}, configs.vit("B/16", num_classes=2, activation="gelu_exact")
 T5, SMALL = {"model_type": "t5", "d_model": 512, "d_kv": 64, "d_ff": 1024}, configs.t5("1.1-small")
