@@ -1,5 +1,4 @@
-"""Initial parameters, drawn in one compiled call; trained ones, shuffled, as a control.
-"""
+"""Initial parameters, drawn in one compiled call; trained ones, shuffled, as a control."""
 
 import functools
 

@@ -1,5 +1,4 @@
-"""The test images of `naming`: in-distribution, corrupted, never taught, out-of-distribution, and few-shot.
-"""
+"""The test images of `naming`: in-distribution, corrupted, never taught, out-of-distribution, and few-shot."""
 
 import functools
 
