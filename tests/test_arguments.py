@@ -4,6 +4,7 @@ Every function stands below with one call that is right and the kind of every ar
 replaced by all that its kind does not allow (`WRONG`): a result would be nonsense without a word, and an error of
 Python, NumPy or JAX would not say what was expected. A sentence of the kit names the argument or shows the value.
 Models, functions, generators and keys have no kind: whatever has the method that is called will do.
+Files are in test_malformed_files.py; what is no path, pathlib itself refuses.
 """
 
 import functools

@@ -170,7 +170,7 @@ def gain_of(question: Question, table: pd.DataFrame) -> statistics.Comparison:
         raise ValueError(f"{question.table}: {question.claim}: {error}") from None
 
 
-def judged(questions: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
+def judged_rows(questions: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
     """A row per question of one table: claim, published, gain, low, high (95 % t-interval), seeds, detectable (a gain
     found in 80 % of such studies), margin, p (corrected for the number of questions), verdict, metric, table, where."""
     verdicts = statistics.judge([gain_of(question, table) for question in questions])
@@ -190,7 +190,7 @@ def judged(questions: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def answers(paper: str, table: str | None = None) -> pd.DataFrame:
-    """The rows of `judged` for a stored table, or for all tables of a paper, each of which is a family of its own."""
+    """`judged_rows` of a stored table, or of all tables of a paper, each of which is a family of its own."""
     names = list(dict.fromkeys(question.table for question in questions_of(paper)))
     if table is not None:
         one_of(f"table of {paper} with questions", table, names)
@@ -201,7 +201,7 @@ def answers(paper: str, table: str | None = None) -> pd.DataFrame:
 @functools.cache
 def _answers(paper: str, table: str) -> pd.DataFrame:
     asked = [question for question in questions_of(paper) if question.table == table]
-    return judged(asked, tables.read_table(paper, table))
+    return judged_rows(asked, tables.read_table(paper, table))
 
 
 # ---------------------------------------------------------------------------------------------- showing

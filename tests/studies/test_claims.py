@@ -58,7 +58,7 @@ def test_gains_can_be_compared(table):
 
 def test_a_table_is_a_family(table):
     asked = [Question(f"q{i}", "made", "steep", "dense", 0.5) for i in range(4)]
-    alone, together = claims.judged(asked[:1], table), claims.judged(asked, table)
+    alone, together = claims.judged_rows(asked[:1], table), claims.judged_rows(asked, table)
     np.testing.assert_allclose(together["p"], 4 * alone["p"].iloc[0])
     assert list(together["claim"]) == ["q0", "q1", "q2", "q3"] and set(together["verdict"]) == {"seen"}
 
@@ -71,7 +71,7 @@ def test_a_question_can_need_another_ones_answer(table):
         Question("after a yes", "made", "steep", "scratch", 0.5, needs=("scratch helps",)),
         Question("after a no", "made", "steep", "scratch", 0.5, needs=("scratch harms",)),
     ]
-    found = claims.judged(asked, table).set_index("claim")["verdict"]
+    found = claims.judged_rows(asked, table).set_index("claim")["verdict"]
     assert list(found) == ["seen", "reversed", "seen", "precondition not met"]
 
 

@@ -68,5 +68,5 @@ def test_a_closed_gate_closes_the_questions_of_its_task(monkeypatch):
         (gates.judge(curves(), ("dense",)), gates.NOT_MET),
     ):
         monkeypatch.setattr(gates, "read", lambda task, found=found: found)
-        rows = claims.judged(asked, curves())
+        rows = claims.judged_rows(asked, curves())
         assert rows["verdict"].str.fullmatch(word).all() and rows["gain"].notna().all()
