@@ -87,7 +87,7 @@ def enlarged(pixels: jax.Array) -> jax.Array:
     return jax.image.resize(pixels, (len(pixels), SIDE, SIDE, 3), "bilinear")
 
 
-def features() -> dict[str, np.ndarray]:
+def _features() -> dict[str, np.ndarray]:
     """{"train": float16[n, 17, 384], "train_labels": int32[n], "valid": ..., "test": ...}, of all pictures."""
     config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE), num_classes=10)
     lower, _ = vit_parts.split(params, FIRST)
@@ -110,8 +110,8 @@ def features_file(folder: Path) -> Path:
 
 @functools.cache  # one process makes many runs
 def cached_features(folder: Path) -> dict[str, np.ndarray]:
-    """`features`, from `folder` if they are there: a minute, 400 MB."""
-    return study.kept(features_file(folder), features)
+    """All features, from `folder` if they are there: a minute, 400 MB."""
+    return study.kept(features_file(folder), _features)
 
 
 def prepare(seed: int, folder: Path) -> None:
