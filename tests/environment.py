@@ -25,16 +25,10 @@ def pins(lock: str) -> list[str]:
 def environment_yml(lock: str) -> str:
     """The conda file: only Python and pip from conda-forge, everything else the pinned wheels, then the kit itself."""
     lines = [
-        "# Made by `make lock` from requirements.lock; do not edit. conda env create -f environment.yml",
-        "name: kit",
-        "channels: [conda-forge, nodefaults]",
-        "dependencies:",
-        f"  - python{PYTHON}",
-        "  - pip",
-        "  - pip:",
-        *(f'      - "{pin}"' for pin in pins(lock)),
-        "      - -e .",
-    ]
+        "# Made by `make lock` from requirements.lock; do not edit. conda env create -f environment.yml", "name: kit",
+        "channels: [conda-forge, nodefaults]", "dependencies:", f"  - python{PYTHON}", "  - pip", "  - pip:",
+        *(f'      - "{pin}"' for pin in pins(lock)), "      - -e .",
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

@@ -31,11 +31,8 @@ def yml_pip_lines() -> list[str]:
 
 
 def holding(requirements: list[Requirement], machine: dict) -> set[str]:
-    return {
-        f"{canonicalize_name(r.name)}{r.specifier}"
-        for r in requirements
-        if r.marker is None or Marker(str(r.marker)).evaluate(machine)
-    }
+    here = [r for r in requirements if r.marker is None or Marker(str(r.marker)).evaluate(machine)]
+    return {f"{canonicalize_name(r.name)}{r.specifier}" for r in here}
 
 
 def test_the_installer_itself_is_pinned_and_hashed():
@@ -48,21 +45,20 @@ def test_the_installer_itself_is_pinned_and_hashed():
     assert all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}( \\)?", line) for line in taken[1:])
 
 
+def test_conda_brings_only_python_and_pip():
+    assert YML.read_text() == environment_yml(LOCK.read_text()), "run: python tests/environment.py --write"
+    found = yaml.safe_load(YML.read_text())
+    assert found["name"] == "kit"
+    assert [entry for entry in found["dependencies"] if isinstance(entry, str)] == ["python>=3.11,<3.14", "pip"]
+    for text in (LOCK.read_text(), YML.read_text()):  # no host is named
+        assert not re.search(r"https?:|://|index-url|find-links|trusted-host", text)
+
+
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: f"{m['sys_platform']}-{m['python_full_version']}")
 def test_both_paths_install_the_same_set(machine):
     *pip, kit = yml_pip_lines()
     assert kit == "-e ."
     assert holding([Requirement(line) for line in pip], machine) == holding(locked_requirements(), machine)
-
-
-def test_environment_yml_is_what_the_lock_gives():
-    assert YML.read_text() == environment_yml(LOCK.read_text()), "run: python tests/environment.py --write"
-
-
-def test_conda_brings_only_python_and_pip():
-    found = yaml.safe_load(YML.read_text())
-    assert found["name"] == "kit"
-    assert [entry for entry in found["dependencies"] if isinstance(entry, str)] == ["python>=3.11,<3.14", "pip"]
 
 
 def test_pins_keep_only_markers_that_distinguish():
@@ -73,11 +69,8 @@ def test_pins_keep_only_markers_that_distinguish():
 
 
 def test_the_lock_is_what_is_installed_here():
-    wanted = {
-        canonicalize_name(r.name): str(r.specifier)
-        for r in locked_requirements()
-        if not r.marker or r.marker.evaluate()
-    }
+    here = [r for r in locked_requirements() if not r.marker or r.marker.evaluate()]
+    wanted = {canonicalize_name(r.name): str(r.specifier) for r in here}
     installed = {canonicalize_name(d.metadata["Name"]): f"=={d.version}" for d in metadata.distributions()}
     tools = {"pip", "setuptools", "wheel", "kitlib"}  # what venv brings, and the kit
     assert {name: installed.get(name) for name in wanted} == wanted
@@ -99,8 +92,3 @@ def test_every_entry_of_the_lock_is_one_version_with_hashes():
     for entry in entries:
         assert re.match(r"[\w.-]+==[\w.!+]+", entry), entry[:80]
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), f"{entry.splitlines()[0]} has no hash"
-
-
-@pytest.mark.parametrize("path", [LOCK, YML], ids=lambda path: path.name)
-def test_no_host_is_named(path):
-    assert not re.search(r"https?:|://|index-url|find-links|trusted-host", path.read_text())

@@ -3,8 +3,10 @@
 Checkpoints, results, caches (full public sets, fetched weights), and build/. Each on a disk of its own (`small_disk`).
 """
 
+import contextlib
 import errno
 import gc
+import gzip
 import os
 import subprocess
 import sys
@@ -14,11 +16,12 @@ import nbformat
 import numpy as np
 import optax
 import pytest
+import requests
 from nbformat.v4 import new_code_cell, new_notebook
 from small_disk import small_disk
 
 from kitlib import data
-from kitlib.data import download, files, image_batches
+from kitlib.data import download, files, image_batches, tfds_builders
 from kitlib.studies import runner
 from kitlib.studies.study import Study
 from kitlib.training import checkpoints, loop, optim
@@ -34,13 +37,10 @@ def disk(tmp_path):
         yield made
 
 
-def spoil(disk, what: str) -> str:
+def spoil(disk, what: str, free: int = 0) -> str:
     """Makes the disk full or read-only; the pattern of the sentence that is expected then."""
-    if what == "full":
-        disk.fill()
-        return FULL
-    disk.lock()
-    return READ_ONLY
+    disk.fill(free) if what == "full" else disk.lock()
+    return FULL if what == "full" else READ_ONLY
 
 
 @BOTH
@@ -80,11 +80,7 @@ def test_checkpoints(disk, what):
     for step in (1, 2):
         saver.save(step, state(step), batches(), {"loss": np.zeros(step, np.float32)})
     before = disk.names()
-    if what == "full":
-        disk.fill(free=60_000)
-        sentence = FULL
-    else:
-        sentence = spoil(disk, what)
+    sentence = spoil(disk, what, free=60_000)
     for _ in range(2):  # the second attempt finds nothing of the first
         with pytest.raises(OSError, match=rf"run/3 {sentence}") as error:
             saver.save(3, state(3), batches(), {"loss": np.zeros(3, np.float32)})
@@ -94,10 +90,7 @@ def test_checkpoints(disk, what):
     again = checkpoints.Saver(disk.folder / "run")
     assert again.latest == 2
     np.testing.assert_array_equal(again.restore(state(0), batches())[0].params["p"], state(2).params["p"])
-    if what == "full":
-        (disk.folder / "filler").unlink()
-    else:
-        disk.unlock()
+    (disk.folder / "filler").unlink() if what == "full" else disk.unlock()
     again.save(3, state(3), batches(), {"loss": np.zeros(3, np.float32)})
     again.close()
     assert checkpoints.Saver(disk.folder / "run").latest == 3
@@ -115,61 +108,45 @@ def test_results(disk, what, monkeypatch):
     monkeypatch.setattr(runner, "in_processes", lambda units, jobs, label: [runner.run_unit(*unit) for unit in units])
     runner.main("lines", ("one",))
     table = disk.folder / "results" / "lines_one.csv"
-    before, names = table.read_bytes(), disk.names()
+    before, names = table.read_bytes(), [name for name in disk.names() if not name.endswith(".lock")]
     longer = [*rows, {"extra_steps": 3, "loss": 0.5}] * 500
     changed = Study("Is it steep?", "lines", {"flat": 1.0}, lambda seed, folder: None, lambda *run: longer, seeds=2)
     monkeypatch.setattr(runner, "studies_of", lambda paper: {"one": changed})
-    sentence = spoil(disk, what) if what == "full" else "Read-only file system"
-    if what == "read-only":
-        disk.lock()
-    with pytest.raises(OSError, match=sentence):
+    spoil(disk, what)
+    with pytest.raises(OSError, match=FULL if what == "full" else "Read-only file system"):
         runner.main("lines", ("one",))
     assert table.read_bytes() == before
-    assert [name for name in disk.names() if not name.endswith(".lock")] == [
-        n for n in names if not n.endswith(".lock")
-    ]
+    assert [name for name in disk.names() if not name.endswith(".lock")] == names
 
 
 def idx(array: np.ndarray) -> bytes:
-    import gzip
-
     return gzip.compress(b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes())
 
 
 @pytest.mark.slow
 @BOTH
 def test_full_public_sets(disk, what, tmp_path):
-    from kitlib.data import tfds_builders
-
     rng = np.random.default_rng(0)
     for part, n in (("train", 400), ("t10k", 4)):
         images, labels = rng.integers(0, 256, (n, 28, 28), np.uint8), np.zeros(n, np.uint8)
         (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
         (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(labels))
-    if what == "full":
-        disk.fill(free=100_000)
-        with pytest.raises(OSError, match=rf"fashion_mnist.* {FULL}"):
-            tfds_builders.prepare("fashion_mnist", disk.folder, files=tmp_path)
-    else:
-        disk.lock()
-        with pytest.raises(PermissionError, match="cannot be written"):
-            tfds_builders.prepare("fashion_mnist", disk.folder, files=tmp_path)
+    spoil(disk, what, free=100_000)
+    error, message = (OSError, f"fashion_mnist.* {FULL}") if what == "full" else (PermissionError, "cannot be written")
+    with pytest.raises(error, match=message):
+        tfds_builders.prepare("fashion_mnist", disk.folder, files=tmp_path)
     assert disk.names() == []
 
 
 @BOTH
 def test_fetched_weights(disk, what, monkeypatch):
     """The part that has come would keep the disk full; it is deleted."""
-    import requests
 
-    class Answer:
+    class Answer(contextlib.nullcontext):
         status_code, headers = 200, {"Content-Length": "3000000"}
 
         def __enter__(self):
             return self
-
-        def __exit__(self, *error):
-            return None
 
         def raise_for_status(self):
             return None
@@ -216,7 +193,6 @@ def test_build(disk, what, tmp_path):
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such file"):
         files.write_text(tmp_path / "missing" / "a.txt", "x")
-    error = OSError(errno.EIO, "broken")
     with pytest.raises(OSError, match="broken"):
-        files.sentence(error)
+        files.sentence(OSError(errno.EIO, "broken"))
     assert files.sentence(OSError(errno.ENOSPC, "No space left on device", "/x/y")) == "No space left on device: /x/y."

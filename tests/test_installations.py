@@ -94,8 +94,7 @@ def test_the_wheel_without_the_checkout(there, tmp_path):
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert wheel.name == f"kitlib-{kitlib.__version__}-py3-none-any.whl"
     install(there, f"{wheel}[lab]")
-    where = run(there, tmp_path, "python", "-c", "import kitlib; print(kitlib.__file__)")
-    assert "site-packages" in where
+    assert "site-packages" in run(there, tmp_path, "python", "-c", "import kitlib; print(kitlib.__file__)")
     executed(there, tmp_path, "00")
 
 
@@ -109,10 +108,9 @@ def test_the_first_command_on_the_oldest_and_the_newest_python(version, tmp_path
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no checkout")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tmp_path / name)
+    for name in (name for name in listed.stdout.split("\0") if (ROOT / name).is_file()):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     command = ["make", "-s", f"PYTHON={found.stdout.strip()}", "run", "NB=00"]
     done = subprocess.run(command, cwd=tmp_path, env=clean(), capture_output=True, text=True)
     if done.returncode and re.search("NewConnectionError|error sending request", done.stderr):

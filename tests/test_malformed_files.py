@@ -103,6 +103,19 @@ def test_onnx_files(tmp_path):
     check(path, lambda: dinov2.read_onnx(path), None, 100, seed=3, errors=CheckpointError)
 
 
+def refused(path, read) -> None:
+    """20 malformed versions of a file whose checksum stands beside it: whatever has changed is refused."""
+    content, rng = path.read_bytes(), np.random.default_rng(4)
+    for damaged in (malformed(content, rng) for _ in range(20)):
+        if damaged != content:
+            path.write_bytes(damaged)
+            recall._table.cache_clear()
+            with pytest.raises(ValueError, match=f"{path.name} is damaged or was changed") as error:
+                read()
+            assert "\n" not in str(error.value)
+    recall._table.cache_clear()
+
+
 COMMITTED = {
     "fashion_mnist.npz": lambda folder: data.load("fashion_mnist", data_dir=folder).arrays(),
     "glosses.txt.gz": lambda folder: data.glosses(data_dir=folder),
@@ -115,22 +128,10 @@ COMMITTED = {
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_committed_files(name, tmp_path, monkeypatch):
-    """Their checksum stands beside them, so that whatever has changed is refused."""
+def test_committed_files(name, tmp_path):
     for file in {name, "checksums.txt", "emoji.npz", "emoji_names.json.gz"}:
         shutil.copy(data.data_folder() / file, tmp_path)
-    recall._table.cache_clear()
-    content, rng = (tmp_path / name).read_bytes(), np.random.default_rng(4)
-    for _ in range(20):
-        damaged = malformed(content, rng)
-        if damaged == content:
-            continue
-        (tmp_path / name).write_bytes(damaged)
-        recall._table.cache_clear()
-        with pytest.raises(ValueError, match=f"{name} is damaged or was changed") as error:
-            COMMITTED[name](tmp_path)
-        assert "\n" not in str(error.value)
-    recall._table.cache_clear()
+    refused(tmp_path / name, lambda: COMMITTED[name](tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -145,11 +146,5 @@ def test_committed_files_without_a_folder_to_choose(name, load, tmp_path, monkey
     (tmp_path / "data").mkdir()
     for file in (name, "checksums.txt"):
         shutil.copy(data.data_folder() / file, tmp_path / "data")
-    content, rng = (tmp_path / "data" / name).read_bytes(), np.random.default_rng(5)
     monkeypatch.setattr(files, "ROOT", tmp_path)
-    for _ in range(20):
-        damaged = malformed(content, rng)
-        if damaged != content:
-            (tmp_path / "data" / name).write_bytes(damaged)
-            with pytest.raises(ValueError, match=f"{name} is damaged or was changed"):
-                load()
+    refused(tmp_path / "data" / name, load)

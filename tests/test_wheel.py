@@ -1,6 +1,7 @@
 """The kit as an installed wheel: it finds data and notebooks, and writes nothing beside itself. An editable install
 copies no data."""
 
+import json
 import os
 import subprocess
 import sys
@@ -48,8 +49,6 @@ print(json.dumps({
 
 
 def test_a_wheel_is_whole_and_writes_into_the_users_folder(installed, tmp_path):
-    import json
-
     before = sorted(installed.rglob("*"))
     env = {name: value for name, value in os.environ.items() if name != "KIT_HOME"}
     env |= {"PYTHONPATH": str(installed), "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -68,9 +67,7 @@ def test_a_wheel_is_whole_and_writes_into_the_users_folder(installed, tmp_path):
     (tmp_path / "mine" / "data" / "results").mkdir(parents=True)
     (tmp_path / "mine" / "data" / "results" / "upcycling_recall_curves.csv").write_text("arm,seed,loss\na,0,1.5\n")
     env["KIT_HOME"] = str(tmp_path / "mine")
-    done = subprocess.run(
-        [sys.executable, "-c", own], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", own], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.split() == [str(tmp_path / "mine" / "data" / "results"), "1"]
 
 
@@ -78,11 +75,3 @@ def test_an_editable_install_copies_nothing(tmp_path):
     with build("wheel:editable", tmp_path) as wheel:
         assert sum(entry.file_size for entry in wheel.infolist()) < 100_000
         assert not any("_data" in name or "_notebooks" in name for name in wheel.namelist())
-
-
-def test_commands_of_a_wheel_say_where_the_notebooks_are(installed, tmp_path):
-    env = os.environ | {"PYTHONPATH": str(installed), "HOME": str(tmp_path)}
-    for command in ("run", "lab"):
-        code = f"import sys; sys.argv = ['kit', {command!r}]; from kitlib.tools import cli; cli.main()"
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 1 and "take them out with `kit copy FOLDER`" in done.stderr

@@ -207,6 +207,17 @@ def recipe_hash(recipe: str) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time is inside, of all that name this file; the others wait. A killed process lets go."""
+    import fcntl  # here: Windows has none, and the kit is for Linux and macOS
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
+        yield
+
+
 def keyed_rng(seed: int, *key: int) -> np.random.Generator:
     """A generator that depends on (seed, key) alone; different keys give independent numbers."""
     return np.random.default_rng(np.random.SeedSequence(whole("seed", seed, 0), spawn_key=key))

@@ -72,10 +72,7 @@ def outputs_file(arm: EnsembleArm, seed: int, folder: Path) -> Path:
 def stored_outputs(arm: EnsembleArm, seed: int, folder: Path) -> dict[str, np.ndarray]:
     """The outputs of one training run, from `folder` if they are there."""
     path = outputs_file(arm, seed, folder)
-    if not path.is_file():
-        outputs = member_outputs(model_of(arm), _train(arm, seed), arm.passes, seed)
-        files.write_npz(path, outputs)
-    return files.read_arrays(path)
+    return study.kept(path, lambda: member_outputs(model_of(arm), _train(arm, seed), arm.passes, seed))
 
 
 # ---------------------------------------------------------------------------------------------- one ensemble

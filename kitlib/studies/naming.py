@@ -103,11 +103,13 @@ def stored_outputs(arm: NamingArm, first: int, seed: int, folder: Path) -> dict[
     """The outputs of one fine-tuned model, from `folder` if they are there; deep ensembles share those of singles."""
     single = dataclasses.replace(arm, trainings=1, shared=False)
     path = folder / f"naming-{files.recipe_hash(f'{setting()}; {single}')}-{first}-{seed}.npz"
-    if not path.is_file():
+
+    def make():
         params = fine_tuned(arm, "test", first, seed, folder)
         few, _, asked, _ = probe()
-        files.write_npz(path, outputs_of(model_of(arm), params, pictures(), few, asked, arm.passes, seed))
-    return files.read_arrays(path)
+        return outputs_of(model_of(arm), params, pictures(), few, asked, arm.passes, seed)
+
+    return study.kept(path, make)
 
 
 # ---------------------------------------------------------------------------------------------- one ensemble

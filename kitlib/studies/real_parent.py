@@ -29,7 +29,6 @@ from kitlib.layers.initialize import init_params
 from kitlib.models import dinov2, flops, vit_parts
 from kitlib.models.vit_parts import UpperViT
 from kitlib.studies import study
-from kitlib.studies.runner import locked
 from kitlib.training import classification, loop, optim
 from kitlib.upcycling import surgery, to_ensemble
 
@@ -88,34 +87,36 @@ def enlarged(pixels: jax.Array) -> jax.Array:
     return jax.image.resize(pixels, (len(pixels), SIDE, SIDE, 3), "bilinear")
 
 
-def prepare(seed: int, folder: Path) -> None:
-    """Computes the features of all pictures, unless their file is there: a minute, 400 MB."""
-    path = _features_file(folder)
-    with locked(path.with_suffix(".lock")):
-        if path.is_file():
-            return
-        config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE), num_classes=10)
-        lower, _ = vit_parts.split(params, FIRST)
-        arrays = {}
-        for split in SPLITS:
-            images, labels = pictures(split)
+def _features() -> dict[str, np.ndarray]:
+    """{"train": float16[n, 17, 384], "train_labels": int32[n], "valid": ..., "test": ...}, of all pictures."""
+    config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE), num_classes=10)
+    lower, _ = vit_parts.split(params, FIRST)
+    arrays = {}
+    for split in SPLITS:
+        images, labels = pictures(split)
 
-            def tokens(pixels, _):
-                return vit_parts.tokens_before(config, lower, enlarged(pixels), FIRST)
+        def tokens(pixels, _):
+            return vit_parts.tokens_before(config, lower, enlarged(pixels), FIRST)
 
-            found = classification.in_batches(tokens, images, 100)
-            arrays |= {split: found.astype(np.float16), f"{split}_labels": labels}
-        files.write_npz(path, arrays)
+        found = classification.in_batches(tokens, images, 100)
+        arrays |= {split: found.astype(np.float16), f"{split}_labels": labels}
+    return arrays
 
 
-@functools.cache
-def cached_features(folder: Path) -> dict[str, np.ndarray]:
-    """{"train": float16[n, 17, 384], "train_labels": int32[n], "valid": ..., "test": ...}."""
-    return files.read_arrays(_features_file(folder))
-
-
-def _features_file(folder: Path) -> Path:
+def features_file(folder: Path) -> Path:
+    """Where `cached_features` keeps them."""
     return folder / f"features-{files.recipe_hash(f'{download.WEIGHTS[NAME].sha256} {FIRST} {SIDE} {SPLITS}')}.npz"
+
+
+@functools.cache  # one process makes many runs
+def cached_features(folder: Path) -> dict[str, np.ndarray]:
+    """All features, from `folder` if they are there: a minute, 400 MB."""
+    return study.kept(features_file(folder), _features)
+
+
+def prepare(seed: int, folder: Path) -> None:
+    """Makes the file of the features."""
+    cached_features(folder)
 
 
 # ---------------------------------------------------------------------------------------------- one run

@@ -20,7 +20,6 @@ from kitlib.models import dinov2
 from kitlib.models.vit import ViT
 from kitlib.studies import study
 from kitlib.studies.real_parent import NAME, SIDE, enlarged, pictures
-from kitlib.studies.runner import locked
 from kitlib.training import classification
 
 SIZES = {"train": 5_000, "valid": 1_000, "test": 2_000}  # of what `real_parent.SPLITS` has
@@ -39,27 +38,39 @@ def setting() -> str:
     return f"{NAME}, {SIDE} pixels, frozen; CIFAR-10, ridge probes on [class token, mean of patches], sizes {SIZES}"
 
 
+def _features() -> dict[str, np.ndarray]:
+    """Of all pictures after every block, and their pixels: "train_block03" float16[n, 768], "train_pixels", ..."""
+    config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE))
+
+    @jax.jit
+    def of(images):
+        out = ViT(config).apply({"params": params}, enlarged(images))[1]
+        tokens = jnp.stack([out[f"block{i:02d}"]["+mlp"] for i in range(config.depth)], axis=1)  # [B, blocks, N, D]
+        return jnp.concatenate([tokens[:, :, 0], tokens[:, :, 1:].mean(axis=2)], axis=-1)
+
+    arrays = {}
+    for split, size in SIZES.items():
+        images, labels = (array[:size] for array in pictures(split))
+        found = classification.in_batches(lambda batch, _: of(batch), images, 100)
+        arrays |= {f"{split}_block{i:02d}": found[:, i].astype(np.float16) for i in range(config.depth)}
+        arrays |= {f"{split}_pixels": images.reshape(size, -1).astype(np.float16), f"{split}_labels": labels}
+    return arrays
+
+
+def features_file(folder: Path) -> Path:
+    """Where `cached_features` keeps them."""
+    return folder / f"probes-{files.recipe_hash(f'{download.WEIGHTS[NAME].sha256} {SIDE} {SIZES}')}.npz"
+
+
+@functools.cache  # one process makes many runs
+def cached_features(folder: Path) -> dict[str, np.ndarray]:
+    """All features, from `folder` if they are there: a minute, 200 MB."""
+    return study.kept(features_file(folder), _features)
+
+
 def prepare(seed: int, folder: Path) -> None:
-    """Computes the features of all pictures after every block, unless their file is there: a minute, 200 MB."""
-    path = _features_file(folder)
-    with locked(path.with_suffix(".lock")):
-        if path.is_file():
-            return
-        config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE))
-
-        @jax.jit
-        def features(images):
-            out = ViT(config).apply({"params": params}, enlarged(images))[1]
-            tokens = jnp.stack([out[f"block{i:02d}"]["+mlp"] for i in range(config.depth)], axis=1)  # [B, blocks, N, D]
-            return jnp.concatenate([tokens[:, :, 0], tokens[:, :, 1:].mean(axis=2)], axis=-1)
-
-        arrays = {}
-        for split, size in SIZES.items():
-            images, labels = (array[:size] for array in pictures(split))
-            found = classification.in_batches(lambda batch, _: features(batch), images, 100)
-            arrays |= {f"{split}_block{i:02d}": found[:, i].astype(np.float16) for i in range(config.depth)}
-            arrays |= {f"{split}_pixels": images.reshape(size, -1).astype(np.float16), f"{split}_labels": labels}
-        files.write_npz(path, arrays)
+    """Makes the file of the features."""
+    cached_features(folder)
 
 
 def run_arm(arm: ProbeArm, seed: int, folder: Path) -> list[dict]:
@@ -67,7 +78,7 @@ def run_arm(arm: ProbeArm, seed: int, folder: Path) -> list[dict]:
 
     The weight decay of the first is the best of four on the validation split; the others have 1, as in notebook 11.
     """
-    arrays = _cached(_features_file(folder))
+    arrays = cached_features(folder)
     x, y = ({split: arrays[f"{split}_{what}"] for split in SIZES} for what in (arm.source, "labels"))
 
     def score(rows: np.ndarray, l2: float, split: str) -> float:
@@ -85,10 +96,3 @@ def studies() -> dict[str, study.Study]:
     arms = {"pixels": ProbeArm("pixels")} | {f"block {i + 1}": ProbeArm(f"block{i:02d}") for i in range(12)}
     question = "What does a real parent know about classes, block by block?"
     return {"real_probes": study.Study(question, setting(), arms, prepare, run_arm)}
-
-
-def _features_file(folder: Path) -> Path:
-    return folder / f"probes-{files.recipe_hash(f'{download.WEIGHTS[NAME].sha256} {SIDE} {SIZES}')}.npz"
-
-
-_cached = functools.cache(files.read_arrays)  # one process makes many runs

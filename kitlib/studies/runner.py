@@ -11,7 +11,6 @@ core runs one process: on a CPU, models of this size use one core each, and one 
 """
 
 import concurrent.futures
-import contextlib
 import importlib
 import json
 import math
@@ -20,7 +19,6 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -130,26 +128,15 @@ def run_unit(paper: str, name: str, arm: str | None, seed: int) -> None:
     """
     study, folder = studies_of(paper)[name], WORK / paper
     if arm is None:
-        with locked(folder / f"{files.recipe_hash(study.setting)}-{seed}.lock"):
+        with files.locked(folder / f"{files.recipe_hash(study.setting)}-{seed}.lock"):
             return study.prepare(seed, folder)
     file = run_file(paper, study, arm, seed)
-    with locked(file.with_suffix(".lock")):
+    with files.locked(file.with_suffix(".lock")):
         if file.is_file():  # another command has made it meanwhile
             return
         start = time.perf_counter()
         rows = study.run_arm(study.arms[arm], seed, folder)
         files.write_text(file, json.dumps({"arm": arm, "seconds": time.perf_counter() - start, "rows": rows}))
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time is inside, of all that name this file; the others wait. A killed process lets go."""
-    import fcntl  # here: Windows has none, and the kit is for Linux and macOS
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
-        yield
 
 
 def run_file(paper: str, study: Study, arm: str, seed: int) -> Path:
@@ -181,6 +168,6 @@ def write_table(paper: str, name: str, study: Study) -> Path:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{paper}_{name}.csv"
     files.write_text(path, "\n".join(head) + "\n" + pd.DataFrame(rows).to_csv(index=False, float_format="%.5g"))
-    with locked(WORK / "checksums.lock"):  # other commands may write their tables
+    with files.locked(WORK / "checksums.lock"):  # other commands may write their tables
         files.note_checksum(path)
     return path

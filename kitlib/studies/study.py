@@ -4,6 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from kitlib.data import files
+
 SEEDS = 5
 
 
@@ -22,6 +26,14 @@ class Study:
     run_arm: Callable[[object, int, Path], list[dict]]
     seeds: int = SEEDS
     first_seed: int = 0  # of `seeds` seeds in a row; recipes are chosen on seeds that nothing is judged on
+
+
+def kept(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of a file; if it is not there, make() makes them first, in one process, while others wait."""
+    with files.locked(path.with_suffix(".lock")):
+        if not path.is_file():
+            files.write_npz(path, make())
+    return files.read_arrays(path)
 
 
 def nothing(seed: int, folder: Path) -> None:

@@ -30,17 +30,14 @@ def test_every_variant_returns_its_output_and_all_gradients():
     assert all(mb > 0 for mb in megabytes.values())
 
 
-@pytest.mark.parametrize("table", ["layer_table", "parts_table", "step_table", "step_parts_table"])
-def test_tables_print(table, monkeypatch, capsys):
+TABLES = {"layer": "choice alone", "parts": "combine", "step": "every-2, K=2", "step_parts": "AdamW"}
+
+
+@pytest.mark.parametrize(("table", "words"), TABLES.items())
+def test_tables_print(table, words, monkeypatch, capsys):
     monkeypatch.setattr(bench_moe, "SHAPES", ((16, 4, 8, 2, 1),) * 2)
     monkeypatch.setattr(bench_moe, "GROUPS", (2,))
     monkeypatch.setattr(bench_moe, "STEP", bench_vit.VIT_ROWS[0][1].replace(depth=2))
     monkeypatch.setattr(timing, "interleaved", functools.partial(timing.interleaved, rounds=1))
-    getattr(bench_moe, table)()
-    words = {
-        "layer_table": "choice alone",
-        "parts_table": "combine",
-        "step_table": "every-2, K=2",
-        "step_parts_table": "AdamW",
-    }
-    assert words[table] in capsys.readouterr().out
+    getattr(bench_moe, f"{table}_table")()
+    assert words in capsys.readouterr().out

@@ -17,24 +17,18 @@ pytestmark = pytest.mark.slow
 
 def test_the_table_prints_and_adds_up(monkeypatch, capsys):
     """A tower of one block and one stage of texts alone. Minutes are seconds * steps / 60, up to the printed digits."""
-    small = configs.palix(
-        "XS",
-        tower={"image_size": (64, 64), "depth": 1},
-        text={"vocab_size": tokenizer.multilingual().vocab_size, "num_encoder_layers": 1, "num_decoder_layers": 1},
-    )
-    texts = dataclasses.replace(
-        stages.STAGES["base"], weights={"text": {"span_corruption": 1}}, rows={"text": 1}, steps=600
-    )
+    words = tokenizer.multilingual().vocab_size
+    text = {"vocab_size": words, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    small = configs.palix("XS", tower={"image_size": (64, 64), "depth": 1}, text=text)
+    changes = {"weights": {"text": {"span_corruption": 1}}, "rows": {"text": 1}, "steps": 600}
+    texts = dataclasses.replace(stages.STAGES["base"], **changes)
     monkeypatch.setattr(stages, "released_config", lambda: small)
     monkeypatch.setattr(stages, "STAGES", {"base": texts})
     monkeypatch.setattr(stages, "OCR", {"steps": 1200, "batch_size": 2, "peak": 1e-3})
     monkeypatch.setattr(timing, "interleaved", functools.partial(timing.interleaved, rounds=2))
     bench_palix.main()
-    rows = {
-        line.split()[0]: line.replace("all stages", "all").split()[1:]
-        for line in capsys.readouterr().out.splitlines()
-        if re.search(r"\d$", line)
-    }
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.search(r"\d$", line)]
+    rows = {line.split()[0]: line.replace("all stages", "all").split()[1:] for line in lines}
     assert set(rows) == {"ocr", "base", "all"} and rows["all"][0] == "1800"
     for name, steps in (("ocr", 1200), ("base", 600)):
         seconds, counted, minutes = map(float, rows[name])

@@ -28,8 +28,5 @@ def test_tables_print_without_the_peer(monkeypatch, capsys):
     assert "transformers with torch is not installed with the kit (torch): no column for it." in out
     assert "writing 4 tokens from 4, tokens/s; compilation excluded" in out
     assert "training step, batch 2, 4 inputs, 4 targets, ms; compilation excluded" in out
-
-
-def test_the_ratio_is_ours_over_the_peers():
     assert bench_t5.versus({"kitlib": 30.0, "transformers": 20.0}).split() == ["20", "1.50"]
     assert bench_t5.versus({"kitlib": 30.0}).split() == ["-", "-"]

@@ -14,11 +14,8 @@ def test_calls_alternate_and_the_first_round_is_discarded():
     seconds = timing.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
     assert order == ["a", "b"] * 4
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
-
-
-def test_a_stepper_keeps_the_state():
     call = timing.stepper(lambda state, batch: (state + batch, {"loss": state}), 10, 5)
-    assert [call(), call(), call()] == [10, 15, 20]
+    assert [call(), call(), call()] == [10, 15, 20]  # it keeps the state
 
 
 @pytest.mark.slow
@@ -31,9 +28,5 @@ def test_calls_run_in_a_process_of_their_own():
         with pytest.raises(KeyError, match="unknown"):
             peer.call("unknown")()
     assert not peer.process.is_alive()
-
-
-@pytest.mark.slow
-def test_an_error_of_the_other_process_is_raised_here():
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(ValueError, match="invalid literal"):  # an error there is raised here
         timing.OtherProcess(functools.partial(int, "x"))

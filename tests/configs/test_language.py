@@ -2,6 +2,8 @@ import pytest
 
 from kitlib import configs
 
+ENCODER, DECODER = configs.T5_ENCODER_MOE, configs.T5_DECODER_MOE
+
 
 def test_t5_sizes_by_name():
     base = configs.t5("1.1-base")
@@ -25,33 +27,19 @@ def test_sparse_t5_is_the_published_interleaving():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: configs.t5(None), "Unknown T5 None"),
-        (lambda: configs.t5("tiny", tied="no"), "tied is 'no'; expected True or False"),
-        (lambda: configs.t5("tiny", moe="no", moe_layers=(1,)), "T5Config.moe is 'no'; expected MoEConfig"),
-        (lambda: configs.t5("1.1-bse"), "Unknown T5 '1.1-bse'; did you mean '1.1-base'"),
+        (lambda: configs.t5("tiny", moe="no", moe_layers=(1,)), r"moe is 'no'; expected MoEConfig"),
+        (lambda: configs.t5("1.1-bse"), "did you mean '1.1-base'"),
         (lambda: configs.t5("tiny", widht=3), "did you mean 'width'"),
-        (lambda: configs.t5("tiny", head_dim=0), "head_dim is 0"),
         (lambda: configs.t5("tiny", activation="relu"), "Unknown activation 'relu'"),
-        (lambda: configs.t5("tiny", dtype="float16"), "Unknown dtype"),
-        (lambda: configs.t5("tiny", dropout=1.0), "dropout is 1.0; .*below 1.0"),
-        (lambda: configs.t5("tiny", rel_buckets=30), "multiple of 4.*got 30"),
-        (lambda: configs.t5("tiny", rel_max_distance=16), "rel_max_distance must be over rel_buckets / 2, got 16"),
+        (lambda: configs.t5("tiny", rel_buckets=30), r"multiple of 4.*got 30"),
+        (lambda: configs.t5("tiny", rel_max_distance=16), "over rel_buckets / 2, got 16"),
         (lambda: configs.t5("tiny", moe=configs.MoEConfig()), "moe and moe_layers come together"),
         (lambda: configs.t5("tiny", decoder_moe_layers=(1,)), "decoder_moe and decoder_moe_layers come together"),
-        (lambda: configs.sparse_t5("tiny").replace(moe_layers=(1, 2)), r"\(1, 2\) are not all among the 2 layers"),
-        (
-            lambda: configs.sparse_t5("tiny", configs.T5_ENCODER_MOE.replace(granularity=3)),
-            "divisible by granularity 3",
-        ),
-        (lambda: configs.sparse_t5("tiny", configs.MoEConfig(router="soft")), "Soft MoE are parameters for one length"),
-        (
-            lambda: configs.sparse_t5("tiny", decoder_moe=configs.T5_ENCODER_MOE),
-            "'expert_choice' is not causal.*later ones.*use 'top_k'",
-        ),
-        (
-            lambda: configs.sparse_t5("tiny", decoder_moe=configs.T5_DECODER_MOE.replace(num_experts=8)),
-            "equally many experts.*32 and 8",
-        ),
+        (lambda: configs.sparse_t5("tiny").replace(moe_layers=(1, 2)), "not all among the 2 layers"),
+        (lambda: configs.sparse_t5("tiny", ENCODER.replace(granularity=3)), "divisible by granularity 3"),
+        (lambda: configs.sparse_t5("tiny", configs.MoEConfig(router="soft")), "parameters for one length"),
+        (lambda: configs.sparse_t5("tiny", decoder_moe=ENCODER), r"not causal.*use 'top_k'"),
+        (lambda: configs.sparse_t5("tiny", decoder_moe=DECODER.replace(num_experts=8)), "equally many .* 32 and 8"),
     ],
 )
 def test_impossible_t5s_are_refused(make, message):

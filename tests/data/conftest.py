@@ -10,40 +10,22 @@ from kitlib import data
 
 
 def script(name: str):
-    """A script of the data folder as a module."""
-    spec = importlib.util.spec_from_file_location(name, data.data_folder() / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """A session-wide fixture: a script of the data folder, some of which import others there, as a module."""
+
+    @pytest.fixture(scope="session", name=name)
+    def module():
+        folder = data.data_folder()
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        made = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(folder))
+        spec.loader.exec_module(made)
+        sys.path.remove(str(folder))
+        return made
+
     return module
 
 
-@pytest.fixture(scope="session")
-def make_data():
-    return script("make_data")
-
-
-@pytest.fixture(scope="session")
-def make_pictures():
-    return script_beside_others("make_pictures")
-
-
-@pytest.fixture(scope="session")
-def make_names():
-    return script_beside_others("make_names")
-
-
-@pytest.fixture(scope="session")
-def make_texts():
-    return script_beside_others("make_texts")
-
-
-def script_beside_others(name: str):
-    """A script that imports others of its folder."""
-    folder = str(data.data_folder())
-    sys.path.insert(0, folder)
-    module = script(name)
-    sys.path.remove(folder)
-    return module
+make_data, make_pictures, make_names, make_texts = (script(f"make_{x}") for x in ("data", "pictures", "names", "texts"))
 
 
 @pytest.fixture

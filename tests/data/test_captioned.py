@@ -5,8 +5,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
-import sys
 import unicodedata
 from collections import Counter, defaultdict
 
@@ -19,6 +17,8 @@ from kitlib.data import captioned
 FOLDER = data.data_folder()
 FILES = ("emoji.npz", "emoji_names.json.gz", "easy_vqa.npz", "taxonomy.json.gz")
 SIZES = {"train": 1_235, "valid": 126, "test": 186}
+
+
 SCRIPTS = {  # a letter of the language's script has this in its Unicode name
     "ru": "CYRILLIC", "el": "GREEK", "ar": "ARABIC", "hi": "DEVANAGARI", "th": "THAI", "ja": "HIRAGANA|KATAKANA|CJK",
     "ko": "HANGUL", "zh": "CJK", **dict.fromkeys(("en", "de", "fr", "es", "pt", "it", "tr", "vi"), "LATIN"),
@@ -38,45 +38,22 @@ def folder(tmp_path):
     return tmp_path
 
 
-def replace(folder, file: str, content: bytes) -> None:
-    """Writes other content under this name, with the correct checksum."""
-    (folder / file).write_bytes(content)
-    (folder / "checksums.txt").write_text(f"{hashlib.sha256(content).hexdigest()}  {file}\n")
+def sealed(folder) -> None:
+    """Correct checksums for whatever the files hold now."""
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    (folder / "checksums.txt").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in sums.items()))
 
 
 def load(file: str, folder):
-    loader = {"emoji": captioned.emoji, "easy_vqa": captioned.easy_vqa, "taxonomy": captioned.taxonomy}
-    return loader[re.match(r"emoji|easy_vqa|taxonomy", file)[0]](data_dir=folder)
-
-
-# --- the files ---
-
-
-def test_the_files_are_listed_licensed_and_small():
-    listed = dict(reversed(line.split()) for line in (FOLDER / "checksums.txt").read_text().splitlines())
-    text = (FOLDER / "LICENSES").read_text()
-    sizes = {name: (FOLDER / name).stat().st_size for name in FILES}
-    assert set(FILES) <= set(listed) and all(name in text for name in FILES)
-    for notice in ("Copyright Twitter, Inc and other contributors", "Apache License 2.0", "CC BY 4.0", "Victor Zhou"):
-        assert notice in text
-    for notice in ("Unicode, Inc.", "THE DATA FILES AND SOFTWARE ARE PROVIDED", "SPDX-License-Identifier: Unicode-3.0"):
-        assert notice in text
-    assert sum(sizes.values()) < 4_900_000 and sizes["taxonomy.json.gz"] < 60_000
-    everything = {path: path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
-    weights = [size for path, size in everything.items() if path.parent.name == "checkpoints"]
-    assert sum(everything.values()) - sum(weights) < 19_000_000 and max(weights) < 12_000_000
-
-
-# --- emoji ---
+    return getattr(captioned, re.match(r"emoji|easy_vqa|taxonomy", file)[0])(data_dir=folder)
 
 
 def test_emoji_have_pictures_codes_names_and_keywords(splits):
     for split, size in SIZES.items():
         source = splits[split]
         assert len(source) == size and source.images.shape == (size, 32, 32, 3) and source.images.dtype == np.uint8
-        assert len(source.codes) == size and all(
-            re.fullmatch(r"[0-9A-F]{4,5}(-[0-9A-F]{4,5})*", c) for c in source.codes
-        )
+        assert len(source.codes) == size
+        assert all(re.fullmatch(r"[0-9A-F]{4,5}(-[0-9A-F]{4,5})*", code) for code in source.codes)
         assert list(source.names) == list(source.keywords) == list(captioned.LANGUAGES)
         for language in captioned.LANGUAGES:
             assert len(source.names[language]) == len(source.keywords[language]) == size
@@ -84,12 +61,10 @@ def test_emoji_have_pictures_codes_names_and_keywords(splits):
     assert names["1F600"] == "grinning face" and names["1F415-200D-1F9BA"] == "service dog"
 
 
-def test_the_split_is_about_80_8_12():
-    total = sum(SIZES.values())
-    assert [round(100 * size / total) for size in SIZES.values()] == [80, 8, 12]
-
-
-def test_no_picture_and_no_caption_is_in_two_splits(splits):
+def test_no_picture_no_near_duplicate_and_no_caption_is_in_two_splits(splits, make_pictures):
+    images = np.concatenate([source.images for source in splits.values()])
+    split, pairs = np.repeat(np.arange(3), list(SIZES.values())), make_pictures.near_duplicates(images)
+    assert len(pairs) > 100 and all(split[i] == split[j] for i, j in pairs)  # the measure finds some, within the splits
     seen = defaultdict(set)
     for source in splits.values():
         facts = {"pictures": [image.tobytes() for image in source.images], "codes": list(source.codes)}
@@ -100,42 +75,19 @@ def test_no_picture_and_no_caption_is_in_two_splits(splits):
             seen[kind] |= set(values)
 
 
-def test_no_near_duplicate_is_in_two_splits(splits, make_pictures):
-    images = np.concatenate([source.images for source in splits.values()])
-    split = np.repeat(np.arange(3), list(SIZES.values()))
-    pairs = make_pictures.near_duplicates(images)
-    assert len(pairs) > 100  # the measure finds some, within the splits
-    assert all(split[i] == split[j] for i, j in pairs)
-
-
-@pytest.mark.parametrize(
-    ("family", "at_least"),
-    [
-        (r".*(o’clock|-thirty)", 24),
-        (r".*\bmoon( face)?", 13),
-        (r"(up|down|left|right|up-down|left-right)(-left|-right)? arrow", 10),
-        (r"keycap: .*", 10),
-        (r"(man|woman|person): .*", 6),
-        (r"globe .*", 4),
-        (r"\w+ circle", 8),
-        (r"\w+ book", 4),
-        (r"((wo)?men|people) holding hands", 3),
-        (r"mer(maid|man|person)", 3),
-    ],
-)
-def test_a_family_is_in_one_split(splits, family, at_least):
-    count = Counter(split for split in splits for name in splits[split].names["en"] if re.fullmatch(family, name))
-    assert len(count) == 1 and count.total() >= at_least, count
-
-
-def test_one_person_as_a_woman_a_man_and_neither_is_in_one_split(splits):
-    where = defaultdict(set)
-    size = Counter()
-    for split, source in splits.items():
-        for name in source.names["en"]:
-            base = re.sub(r"^((wo)?m[ae]n|person|people) ", "", name)
-            where[base].add(split)
-            size[base] += 1
+def test_a_family_is_in_one_split_and_so_is_one_person_as_a_woman_a_man_and_neither(splits):
+    names = [(name, split) for split, source in splits.items() for name in source.names["en"]]
+    unsuitable = {"bomb", "dagger", "water pistol", "middle finger", "cigarette", "beer mug", "flag: France"}
+    assert unsuitable.isdisjoint(dict(names)) and "kitchen knife" in dict(names)
+    families = {r".*(o’clock|-thirty)": 24, r".*\bmoon( face)?": 13, r"keycap: .*": 10, r"\w+ circle": 8}
+    for family, at_least in families.items():
+        count = Counter(split for name, split in names if re.fullmatch(family, name))
+        assert len(count) == 1 and count.total() >= at_least, (family, count)
+    where, size = defaultdict(set), Counter()
+    for name, split in names:
+        base = re.sub(r"^((wo)?m[ae]n|person|people) ", "", name)
+        where[base].add(split)
+        size[base] += 1
     assert sum(n == 3 for n in size.values()) > 40
     assert all(len(where[base]) == 1 for base, n in size.items() if n > 1)
 
@@ -150,29 +102,17 @@ def test_names_and_keywords_are_clean(splits):
                     assert text.replace("\u200d", "").isprintable()  # Hindi spells with the zero-width joiner
 
 
-def test_most_emoji_have_keywords_and_many_share_them(splits):
-    for language in captioned.LANGUAGES:
-        words = splits["train"].keywords[language]
-        assert np.mean([bool(each) for each in words]) > 0.98
-        assert max(Counter(word for each in words for word in each).values()) >= 25
-
-
 @pytest.mark.parametrize(("language", "script"), SCRIPTS.items())
-def test_names_are_written_in_the_script_of_their_language(splits, language, script):
+def test_names_are_in_their_script_and_most_emoji_share_keywords(splits, language, script):
     names = [name for source in splits.values() for name in source.names[language]]
     written = [any(re.search(script, unicodedata.name(char, "")) for char in name) for name in names]
     assert np.mean(written) > 0.98
     if language != "en":  # nothing fell back to English
         english = [name for source in splits.values() for name in source.names["en"]]
         assert np.mean([a.lower() == b.lower() for a, b in zip(names, english, strict=True)]) < 0.1
-
-
-def test_unsuitable_emoji_are_left_out(splits):
-    names = {name for source in splits.values() for name in source.names["en"]}
-    assert names.isdisjoint(
-        {"bomb", "dagger", "water pistol", "middle finger", "cigarette", "beer mug", "flag: France"}
-    )
-    assert "kitchen knife" in names
+    words = splits["train"].keywords[language]
+    assert np.mean([bool(each) for each in words]) > 0.98
+    assert max(Counter(word for each in words for word in each).values()) >= 25
 
 
 def test_twemoji_are_the_test_emoji_in_another_style(splits):
@@ -183,39 +123,26 @@ def test_twemoji_are_the_test_emoji_in_another_style(splits):
     # They show the same objects: a picture is nearer to its own twin than to another picture.
     others = np.abs(twemoji.images.astype(int) - np.roll(noto.images, 1, 0)).mean((1, 2, 3))
     assert np.mean(difference < others) > 0.9
-
-
-def test_the_background_is_white(splits):
     corners = splits["train"].images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-    assert np.mean((corners > 240).all((1, 2))) > 0.9
-
-
-# --- easy-VQA ---
+    assert np.mean((corners > 240).all((1, 2))) > 0.9  # on white
 
 
 @pytest.mark.parametrize(("split", "images", "questions", "yes_no"), [
     ("train", 4_000, 38_575, 28_407), ("test", 1_000, 9_673, 7_136),
 ])  # fmt: skip
 def test_easy_vqa_is_the_published_benchmark(split, images, questions, yes_no):
-    source = captioned.easy_vqa(split)
+    source, other = captioned.easy_vqa(split), captioned.easy_vqa("test" if split == "train" else "train")
     assert source.images.shape == (images, 64, 64, 3) and source.images.dtype == np.uint8
     assert len(source) == len(source.questions) == len(source.answers) == len(source.image_index) == questions
     assert set(source.answers) == set(captioned.ANSWERS) and len(captioned.ANSWERS) == 13
     assert sum(answer in ("yes", "no") for answer in source.answers) == yes_no
     assert source.image_index.dtype == np.int32 and (np.diff(source.image_index) >= 0).all()
     assert set(source.image_index.tolist()) == set(range(images))
-    assert len({image.tobytes() for image in source.images}) == images
+    pictures, others = ({image.tobytes() for image in each.images} for each in (source, other))
+    assert len(pictures) == images and not pictures & others
     if split == "test":
-        assert (source.questions[0], source.answers[0], source.image_index[0]) == (
-            "what is the red shape?",
-            "triangle",
-            0,
-        )
-
-
-def test_no_easy_vqa_picture_is_in_both_splits():
-    train, test = ({image.tobytes() for image in captioned.easy_vqa(s).images} for s in ("train", "test"))
-    assert not train & test
+        first = source.questions[0], source.answers[0], source.image_index[0]
+        assert first == ("what is the red shape?", "triangle", 0)
 
 
 COLOURS = {
@@ -224,32 +151,23 @@ COLOURS = {
 }  # fmt: skip
 
 
-def colour_of(image) -> str:
-    """The most frequent colour that is not the background, which is very light."""
-    colours, counts = np.unique(image.astype(np.int64) @ [1 << 16, 1 << 8, 1], return_counts=True)
-    shape = [min(int(c).to_bytes(3, "big")) < 200 for c in colours]
-    return COLOURS[int(colours[shape][np.argmax(counts[shape])])]
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_answers_fit_the_pictures(split):
-    source = captioned.easy_vqa(split)
-    colours = [colour_of(image) for image in source.images]
-    checked = 0
+    """The colour that is asked for or named is the most frequent one without the background, which is very light."""
+    source, checked = captioned.easy_vqa(split), 0
+    rgb = source.images.reshape(len(source.images), -1, 3).astype(np.int64) @ [1 << 16, 1 << 8, 1]
+    counts = np.stack([(rgb == colour).sum(axis=1) for colour in COLOURS])
+    colours = [list(COLOURS.values())[best] for best in counts.argmax(axis=0)]
     for question, answer, i in zip(source.questions, source.answers, source.image_index, strict=True):
         named = [colour for colour in COLOURS.values() if f" {colour} " in question]
         if "what" in question and "color" in question:
             assert answer == colours[i], (question, i)
+            checked += 1
         elif answer in ("yes", "no") and named:
             negated = " no " in question or " not " in question
             assert answer == ("yes" if (named[0] == colours[i]) != negated else "no"), (question, i)
-        else:
-            continue
-        checked += 1
+            checked += 1
     assert checked > 0.4 * len(source)
-
-
-# --- the taxonomy ---
 
 
 def wups(a, b) -> float:
@@ -257,7 +175,7 @@ def wups(a, b) -> float:
     return 2 * common / (len(a) + len(b))
 
 
-def test_taxonomy_paths_go_from_entity_to_the_word_or_its_synonym():
+def test_taxonomy_paths_go_from_entity_to_the_word_or_its_synonym_and_similar_nouns_are_near(splits):
     table = captioned.taxonomy()
     assert len(table) > 2_000
     for word, path in table.items():
@@ -265,106 +183,48 @@ def test_taxonomy_paths_go_from_entity_to_the_word_or_its_synonym():
         assert table[path[-1]] == path  # the name of the last sense is a word with the same path
     assert np.mean([path[-1] == word for word, path in table.items()]) > 0.9
     assert table["automobile"] == table["car"] and table["car"][-1] == "car"
-
-
-def test_taxonomy_covers_the_answers_and_the_names(splits):
-    table = captioned.taxonomy()
-    assert set(captioned.ANSWERS) <= set(table)
-    assert {"dog", "guitar", "pizza", "ice cream", "mountain"} <= set(table)
+    assert {*captioned.ANSWERS, "dog", "guitar", "pizza", "ice cream", "mountain"} <= set(table)
     names = [name.lower().split() for source in splits.values() for name in source.names["en"]]
     assert np.mean([any(word in table for word in words) for words in names]) > 0.9
-
-
-def test_similar_nouns_are_near_in_the_taxonomy():
-    table = captioned.taxonomy()
     assert wups(table["red"], table["blue"]) > 0.8 > wups(table["red"], table["circle"])
-    assert wups(table["cat"], table["dog"]) > wups(table["cat"], table["guitar"])
-    assert wups(table["cat"], table["cat"]) == 1
+    one, near, far = (wups(table["cat"], table[word]) for word in ("cat", "dog", "guitar"))
+    assert one == 1 > near > far
 
 
-# --- errors ---
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: captioned.emoji("validation"),
-            r"Unknown split of the emoji 'validation'; did you mean 'valid'\? Known: train, valid, test\.",
-        ),
-        (lambda: captioned.emoji("zzz"), r"Unknown split of the emoji 'zzz'.*Known: train, valid, test\."),
-        (
-            lambda: captioned.emoji("test", style="twitter"),
-            r"Unknown style of the emoji 'twitter'.*Known: noto, twemoji\.",
-        ),
-        (lambda: captioned.emoji("test", style="twemojis"), r"style of the emoji 'twemojis'; did you mean 'twemoji'\?"),
-        (lambda: captioned.emoji("train", style="twemoji"), "'twemoji' has no split 'train': use 'test', or"),
-        (lambda: captioned.easy_vqa("tests"), r"Unknown split of easy-VQA 'tests'; did you mean 'test'\?"),
-        (lambda: captioned.easy_vqa("valid"), r"Unknown split of easy-VQA 'valid'.*Known: train, test\."),
-        (lambda: captioned.emoji("valid").names["german"], r"no language 'german': did you mean 'de' \(German\)"),
-        (lambda: captioned.emoji("valid").names["en-GB"], r"no language 'en-GB': did you mean 'en' \(English\)"),
-        (lambda: captioned.emoji("valid").keywords["xyz"], "no language 'xyz': There are: en, de, fr"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: captioned.emoji("validation"), "split of the emoji 'validation'; did you mean 'valid'"),
+    (lambda: captioned.emoji("test", style="twitter"), "style of the emoji 'twitter'"),
+    (lambda: captioned.emoji("train", style="twemoji"), "'twemoji' has no split 'train': use 'test', or"),
+    (lambda: captioned.easy_vqa("valid"), "split of easy-VQA 'valid'"),
+    (lambda: captioned.emoji("valid").names["german"], r"no language 'german': did you mean 'de' \(German\)"),
+    (lambda: captioned.emoji("valid").keywords["xyz"], "no language 'xyz': There are: en, de, fr"),
+])  # fmt: skip
 def test_the_error_for_an_unknown_name_gives_the_nearest_one(call, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=message):
         call()
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_damaged_and_missing_files_are_refused_by_name(file, folder):
-    content = (folder / file).read_bytes()
-    (folder / file).write_bytes(content[:-100])
-    with pytest.raises(ValueError, match=rf"{re.escape(file)} is damaged or was changed"):
+def test_files_with_other_content_are_refused_by_name(file, folder):
+    other = io.BytesIO()
+    np.savez(other, something=np.zeros(3))
+    (folder / file).write_bytes(other.getvalue() if file.endswith(".npz") else gzip.compress(b"[1, 2]"))
+    sealed(folder)
+    with pytest.raises(ValueError, match=rf"{re.escape(file)} is not a data file of the kit.*make_pictures"):
         load(file, folder)
-    (folder / file).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{re.escape(file)} is missing"):
-        load(file, folder)
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "other", "cut"])
-@pytest.mark.parametrize("file", FILES)
-def test_files_with_other_content_are_refused_by_name(file, kind, folder):
-    buffer = io.BytesIO()
-    np.savez(buffer, something=np.zeros(3))
-    content = {
-        "empty": b"",
-        "text": b"hello",
-        "other": buffer.getvalue() if file.endswith(".npz") else gzip.compress(json.dumps([1, 2]).encode()),
-        "cut": (FOLDER / file).read_bytes()[:-1000],
-    }[kind]
-    if file == "emoji_names.json.gz":  # the pictures are read first and must pass
-        (folder / file).write_bytes(content)
-        sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
-        (folder / "checksums.txt").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in sums.items()))
-    else:
-        replace(folder, file, content)
-    with pytest.raises(ValueError, match=rf"{re.escape(file)} is not a data file of the kit.*make_pictures") as error:
-        load(file, folder)
-    assert "\n" not in str(error.value)
-
-
-def sealed(folder) -> None:
-    """Correct checksums for whatever the files hold now."""
-    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
-    (folder / "checksums.txt").write_text("".join(f"{sha256}  {name}\n" for name, sha256 in sums.items()))
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        ("emoji.npz", lambda a: {"train_images": a["train_images"].astype(np.float32)}, "pictures are float32"),
-        ("emoji.npz", lambda a: {"train_images": a["train_images"][:, :16]}, r"pictures are uint8\[1235, 16"),
-        ("emoji.npz", lambda a: {"train_images": a["train_images"][1:]}, "1234 pictures, 1235 codes, 1235 of them"),
-        ("emoji.npz", lambda a: {"train_codes": a["train_codes"][[0, *range(1234)]]}, "1234 of them different"),
-        ("emoji.npz", lambda a: {"train_codes": np.arange(1235)}, "0 is no name"),
-        ("easy_vqa.npz", lambda a: {"train_counts": a["train_counts"][1:]}, r"38575 answers, \d+ counted"),
-        ("easy_vqa.npz", lambda a: {"answers": np.array(["maybe"] * 13)}, "'maybe' is none of easy-VQA's"),
-        ("easy_vqa.npz", lambda a: {"train_pixels": a["train_pixels"][:, :32]}, r"pictures are uint8\[4000, 32"),
-        ("easy_vqa.npz", lambda a: {"train_questions": a["train_questions"][:5]}, "5 questions, 38575 answers"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("file", "change", "message"), [
+    ("emoji.npz", lambda a: {"train_images": a["train_images"].astype(np.float32)}, "pictures are float32"),
+    ("emoji.npz", lambda a: {"train_images": a["train_images"][:, :16]}, r"pictures are uint8\[1235, 16"),
+    ("emoji.npz", lambda a: {"train_images": a["train_images"][1:]}, "1234 pictures, 1235 codes, 1235 of them"),
+    ("emoji.npz", lambda a: {"train_codes": a["train_codes"][[0, *range(1234)]]}, "1234 of them different"),
+    ("emoji.npz", lambda a: {"train_codes": np.arange(1235)}, "0 is no name"),
+    ("easy_vqa.npz", lambda a: {"train_counts": a["train_counts"][1:]}, r"38575 answers, \d+ counted"),
+    ("easy_vqa.npz", lambda a: {"answers": np.array(["maybe"] * 13)}, "'maybe' is none of easy-VQA's"),
+    ("easy_vqa.npz", lambda a: {"train_pixels": a["train_pixels"][:, :32]}, r"pictures are uint8\[4000, 32"),
+    ("easy_vqa.npz", lambda a: {"train_questions": a["train_questions"][:5]}, "5 questions, 38575 answers"),
+])  # fmt: skip
 def test_arrays_that_are_not_what_they_should_be(file, change, message, folder):
     """Beyond the checksum: another type or shape, doubled codes, unknown answers, counts that do not add up."""
     with np.load(folder / file) as stored:
@@ -375,25 +235,14 @@ def test_arrays_that_are_not_what_they_should_be(file, change, message, folder):
         load(file, folder)
 
 
-@pytest.mark.parametrize("wrong", [None, 3, "", "  ", ["a"]])
+@pytest.mark.parametrize("wrong", [None, "  ", ["a"]])
 def test_names_that_are_no_text(wrong, folder):
-    content = json.loads(gzip.decompress((folder / "emoji_names.json.gz").read_bytes()))
-    code = str(captioned.emoji("train").codes[0])
-    content["names"]["de"][content["codes"].index(code)] = wrong
-    (folder / "emoji_names.json.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
-    paths = json.loads(gzip.decompress((folder / "taxonomy.json.gz").read_bytes()))
+    content, paths = (json.loads(gzip.decompress((folder / file).read_bytes())) for file in FILES[1::2])
+    content["names"]["de"][content["codes"].index(str(captioned.emoji("train").codes[0]))] = wrong
     paths["dog"][2] = wrong
-    (folder / "taxonomy.json.gz").write_bytes(gzip.compress(json.dumps(paths).encode()))
+    for file, changed in zip(FILES[1::2], (content, paths), strict=True):
+        (folder / file).write_bytes(gzip.compress(json.dumps(changed).encode()))
     sealed(folder)
-    for file in ("emoji_names.json.gz", "taxonomy.json.gz"):
+    for file in FILES[1::2]:
         with pytest.raises(ValueError, match=rf"{re.escape(file)} is not a data file of the kit \(.* is no name\)"):
             load(file, folder)
-
-
-def test_loading_needs_numpy_only():
-    code = (
-        "import sys; from kitlib.data import captioned as c; c.emoji(); c.easy_vqa('test'); c.taxonomy(); "
-        "print([m for m in ('tensorflow_datasets', 'grain', 'jax', 'PIL', 'tensorflow') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

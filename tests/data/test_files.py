@@ -19,57 +19,37 @@ from kitlib.data import datasets, files
 FOLDER = data.data_folder()
 
 
-def data_files():
-    """The files of the data folder, without those that describe or make them."""
-    about = {"LICENSES", "checksums.txt", "make_data.py", "make_pictures.py", "make_multilingual.py", "make_names.py"}
-    about |= {"make_texts.py", "make_dinov2_reference.py", "make_styles.py"}
-    return [path for path in FOLDER.iterdir() if path.is_file() and path.name not in about]
+NOTICES = (
+    "Zalando SE", "SinaSR-6", "Permission is hereby granted", 'PROVIDED "AS IS"', "COCO", "agrees to",
+    "WordNet 3.0 Copyright 2006 by Princeton University", 'DATABASE IS PROVIDED "AS IS"', "Unicode, Inc.",
+    "Copyright Twitter, Inc and other contributors", "Apache License 2.0", "CC BY 4.0", "Victor Zhou",
+    "THE DATA FILES AND SOFTWARE ARE PROVIDED", "SPDX-License-Identifier: Unicode-3.0",
+)  # fmt: skip
 
 
-# --- the committed files ---
-
-
-def test_checksums_cover_exactly_the_data_files():
-    listed = dict(reversed(line.split()) for line in (FOLDER / "checksums.txt").read_text().splitlines())
-    expected = {*(f"{name}.npz" for name in datasets.COMMITTED), "glosses.txt.gz", "tokenizer.model"}
-    expected |= {"easy_vqa.npz", "emoji.npz", "emoji_names.json.gz", "taxonomy.json.gz", "multilingual.model"}
-    expected |= {
-        "emoji_styles.npz",
-        "visual_codebook.npz",
-        "dinov2_reference.npz",
-        "names.txt.gz",
-        "more_glosses.txt.xz",
-        "messages.txt.xz",
-    }
-    assert set(listed) == {path.name for path in data_files()} == expected
+@pytest.mark.parametrize("folder", [".", "results", "checkpoints"])
+def test_checksums_and_licences_cover_exactly_the_files_which_are_small(folder):
+    listed = dict(reversed(line.split()) for line in (FOLDER / folder / "checksums.txt").read_text().splitlines())
+    there = {path.name for path in (FOLDER / folder).iterdir() if path.is_file() and path.suffix != ".py"}
+    assert set(listed) == there - {"LICENSES", "checksums.txt"}
     for name, sha256 in listed.items():
-        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == sha256
+        assert hashlib.sha256((FOLDER / folder / name).read_bytes()).hexdigest() == sha256, name
+    sizes = [(FOLDER / folder / name).stat().st_size for name in listed]
+    if folder == "checkpoints":
+        assert max(sizes) < 12_000_000
+    elif folder == ".":
+        assert {f"{name}.npz" for name in datasets.COMMITTED} < set(listed) and sum(sizes) < 18_000_000
+        licences = (FOLDER / "LICENSES").read_text()
+        assert all(text in licences for text in (*listed, *NOTICES))
 
 
-def test_licenses_name_each_file_and_hold_the_notices():
-    text = (FOLDER / "LICENSES").read_text()
-    for path in data_files():
-        assert path.name in text
-    for notice in ("Zalando SE", "SinaSR-6", "Permission is hereby granted", 'PROVIDED "AS IS"', "COCO"):
-        assert notice in text
-    for notice in ("WordNet 3.0 Copyright 2006 by Princeton University", 'DATABASE IS PROVIDED "AS IS"', "agrees to"):
-        assert notice in text
-
-
-def test_the_data_stay_small():
-    assert sum(path.stat().st_size for path in data_files()) < 18_000_000
-
-
-def test_data_folder_missing_is_one_clear_sentence(tmp_path, monkeypatch):
+def test_data_folder_is_that_of_an_installed_wheel_or_of_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match="install the kit again"):
         data.data_folder()
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "checksums.txt").write_text("")
-    assert data.data_folder() == tmp_path / "data"  # a checkout
-    (tmp_path / "kitlib" / "_data").mkdir(parents=True)
-    (tmp_path / "kitlib" / "_data" / "checksums.txt").write_text("")
-    assert data.data_folder() == tmp_path / "kitlib" / "_data"  # an installed wheel
+    for folder in (tmp_path / "data", tmp_path / "kitlib" / "_data"):
+        files.write_bytes(folder / "checksums.txt", b"")
+        assert data.data_folder() == folder
 
 
 def test_read_checked_gives_the_bytes_of_an_unchanged_file_only(commit, tmp_path):
@@ -81,6 +61,8 @@ def test_read_checked_gives_the_bytes_of_an_unchanged_file_only(commit, tmp_path
     (tmp_path / "y.bin").write_bytes(b"abc")
     with pytest.raises(ValueError, match=r"y\.bin is damaged .*expected a line in checksums\.txt"):
         files.read_checked(tmp_path, "y.bin")
+    with pytest.raises(FileNotFoundError, match=r"z\.bin is missing"):
+        files.read_checked(tmp_path, "z.bin")
     (tmp_path / "checksums.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"checksums\.txt is missing"):
         files.read_checked(tmp_path, "x.bin")
@@ -94,9 +76,6 @@ def test_read_npz_gives_the_arrays_of_one_split(commit, tmp_path):
         np.testing.assert_array_equal(got, expected)
     with pytest.raises(ValueError, match=r"set\.npz is not a data file of the kit .*expected plain arrays test_images"):
         files.read_npz(tmp_path, "set.npz", "test")
-
-
-# --- writing: whole files or none ---
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
@@ -140,23 +119,6 @@ def test_a_disk_that_fails_at_the_end_is_an_error_and_a_folder_that_cannot_wait_
     assert path.read_text() == ("old\n" if failing == "file" else "new\n") and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("old", [None, "old"])
-def test_a_failing_write_leaves_the_old_file_and_no_partial_file(error, old, tmp_path):
-    path = tmp_path / "a.txt"
-    if old:
-        path.write_text(old)
-
-    def fail():
-        with files.replacing(path) as partial:
-            partial.write_text("half of the n")
-            raise error("stopped")
-
-    with pytest.raises(error, match="stopped"):
-        fail()
-    assert [p.read_text() for p in tmp_path.iterdir()] == ([old] if old else [])
-
-
 class Unpicklable:
     """numpy pickles an array of objects, which fails for this one."""
 
@@ -164,21 +126,22 @@ class Unpicklable:
         raise RuntimeError("cannot be pickled")
 
 
-def test_write_npz_that_fails_halfway_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.npz"
-    files.write_npz(path, {"x": np.arange(3)})
-    before = path.read_bytes()
-    with pytest.raises(RuntimeError, match="cannot be pickled"):
-        files.write_npz(path, {"x": np.arange(5), "y": np.array([Unpicklable()], object)})
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_write_text_that_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    files.write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        files.write_text(path, "half a surrogate pair: \ud83d")
-    assert path.read_text() == "old\n" and list(tmp_path.iterdir()) == [path]
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UnicodeEncodeError, RuntimeError])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_failing_write_leaves_the_old_file_and_no_partial_file(error, old, tmp_path):
+    path = tmp_path / "a"
+    if old:
+        path.write_bytes(old)
+    with pytest.raises(error):
+        if error is UnicodeEncodeError:
+            files.write_text(path, "half a surrogate pair: \ud83d")
+        elif error is RuntimeError:
+            files.write_npz(path, {"x": np.arange(5), "y": np.array([Unpicklable()], object)})
+        else:
+            with files.replacing(path) as partial:
+                partial.write_text("half of the n")
+                raise error("stopped")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([old] if old else [])
 
 
 def test_a_path_that_cannot_be_replaced_leaves_no_partial_file(tmp_path):
@@ -252,15 +215,15 @@ def test_threads_that_write_one_file_never_tear_it_and_leave_the_umask_alone(tmp
     assert not failed and after == 0o027 and list(tmp_path.iterdir()) == [path]
 
 
-# --- writing: modes, content, folders ---
-
-
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0o000])
-def test_modes_follow_the_umask(umask, tmp_path):
+def test_modes_follow_the_umask_which_is_not_changed_even_for_a_moment(umask, tmp_path, monkeypatch):
+    """Python reads it only by changing it, and another thread's new file would then have the wrong mode."""
     before = os.umask(umask)
     try:
-        files.write_text(tmp_path / "a.txt", "text")
-        files.write_npz(tmp_path / "a.npz", {"x": np.arange(3)})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda mask: pytest.fail("os.umask was called"))
+            files.write_text(tmp_path / "a.txt", "text")
+            files.write_npz(tmp_path / "a.npz", {"x": np.arange(3)})
         (tmp_path / "b.txt").write_text("old")
         (tmp_path / "b.txt").chmod(0o400)  # the mode of the old file does not matter
         files.write_text(tmp_path / "b.txt", "new")
@@ -269,56 +232,29 @@ def test_modes_follow_the_umask(umask, tmp_path):
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o666 & ~umask}
 
 
-def test_the_umask_is_not_changed_even_for_a_moment(tmp_path, monkeypatch):
-    """Python reads it only by changing it, and another thread's new file would then have the wrong mode."""
-    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("os.umask was called"))
-    files.write_text(tmp_path / "a.txt", "text")
-    files.write_npz(tmp_path / "a.npz", {"x": np.arange(3)})
-
-
-@pytest.mark.parametrize(("text", "expected"), [("a", "a\n"), ("a\n", "a\n"), ("a\n\n", "a\n\n"), ("", "\n")])
-def test_write_text_ends_with_a_newline(text, expected, tmp_path):
-    files.write_text(str(tmp_path / "a.txt"), text)
-    assert (tmp_path / "a.txt").read_bytes() == expected.encode()
-
-
-def test_write_text_is_utf_8(tmp_path):
-    files.write_text(tmp_path / "a.txt", "हिन्दी 🙂")
-    assert (tmp_path / "a.txt").read_bytes() == "हिन्दी 🙂\n".encode()
-
-
-@pytest.mark.parametrize("name", ["a.npz", "new/folder/a.npz", "a", "a.bin"])
-def test_write_npz_writes_named_arrays_to_exactly_this_path(name, tmp_path):
+def test_what_is_written_stands_at_exactly_this_path(tmp_path):
     arrays = {"a/b": np.zeros((100, 100), np.float16), "names": np.array(["x", "yy"])}
-    files.write_npz(tmp_path / name, arrays)
-    with np.load(tmp_path / name, allow_pickle=False) as read:
-        assert list(read) == ["a/b", "names"]
-        for key, array in arrays.items():
-            np.testing.assert_array_equal(read[key], array)
-    assert len(list((tmp_path / name).parent.iterdir())) == 1
+    for name in ("a.npz", "new/folder/a.npz", "a", "a.bin"):
+        files.write_npz(tmp_path / name, arrays)
+        with np.load(tmp_path / name, allow_pickle=False) as read:
+            np.testing.assert_equal(dict(read), arrays)
+    path = tmp_path / "other" / "a.txt"
+    for content in (b"\x00\xff", b"\x01"):
+        files.write_bytes(path, content)
+        assert path.read_bytes() == content
+    for text, expected in {"a": "a\n", "a\n": "a\n", "a\n\n": "a\n\n", "": "\n", "हि🙂": "हि🙂\n"}.items():
+        files.write_text(str(path), text)
+        assert path.read_bytes() == expected.encode()
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"a.npz", "new/folder/a.npz", "a", "a.bin", "other/a.txt"}
 
 
-# --- names and draws ---
-
-
-def test_recipe_hash_is_sixteen_digits_of_the_sha256():
+def test_names_of_recipes_and_keyed_generators():
     assert files.recipe_hash("abc") == "ba7816bf8f01cfea"  # FIPS 180-4's example starts like this
     assert len({files.recipe_hash(recipe) for recipe in ("", "a", "A", "a ", "é")}) == 5
-
-
-def test_keyed_rng_depends_on_seed_and_key_alone():
     np.testing.assert_array_equal(data.keyed_rng(3, 1, 4).random(5), data.keyed_rng(3, 1, 4).random(5))
     keys = [(3, 1, 4), (3, 4, 1), (3, 1), (3,), (1, 1, 4), (3, 1, 4, 0)]
     assert len({data.keyed_rng(*key).random() for key in keys}) == len(keys)
-
-
-@pytest.mark.parametrize("name", ["results", "checkpoints"])
-def test_checksums_cover_released_weights_and_stored_results(name):
-    folder = FOLDER / name
-    listed = dict(reversed(line.split()) for line in (folder / "checksums.txt").read_text().splitlines())
-    assert set(listed) == {path.name for path in folder.iterdir() if path.name != "checksums.txt"}
-    for file, sha256 in listed.items():
-        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == sha256, file
 
 
 def test_a_checksum_is_noted_and_replaced(tmp_path):
@@ -328,9 +264,3 @@ def test_a_checksum_is_noted_and_replaced(tmp_path):
             files.note_checksum(tmp_path / file)
     two = hashlib.sha256(b"two").hexdigest()
     assert (tmp_path / "checksums.txt").read_text() == f"{two}  a.csv\n{two}  b.csv\n"
-
-
-def test_write_bytes_makes_the_folder_and_leaves_nothing_else(tmp_path):
-    files.write_bytes(tmp_path / "new" / "a.bin", b"\x00\xff")
-    files.write_bytes(tmp_path / "new" / "a.bin", b"\x01")
-    assert (tmp_path / "new" / "a.bin").read_bytes() == b"\x01" and len(list((tmp_path / "new").iterdir())) == 1

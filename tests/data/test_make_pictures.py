@@ -1,7 +1,8 @@
-"""data/make_pictures.py, the script that made the captioned files: palettes, keywords, families, splits, pictures."""
+"""data/make_pictures.py and make_names.py, which made the captioned files and the names: what they choose and how."""
 
 import hashlib
 import io
+import json
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def test_divide_keeps_families_whole_and_large_ones_in_train(make_pictures):
     assert any({90, 91, 92} <= set(rows) for rows in parts.values())
 
 
-def test_picture_puts_a_transparent_one_on_white(make_pictures):
+def test_picture_puts_a_transparent_one_on_white_and_texts_are_clean(make_pictures):
     buffer = io.BytesIO()
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[16:48, 16:48] = (255, 0, 0, 255)
@@ -53,7 +54,13 @@ def test_picture_puts_a_transparent_one_on_white(make_pictures):
     image = make_pictures.picture(buffer.getvalue())
     assert image.shape == (32, 32, 3) and (image[0, 0] == 255).all() and image[16, 16].tolist() == [255, 0, 0]
     assert image[..., 0].min() > 200  # there is no dark rim
-
-
-def test_clean_text(make_pictures):
     assert make_pictures.clean("e\u0301te\u0301\u202f:\u00a0 a\u200bb") == "\u00e9t\u00e9 : ab"
+
+
+def test_latin_names_only_and_entries_without_a_name_are_left_out(make_names):
+    assert make_names.latin("bär") and make_names.latin("paru-paru") and make_names.latin("chef d’orchestre")
+    assert not make_names.latin("собака") and not make_names.latin("2 dogs") and not make_names.latin("-x")
+    entries = {"a": {"tts": ["dog"]}, "b": {"default": ["x"]}, "c": {"tts": []}}
+    content = json.dumps({"annotations": {"annotations": entries}}).encode()
+    assert list(make_names.rows_of(content)) == ["a"]
+    assert make_names.rows_of(b'{"annotations": {}}') == {}

@@ -22,27 +22,14 @@ SOURCE = data.from_arrays(
 )
 
 
-def assert_trees_close(a, b, **tolerance):
-    def close(path, x, y):
-        np.testing.assert_allclose(x, y, err_msg=jax.tree_util.keystr(path), **tolerance)
-
-    jax.tree_util.tree_map_with_path(close, a, b)
-
-
-# ---------------------------------------------------------------------------------------------- stacks
-
-
 def test_stack_and_unstack_are_inverses():
     trees = [{"a": np.full((2, 3), m), "b": {"c": np.array(10 * m)}} for m in range(3)]
     stacked = stack(trees)
     assert stacked["a"].shape == (3, 2, 3) and stacked["b"]["c"].shape == (3,)
     again = unstack(stacked)
-    assert len(again) == 3
     jax.tree.map(np.testing.assert_array_equal, again, trees)
     jax.tree.map(np.testing.assert_array_equal, stack(again), stacked)
 
-
-# ---------------------------------------------------------------------------------------------- deep ensembles
 
 RECIPE = {"num_steps": 4, "batch_size": 8, "warmup": 1, "peak": 1e-3}
 # Dropout, router noise, auxiliary losses: everything that could depend on being trained together.
@@ -61,20 +48,15 @@ def test_members_trained_as_one_program_are_those_trained_one_by_one():
     params, history = trained_together()
     for m, seed in enumerate(SEEDS):
         alone, alone_history = jax.device_get(classification.train_classifier(EVERYTHING, SOURCE, seed=seed, **RECIPE))
-        assert_trees_close({n: h[m] for n, h in history.items()}, alone_history, rtol=1e-3, atol=1e-5)
+        for name, values in history.items():
+            np.testing.assert_allclose(values[m], alone_history[name], rtol=1e-3, atol=1e-5, err_msg=name)
         member = unstack(params)[m]
         # Adam turns a gradient that is only rounding error (of the keys' biases) into a step: 1e-3 at most, four times,
         # on either side. The others agree much better, and so do the predictions.
-        assert_trees_close(member, alone, atol=8e-3, rtol=0)
-        largest = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (member, alone)), strict=True)]
-        assert np.median(largest) < 1e-5
+        largest = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), member, alone))
+        assert np.max(largest) < 8e-3 and np.median(largest) < 1e-5
         logits = [classification.predict(EVERYTHING, p, IMAGES, batch_size=6) for p in (member, alone)]
         np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_the_history_of_an_ensemble_has_a_row_for_each_member():
-    params, history = trained_together()
     assert {name: values.shape for name, values in history.items()} == {
         **dict.fromkeys(("loss", "grad_norm", "accuracy", "auxiliary_loss"), (2, 4)),  # members, steps
         **dict.fromkeys(("dropped", "unprocessed", "busiest"), (2, 4, 1)),  # routers
@@ -82,7 +64,6 @@ def test_the_history_of_an_ensemble_has_a_row_for_each_member():
     }
     np.testing.assert_allclose((history["loss"] - history["auxiliary_loss"])[:, 0], np.log(3), rtol=1e-5)  # zero heads
     assert history["loss"][0, -1] != history["loss"][1, -1]
-    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(params))
 
 
 def test_predictions_are_of_every_member_in_order():
@@ -92,8 +73,6 @@ def test_predictions_are_of_every_member_in_order():
     for m, member in enumerate((first, second)):
         np.testing.assert_array_equal(logits[m], classification.predict(model, member, IMAGES, batch_size=6))
     assert np.abs(logits[0] - logits[1]).max() > 0.1
-    np.testing.assert_array_equal(predict_members(model, [second, first], IMAGES, batch_size=6), logits[::-1])
-    assert predict_members(model, [first], IMAGES, batch_size=6).shape == (1, 6, 3)
 
 
 @pytest.mark.slow
@@ -104,9 +83,8 @@ def test_an_ensemble_of_ensembles_has_all_members_on_one_axis():
     logits = predict_members(model, members, IMAGES, batch_size=6)
     assert logits.shape == (4, 6, 3)
     for m, member in enumerate(members):
-        np.testing.assert_array_equal(
-            logits[2 * m : 2 * m + 2], classification.predict(model, member, IMAGES, batch_size=6)
-        )
+        alone = classification.predict(model, member, IMAGES, batch_size=6)
+        np.testing.assert_array_equal(logits[2 * m : 2 * m + 2], alone)
 
 
 def test_an_ensemble_without_members_is_refused():
@@ -135,15 +113,12 @@ def stacked_state(*values):
 class Batches:
     """Poison for one member at one step; otherwise none. It can be saved, as Grain's iterators can."""
 
-    def __init__(self, member=0, step=-1, bad=0.0, t=0):
-        self.member, self.step, self.bad, self.t = member, step, bad, t
+    def __init__(self, member=0, step=-1, bad=0.0):
+        self.poison, self.t = {step: np.where(np.arange(3) == member, bad, 0.0)}, 0
 
     def __next__(self):
-        poison = np.zeros(3, np.float32)
-        if self.t == self.step:
-            poison[self.member] = self.bad
         self.t += 1
-        return {"poison": poison}
+        return {"poison": np.float32(self.poison.get(self.t - 1, np.zeros(3)))}
 
     def get_state(self):
         return {"t": self.t}
@@ -169,10 +144,8 @@ def test_a_bad_loss_of_any_member_stops_the_run_and_names_the_step(member, bad):
 
 def test_interrupted_members_continue_where_they_were(tmp_path):
     _, step = falling()
-    whole, history = loop.fit(step, stacked_state(1.0, 2.0, 4.0), Batches(), 4)
     loop.fit(step, stacked_state(1.0, 2.0, 4.0), Batches(), 2, checkpoint_dir=tmp_path / "run")
-    resumed, resumed_history = loop.fit(step, stacked_state(9, 9, 9), Batches(), 4, checkpoint_dir=tmp_path / "run")
-    np.testing.assert_array_equal(resumed.params["p"], whole.params["p"])
-    np.testing.assert_array_equal(resumed.step, whole.step)
-    np.testing.assert_array_equal(resumed_history["loss"], history["loss"])
-    np.testing.assert_array_equal(jax.random.key_data(resumed.key), jax.random.key_data(whole.key))
+    resumed = loop.fit(step, stacked_state(9, 9, 9), Batches(), 4, checkpoint_dir=tmp_path / "run")
+    both = resumed, loop.fit(step, stacked_state(1.0, 2.0, 4.0), Batches(), 4)
+    parts = [(s.params["p"], s.step, h["loss"], jax.random.key_data(s.key)) for s, h in both]
+    jax.tree.map(np.testing.assert_array_equal, *parts)

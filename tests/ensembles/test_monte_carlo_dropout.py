@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -26,29 +28,22 @@ def test_dropout_samples_differ_and_the_seed_decides():
     params = random_params(DROPOUT)
     samples = mc(DROPOUT, params)
     assert samples.shape == (3, 6, 3) and samples.dtype == np.float32
-    for i in range(3):
-        for j in range(i):
-            assert np.all(np.abs(samples[i] - samples[j]).max(axis=-1) > 1e-3)
+    for a, b in itertools.combinations(samples, 2):
+        assert np.all(np.abs(a - b).max(axis=-1) > 1e-3)
     np.testing.assert_array_equal(mc(DROPOUT, params), samples)
     np.testing.assert_array_equal(mc(DROPOUT, params, num_samples=2), samples[:2])
     assert np.all(np.abs(mc(DROPOUT, params, seed=1) - samples).max(axis=-1) > 1e-3)
+    # The padding of the last batch changes nothing.
+    whole = mc(DROPOUT, params, np.concatenate([IMAGES, IMAGES]))
+    for n in (1, 6, 7, 11):
+        some = mc(DROPOUT, params, np.concatenate([IMAGES, IMAGES])[:n])
+        np.testing.assert_allclose(some, whole[:, :n], rtol=1e-5, atol=1e-5, strict=True)
 
 
 def test_every_image_has_its_own_mask():
     samples = mc(DROPOUT, random_params(DROPOUT), np.repeat(IMAGES[:1], 12, axis=0), num_samples=1)[0]
-    for i in range(12):  # two batches of six
-        for j in range(i):
-            assert np.abs(samples[i] - samples[j]).max() > 1e-4
-
-
-@pytest.mark.slow
-def test_the_padding_of_the_last_batch_changes_nothing():
-    params = random_params(DROPOUT)
-    whole = mc(DROPOUT, params, np.concatenate([IMAGES, IMAGES]))
-    for n in (1, 6, 7, 11):
-        some = mc(DROPOUT, params, np.concatenate([IMAGES, IMAGES])[:n])
-        assert some.shape == (3, n, 3)
-        np.testing.assert_allclose(some, whole[:, :n], rtol=1e-5, atol=1e-5)
+    for a, b in itertools.combinations(samples, 2):  # two batches of six
+        assert np.abs(a - b).max() > 1e-4
 
 
 RATE = 0.25
@@ -80,11 +75,8 @@ def test_dropout_samples_have_the_distribution_worked_out_by_hand():
     # The mean of the samples: the logits at keep, not those without dropout (3, 2, -1), where the coin is always heads.
     error = 4 * np.abs([2, 0, -4]) * np.sqrt(keep * (1 - keep) / n) + 1e-4
     assert np.all(np.abs(samples.mean(axis=0) - [1 + 2 * keep, 2, 3 - 4 * keep]) < error)
-    np.testing.assert_allclose(
-        classification.predict(ViT(COIN), coin_params(), IMAGES, batch_size=6),
-        np.tile([3.0, 2.0, -1.0], (6, 1)),
-        atol=1e-4,
-    )
+    certain = classification.predict(ViT(COIN), coin_params(), IMAGES, batch_size=6)
+    np.testing.assert_allclose(certain, np.tile([3.0, 2.0, -1.0], (6, 1)), atol=1e-4)
     # Images and samples are independent: neighbours agree as often as two coins do, keep^2 + (1 - keep)^2.
     agree = keep**2 + (1 - keep) ** 2
     for a, b in ((heads[1:], heads[:-1]), (heads[6:], heads[:-6])):
@@ -98,13 +90,9 @@ def test_router_noise_and_stochastic_depth_are_off():
     config = TINY.replace(moe=moe, moe_blocks=(0,), drop_path=0.5)
     params, model = random_params(config), ViT(config)
     samples = mc(config, params)
-    np.testing.assert_allclose(
-        samples, np.tile(classification.predict(model, params, IMAGES, batch_size=6), (3, 1, 1)), atol=1e-4
-    )
-
-
-@pytest.mark.slow
-def test_the_dropout_of_experts_is_sampled_alike_with_and_without_router_noise():
+    certain = classification.predict(model, params, IMAGES, batch_size=6)
+    np.testing.assert_allclose(samples, np.tile(certain, (3, 1, 1)), atol=1e-4)
+    # The dropout of experts is sampled alike with and without router noise.
     noisy = TINY.replace(moe=MOE.replace(num_experts=2, expert_dropout=0.5), moe_blocks=(0,))
     quiet = noisy.replace(moe=noisy.moe.replace(noise_std=0.0, load_weight=0.0))
     params = random_params(noisy)
@@ -113,21 +101,10 @@ def test_the_dropout_of_experts_is_sampled_alike_with_and_without_router_noise()
     np.testing.assert_array_equal(mc(quiet, params), samples)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"drop_path": 0.5},
-        {"moe": MOE, "moe_blocks": (0,)},
-        {"moe": MOE.replace(expert_dropout=0.0), "moe_blocks": (0,), "drop_path": 0.5},
-    ],
-)
-def test_a_model_without_dropout_is_refused(fields):
-    with pytest.raises(ValueError, match=r"needs a model trained with dropout; set dropout or moe\.expert_dropout"):
-        mc(TINY.replace(**fields), {})
-
-
-def test_mc_dropout_is_for_a_vit():
+def test_what_has_no_dropout_is_refused():
+    for fields in ({"drop_path": 0.5}, {"moe": MOE, "moe_blocks": (0,)}):
+        with pytest.raises(ValueError, match="trained with dropout"):
+            mc(TINY.replace(**fields), {})
     with pytest.raises(TypeError, match="for a ViT, got Mimo"):
         mc_dropout(Mimo(TINY.replace(dropout=0.1), 2), {}, IMAGES, 2)
 
@@ -143,6 +120,5 @@ def test_each_sample_of_an_e3_has_all_its_members():
     samples = mc(config, params, IMAGES[:5], batch_size=3)
     assert samples.shape == (6, 5, 3)
     assert np.all(samples[::2] < 0) and np.all(samples[1::2] > 0)
-    for i in range(6):
-        for j in range(i):
-            assert np.abs(samples[i] - samples[j]).max() > 1e-4
+    for a, b in itertools.combinations(samples, 2):
+        assert np.abs(a - b).max() > 1e-4

@@ -10,13 +10,11 @@ from kitlib import metrics
 from kitlib.ensembles import uncertainty
 
 # Three members, three examples, three classes. Answers: 0 0 1, 0 1 2, and 2 2 2.
-PROBS = np.array(
-    [
-        [[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.0, 0.0, 1.0]],
-        [[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.1, 0.1, 0.8]],
-        [[0.3, 0.6, 0.1], [0.2, 0.2, 0.6], [0.2, 0.2, 0.6]],
-    ]
-)
+PROBS = np.array([
+    [[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.0, 0.0, 1.0]],
+    [[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.1, 0.1, 0.8]],
+    [[0.3, 0.6, 0.1], [0.2, 0.2, 0.6], [0.2, 0.2, 0.6]],
+])  # fmt: skip
 LABELS = np.array([0, 1, 2])
 # One example, two members p and q.
 PAIR = np.array([[[1 / 2, 1 / 2]], [[1 / 4, 3 / 4]]])
@@ -37,9 +35,6 @@ def random_scores(seed):
     return (inside.round(1), outside.round(1)) if seed < 5 else (inside, outside)
 
 
-# The combination
-
-
 def test_members_are_averaged_and_examples_are_not():
     # Example 0: (0.8 + 0.7 + 0.3) / 3 = 0.6, (0.1 + 0.2 + 0.6) / 3 = 0.3, 0.1; example 1: 0.3, 1/3, 1.1/3;
     # example 2: 0.1, 0.1, 0.8.
@@ -48,9 +43,6 @@ def test_members_are_averaged_and_examples_are_not():
     np.testing.assert_array_equal(uncertainty.combine(PROBS[:1]), PROBS[0])
     # An example keeps its prediction whatever the others are: members laid out along the batch would mix them.
     np.testing.assert_allclose(uncertainty.combine(PROBS[:, [2, 0]]), np.array(want)[[2, 0]])
-
-
-# Losses
 
 
 def test_losses_by_hand():
@@ -85,28 +77,16 @@ def test_jensen(members, scale):
         assert uncertainty.ensemble_nll(same, labels) == pytest.approx(uncertainty.members_nll(same, labels))
 
 
-# Diversity
-
-
-def test_disagreement_by_hand():
+def test_diversity_by_hand():
     # Example 0, answers 0 0 1: 2 of 3 pairs differ; example 1, 0 1 2: all 3; example 2: none. (2/3 + 1 + 0) / 3.
     assert uncertainty.disagreement(PROBS) == pytest.approx(5 / 9)
     assert uncertainty.disagreement(PAIR) == 1.0  # of (1/2, 1/2), the answer is the lowest class; of (1/4, 3/4), 1
     assert uncertainty.disagreement(PAIR[[1, 1]]) == 0.0
-
-
-def test_kl_by_hand():
     # p = (1/2, 1/2), q = (1/4, 3/4). KL(p || q) = 1/2 log 2 + 1/2 log 2/3, KL(q || p) = 1/4 log 1/2 + 3/4 log 3/2.
     # Their sum is sum (p - q) log(p/q) = 1/4 log 2 - 1/4 log 2/3 = 1/4 log 3; half of it is log(3) / 8.
     assert uncertainty.kl(PAIR) == pytest.approx(np.log(3) / 8)
-    # Neither direction alone: 0.1438 and 0.1308.
-    assert stats.entropy(*PAIR[:, 0]) == pytest.approx(np.log(4 / 3) / 2)
-    assert stats.entropy(*PAIR[::-1, 0]) == pytest.approx(-np.log(2) / 4 + 0.75 * np.log(1.5))
     # Three members p, p, q: pairs pp, pq, pq, so two thirds of it.
     assert uncertainty.kl(PAIR[[0, 0, 1]]) == pytest.approx(np.log(3) / 8 * 2 / 3)
-
-
-def test_kl_and_zeros():
     # 0 log 0 = 0: class 2 has probability 0 for both members, and changes nothing.
     assert uncertainty.kl(np.pad(PAIR, ((0, 0), (0, 0), (0, 1)))) == pytest.approx(np.log(3) / 8)
     assert uncertainty.kl(np.array([[[1.0, 0.0]], [[0.5, 0.5]]])) == np.inf
@@ -115,19 +95,23 @@ def test_kl_and_zeros():
     mirror = metrics.softmax([[[200.0, 0.0]], [[0.0, 200.0]]])
     assert uncertainty.kl(mirror) == pytest.approx(200)
     assert uncertainty.kl(np.float64(mirror.astype(np.float32))) == np.inf
-
-
-def test_cosine_by_hand():
     # p . q = 1/8 + 3/8 = 1/2, |p| = sqrt(1/2), |q| = sqrt(1/16 + 9/16) = sqrt(5/8): 1/2 / sqrt(5/16) = 2 / sqrt 5.
     assert uncertainty.cosine_similarity(PAIR) == pytest.approx(2 / np.sqrt(5))
     assert uncertainty.cosine_similarity(np.eye(2)[:, None]) == 0.0  # members sure of different classes: a right angle
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_diversity_against_scipy_and_scikit_learn(seed):
+def test_diversity_and_calibration_against_scipy_and_scikit_learn(seed):
+    logits, labels = random_case(seed)
+    mean = metrics.softmax(logits).mean(axis=0)
+    want = sk.roc_auc_score(mean.argmax(-1) != labels, 1 - mean.max(-1))
+    assert uncertainty.calibration_auc(metrics.softmax(logits), labels) == pytest.approx(want)
+    assert uncertainty.calibration_auc(mean[None], labels) == pytest.approx(want)  # one model is an ensemble of one
+    probs = metrics.softmax(random_case(seed, members=2)[0])
+    want = distance.jensenshannon(probs[0], probs[1], axis=-1) ** 2  # scipy has its square root
+    np.testing.assert_allclose(uncertainty.mutual_information(probs), want, atol=1e-12)
     probs = metrics.softmax(random_case(seed, members=4)[0])
     pairs = list(itertools.combinations(probs, 2))
-    assert len(pairs) == 6
     both = [(stats.entropy(p, q, axis=-1) + stats.entropy(q, p, axis=-1)).mean() / 2 for p, q in pairs]
     assert uncertainty.kl(probs) == pytest.approx(np.mean(both))
     cosine = [np.diag(sk.pairwise.cosine_similarity(p, q)).mean() for p, q in pairs]
@@ -140,16 +124,11 @@ def test_diversity_against_scipy_and_scikit_learn(seed):
 def test_diversity_does_not_depend_on_the_order_and_vanishes_for_equal_members(measure):
     probs = metrics.softmax(random_case(0, members=4)[0])
     want = measure(probs)
-    for order in ([3, 1, 0, 2], [1, 0, 2, 3]):
-        assert measure(probs[order]) == pytest.approx(want, rel=1e-12)
-    assert measure(probs[:, ::-1]) == pytest.approx(want)  # examples, too
-    assert measure(probs[..., [4, 2, 0, 1, 3]]) == pytest.approx(want)  # and classes
+    for other in (probs[[3, 1, 0, 2]], probs[[1, 0, 2, 3]], probs[:, ::-1], probs[..., [4, 2, 0, 1, 3]]):
+        assert measure(other) == pytest.approx(want, rel=1e-12)  # members, examples, classes
     none = 1.0 if measure is uncertainty.cosine_similarity else 0.0
     assert measure(probs[[2, 2, 2]]) == pytest.approx(none, abs=1e-12)
     assert (want < none) if none else (want > none)
-
-
-# Scores
 
 
 def test_scores_by_hand():
@@ -165,10 +144,8 @@ def test_scores_by_hand():
     # would be log(3) / 2 twice, of energy -log(2 sqrt 3).
     np.testing.assert_allclose(uncertainty.energy(np.zeros((1, 2, 4))), [-np.log(4)] * 2)
     np.testing.assert_allclose(uncertainty.energy(np.log([[[1, 3]], [[3, 1]]])), [-np.log(4)])
-
-
-def test_energy_is_not_a_function_of_the_probabilities():
-    # Twenty nats on every logit: the same prediction, twenty less energy, so it looks more like training data.
+    # Energy is no function of the probabilities. Twenty nats on every logit: the same prediction,
+    # twenty less energy, so it looks more like training data.
     logits = random_case(0)[0]
     np.testing.assert_allclose(metrics.softmax(logits + 20), metrics.softmax(logits))
     np.testing.assert_allclose(uncertainty.energy(logits + 20), uncertainty.energy(logits) - 20)
@@ -183,26 +160,14 @@ def test_a_certain_example_scores_lowest():
     assert uncertainty.mutual_information(probs).argmin() == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_mutual_information_is_the_jensen_shannon_divergence(seed):
-    probs = metrics.softmax(random_case(seed, members=2)[0])
-    want = distance.jensenshannon(probs[0], probs[1], axis=-1) ** 2  # scipy has its square root
-    np.testing.assert_allclose(uncertainty.mutual_information(probs), want, atol=1e-12)
-
-
 @pytest.mark.parametrize("members", [2, 3, 7])
 def test_scores_are_within_their_bounds(members):
     probs = metrics.softmax(random_case(0, members, scale=20)[0])
     information, entropy = uncertainty.mutual_information(probs), uncertainty.entropy(probs)
-    assert information.min() >= 0
-    assert np.all(information <= entropy + 1e-12)
-    assert information.max() <= np.log(min(members, 5)) + 1e-12
-    assert entropy.max() <= np.log(5)
+    assert information.min() >= 0 and np.all(information <= entropy + 1e-12)
+    assert information.max() <= np.log(min(members, 5)) + 1e-12 and entropy.max() <= np.log(5)
     same = uncertainty.mutual_information(np.repeat(probs[:1], members, axis=0))
     assert 0 <= same.min() <= same.max() < 1e-12
-
-
-# Detection
 
 
 def test_detection_by_hand():
@@ -215,11 +180,8 @@ def test_detection_by_hand():
     assert uncertainty.detection([0.2, 0.3], [0.0, 0.1]) == uncertainty.Detection(0.0, (1 / 3 + 1 / 2) / 2, 1.0)
     # A constant score: one group of ties, and precision is the share of out-of-distribution examples.
     assert uncertainty.detection([0, 0, 0], [0]) == uncertainty.Detection(0.5, 0.25, 1.0)
-
-
-def test_fpr_at_the_threshold_itself():
-    # Scores 1..20 on either side: at every threshold t, 21 - t of each remain. 19 of 20 are 95 % exactly, and count.
-    # Dropping the points of a curve that lie on a line, as plotting does, would only see 20 of 20.
+    # The threshold itself. Scores 1..20 on either side: at every threshold t, 21 - t of each remain. 19 of 20 are 95 %
+    # exactly, and count. Dropping the points of a curve that lie on a line, as plotting does, would only see 20 of 20.
     ladder = np.arange(1, 21)
     assert uncertainty.detection(ladder, ladder).fpr95 == 0.95
     scores, positive = np.tile(ladder, 2), np.repeat([False, True], 20)
@@ -258,17 +220,6 @@ def test_calibration_auc_by_hand():
     assert uncertainty.calibration_auc(PROBS, np.array([0, 2, 0])) == 0.0
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_calibration_auc_against_scikit_learn(seed):
-    logits, labels = random_case(seed)
-    mean = metrics.softmax(logits).mean(axis=0)
-    want = sk.roc_auc_score(mean.argmax(-1) != labels, 1 - mean.max(-1))
-    assert uncertainty.calibration_auc(metrics.softmax(logits), labels) == pytest.approx(want)
-    assert uncertainty.calibration_auc(mean[None], labels) == pytest.approx(want)  # one model is an ensemble of one
-
-
-# Corruptions
-
 ERRORS = np.array([[0.2, 0.4], [0.1, 0.5]])  # means 0.3 and 0.3
 BASELINE = np.array([[0.5, 0.7], [0.4, 0.4]])  # means 0.6 and 0.4
 
@@ -280,9 +231,7 @@ def test_corruption_error_by_hand():
     assert uncertainty.corruption_error(ERRORS, [[0.6], [0.4]]) == pytest.approx(5 / 8)
     # Clean errors 0.1 and 0.2: (0.3 - 0.1) / (0.6 - 0.2) = 1/2 and 0.2 / 0.2 = 1.
     assert uncertainty.relative_corruption_error(ERRORS, 0.1, BASELINE, 0.2) == pytest.approx(3 / 4)
-
-
-def test_a_baseline_is_as_good_as_itself():
+    # A baseline is as good as itself.
     assert uncertainty.corruption_error(BASELINE, BASELINE) == 1.0
     assert uncertainty.relative_corruption_error(BASELINE, 0.1, BASELINE, 0.1) == 1.0
     # Better everywhere by the same amount, clean data included: a lower corruption error, and no gain in robustness.
@@ -290,126 +239,42 @@ def test_a_baseline_is_as_good_as_itself():
     assert uncertainty.relative_corruption_error(BASELINE - 0.1, 0.1, BASELINE, 0.2) == pytest.approx(1)
 
 
-# What is refused
-
-LOGITS = np.log(PROBS + 0.1)
-HOLED = np.where(PROBS == 0.8, np.nan, PROBS)
+PAIRED = [uncertainty.disagreement, uncertainty.kl, uncertainty.cosine_similarity, uncertainty.mutual_information]
+OF_PROBS = [uncertainty.combine, uncertainty.msp, uncertainty.entropy, *PAIRED]
+OF_POSITIVES = [uncertainty.auroc, uncertainty.average_precision, uncertainty.fpr_at]
+MEAN = PROBS.mean(axis=0).argmax(axis=-1)
 
 
 @pytest.mark.parametrize(
-    ("probs", "message"),
+    ("functions", "given", "message"),
     [
-        (PROBS[0], r"\[M, B, V\], all above 0, got \(3, 3\); of a single model, pass x\[None\]"),
-        (PROBS[:0], r"all above 0, got \(0, 3, 3\)"),
-        (PROBS[:, :0], r"all above 0, got \(3, 0, 3\)"),
-        (PROBS * 2, "sum to one over the last axis, got 2 to 2"),
-        (PROBS.transpose(0, 2, 1), "sum to one over the last axis, got 0.3 to 1.4"),  # 0.1 + 0.2 + 0, 0.8 + 0.6 + 0
-        (LOGITS, "not be negative, got -2.303; are these logits"),
-        (HOLED, "hold 2 NaN or infinite values of 27"),
+        (OF_PROBS, [PROBS[0]], r"\[M, B, V\], all above 0, got \(3, 3\); of a single model, pass x\[None\]"),
+        (OF_PROBS, [PROBS.transpose(0, 2, 1)], "over the last axis, got 0.3 to 1.4"),  # 0.1 + 0.2 + 0, 0.8 + 0.6 + 0
+        (OF_PROBS, [np.log(PROBS + 0.1)], "not be negative, got -2.303; are these logits"),
+        (PAIRED, [PROBS[:1]], "only if there are 2 or more"),
+        ([uncertainty.energy], [PROBS[0]], "Logits must be"),
+        ([uncertainty.calibration_auc], [PROBS, LABELS + 1], "go from 1 to 3"),
+        ([uncertainty.calibration_auc], [PROBS, MEAN], "all 3 answers are right"),
+        ([uncertainty.calibration_auc], [PROBS, (MEAN + 1) % 3], "all 3 answers are wrong"),
+        ([uncertainty.detection], [[0.1], []], "scores_out"),
+        (OF_POSITIVES, [[0.1, 0.2], np.array([False, False])], "got 0 positives among 2"),
+        (OF_POSITIVES, [[0.1, 0.2], np.array([True, True])], "got 2 positives among 2"),
+        (OF_POSITIVES, [[0.1, 0.2], np.array([0, 1])], r"int64\(2,\)"),  # as an index, it would pick examples 0 and 1
+        (OF_POSITIVES[2:], [[0.1, 0.2], np.array([False, True]), 95], "tpr is 95"),
     ],
 )
-def test_bad_probabilities_are_refused(probs, message):
-    for function in (uncertainty.combine, uncertainty.disagreement, uncertainty.kl, uncertainty.cosine_similarity):
+def test_arrays_are_refused(functions, given, message):
+    for function in functions:
         with pytest.raises(ValueError, match=message):
-            function(probs)
-    for function in (uncertainty.msp, uncertainty.entropy, uncertainty.mutual_information):
-        with pytest.raises(ValueError, match=message):
-            function(probs)
-    with pytest.raises(ValueError, match=message):
-        uncertainty.calibration_auc(probs, LABELS)
-
-
-@pytest.mark.parametrize(
-    ("labels", "error", "message"),
-    [
-        (LABELS[:2], ValueError, r"shape \[2\]; expected \[3\]"),
-        (np.eye(3, dtype=int), ValueError, r"shape \[3, 3\]; expected \[3\]"),
-        (LABELS + 1, ValueError, "go from 1 to 3"),
-        (LABELS - 1, ValueError, "go from -1 to 1"),
-        (LABELS.astype(float), TypeError, "labels are float64"),
-    ],
-)
-def test_bad_labels_are_refused(labels, error, message):
-    for function in (uncertainty.members_nll, uncertainty.ensemble_nll):
-        with pytest.raises(error, match=message):
-            function(LOGITS, labels)
-    with pytest.raises(error, match=message):
-        uncertainty.calibration_auc(PROBS, labels)
-
-
-@pytest.mark.parametrize(
-    ("logits", "message"),
-    [(LOGITS[0], r"Logits must be \[M, B, V\].*got \(3, 3\)"), (HOLED, "Logits hold 2 NaN")],
-)
-def test_bad_logits_are_refused(logits, message):
-    for function in (uncertainty.members_nll, uncertainty.ensemble_nll):
-        with pytest.raises(ValueError, match=message):
-            function(logits, LABELS)
-    with pytest.raises(ValueError, match=message):
-        uncertainty.energy(logits)
-
-
-def test_one_member_has_no_diversity():
-    for function in (
-        uncertainty.disagreement,
-        uncertainty.kl,
-        uncertainty.cosine_similarity,
-        uncertainty.mutual_information,
-    ):
-        with pytest.raises(ValueError, match="only if there are 2 or more, got M = 1"):
-            function(PROBS[:1])
-
-
-def test_calibration_auc_without_both_kinds_of_answers_is_refused():
-    mean = uncertainty.combine(PROBS).argmax(axis=-1)
-    with pytest.raises(ValueError, match="all 3 answers are right"):
-        uncertainty.calibration_auc(PROBS, mean)
-    with pytest.raises(ValueError, match="all 3 answers are wrong"):
-        uncertainty.calibration_auc(PROBS, (mean + 1) % 3)
-
-
-@pytest.mark.parametrize(
-    ("inside", "outside", "message"),
-    [
-        ([0.1], [], r"scores_out must hold one score an example, at least one, got shape \(0,\)"),
-        ([], [0.1], "scores_in must hold"),
-        ([[0.1, 0.2]], [0.1], r"scores_in must hold .* got shape \(1, 2\)"),
-        ([0.1, np.nan], [0.2], "scores_in hold 1 NaN or infinite values of 2"),
-        ([0.1], [np.inf], "scores_out hold 1 NaN"),
-    ],
-)
-def test_bad_scores_are_refused(inside, outside, message):
-    with pytest.raises(ValueError, match=message):
-        uncertainty.detection(inside, outside)
-
-
-@pytest.mark.parametrize("function", [uncertainty.auroc, uncertainty.average_precision, uncertainty.fpr_at])
-def test_one_class_is_refused(function):
-    with pytest.raises(ValueError, match="Both classes are needed, got 0 positives among 2 scores"):
-        function([0.1, 0.2], np.array([False, False]))
-    with pytest.raises(ValueError, match="Both classes are needed, got 2 positives among 2 scores"):
-        function([0.1, 0.2], np.array([True, True]))
-    with pytest.raises(ValueError, match=r"positive bool\[B\], got \(2,\) and bool\(3,\)"):
-        function([0.1, 0.2], np.array([True, False, True]))
-    with pytest.raises(ValueError, match=r"positive bool\[B\], got \(2,\) and int64\(2,\)"):
-        function([0.1, 0.2], np.array([0, 1]))  # as an index, it would pick examples 0 and 1
-
-
-@pytest.mark.parametrize("tpr", [0.0, 95])
-def test_bad_rates_are_refused(tpr):
-    with pytest.raises(ValueError, match=r"tpr is .*above 0.0 and 1.0 or less"):
-        uncertainty.fpr_at([0.1, 0.2], np.array([False, True]), tpr)
+            function(*given)
 
 
 @pytest.mark.parametrize(
     ("errors", "clean", "baseline", "message"),
     [
         (ERRORS[0], 0.1, BASELINE, r"errors must be float\[C, S\], got shape \(2,\)"),
-        (ERRORS * 100, 0.1, BASELINE, r"errors must be shares in \[0, 1\], got 10 to 50"),
-        (np.full((2, 2), np.nan), 0.1, BASELINE, "errors hold 4 NaN"),
-        (ERRORS[:, :0], 0.1, BASELINE, r"errors must be float\[C, S\], got shape \(2, 0\)"),
-        (ERRORS, 10.0, BASELINE, "clean must be shares"),
-        (ERRORS, [0.1, 0.2], BASELINE, r"clean must be one number, got shape \(2,\)"),
+        (ERRORS * 100, 0.1, BASELINE, "shares .* got 10 to 50"),
+        (ERRORS, [0.1, 0.2], BASELINE, "clean must be one number"),
         (ERRORS, 0.1, BASELINE[:1], "the same C corruptions, got 2 and 1"),
         (ERRORS, 0.1, [[0.3], [0.1]], "above 0, got 0 at corruption 1"),
     ],

@@ -15,31 +15,23 @@ from kitlib import configs
 from kitlib.layers import batch_ensemble
 from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
-from kitlib.moe import e3
 from kitlib.training import classification, optim
 from kitlib.upcycling import to_ensemble
 
 BATCH = {"image": IMAGES, "label": np.array([0, 1, 2, 1])}
-
-
-# ---------------------------------------------------------------------------------------------- the layer
-
 # Shape of an example, features, axis.
 LAYERS = {
-    "vector": ((5,), 7, -1),
-    "tokens": ((4, 5), 7, -1),
-    "query": ((4, 6), (2, 3), -1),
-    "out": ((4, 2, 3), 5, (-2, -1)),
-    "heads to heads": ((2, 3), (4, 2), (-2, -1)),
-}
+    "vector": ((5,), 7, -1), "tokens": ((4, 5), 7, -1), "query": ((4, 6), (2, 3), -1),
+    "out": ((4, 2, 3), 5, (-2, -1)), "heads to heads": ((2, 3), (4, 2), (-2, -1)),
+}  # fmt: skip
 
 
-def layer_and_params(name, m=3, **fields):
-    """A layer, its parameters with a wide spread, and M * 2 examples."""
+def layer_and_params(name, **fields):
+    """A layer of M = 3 members, its parameters with a wide spread, and M * 2 examples."""
     example, features, axis = LAYERS[name]
-    layer = batch_ensemble.Dense(ensemble(num_members=m), features, axis, **fields)
+    layer = batch_ensemble.Dense(ensemble(num_members=3), features, axis, **fields)
     rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.normal(size=(2 * m, *example)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(6, *example)), jnp.float32)
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
     return layer, jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes), x
 
@@ -55,9 +47,7 @@ def by_definition(params, x, axis):
     size, answers = len(x) // len(alphas), []
     for m, (alpha, gamma) in enumerate(zip(alphas, gammas, strict=True)):
         y = jnp.tensordot(x[m * size : (m + 1) * size], params["kernel"] * outer(alpha, gamma), axes)
-        if "bias" in params:
-            y += jnp.broadcast_to(params["bias"][m], y.shape)
-        answers.append(y)
+        answers.append(y + jnp.broadcast_to(params["bias"][m], y.shape))
     return jnp.concatenate(answers)
 
 
@@ -92,35 +82,14 @@ def test_two_members_by_hand():
     np.testing.assert_array_equal(y, [[4, 6], [7, 46]])
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("name", list(LAYERS))
-def test_fast_weights_of_one_are_the_dense_layer(name, use_bias):
-    layer, params, x = layer_and_params(name, use_bias=use_bias)
-    _, features, axis = LAYERS[name]
-    plain = {"kernel": params["kernel"]}
-    if use_bias:
-        plain["bias"] = params["bias"][0]
-        params["bias"] = jnp.broadcast_to(plain["bias"], params["bias"].shape)
-    params = {n: jnp.ones_like(p) if is_fast(n) else p for n, p in params.items()}
-    got = layer.apply({"params": params}, x)
-    want = nn.DenseGeneral(features, axis, use_bias=use_bias).apply({"params": plain}, x)
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-    if isinstance(features, int) and axis == -1:
-        np.testing.assert_allclose(got, nn.Dense(features, use_bias).apply({"params": plain}, x), rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_parameters_have_the_names_and_shapes_of_the_public_code(name):
     _, params, _ = layer_and_params(name)
     example, features, axis = LAYERS[name]
     inputs = example[-1:] if axis == -1 else example[-2:]
     outputs = features if isinstance(features, tuple) else (features,)
-    assert {n: p.shape for n, p in params.items()} == {
-        "kernel": (*inputs, *outputs),
-        "bias": (3, *outputs),
-        "fast_weight_alpha": (3, *inputs),
-        "fast_weight_gamma": (3, *outputs),
-    }
+    own = {"bias": (3, *outputs), "fast_weight_alpha": (3, *inputs), "fast_weight_gamma": (3, *outputs)}
+    assert {n: p.shape for n, p in params.items()} == {"kernel": (*inputs, *outputs)} | own
     # M (C + D) for the fast weights, and M biases instead of one: M (C + D) + (M - 1) D more.
     c, d = int(np.prod(inputs)), int(np.prod(outputs))
     assert sum(p.size for p in params.values()) - (c * d + d) == 3 * (c + d) + 2 * d
@@ -129,40 +98,15 @@ def test_parameters_have_the_names_and_shapes_of_the_public_code(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("vector", {}),
-        ("query", {"kernel_init": nn.initializers.normal()}),
-        ("out", {"kernel_init": nn.initializers.xavier_uniform()}),
-    ],
+    ("name", "init"), [("vector", None), ("query", nn.initializers.normal()), ("out", nn.initializers.xavier_uniform())]
 )
-def test_the_kernel_is_drawn_as_that_of_a_dense_layer(name, fields):
+def test_the_kernel_is_drawn_as_that_of_a_dense_layer(name, init):
     layer, _, x = layer_and_params(name)
-    _, features, axis = LAYERS[name]
+    (_, features, axis), fields = LAYERS[name], {"kernel_init": init} if init else {}
     layers = batch_ensemble.Dense(layer.config, features, axis, **fields), nn.DenseGeneral(features, axis, **fields)
     ours, plain = jax.jit(lambda key: [layer.init(key, x)["params"] for layer in layers])(jax.random.key(5))
     np.testing.assert_array_equal(ours["kernel"], plain["kernel"])
     assert np.all(ours["bias"] == 0.0)
-
-
-@pytest.mark.slow
-def test_a_members_outputs_depend_on_its_own_examples_and_fast_weights_only():
-    """Members are the outer axis: rows 0-1 are member 0's, 2-3 member 1's, 4-5 member 2's."""
-    layer, params, x = layer_and_params("tokens")
-    before = layer.apply({"params": params}, x)
-    for m in range(3):
-        mine = np.arange(6) // 2 == m
-        for name in ("fast_weight_alpha", "fast_weight_gamma", "bias"):
-            after = layer.apply({"params": params | {name: params[name].at[m].multiply(-2.0)}}, x)
-            np.testing.assert_array_equal(after[~mine], before[~mine], err_msg=name)
-            assert np.all(np.abs(after - before)[mine].max(axis=(1, 2)) > 1e-3), name
-    others = np.arange(6) != 2
-    np.testing.assert_array_equal(layer.apply({"params": params}, x.at[2].set(0.0))[others], before[others])
-
-
-def test_examples_that_do_not_divide_among_the_members_are_refused():
-    with pytest.raises(ValueError, match=r"\(4, 5\) does not hold 3 members of equally many"):
-        batch_ensemble.Dense(ensemble(num_members=3), 7).init(jax.random.key(0), jnp.ones((4, 5)))
 
 
 @pytest.mark.slow
@@ -174,9 +118,6 @@ def test_bfloat16_activations_keep_float32_parameters():
     want = by_definition(params, x, -1)
     # Four roundings to 8 bits (inputs, weights, products), relative to the largest answer.
     np.testing.assert_allclose(y.astype(jnp.float32), want, atol=4 * 2.0**-8 * float(np.abs(want).max()))
-
-
-# ---------------------------------------------------------------------------------------------- fast weights
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1, 0.5])
@@ -203,12 +144,7 @@ def test_members_and_both_sides_draw_their_own_fast_weights():
     layer = batch_ensemble.Dense(ensemble(), 64, kernel_init=nn.initializers.zeros)
     params = layer.init(jax.random.key(0), jnp.ones((2, 64)))["params"]
     rows = [params[f"fast_weight_{side}"][m] for side in ("alpha", "gamma") for m in (0, 1)]
-    for i in range(4):
-        for j in range(i):
-            assert abs(np.corrcoef(rows[i], rows[j])[0, 1]) < 4 / np.sqrt(64)
-
-
-# ---------------------------------------------------------------------------------------------- the whole model
+    assert np.abs(np.corrcoef(rows) - np.eye(4)).max() < 4 / np.sqrt(64)
 
 
 def members_as_vits(params, m):
@@ -255,19 +191,6 @@ def test_tokens_are_copied_before_the_first_block_and_members_are_the_outer_axis
     shapes = jax.eval_shape(ViT(config).apply, {"params": checkpoint.expected_shapes(config)}, IMAGES)[1]
     assert [shapes[f"block0{i}"]["+mlp"].shape[0] for i in range(3)] == [4, 12, 12]
     assert shapes["encoded"].shape[0] == 12 and shapes["logits"].shape == (3, 4, 3)
-    # The attention of the first such block gets the same tokens for all members; its MLP makes them differ.
-    config = TINY.replace(**MODELS["MLP of the last block"])
-    _, out = jax.device_get(jax.jit(ViT(config).apply)({"params": random_params(config)}, IMAGES))
-    attended, mixed = (e3.split(out["block01"][name], 3) for name in ("+sa", "+mlp"))
-    for m in (1, 2):
-        # Equal up to rounding: in some releases of XLA, a row of a product depends on where in the batch it is.
-        np.testing.assert_allclose(attended[m], attended[0], rtol=1e-6, atol=1e-6)
-        assert np.all(np.abs(mixed[m] - mixed[0]).max(axis=(1, 2)) > 1e-2)
-    # The last layer by hand: head of member m on the m-th part of the batch axis.
-    for m, pooled in enumerate(e3.split(out["pooled"], 3)):
-        head = {n: p if n == "kernel" else p[m] for n, p in random_params(config)["head"].items()}
-        want = (pooled * head["fast_weight_alpha"][None]) @ head["kernel"] * head["fast_weight_gamma"][None]
-        np.testing.assert_allclose(out["logits"][m], want + head["bias"][None], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -281,12 +204,6 @@ def test_only_the_given_blocks_and_the_head_have_fast_weights(attention):
     assert layers == {"head", *(f"Transformer/encoderblock_{i}/{part}" for i in (0, 2) for part in inside)}
     plain = flatten_dict(checkpoint.expected_shapes(TINY.replace(depth=3)), sep="/")
     assert {name for name in names if not is_fast(name)} == set(plain)
-    # M (C + D) + (M - 1) D more for every such layer; M = 2, so 2 C + 3 D.
-    width, hidden, classes = 8, 12, 3
-    more = 2 * width + 3 * classes
-    more += 2 * ((2 * width + 3 * hidden) + (2 * hidden + 3 * width))
-    more += 2 * 4 * (2 * width + 3 * width) if attention else 0
-    assert sum(s.size for s in names.values()) - sum(s.size for s in plain.values()) == more
 
 
 @pytest.mark.slow
@@ -298,9 +215,6 @@ def test_a_fresh_head_is_zero_and_the_first_prediction_of_every_member_uniform()
     assert np.all(params["head"]["fast_weight_alpha"] != 0.0)
 
 
-# ---------------------------------------------------------------------------------------------- training
-
-
 LEARNER = TINY.replace(**MODELS["attention, out of order"])
 
 
@@ -310,15 +224,9 @@ def loss_and_gradients():
     return jax.jit(jax.value_and_grad(lambda params: loss(params, BATCH, jax.random.key(0))[0]))
 
 
-@functools.cache
-def gradients():
-    params = random_params(LEARNER)
-    return params, jax.device_get(loss_and_gradients()(params)[1])
-
-
 @pytest.mark.slow
 def test_gradients_reach_every_fast_weight_and_bias():
-    _, grads = gradients()
+    grads = jax.device_get(loss_and_gradients()(random_params(LEARNER))[1])
     for name, grad in flatten_dict(grads, sep="/").items():
         assert np.isfinite(grad).all(), name
         # A bias of the keys adds the same to all scores of a query: its gradient is zero but for rounding.
@@ -329,9 +237,8 @@ def test_gradients_reach_every_fast_weight_and_bias():
 @pytest.mark.slow
 def test_weight_decay_leaves_fast_weights_alone():
     # Without gradients, only the decay of the kernels remains.
-    params, grads = gradients()
     tx = optim.assemble(optax.identity(), 1.0, weight_decay=0.1)
-    updates = jax.jit(lambda p, g: tx.update(jax.tree.map(jnp.zeros_like, g), tx.init(p), p)[0])(params, grads)
+    updates = jax.jit(lambda p: tx.update(jax.tree.map(jnp.zeros_like, p), tx.init(p), p)[0])(random_params(LEARNER))
     for name, update in flatten_dict(jax.device_get(updates), sep="/").items():
         assert np.any(update != 0) == name.endswith("kernel"), name
 
@@ -350,34 +257,18 @@ def trained(spread):
 
 
 @pytest.mark.slow
-def test_members_that_start_equal_stay_equal():
-    """Their gradients are the same, so they never differ: only the spread makes an ensemble of them."""
-    difference, losses = trained(0.0)
-    assert difference < 1e-4
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_members_that_start_equal_stay_equal_and_others_stay_different(spread):
+    """Gradients of equal members are the same, so they never differ: only the spread makes an ensemble of them."""
+    difference, losses = trained(spread)
+    assert difference > 1e-2 if spread else difference < 1e-4
     assert losses[-1] < 0.9 * losses[0]
-
-
-@pytest.mark.slow
-def test_members_that_start_different_learn_and_stay_different():
-    difference, losses = trained(0.5)
-    assert difference > 1e-2
-    assert losses[-1] < 0.9 * losses[0]
-
-
-@pytest.mark.slow
-def test_predict_pads_the_last_batch_of_every_member():
-    config = TINY.replace(**MODELS["MLP of the last block"])
-    params = random_params(config)
-    got = classification.predict(ViT(config), params, IMAGES, batch_size=3)
-    assert got.shape == (3, 4, 3)
-    np.testing.assert_allclose(got, logits_of(config, params), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_blocks_with_experts_and_blocks_with_fast_weights_go_together():
     """Experts in block 1 get all members' tokens; with enough capacity and fast weights of 1, members agree."""
-    moe = configs.MoEConfig(num_experts=2, num_selected=2, capacity_factor=2.0)
-    sparse = TINY.replace(moe=moe, moe_blocks=(1,))
+    sparse = TINY.replace(moe=configs.MoEConfig(2, num_selected=2, capacity_factor=2.0), moe_blocks=(1,))
     config = sparse.replace(batch_ensemble=ensemble((0,), 2, spread=0.0))
     dense = random_params(sparse)
     params = to_ensemble.batch_ensemble_from_dense(dense, config, jax.random.key(0))

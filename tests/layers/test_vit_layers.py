@@ -23,13 +23,8 @@ def assert_same_with_gradients(mine, library, *inputs, atol=1e-5):
 
         return jax.grad(scalar, argnums=tuple(range(len(inputs))), has_aux=True)
 
-    for got, want in zip(
-        jax.tree.leaves(weighted(mine)(*inputs)), jax.tree.leaves(weighted(library)(*inputs)), strict=True
-    ):
+    for got, want in zip(*(jax.tree.leaves(weighted(fn)(*inputs)) for fn in (mine, library)), strict=True):
         np.testing.assert_allclose(got, want, atol=atol, rtol=1e-5)
-
-
-# ---------------------------------------------------------------------------------------------- patches
 
 
 def test_patchify_by_hand():
@@ -40,11 +35,8 @@ def test_patchify_by_hand():
         [20, 21, 30, 31], [22, 23, 32, 33], [24, 25, 34, 35],
     ]  # fmt: skip
     np.testing.assert_array_equal(vit_layers.patchify(image, 2)[0], expected)
-
-
-def test_patchify_keeps_the_channels_of_a_pixel_together():
-    image = np.arange(2 * 2 * 3).reshape(1, 2, 2, 3)
-    np.testing.assert_array_equal(vit_layers.patchify(image, 2)[0, 0], np.arange(12))
+    channels = np.arange(2 * 2 * 3).reshape(1, 2, 2, 3)  # of a pixel stay together
+    np.testing.assert_array_equal(vit_layers.patchify(channels, 2)[0, 0], np.arange(12))
 
 
 @pytest.mark.slow
@@ -53,20 +45,18 @@ def test_patch_embedding_is_a_strided_convolution():
     module = vit_layers.PatchEmbedding(width=5, patch_size=4)
     params = {"kernel": normal(1, 4, 4, 3, 5), "bias": normal(2, 5)}
     conv = nn.Conv(5, (4, 4), strides=(4, 4), padding="VALID")
-    assert_same_with_gradients(
-        lambda x, k: module.apply({"params": params | {"kernel": k}}, x),
-        lambda x, k: conv.apply({"params": params | {"kernel": k}}, x).reshape(2, 6, 5),
-        images,
-        params["kernel"],
-    )
+    ours, theirs = (lambda x, k, m=m: m.apply({"params": params | {"kernel": k}}, x) for m in (module, conv))
+    assert_same_with_gradients(ours, lambda x, k: theirs(x, k).reshape(2, 6, 5), images, params["kernel"])
 
 
-def test_patchify_refuses_uneven_sizes():
-    with pytest.raises(ValueError, match="9 x 8 pixels do not divide into patches of 4"):
-        vit_layers.patchify(jnp.zeros((1, 9, 8, 1)), 4)
-
-
-# ---------------------------------------------------------------------------------------------- positions
+def test_sizes_that_do_not_fit_are_refused():
+    for message, call in (
+        ("9 x 8 pixels do not divide into patches of 4", lambda: vit_layers.patchify(jnp.zeros((1, 9, 8, 1)), 4)),
+        ("width divisible by 4, got 6", lambda: vit_layers.sincos_positions((2, 2), 6)),
+        ("18 positions are not a", lambda: vit_layers.resize_positions(jnp.zeros((1, 18, 2)), (4, 4), (6, 6))),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_sincos_by_hand():
@@ -76,20 +66,16 @@ def test_sincos_by_hand():
     x, y = np.array([2, 2e-4]), np.array([1, 1e-4])
     np.testing.assert_allclose(table[0, 5], [*np.sin(x), *np.cos(x), *np.sin(y), *np.cos(y)], atol=1e-7)
     np.testing.assert_allclose(table[0, 0], [0, 0, 1, 1, 0, 0, 1, 1])
-
-
-def test_sincos_dot_products_depend_on_the_offset_only():
+    # Dot products depend on the offset only: sin a sin b + cos a cos b = cos(a - b), per frequency and axis.
     table = vit_layers.sincos_positions((5, 5), 32)[0].reshape(5, 5, 32)
-    # sin a sin b + cos a cos b = cos(a - b), per frequency and axis.
     assert np.dot(table[0, 1], table[2, 2]) == pytest.approx(np.dot(table[2, 3], table[4, 4]), abs=1e-5)
 
 
 def test_resize_by_hand():
     # One row of two positions with values 0 and 1 becomes four: corners stay, the rest divides the way evenly.
     table = jnp.array([0.0, 1.0]).reshape(1, 2, 1)
-    np.testing.assert_allclose(
-        vit_layers.resize_positions(table, (1, 2), (1, 4))[0, :, 0], [0, 1 / 3, 2 / 3, 1], atol=1e-6
-    )
+    resized = vit_layers.resize_positions(table, (1, 2), (1, 4))[0, :, 0]
+    np.testing.assert_allclose(resized, [0, 1 / 3, 2 / 3, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("new", [(7, 7), (3, 9), (2, 5), (1, 1)])
@@ -98,21 +84,10 @@ def test_resize_is_the_zoom_of_the_reference_codes(new):
     expected = ndimage.zoom(np.asarray(table).reshape(4, 4, 3), (new[0] / 4, new[1] / 4, 1), order=1)
     got = vit_layers.resize_positions(table, (4, 4), new).reshape(*new, 3)
     np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("extra", [0, 1])
-def test_resize_keeps_a_class_token_entry(extra):
-    table = normal(0, 1, 4 * 4 + extra, 3)
-    bigger = vit_layers.resize_positions(table, (4, 4), (6, 8))
-    assert bigger.shape == (1, 6 * 8 + extra, 3)
-    np.testing.assert_array_equal(bigger[:, :extra], table[:, :extra])
+    with_class_token = jnp.concatenate([jnp.full((1, 1, 3), 7.0), table], axis=1)
+    resized = vit_layers.resize_positions(with_class_token, (4, 4), new)
+    np.testing.assert_array_equal(resized, jnp.concatenate([with_class_token[:, :1], got.reshape(1, -1, 3)], axis=1))
     assert vit_layers.resize_positions(table, (4, 4), (4, 4)) is table
-
-
-def test_resize_is_exact_on_linear_tables():
-    table = jnp.asarray(np.repeat(np.arange(4, dtype=np.float32), 4).reshape(1, 16, 1))
-    zoomed = vit_layers.resize_positions(table, (4, 4), (7, 5)).reshape(7, 5)
-    np.testing.assert_allclose(zoomed, np.repeat(np.arange(7) / 2, 5).reshape(7, 5), atol=1e-6)
 
 
 def test_cubic_resize_by_hand():
@@ -125,21 +100,11 @@ def test_cubic_resize_by_hand():
     table = jnp.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 4, 1)
     first = float(vit_layers.resize_positions(table, (1, 4), (1, 2), cubic=True)[0, 0, 0])
     assert first == pytest.approx(0.5 * 1 + 0.59375 * 2 - 0.09375 * 4)
-
-
-def test_cubic_resize_keeps_constants_and_the_class_token():
+    # Constants and the class token stay.
     table = jnp.concatenate([jnp.full((1, 1, 2), 7.0), jnp.full((1, 37 * 37, 2), 3.0)], axis=1)
     resized = vit_layers.resize_positions(table, (37, 37), (16, 9), cubic=True)
     np.testing.assert_allclose(resized[0, 0], 7.0)
     np.testing.assert_allclose(resized[0, 1:], np.full((144, 2), 3.0), rtol=1e-6)
-
-
-def test_resize_refuses_other_tables():
-    with pytest.raises(ValueError, match=r"18 positions are not a \(4, 4\) grid"):
-        vit_layers.resize_positions(jnp.zeros((1, 18, 2)), (4, 4), (6, 6))
-
-
-# ---------------------------------------------------------------------------------------------- attention
 
 
 def test_attention_by_hand():
@@ -188,9 +153,6 @@ def test_qk_norm_bounds_the_scores():
     plain = vit_layers.MultiHeadDotProductAttention(2)
     _, collapsed = plain.apply(plain.init(jax.random.key(0), x, x), 1e4 * x, 1e4 * x)
     assert collapsed.min() == 0.0  # without it the softmax is one-hot
-
-
-# ---------------------------------------------------------------------------------------------- blocks
 
 
 @pytest.mark.slow
@@ -286,9 +248,6 @@ def test_gelu_stores_only_its_input():
     np.testing.assert_allclose(slope, jax.vmap(jax.grad(formula))(x), rtol=1e-5, atol=1e-6)
     stored = [leaf for leaf in jax.tree.leaves(jax.vjp(vit_layers.gelu, x)[1]) if leaf.size == x.size]
     assert len(stored) == 1 and np.array_equal(stored[0], x)
-
-
-# ---------------------------------------------------------------------------------------------- LayerScale, exact GELU
 
 
 def test_exact_gelu_by_hand():

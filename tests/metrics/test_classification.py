@@ -11,8 +11,7 @@ LABELS = np.array([0, 1, 2, 2])
 
 def random_case(seed, n=500, classes=7):
     rng = np.random.default_rng(seed)
-    probs = metrics.softmax(rng.normal(size=(n, classes)))
-    return probs, rng.integers(classes, size=n)
+    return metrics.softmax(rng.normal(size=(n, classes))), rng.integers(classes, size=n)
 
 
 def test_by_hand():
@@ -31,23 +30,13 @@ def test_reliability_and_ece_by_hand():
     np.testing.assert_array_equal(r.count, [2, 2])
     # 1/2 * |0 - 0.45| + 1/2 * |1 - 0.8| = 0.325.
     assert metrics.ece(PROBS, LABELS, bins=2) == pytest.approx(0.325)
-
-
-def test_no_bins_are_refused():
-    with pytest.raises(ValueError, match="bins is 0"):
-        metrics.ece(PROBS, LABELS, bins=0)
-
-
-def test_empty_bins_are_nan_and_do_not_count():
+    # Empty bins are NaN and do not count.
     r = metrics.reliability(PROBS, LABELS, bins=10)
-    assert np.isnan(r.accuracy[0])
-    assert r.count.sum() == 4
-    assert np.isfinite(metrics.ece(PROBS, LABELS, bins=10))
+    assert np.isnan(r.accuracy[0]) and r.count.sum() == 4 and np.isfinite(metrics.ece(PROBS, LABELS, bins=10))
 
 
 def test_certainty_falls_into_the_last_bin():
-    r = metrics.reliability(np.eye(3), np.arange(3))
-    assert r.count[-1] == 3
+    assert metrics.reliability(np.eye(3), np.arange(3)).count[-1] == 3
     assert metrics.ece(np.eye(3), np.arange(3)) == 0.0
     assert metrics.nll(np.eye(3), np.array([1, 1, 1])) == np.inf
 
@@ -71,26 +60,6 @@ def test_temperature_is_recovered(temperature):
     assert metrics.fit_temperature(temperature * logits, labels) == pytest.approx(temperature, rel=0.03)
 
 
-@pytest.mark.parametrize(
-    ("logits", "labels", "message"),
-    [
-        (np.zeros((0, 3)), np.zeros(0, int), "two classes or more"),
-        (np.full((4, 3), np.nan), np.zeros(4, int), "finite"),
-        (np.array([[np.inf, 0.0]]), np.zeros(1, int), "finite"),
-        (np.zeros((4, 3)), np.array([-1, 0, 1, 2]), "labels go from .* 0 to 2"),
-        (np.zeros((4, 3)), np.array([3, 0, 1, 2]), "labels go from .* 0 to 2"),
-        (np.zeros((4, 1)), np.zeros(4, int), "two classes or more"),
-        (np.zeros(4), np.zeros(4, int), "two classes or more"),
-        (np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1]), "falls as T falls"),  # both right: the surer the better
-        (1e-5 * np.array([[9.0, 0.0], [0.0, 9.0], [0.0, 1.0]]), np.array([0, 1, 0]), "falls as T falls past"),
-        (np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([1, 0]), "falls as T grows past"),  # both wrong
-    ],
-)
-def test_temperatures_that_do_not_exist_are_refused(logits, labels, message):
-    with pytest.raises(ValueError, match=message):
-        metrics.fit_temperature(logits, labels)
-
-
 def test_temperature_is_a_minimum_and_keeps_the_prediction():
     probs, labels = random_case(0)
     logits = 3 * np.log(probs)
@@ -102,15 +71,14 @@ def test_temperature_is_a_minimum_and_keeps_the_prediction():
 
 
 @pytest.mark.parametrize(
-    ("probs", "labels", "error", "message"),
+    ("logits", "labels", "message"),
     [
-        (PROBS * 2, LABELS, ValueError, "sum to one"),
-        (PROBS, LABELS[:3], ValueError, r"labels have the shape \[3\]; expected \[4\]"),
-        (PROBS[:0], LABELS[:0], ValueError, "above 0"),
-        (PROBS, LABELS + 1, ValueError, "go from 1 to 3"),
-        (PROBS, LABELS.astype(float), TypeError, "labels are float64"),
+        (np.zeros((4, 1)), [0, 0, 0, 0], "two classes or more"),
+        ([[2.0, 0.0], [0.0, 1.0]], [0, 1], "falls as T falls"),  # both right: the surer the better
+        (1e-5 * np.array([[9.0, 0.0], [0.0, 9.0], [0.0, 1.0]]), [0, 1, 0], "falls as T falls past"),
+        ([[2.0, 0.0], [0.0, 1.0]], [1, 0], "falls as T grows past"),  # both wrong
     ],
 )
-def test_bad_input_is_refused(probs, labels, error, message):
-    with pytest.raises(error, match=message):
-        metrics.ece(probs, labels)
+def test_temperatures_that_do_not_exist_are_refused(logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.fit_temperature(logits, labels)

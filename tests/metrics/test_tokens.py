@@ -5,8 +5,6 @@ import pytest
 
 from kitlib.metrics import tokens as text_metrics
 
-# Tokens
-
 
 @pytest.mark.parametrize(
     ("caption", "tokens"),
@@ -21,15 +19,6 @@ from kitlib.metrics import tokens as text_metrics
         ("five o'clock", ["five", "o'clock"]),
         ("", []),
         (" ...'-' ", []),
-    ],
-)
-def test_tokens_of_english(caption, tokens):
-    assert text_metrics.tokenise(caption) == tokens
-
-
-@pytest.mark.parametrize(
-    ("caption", "tokens"),
-    [
         ("一只黑猫。", ["一", "只", "黑", "猫"]),
         ("黒い猫とtwoカップ", ["黒", "い", "猫", "と", "two", "カ", "ッ", "プ"]),
         ("ｶﾞ", ["ガ"]),  # half-width with its mark is one character in NFKC
@@ -39,7 +28,7 @@ def test_tokens_of_english(caption, tokens):
         ("größer Çay", ["größer", "çay"]),
     ],
 )
-def test_tokens_of_other_scripts(caption, tokens):
+def test_tokens_by_hand(caption, tokens):
     assert text_metrics.tokenise(caption) == tokens
 
 
@@ -61,14 +50,6 @@ def test_tokens_are_a_fixed_point(seed):
     assert all(token and not token.isspace() for token in tokens)
 
 
-def test_tokenise_refuses_a_list():
-    with pytest.raises(TypeError, match="must be a string, got list; of a list, tokenise each"):
-        text_metrics.tokenise(["a cat"])
-
-
-# Texts
-
-
 def test_texts_come_back_as_lists():
     assert text_metrics.check_texts(("a", "b"), np.array(["c", "d"]), several=False) == (["a", "b"], ["c", "d"])
     assert text_metrics.check_texts(iter(["a"]), [("b", "c")], several=True) == (["a"], [["b", "c"]])
@@ -79,28 +60,21 @@ def test_texts_come_back_as_lists():
     ("predictions", "references", "several", "error", "message"),
     [
         ("cat", ["cat"], False, TypeError, r"predictions must be a list, got the string 'cat'; write \['cat'\]"),
-        (["cat"], "cat", False, TypeError, "references must be a list, got the string 'cat'"),
-        (["cat"], "cat", True, TypeError, "references must be a list, got the string 'cat'"),
         # The classic: as a list of letters, it would be seven references of one letter.
-        (
-            ["cat"],
-            ["a cat."],
-            True,
-            TypeError,
-            r"references\[0\] must be a list, got the string 'a cat.'; write \['a c",
-        ),
-        (b"cat", ["cat"], False, TypeError, "must be a list, got the string b'cat'"),
-        ({1: "cat"}, ["cat"], False, TypeError, "predictions must be a list, in one order .* got dict"),
-        (["cat"], [{"cat"}], True, TypeError, r"references\[0\] must be a list, in one order .* got set"),
-        (7, ["cat"], False, TypeError, "predictions must be a list, in one order .* got int"),
-        ([7], ["cat"], False, TypeError, r"predictions\[0\] must be a string, got int"),
-        (["cat"], [["cat"]], False, TypeError, r"references\[0\] must be a string, got list"),
+        (["cat"], ["a cat."], True, TypeError, r"references\[0\] must be a list, got the string 'a cat.'"),
+        ({1: "cat"}, ["cat"], False, TypeError, "predictions must be a list, .* got dict"),
+        (["cat"], [{"cat"}], True, TypeError, r"references\[0\] must be a list, .* got set"),
+        (7, ["cat"], False, TypeError, "got int"),
         (["a", "b"], [["c"], ["c", None]], True, TypeError, r"references\[1\]\[1\] must be a string, got NoneType"),
-        ([], [], False, ValueError, "predictions is empty, expected at least one text"),
         (["cat"], [[]], True, ValueError, r"references\[0\] is empty"),
-        (["cat", "dog"], ["cat"], False, ValueError, "every prediction, got 2 predictions and 1 references"),
+        (["cat", "dog"], ["cat"], False, ValueError, "got 2 predictions and 1 references"),
     ],
 )
 def test_texts_refused(predictions, references, several, error, message):
     with pytest.raises(error, match=message):
         text_metrics.check_texts(predictions, references, several=several)
+
+
+def test_tokenise_refuses_a_list():
+    with pytest.raises(TypeError, match="tokenise each"):
+        text_metrics.tokenise(["a cat"])

@@ -18,23 +18,17 @@ from kitlib.training import loop, optim
 
 pytestmark = pytest.mark.slow
 
-# --- mode tokens ---
-
 LENGTH, STEPS, SENTINEL = 16, 300, 63
 WORDS = SimpleNamespace(
     eos_id=1, sentinel_ids=np.arange(SENTINEL, 55, -1, dtype=np.int32), encode=lambda mode: [{"R": 3, "S": 5}[mode]]
 )
-# A quarter of 16 tokens is 4, in one span of 3 on average, at the end of the text: in both modes, the targets are the
-# last 4 tokens.
+# In both modes, the targets are the last 4 of 16 tokens, a quarter in one span.
 DENOISERS = {"R": Denoiser("R", 0.25, 3), "S": Denoiser("S", 0.25, None)}
 
 
 def pair(mode: str, rng) -> tuple[np.ndarray, np.ndarray]:
-    """(inputs, targets) of UL2: 16 consecutive numbers out of 24, where the first follows the last.
-
-    The input of S has a sentinel at its end, as in UL2's model card. Otherwise R and S would also differ in the
-    sentinel, and it would depend on the seed whether a model learns to use the mode token or the sentinel.
-    """
+    """(inputs, targets) of UL2: 16 consecutive numbers out of 24, where the first follows the last. S has a sentinel at
+    the end of its input, as in UL2's model card: the modes must differ in nothing but their token."""
     text = 10 + (rng.integers(24) + np.arange(LENGTH)) % 24
     inputs, targets = ul2_example(text, DENOISERS[mode], rng, WORDS)
     return (np.insert(inputs, -1, SENTINEL) if mode == "S" else inputs), targets
@@ -61,9 +55,6 @@ def test_the_mode_token_selects_the_form_of_the_answer():
         tokens = np.asarray(decode.greedy(model, state.params, jnp.asarray(batch["inputs"]), max_length=6)[0])
         assert np.mean((tokens >= SENTINEL).any(axis=1) == (mode == "R")) > 0.95
         assert np.mean((tokens == batch["targets"]).all(axis=1)) > 0.8  # and it is the right text, too
-
-
-# --- detection ---
 
 
 def test_eight_images_are_memorised():

@@ -26,21 +26,5 @@ def test_the_encoder_reads_every_token_and_only_its_own_segment(scan):
     params = encoder.init(jax.random.key(0), x, segments)
     y, out = encoder.apply(params, x, segments)
     assert list(out) == ["block00", "block01", "block02"] and y.shape == x.shape
-    changed = x.at[0, 2].add(1.0)  # the only token of segment 2
-    difference = np.abs(encoder.apply(params, changed, segments)[0] - y).max(axis=-1)[0]
-    assert (difference[[0, 1, 3]] == 0).all() and difference[2] > 0
-
-
-def test_the_decoder_takes_the_encoders_output_or_its_keys_and_values():
-    decoder = t5_stacks.Decoder(CONFIG)
-    rng = np.random.default_rng(0)
-    x, encoded = (jnp.asarray(rng.normal(size=(2, n, CONFIG.width)), jnp.float32) for n in (1, 3))
-    relative, mask, valid = jnp.zeros((1, 1), int), jnp.ones((1, 1, 1, 1), bool), jnp.ones((2, 1), bool)
-    cross_mask = jnp.ones((2, 1, 1, 3), bool)
-    params = decoder.init(jax.random.key(0), x, relative, mask, encoded, cross_mask, valid)
-    want, _ = decoder.apply(params, x, relative, mask, encoded, cross_mask, valid)
-    cross = decoder.apply(params, encoded, method="cross")
-    empty = jnp.zeros((2, CONFIG.num_heads, 1, CONFIG.head_dim))
-    cache = (((empty, empty),) * 2, cross, 0)
-    got, _ = decoder.apply(params, x, relative, mask, None, cross_mask, valid, cache=cache)
-    np.testing.assert_allclose(got, want, atol=1e-6)
+    changed, _ = encoder.apply(params, x.at[0, 2].add(1.0), segments)  # the only token of segment 2
+    assert (np.abs(changed - y).max(axis=-1)[0] > 0).tolist() == [False, False, True, False]

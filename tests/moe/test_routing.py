@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -8,15 +9,7 @@ import pytest
 
 from kitlib.moe import routing
 
-SHAPES = [  # G, S, E, K
-    (1, 1, 1, 1),
-    (1, 7, 1, 1),
-    (2, 12, 4, 1),
-    (2, 12, 4, 2),
-    (3, 8, 5, 5),
-    (1, 40, 8, 3),
-]
-
+SHAPES = [(1, 1, 1, 1), (1, 7, 1, 1), (2, 12, 4, 1), (2, 12, 4, 2), (3, 8, 5, 5), (1, 40, 8, 3)]  # G, S, E, K
 
 # Compiled once per shape: operation by operation, every shape would need twenty compilations.
 assign = jax.jit(routing.assign, static_argnames=("num_experts", "capacity", "batch_priority"))
@@ -26,8 +19,8 @@ by_token = jax.jit(routing.slots_to_tokens, static_argnames="num_tokens")
 metrics = jax.jit(routing.metrics, static_argnames="num_selected")
 
 
-def probabilities(g, s, e, seed=0, scale=2.0):
-    return jax.nn.softmax(scale * jax.random.normal(jax.random.key(seed), (g, s, e)), axis=-1)
+def probabilities(g, s, e, seed=0):
+    return jax.nn.softmax(2.0 * jax.random.normal(jax.random.key(seed), (g, s, e)), axis=-1)
 
 
 def processed(assignment, num_tokens):
@@ -57,9 +50,6 @@ def slow_assign(choice, num_experts, capacity, batch_priority=False, valid=None)
     return token, weight
 
 
-# ---------------------------------------------------------------------------------------------- capacity
-
-
 def test_capacity_in_both_conventions():
     # 1568 tokens, 32 experts, factor 2: 98 slots; V-MoE's multiple of 4 makes it 100.
     assert routing.capacity_of_choices(1568, 32, 1, 2.0) == 98
@@ -71,41 +61,35 @@ def test_capacity_in_both_conventions():
     # ceil and round: 10 * 1.05 / 4 = 2.625 and 9 * 1.05 / 4 = 2.3625.
     assert (routing.capacity_of_choices(10, 4, 1, 1.05), routing.capacity_of_tokens(10, 4, 1.05)) == (3, 3)
     assert (routing.capacity_of_choices(9, 4, 1, 1.05), routing.capacity_of_tokens(9, 4, 1.05)) == (3, 2)
-
-
-def test_capacity_is_not_rounded_up_by_a_rounding_error():
-    assert 1.1 * 200 / 2 > 110  # in binary
+    # Not rounded up by a rounding error: in binary, 1.1 * 200 / 2 > 110.
     assert routing.capacity_of_choices(200, 2, 1, 1.1) == 110
-
-
-def test_capacity_never_exceeds_the_group():
-    assert routing.capacity_of_choices(10, 4, 2, 100.0, multiple_of=4) == 10
-    assert routing.capacity_of_tokens(10, 4, 100.0) == 10
-
-
-def test_the_smallest_groups():
+    # Never more than the group.
+    assert routing.capacity_of_choices(10, 4, 2, 100.0, multiple_of=4) == routing.capacity_of_tokens(10, 4, 100.0) == 10
     # 8 / 32 and 3 * 2 / 32 slots round to zero, but every expert has at least one.
     assert routing.capacity_of_tokens(8, 32, 1.0) == routing.capacity_of_tokens(3, 32, 2.0) == 1
 
 
-# ---------------------------------------------------------------------------------------------- token choice
-
-
 def test_top_k_keeps_the_raw_softmax_values():
-    p = jnp.log(jnp.array([[[0.2, 0.5, 0.3]]]))
-    choice = top_k(jax.nn.softmax(p), 2)
+    choice = top_k(jax.nn.softmax(jnp.log(jnp.array([[[0.2, 0.5, 0.3]]]))), 2)
     assert choice.expert.tolist() == [[[1, 2]]]
     np.testing.assert_allclose(choice.gate, [[[0.5, 0.3]]], rtol=1e-6)
+    ties = top_k(jnp.full((1, 2, 3), 1 / 3), 2)  # go to the first expert
+    assert ties.expert.tolist() == [[[0, 1], [0, 1]]]
 
 
-def test_ties_go_to_the_first_expert():
-    assert top_k(jnp.full((1, 2, 3), 1 / 3), 2).expert.tolist() == [[[0, 1], [0, 1]]]
-
-
-@pytest.mark.parametrize("k", [0, 4])
-def test_top_k_needs_a_possible_k(k):
-    with pytest.raises(ValueError, match=f"num_selected is {k}; .* 1 to 3"):
-        top_k(jnp.ones((1, 2, 3)), k)
+def test_impossible_sizes_are_refused():
+    choice, p, zeros = choice_of([[0], [3]], [[1], [1]]), probabilities(1, 8, 2), jnp.zeros((1, 2, 2))
+    huge = jax.eval_shape(lambda: routing.Choice(jnp.zeros((1, 2**24, 2), jnp.int32), jnp.zeros((1, 2**24, 2))))
+    for message, call in (
+        ("num_selected is 4; .* 1 to 3", lambda: top_k(jnp.ones((1, 2, 3)), 4)),
+        ("at least one slot, got capacity 0", lambda: assign(choice, 4, 0)),
+        ("use more groups", lambda: jax.eval_shape(lambda x: assign(x, 128, 8), huge)),
+        ("chose expert 3", lambda: routing.assign(choice, 3, 1)),
+        *((f"1 to S=8 tokens, got capacity {c}", lambda c=c: expert_choice(p, c)) for c in (0, 9)),
+        ("needs router noise", lambda: routing.load_loss(zeros, zeros, 1, 0.0)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_noise_has_standard_deviation_one_over_e():
@@ -170,39 +154,6 @@ def test_batch_priority_keeps_the_largest_gates(seed):
     assert (kept[True].token < s).sum() == (kept[False].token < s).sum()
 
 
-@pytest.mark.slow
-def test_a_capacity_factor_of_e_over_k_drops_nothing():
-    choice = top_k(probabilities(1, 30, 6, scale=10.0), 2)
-    capacity = routing.capacity_of_choices(30, 6, 2, 6 / 2)
-    assert (assign(choice, 6, capacity).token < 30).sum() == 60
-
-
-@pytest.mark.slow
-def test_assign_is_differentiable_in_the_gates_only():
-    choice = top_k(probabilities(1, 10, 4), 2)
-
-    def kept(gate):
-        return assign(choice._replace(gate=gate), 4, 3).weight.sum()
-
-    # 1 for a choice that found a slot, 0 for one that did not.
-    grad = jax.jit(jax.grad(kept))(choice.gate)
-    assert set(np.unique(grad)) == {0.0, 1.0}
-    assert grad.sum() == (assign(choice, 4, 3).token < 10).sum()
-
-
-@pytest.mark.slow
-def test_assign_refuses_impossible_sizes():
-    choice = top_k(probabilities(1, 4, 2), 1)
-    with pytest.raises(ValueError, match="at least one slot, got capacity 0"):
-        assign(choice, 2, 0)
-    huge = jax.eval_shape(lambda: routing.Choice(jnp.zeros((1, 2**24, 2), jnp.int32), jnp.zeros((1, 2**24, 2))))
-    with pytest.raises(ValueError, match="use more groups"):
-        jax.eval_shape(lambda c: assign(c, 128, 8), huge)
-
-
-# ---------------------------------------------------------------------------------------------- expert choice
-
-
 def test_every_expert_takes_its_largest_probabilities():
     # Column 0: 0.9, 0.6, 0.2 -> tokens 0 and 1. Column 1: 0.1, 0.4, 0.8 -> tokens 2 and 1.
     p = jnp.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]])
@@ -221,6 +172,9 @@ def test_expert_choice_invariants(seed):
     got = expert_choice(p, capacity)
     assert all(len(set(row)) == capacity for row in got.token.reshape(-1, capacity).tolist())  # C distinct tokens each
     assert (got.token < s).sum() == g * s  # C = S / E slots for each of E experts
+    # At factor E all experts take all tokens: the weights of each are its whole softmax row.
+    everything = expert_choice(p, routing.capacity_of_tokens(s, e, float(e)))
+    np.testing.assert_allclose(by_token(everything, everything.weight, s).sum(-1), np.ones((g, s)), rtol=1e-6)
     # Permuting the tokens permutes the chosen tokens, and nothing else.
     order = rng.permutation(s)
     permuted = expert_choice(p[:, order], capacity)
@@ -229,40 +183,19 @@ def test_expert_choice_invariants(seed):
 
 
 @pytest.mark.slow
-def test_all_experts_take_all_tokens_at_factor_e():
-    p = probabilities(2, 6, 4)
-    got = expert_choice(p, routing.capacity_of_tokens(6, 4, 4.0))
-    # Then the weights of each token are its whole softmax row: they sum to 1 without renormalisation.
-    np.testing.assert_allclose(by_token(got, got.weight, 6).sum(-1), np.ones((2, 6)), rtol=1e-6)
-
-
-@pytest.mark.slow
 def test_expert_choice_depends_on_later_tokens_and_token_choice_does_not():
     first = jnp.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1])
     p = jnp.stack([first, 1 - first], axis=-1)[None]
     later = p.at[0, 7].set(jnp.array([0.95, 0.05]))  # now token 7 takes the slot of token 3 in expert 0
 
-    def weights_of_the_first_seven(assignment):
-        return by_token(assignment, assignment.weight, 8).sum(-1)[0, :7]
-
-    def token_choice(q):
-        return assign(top_k(q, 1), 2, 8)
+    def weights_of_the_first_seven(route):
+        return [by_token(a, a.weight, 8).sum(-1)[0, :7] for a in map(route, (p, later))]
 
     # Expert 0 has slots for half of the tokens; expert 1 takes the others.
-    before, after = (weights_of_the_first_seven(expert_choice(q, 4)) for q in (p, later))
+    before, after = weights_of_the_first_seven(lambda q: expert_choice(q, 4))
     np.testing.assert_allclose(before, [0.9, 0.8, 0.7, 0.6, 0.6, 0.7, 0.8], rtol=1e-6)
     np.testing.assert_allclose(after, [0.9, 0.8, 0.7, 0.4, 0.6, 0.7, 0.8], rtol=1e-6)
-    before, after = (weights_of_the_first_seven(token_choice(q)) for q in (p, later))
-    np.testing.assert_array_equal(before, after)
-
-
-@pytest.mark.parametrize("capacity", [0, 9])
-def test_expert_choice_needs_a_possible_capacity(capacity):
-    with pytest.raises(ValueError, match=f"1 to S=8 tokens, got capacity {capacity}"):
-        expert_choice(probabilities(1, 8, 2), capacity)
-
-
-# ---------------------------------------------------------------------------------------------- renormalisation
+    np.testing.assert_array_equal(*weights_of_the_first_seven(lambda q: assign(top_k(q, 1), 2, 8)))
 
 
 @pytest.mark.slow
@@ -288,12 +221,20 @@ def test_a_single_expert_gives_the_router_no_gradient():
     assert np.abs(jax.jit(jax.grad(loss))(logits)).max() < 1e-7
 
 
-# ---------------------------------------------------------------------------------------------- losses
+@functools.partial(jax.jit, static_argnames="k")
+def losses(logits, k, valid=None, noise=0.1):
+    """All four, of noisy logits that are larger by `noise`."""
+    p = jax.nn.softmax(logits)
+    importance, load = routing.importance_loss(p, valid), routing.load_loss(logits, logits + noise, k, 1.0, valid)
+    balance = routing.balance_loss(p, routing.top_k(p, k).expert, valid)
+    return jnp.stack([importance, load, balance, routing.z_loss(logits, valid)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("e", [1, 2, 8])
 def test_importance_and_load_vanish_at_balance_and_peak_at_collapse(e):
+    # Sums over two tokens: (0.9 + 0.7, 0.1 + 0.3) = (1.6, 0.4): mean 1, variance 0.36.
+    np.testing.assert_allclose(routing.importance_loss(jnp.array([[[0.9, 0.1], [0.7, 0.3]]])), 0.36, rtol=1e-5)
     uniform = jnp.full((2, 5, e), 1 / e)
     one = jnp.zeros((2, 5, e)).at[..., 0].set(1.0)
     assert routing.importance_loss(uniform) < 1e-12
@@ -304,11 +245,6 @@ def test_importance_and_load_vanish_at_balance_and_peak_at_collapse(e):
     assert routing.load_loss(jnp.zeros((2, 5, e)), jnp.zeros((2, 5, e)), 1, 1.0) < 1e-12
 
 
-def test_importance_of_a_hand_worked_case():
-    # Sums over two tokens: (0.9 + 0.7, 0.1 + 0.3) = (1.6, 0.4): mean 1, variance 0.36.
-    np.testing.assert_allclose(routing.importance_loss(jnp.array([[[0.9, 0.1], [0.7, 0.3]]])), 0.36, rtol=1e-5)
-
-
 @pytest.mark.slow
 def test_gradients_are_finite_at_perfect_balance():
     # sqrt has an infinite derivative at 0: (std / mean)^2 gives NaN here (google-research/vmoe issue 218).
@@ -316,19 +252,9 @@ def test_gradients_are_finite_at_perfect_balance():
         importance = jax.nn.softmax(logits).sum(axis=1)
         return ((importance.std(axis=-1) / importance.mean(axis=-1)) ** 2).mean()
 
-    def losses(logits):
-        p = jax.nn.softmax(logits)
-        expert = top_k(p, 2).expert
-        return (
-            routing.importance_loss(p)
-            + routing.load_loss(logits, logits, 2, 1.0)
-            + routing.balance_loss(p, expert)
-            + routing.z_loss(logits)
-        )
-
     zero = jnp.zeros((1, 8, 4))
     assert np.isnan(jax.jit(jax.grad(naive))(zero)).any()
-    assert np.isfinite(jax.jit(jax.grad(losses))(zero)).all()
+    assert np.isfinite(jax.jacobian(losses)(zero, 2, noise=0.0)).all()
 
 
 @pytest.mark.slow
@@ -347,65 +273,33 @@ def test_load_equals_monte_carlo():
     assert abs(got - want) < 3 * 0.5 / np.sqrt(draws) * 4
 
 
-def test_load_loss_needs_noise():
-    with pytest.raises(ValueError, match=r"needs router noise, got noise_std 0\.0"):
-        routing.load_loss(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2, 2)), 1, 0.0)
-
-
-@pytest.mark.parametrize(("e", "k"), [(4, 1), (4, 2), (4, 4)])
-def test_balance_loss_is_k_for_uniform_routing(e, k):
-    # Each token takes K neighbouring experts, each expert is taken equally often: E * E * (K/E) * (1/E) = K.
-    expert = (jnp.arange(8)[:, None] + jnp.arange(k)[None]) % e
-    np.testing.assert_allclose(routing.balance_loss(jnp.full((1, 8, e), 1 / e), expert[None]), k, rtol=1e-6)
-
-
-def test_balance_loss_is_e_at_collapse_and_a_hand_worked_case():
+def test_balance_and_z_loss_by_hand():
+    for k in (1, 2, 4):
+        # Each token takes K neighbours of 4 experts, each expert is taken equally often: E * E * (K/E) * (1/E) = K.
+        expert = (jnp.arange(8)[:, None] + jnp.arange(k)[None]) % 4
+        np.testing.assert_allclose(routing.balance_loss(jnp.full((1, 8, 4), 1 / 4), expert[None]), k, rtol=1e-6)
+    # At collapse it is E.
     one = jnp.zeros((1, 6, 4)).at[..., 2].set(1.0)
     np.testing.assert_allclose(routing.balance_loss(one, jnp.full((1, 6, 1), 2)), 4.0)
     # Choices (0, 0, 1): shares (2/3, 1/3). Mean probabilities ((.8+.6+.1)/3, (.2+.4+.9)/3) = (.5, .5). 2 * .5 = 1.
     p = jnp.array([[[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]]])
     np.testing.assert_allclose(routing.balance_loss(p, jnp.array([[[0], [0], [1]]])), 1.0, rtol=1e-6)
-
-
-def test_z_loss_is_log_e_squared_at_zero_logits():
     np.testing.assert_allclose(routing.z_loss(jnp.zeros((2, 3, 8))), math.log(8) ** 2, rtol=1e-6)
-
-
-# ---------------------------------------------------------------------------------------------- padding
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("e", [1, 4])
 def test_padding_changes_nothing(e):
-    """Six tokens with two of padding after them have the same routing, losses and metrics as the six alone."""
-    logits = jax.random.normal(jax.random.key(0), (2, 6, e))
-    padded = jnp.concatenate([logits, 5.0 * jnp.ones((2, 2, e))], axis=1)
-    valid = jnp.arange(8)[None] < jnp.array([[6], [6]])
-    p, q = jax.nn.softmax(logits), jax.nn.softmax(padded)
-    k, capacity = min(2, e), 2
-    choice, padded_choice = top_k(p, k), top_k(q, k, valid)
-    pairs = [
-        (assign(choice, e, capacity), assign(padded_choice, e, capacity, valid=valid)),
-        (expert_choice(p, capacity), expert_choice(q, capacity, valid)),
-    ]
-    for alone, with_padding in pairs:
-        np.testing.assert_array_equal(alone.weight, with_padding.weight)
-        np.testing.assert_array_equal(np.where(alone.token == 6, 8, alone.token), with_padding.token)
-        for name, value in metrics(processed(alone, 6), p, num_selected=k).items():
-            got = metrics(processed(with_padding, 8), q, num_selected=k, valid=valid)[name]
-            np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-7, err_msg=name)
-
-    @jax.jit
-    def losses(logits, valid=None):
-        p, noisy = jax.nn.softmax(logits), logits + 0.1
-        return (
-            routing.importance_loss(p, valid),
-            routing.load_loss(logits, noisy, k, 1.0, valid),
-            routing.balance_loss(p, routing.top_k(p, k).expert, valid),
-            routing.z_loss(logits, valid),
-        )
-
-    np.testing.assert_allclose(losses(padded, valid), losses(logits), rtol=1e-5, atol=1e-7)
+    """Six tokens with two of padding after them have the same losses and, chosen by experts, the same slots."""
+    logits, k = jax.random.normal(jax.random.key(0), (2, 6, e)), min(2, e)
+    padded, valid = (
+        jnp.concatenate([logits, 5.0 * jnp.ones((2, 2, e))], axis=1),
+        jnp.arange(8)[None] < jnp.full((2, 1), 6),
+    )
+    alone = expert_choice(jax.nn.softmax(logits), 2)
+    with_padding = expert_choice(jax.nn.softmax(padded), 2, valid)
+    jax.tree.map(np.testing.assert_array_equal, with_padding, alone)
+    np.testing.assert_allclose(losses(padded, k, valid), losses(logits, k), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
@@ -414,9 +308,6 @@ def test_expert_choice_with_more_slots_than_tokens():
     got = expert_choice(probabilities(1, 4, 2), 3, jnp.array([[True, False, True, False]]))
     assert all(sorted(row) == [0, 2, 4] for row in got.token[0].tolist())
     assert (got.weight[got.token == 4] == 0).all()
-
-
-# ---------------------------------------------------------------------------------------------- metrics
 
 
 def test_metrics_of_a_hand_worked_case():
@@ -428,9 +319,11 @@ def test_metrics_of_a_hand_worked_case():
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
     np.testing.assert_allclose(got["load"], [0.5, 0.5])
-
-
-def test_the_busiest_expert_by_hand():
+    # Of expert choice: tokens 0, 1 and 2, 1 are chosen: token 1 twice, four slots for three tokens.
+    p = jnp.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]])
+    got = metrics(processed(expert_choice(p, 2), 3), p)
+    assert got["dropped"] == 0 and got["unprocessed"] == 0
+    np.testing.assert_allclose(got["experts_per_token"], 4 / 3, rtol=1e-6)
     # Half of the slots where a quarter would be even: twice an equal load. The block without experts has no metrics.
     one = {"dropped": jnp.zeros(()), "unprocessed": jnp.zeros(()), "load": jnp.array([0.5, 0.25, 0.25, 0.0])}
     out = {"auxiliary_loss": jnp.ones(()), "block00": {"mlp": 0}, "block01": {"moe": {"metrics": one}}}
@@ -438,45 +331,17 @@ def test_the_busiest_expert_by_hand():
     assert set(routing.router_metrics({"auxiliary_loss": 0.0})) == {"auxiliary_loss"}
 
 
-def test_metrics_of_expert_choice():
-    # Tokens 0, 1 and 2, 1 are chosen: token 1 twice, four slots for three tokens.
-    p = jnp.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]])
-    got = metrics(processed(expert_choice(p, 2), 3), p)
-    assert got["dropped"] == 0 and got["unprocessed"] == 0
-    np.testing.assert_allclose(got["experts_per_token"], 4 / 3, rtol=1e-6)
-
-
-def test_impossible_numbers_of_slots_and_experts_are_refused():
-    with pytest.raises(ValueError, match="multiple_of is 0"):
-        routing.capacity_of_choices(16, 4, 1, 1.05, multiple_of=0)
-    choice = routing.Choice(jnp.array([[[0], [3]]]), jnp.ones((1, 2, 1)))
-    with pytest.raises(ValueError, match="chose expert 3, but they are 0 to 2: E is 3"):
-        routing.assign(choice, 3, 1)
-
-
 def test_padding_alone_has_no_loss_and_no_metric_that_is_nan():
     """All losses and metrics of a batch of padding are 0, with zero gradients; a group of padding changes no mean."""
-    p, logits = probabilities(2, 6, 4), jax.random.normal(jax.random.key(3), (2, 6, 4))
-    expert, none = routing.top_k(p, 1).expert, jnp.zeros((2, 6), bool)
-
-    def losses(logits, valid):
-        p = jax.nn.softmax(logits)
-        noisy = logits + 0.1
-        return jnp.stack(
-            [
-                routing.importance_loss(p, valid),
-                routing.load_loss(logits, noisy, 1, 1.0, valid),
-                routing.balance_loss(p, expert, valid),
-                routing.z_loss(logits, valid),
-            ]
-        )
-
-    np.testing.assert_array_equal(losses(logits, none), 0)
-    np.testing.assert_array_equal(jax.jacobian(losses)(logits, none), 0)
-    for value in routing.metrics(jnp.zeros((2, 6, 4), bool), p, num_selected=1, valid=none).values():
+    logits, none = jax.random.normal(jax.random.key(3), (2, 6, 4)), jnp.zeros((2, 6), bool)
+    np.testing.assert_array_equal(losses(logits, 1, none), 0)
+    np.testing.assert_array_equal(jax.jacobian(losses)(logits, 1, none), 0)
+    for value in routing.metrics(
+        jnp.zeros((2, 6, 4), bool), jax.nn.softmax(logits), num_selected=1, valid=none
+    ).values():
         np.testing.assert_array_equal(value, 0)
     # Of two groups only the first is real: the losses are those of the first alone.
     first = none.at[0].set(True)
-    alone = losses(logits.at[1].set(logits[0]), first)
-    np.testing.assert_allclose(losses(logits, first), alone, rtol=1e-6)
+    alone = losses(logits.at[1].set(logits[0]), 1, first)
+    np.testing.assert_allclose(losses(logits, 1, first), alone, rtol=1e-6)
     assert (alone > 0).all()

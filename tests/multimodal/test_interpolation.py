@@ -13,18 +13,13 @@ from kitlib.multimodal.tasks import Task
 
 def test_a_quarter_of_the_way():
     """From 1 to 5 and from (0, 2) to (4, 2): 1 + 4 / 4 = 2 and (1, 2). At the ends: the trees themselves."""
-    before, after = (
-        {"a": jnp.array(1.0), "b": {"c": jnp.array([0.0, 2.0])}},
-        {"a": 5.0, "b": {"c": jnp.array([4.0, 2.0])}},
-    )
+    before = {"a": jnp.array(1.0), "b": {"c": jnp.array([0.0, 2.0])}}
+    after = {"a": 5.0, "b": {"c": jnp.array([4.0, 2.0])}}
     found = interpolate(before, after, 0.25)
     assert found["a"] == 2 and found["b"]["c"].tolist() == [1, 2]
     for share, end in ((0.0, before), (1.0, after)):
         found = interpolate(before, after, share)
         assert found["a"] == end["a"] and (found["b"]["c"] == end["b"]["c"]).all()
-
-
-def test_trees_of_two_shapes_are_refused():
     with pytest.raises(ValueError, match="key"):
         interpolate({"a": 1.0}, {"b": 1.0}, 0.5)
 
@@ -57,7 +52,5 @@ def test_the_stored_scores_between_two_stages_explain_the_released_share():
     table = pd.read_csv(stages.released_file().with_name("palix_s_between.csv"), comment="#")
     assert table["share"].tolist() == list(SHARES) and set(table) == {"share", LEARNED, *FORGOTTEN}
     assert 0 < share_chosen(table) < 1
-    assert (
-        table[LEARNED].iloc[-1] > table[LEARNED].iloc[0]
-        and table["captions, de"].iloc[-1] < table["captions, de"].iloc[0]
-    )
+    first, last = table.iloc[0], table.iloc[-1]
+    assert last[LEARNED] > first[LEARNED] and last["captions, de"] < first["captions, de"]

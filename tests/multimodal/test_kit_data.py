@@ -57,7 +57,6 @@ def test_styles_and_languages_are_for_training():
 def test_a_drawing_is_one_of_its_styles_varied(monkeypatch):
     data = kit_data("train")
     row = data.scene_rows[0]
-    assert data.drawing(row, keyed_rng(0)).shape == (32, 32, 4)
     assert (data.drawing(row, keyed_rng(0)) != data.drawing(row, keyed_rng(1))).any()
     monkeypatch.setattr(drawings, "varied", lambda cutout, rng: cutout)
     found = {data.drawing(row, keyed_rng(0, i)).tobytes() for i in range(60)}
@@ -66,7 +65,7 @@ def test_a_drawing_is_one_of_its_styles_varied(monkeypatch):
 
 def test_other_splits_raise():
     for function in (kit_data, kit_tasks):
-        with pytest.raises(ValueError, match="There is no split 'valid' of all the kit's data: use 'train' or 'test'"):
+        with pytest.raises(ValueError, match="There is no split 'valid'"):
             function("valid")
 
 
@@ -104,21 +103,16 @@ def test_a_cut_out_of_its_own_size_keeps_all_its_pixels():
 
 
 def test_draws_that_do_not_fit_are_repeated_and_a_permanent_error_is_raised():
-    results = iter([ValueError("too long"), ValueError("too long"), "fits", "also"])
+    results = iter([None, None, "fits", "also"])
 
     def draw():
-        value = next(results)
-        if isinstance(value, ValueError):
-            raise value
+        if (value := next(results)) is None:
+            raise ValueError("too long")
         return value
 
     assert retry_until_fits(draw) == "fits" and next(results) == "also"
-
-    def never():
-        raise ValueError("no such word")
-
-    with pytest.raises(ValueError, match="no such word"):
-        retry_until_fits(never, tries=3)
+    with pytest.raises(ValueError, match="nonsense"):
+        retry_until_fits(lambda: int("nonsense"), tries=3)
     with pytest.raises(KeyError):  # other errors have nothing to do with the size
         retry_until_fits(lambda: {}["a"])
 

@@ -35,9 +35,8 @@ def test_shares_are_the_weights():
         share = weight / 10
         assert abs(counts[name] - n * share) <= 5 * np.sqrt(n * share * (1 - share))
     scaled = {name: weight / 600 for name, weight in weights.items()}
-    assert [Mixture(TASKS, scaled, 3).draw(i) for i in range(50)] == [
-        Mixture(TASKS, weights, 3).draw(i) for i in range(50)
-    ]
+    one, other = (Mixture(TASKS, given, 3) for given in (weights, scaled))
+    assert [one.draw(i) for i in range(50)] == [other.draw(i) for i in range(50)]
 
 
 def test_an_example_is_independent_of_the_choice_of_its_task():
@@ -51,22 +50,15 @@ def test_an_example_is_independent_of_the_choice_of_its_task():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"captionin": 1}, "Unknown task 'captionin'; did you mean 'captioning'. Known: captioning, vqa"),
-        ({"xxx": 1}, "Unknown task 'xxx'.*Known: captioning, vqa"),
-        ({"vqa": -1}, "The weight of vqa is -1; expected 0 or a finite number above"),
-        ({"vqa": np.nan}, "The weight of vqa is nan"),
-        ({"vqa": np.inf}, "The weight of vqa is inf"),
+        ({"captionin": 1}, "'captionin'; did you mean 'captioning'"),
+        ({"vqa": -1}, "weight of vqa is -1; expected 0 or a finite number above"),
+        ({"vqa": np.nan}, "weight of vqa is nan"),
+        ({"vqa": np.inf}, "weight of vqa is inf"),
         ({"vqa": 0}, "No task has a weight above 0"),
         ({}, "No task has a weight above 0"),
+        ({"test": 1}, r"test is a test alone \(it has no draw\)"),
     ],
 )
-def test_bad_weights_raise(weights, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        Mixture({"captioning": None, "vqa": None}, weights)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_task_that_is_for_tests_alone_is_refused():
-    tasks = {"test": Task("test", None)}
-    with pytest.raises(ValueError, match=r"test is a test alone \(it has no draw\): leave it out"):
-        Mixture(tasks, {"test": 1})
+def test_bad_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        Mixture({"captioning": None, "vqa": None, "test": Task("test", None)}, weights)

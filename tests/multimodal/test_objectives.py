@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -64,89 +63,50 @@ def interleave(prompt, answer):
     return prompt
 
 
-def content(example):
-    """The prompt without its prefix, which is cut off by its number of characters."""
-    prefix = PREFIXES[example.task]
-    language, position = re.search(r"in ([a-z]+)", example.prompt), re.search(r"at (\d+):", example.prompt)
-    filled = prefix.format(language=language and language[1], position=position and position[1])
-    assert example.prompt.startswith(filled)
-    return example.prompt[len(filled) :]
-
-
 # --- prompts ---
 
-EXAMPLES = {
-    "split_captioning": (
-        split_captioning(IMAGE, "big red apple", "en", 2),
-        "Generate the alt-text in en at 2: big red <extra_id_0>",
-        "apple",
-    ),
-    "captioning": (
-        captioning(IMAGE, "roter Apfel", "de"),
-        "Generate the alt-text in de at 0: <extra_id_0>",
-        "roter Apfel",
-    ),
-    "split_ocr": (
-        split_ocr(IMAGE, ["EXIT", "no 7", "au"], "fr", 1),
-        "Generate the ocr_text in fr at 1: EXIT <extra_id_0>",
-        "no 7 au",
-    ),
-    "vqa": (vqa(IMAGE, "is it red?", "yes", "en"), "Answer in en: is it red?", "yes"),
-    "question_generation": (
-        question_generation(IMAGE, "is it red?", "yes", "en"),
-        "Generate a question in en: yes",
-        "is it red?",
-    ),
-    "object_aware_vqa": (
-        object_aware_vqa(SCENE, ["dog", "cat", "red apple"], First()),
-        "Answer in en: which are there?",
-        "dog ; red apple",
-    ),
-    "episodic_captioning": (
-        episodic_captioning(FOUR[:3], ["dog", "red apple", "cat"], "en"),
-        (
-            "Generate the alt-text in en at 0: dog",
-            "Generate the alt-text in en at 0: red apple",
-            "Generate the alt-text in en at 0: <extra_id_0>",
-        ),
-        "cat",
-    ),
-    "episodic_vqa": (
+CAPTION, RED = "Generate the alt-text in en at 0: ", "red apple"
+STILL = CAPTION + FIRST
+EXAMPLES = [
+    (split_captioning(IMAGE, "big red apple", "en", 2), f"Generate the alt-text in en at 2: big red {FIRST}", "apple"),
+    (captioning(IMAGE, "roter Apfel", "de"), f"Generate the alt-text in de at 0: {FIRST}", "roter Apfel"),
+    (split_ocr(IMAGE, ["EXIT", "no 7", "au"], "fr", 1), f"Generate the ocr_text in fr at 1: EXIT {FIRST}", "no 7 au"),
+    (vqa(IMAGE, "is it red?", "yes", "en"), "Answer in en: is it red?", "yes"),
+    (question_generation(IMAGE, "is it red?", "yes", "en"), "Generate a question in en: yes", "is it red?"),
+    (object_aware_vqa(SCENE, ["dog", "cat", RED], First()), "Answer in en: which are there?", "dog ; red apple"),
+    (episodic_captioning([*FOUR[:3]], ["dog", RED, "cat"], "en"), (CAPTION + "dog", CAPTION + RED, STILL), "cat"),
+    (
         episodic_vqa(FOUR[:2], ["is it red?", "what is it?"], ["no", "a dog"], "en"),
         ("Answer in en: is it red? no", "Answer in en: what is it?"),
         "a dog",
     ),
-    "screenshot_to_markup": (screenshot_to_markup(IMAGE, "<h>hi</h>"), "Generate the markup", "<h>hi</h>"),
-    "video_captioning": (
-        video_captioning(FOUR, "dog moves left", "en"),
-        "Generate the alt-text in en at 0: <extra_id_0>",
-        "dog moves left",
-    ),
-    "detection": (
-        detection(IMAGE, BOXES, NAMES, ["red apple", "cat", "dog"], First()),
+    (screenshot_to_markup(IMAGE, "<h>hi</h>"), "Generate the markup", "<h>hi</h>"),
+    (video_captioning(FOUR, "dog moves left", "en"), STILL, "dog moves left"),
+    (
+        detection(IMAGE, BOXES, NAMES, [RED, "cat", "dog"], First()),
         "detect red apple ; cat ; dog",
         "0 0 500 999 dog ; 250 500 999 749 red apple ; 500 250 749 500 dog",
     ),
-    "masked_tokens": (
-        masked_tokens(SQUARES, MASK, CODEBOOK),
-        "Generate the image tokens",
-        "0 2 1",
-    ),
-}
+    (masked_tokens(SQUARES, MASK, CODEBOOK), "Generate the image tokens", "0 2 1"),
+]
 
 
-@pytest.mark.parametrize("task", EXAMPLES)
-def test_prompts_and_targets_are_exact(task):
-    example, prompt, answer = EXAMPLES[task]
-    assert example.task == task and example.prompt == prompt and example.answer == answer
+@pytest.mark.parametrize(("example", "prompt", "answer"), EXAMPLES)
+def test_prompts_and_targets_are_exact(example, prompt, answer):
+    assert example.prompt == prompt and example.answer == answer
     assert example.images.dtype == np.uint8 and example.images.shape[1:] == (64, 64, 3)
-    assert len(example.images) == (len(prompt) if isinstance(prompt, tuple) else 4 if task == "video_captioning" else 1)
+    several = 4 if example.task == "video_captioning" else 1
+    assert len(example.images) == (len(prompt) if isinstance(prompt, tuple) else several)
     assert all(weight is True for _, weight in example.target)
+    words = Tokenizer.load()
+    for text in [prompt] if isinstance(prompt, str) else prompt:
+        assert words.decode(words.encode(text)) == text
+    assert words.decode([i for piece, _ in example.target for i in words.encode(piece)]) == answer
 
 
 def test_there_are_thirteen_objectives_each_with_its_function():
-    assert len(PREFIXES) == 13 and set(EXAMPLES) | {"span_corruption"} == set(PREFIXES)
-    assert all(callable(getattr(objectives, task)) for task in PREFIXES)
+    assert [example.task for example, *_ in EXAMPLES] == [task for task in PREFIXES if task != "span_corruption"]
+    assert len(PREFIXES) == 13 and all(callable(getattr(objectives, task)) for task in PREFIXES)
 
 
 # --- texts ---
@@ -155,18 +115,19 @@ def test_there_are_thirteen_objectives_each_with_its_function():
 @pytest.mark.slow
 @pytest.mark.parametrize("language", captioned.LANGUAGES)
 def test_every_split_of_every_caption_is_lossless(language):
+    def length(text):  # in units
+        letters = [character for character in text if not unicodedata.category(character).startswith("M")]
+        return len(letters if language in ("zh", "ja", "th") else text.split())
+
     several = 0
     for caption in captioned.emoji("test").names[language][:60]:
-        parts = units(caption, language)
-        several += len(parts) > 1
-        for position in range(len(parts)):
+        count = len(units(caption, language))
+        several += count > 1
+        for position in range(count):
             example = split_captioning(IMAGE, caption, language, position)
-            given = content(example)
+            given = without_prefix(example).prompt
             assert given.endswith(FIRST) and given.replace(FIRST, example.answer) == caption
-            assert f" at {position}: " in example.prompt
-            before = given.removesuffix(FIRST)
-            letters = [c for c in before if not unicodedata.category(c).startswith("M")]
-            assert len(letters if language in ("zh", "ja", "th") else before.split(" ")[:-1]) == position
+            assert (length(given.removesuffix(FIRST)), length(example.answer)) == (position, count - position)
         whole = captioning(IMAGE, caption, language)
         assert whole.answer == caption and whole.prompt == split_captioning(IMAGE, caption, language, 0).prompt
     assert several > 5
@@ -177,7 +138,7 @@ def test_every_split_of_ocr_is_lossless():
     for language in ("en", "ja"):
         for position in range(4):
             example = split_ocr(IMAGE, texts, language, position)
-            assert content(example).replace(FIRST, example.answer) == " ".join(texts)
+            assert without_prefix(example).prompt.replace(FIRST, example.answer) == " ".join(texts)
             assert example.answer == " ".join(texts[position:])
 
 
@@ -189,9 +150,7 @@ def test_interleaving_prompt_and_answer_restores_the_text():
         words = text.split(" ")
         noise, spans = denoise.noise_counts(len(words), 0.15, 3)
         marks = [SENTINEL.format(k) for k in range(spans)]
-        assert (
-            re.findall("<extra_id_[0-9]+>", example.prompt) == re.findall("<extra_id_[0-9]+>", example.answer) == marks
-        )
+        assert all(re.findall("<extra_id_[0-9]+>", text) == marks for text in (example.prompt, example.answer))
         assert len(example.answer.split(" ")) == noise + spans
         assert len(example.prompt.split(" ")) == len(words) - noise + spans
         ids = tokenizer.encode(example.prompt)
@@ -207,47 +166,23 @@ def test_the_words_of_span_corruption_are_chosen_by_denoise():
     assert [w for w in example.answer.split() if w.isdigit()] == [str(i) for i in np.flatnonzero(mask)]
 
 
-def test_more_spans_than_sentinels_raise():
-    words = ["a"] * (4 * SENTINELS)
-    example = span_corruption(" ".join(words[: 2 * SENTINELS]), keyed_rng(0), density=0.5, mean_span=1)
+def test_there_may_be_as_many_spans_as_sentinels():
+    example = span_corruption(" ".join(["a"] * 2 * SENTINELS), keyed_rng(0), density=0.5, mean_span=1)
     assert example.answer.count("<extra_id_") == SENTINELS
-    with pytest.raises(ValueError, match="256 words have 128 spans of noise, but there are 64 sentinels"):
-        span_corruption(" ".join(words), keyed_rng(0), density=0.5, mean_span=1)
-    with pytest.raises(ValueError, match="130 words have 65 spans"):
-        span_corruption(" ".join(words[: 2 * SENTINELS + 2]), keyed_rng(0), density=0.5, mean_span=1)
-
-
-def test_ocr_text_is_appended_as_it_is():
-    prompt = vqa(IMAGE, "what is {ocr}?", "one", "en", ocr="{question}").prompt
-    assert prompt.endswith("what is {ocr}? OCR: {question}")
-
-
-def test_questions_may_be_about_the_frames_of_a_video():
-    example = vqa(FOUR, "does it move: dog?", "yes", "en", max_images=4)
-    assert example.images.shape == (4, 64, 64, 3) and example.prompt == "Answer in en: does it move: dog?"
 
 
 # --- objects ---
 
 
-def test_questions_about_objects_are_true():
-    cutouts, names = scenes.objects("test")
-    kinds = Counter()
-    for i in range(60):
-        rng = keyed_rng(0, i)
-        scene = scenes.compose(cutouts, scenes.contents(len(names), rng, 4)[0], (8, 12), rng)
-        example = object_aware_vqa(scene, names, rng)
-        here = {names[k] for k in scene.indices}
-        question = without_prefix(example).prompt
-        kind, _, rest = question.rstrip("?").partition(": ")
-        kinds[kind] += 1
-        if kind == "which are there":
-            assert set(example.answer.split(" ; ")) == here
-        elif kind == "is there":
-            assert example.answer == ("yes" if rest in here else "no")
-        else:
-            assert kind == "which is there" and set(rest.split(" or ")) & here == {example.answer}
-    assert len(kinds) == 3 and min(kinds.values()) > 8
+def test_questions_about_objects_are_of_three_kinds_and_true():
+    """What `scenes.ask` answers is tested there; here are two dogs and a red apple."""
+    rng, seen = keyed_rng(0), {}
+    for _ in range(60):
+        example = object_aware_vqa(SCENE, ["dog", "cat", RED], rng)
+        seen[without_prefix(example).prompt] = example.answer
+    assert {question.split(":")[0] for question in seen} == {"which are there?", "is there", "which is there"}
+    assert seen["which are there?"] == "dog ; red apple" and seen["is there: cat?"] == "no"
+    assert {answer for question, answer in seen.items() if " or " in question} <= {"dog", RED}
 
 
 def test_boxes_can_be_read_back_and_only_noise_carries_no_loss():
@@ -266,16 +201,6 @@ def test_boxes_can_be_read_back_and_only_noise_carries_no_loss():
     assert len(orders) == 2
 
 
-def test_detection_takes_names_of_any_language():
-    names = captioned.emoji("train").names
-    row = {name: i for i, name in enumerate(names["en"])}
-    for language in captioned.LANGUAGES:
-        local = [names[language][row[name]] for name in ("dog", "red apple", "dog", "cat")]
-        example = detection(IMAGE, BOXES, local[:3], [local[3], local[1]], keyed_rng(0))
-        assert example.prompt == f"detect {local[3]} ; {local[1]}"
-        assert example.answer == f"250 500 999 749 {local[1]}"
-
-
 def test_names_and_their_translations_share_their_questions():
     """The same words with an image and without, so that the text teaches what the image is asked for."""
     assert naming(IMAGE, "chien", "fr").prompt == "Answer in fr: what is this?"
@@ -286,34 +211,18 @@ def test_names_and_their_translations_share_their_questions():
     assert seen.answer == read.answer == "dog ; chien"
     assert seen.images.shape == (1, 64, 64, 3) and read.images.shape == (0, 64, 64, 3)
     assert seen.task == read.task == "vqa"
-    with pytest.raises(ValueError, match="did you mean 'de'"):
-        translation("dog", "Hund", "de", ("dog", "german"))
-    for name, answer, first in ((" ", "Hund", None), ("dog", " ", ("dog", "en")), ("chien", "Hund", (" ", "en"))):
-        with pytest.raises(ValueError, match="need a visible character"):
-            translation(name, answer, "de", first)
 
 
 def test_a_word_is_looked_up_by_its_name():
     example = recall(["Hund", "Apfel"], ["vuck", "gub"], 0, "de")
     assert example.prompt == "Answer in de: what is Hund? vuck ; what is Apfel? gub ; what is Hund?"
     assert example.answer == "vuck" and len(example.images) == 0
-    for names, words in ((["Hund"], ["vuck", "gub"]), (["Hund", "Hund"], ["vuck", "gub"])):
-        with pytest.raises(ValueError, match="Expected different names and a word for each, got "):
-            recall(names, words, 0, "de")
 
 
-def test_detection_with_fewer_bins():
+def test_detection_with_fewer_bins_and_without_objects():
     """0.5 of 33 bins is round(0.5 * 32) = 16; 0.75 is 24."""
     assert detection(IMAGE, BOXES, NAMES, ["red apple"], keyed_rng(0), bins=33).answer == "8 16 32 24 red apple"
-
-
-def test_an_image_without_objects_has_boxes_of_noise():
-    example = detection(IMAGE, [], [], ["dog"], keyed_rng(0), total=2)
-    assert example.answer.count("noise") == 2
-    with pytest.raises(
-        ValueError, match=r"None of \['cat'\] is in the image, so there is nothing to write but noise: give a total"
-    ):
-        detection(IMAGE, BOXES, NAMES, ["cat"], keyed_rng(0))
+    assert detection(IMAGE, [], [], ["dog"], keyed_rng(0), total=2).answer.count("noise") == 2
 
 
 def test_codes_of_hidden_cells_are_written_row_by_row():
@@ -360,111 +269,62 @@ def test_repeated_pairs_carry_loss_where_they_stand_again():
     assert example.prompt == "Answer in en: what is this? first in en"
     assert example.answer == "dog dax ; red cat zug ; red cat zug ; dog dax ; red cat zug"
     assert [piece for piece, loss in example.target if loss] == [" zug", " dax", " zug"]
-    for pairs, again in (([dog], [cat]), ([dog, cat], []), ([dog], [("dog", "zug")])):
-        with pytest.raises(ValueError, match="again, got"):
-            repeated_pairs(pairs, again)
-    with pytest.raises(ValueError, match="visible"):
-        repeated_pairs([("dog", " ")], [("dog", " ")])
-
-
-def test_images_may_be_given_as_a_list():
-    example = episodic_captioning([*FOUR], ["a", "b", "c", "d"], "en")
-    np.testing.assert_array_equal(example.images, FOUR)
-
-
-def test_the_tokenizer_keeps_all_prompts_and_pieces():
-    tokenizer = Tokenizer.load()
-    for example, prompt, answer in EXAMPLES.values():
-        for text in [prompt] if isinstance(prompt, str) else prompt:
-            assert tokenizer.decode(tokenizer.encode(text)) == text
-        assert tokenizer.decode([i for piece, _ in example.target for i in tokenizer.encode(piece)]) == answer
 
 
 # --- errors ---
 
-RNG = keyed_rng(0)
+RNG, DE = keyed_rng(0), "de"
+DOG, CAT = ("dog", "dax"), ("cat", "zug")
+
+
+def boxed(boxes=BOXES, names=NAMES, asked=("dog",), **more):
+    return detection(IMAGE, boxes, names, asked, RNG, **more)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: captioning(None, "cat", "en"), "There is no image, but this objective needs at least one"),
-        (lambda: captioning(FOUR[:0], "cat", "en"), "There is no image"),
+        (lambda: captioning(None, "cat", "en"), "There is no image"),
         (lambda: captioning(IMAGE / 255, "cat", "en"), r"Expected images uint8\[n, H, W, 3\], 0 to 255, got float64"),
-        (lambda: captioning(IMAGE[..., 0], "cat", "en"), r"got uint8\[64, 64\]"),
-        (lambda: captioning(FOUR, "cat", "en"), "Got 4 images or frames; this example may have at most 1"),
-        (
-            lambda: video_captioning(FOUR, "cat", "en", max_images=3),
-            "Got 4 images or frames; this example may have at most 3",
-        ),
-        (lambda: vqa(FOUR, "q?", "a", "en", max_images=2), "at most 2"),
-        (lambda: episodic_captioning(FOUR, "abcd", "en", max_images=3), "at most 3"),
+        (lambda: captioning(FOUR, "cat", "en"), "4 images or frames; this example may have at most 1"),
+        (lambda: video_captioning(FOUR, "cat", "en", max_images=3), "at most 3"),
         (lambda: episodic_vqa(FOUR, "abcd", "abcd", "en", max_images=3), "at most 3"),
         (lambda: episodic_captioning([IMAGE, IMAGE[:32]], ["a", "b"], "en"), "must be of one size"),
-        (lambda: captioning(IMAGE, "", "en"), "captions and other texts need a visible character, got ''"),
-        (lambda: captioning(IMAGE, None, "en"), "need a visible character, got None"),
-        (lambda: vqa(IMAGE, " ", "yes", "en"), "Questions, answers.* need a visible character, got ' '"),
-        (lambda: vqa(IMAGE, "is it?", "", "en"), "need a visible character"),
-        (lambda: vqa(IMAGE, "is it?", "yes", "en", ocr=" "), "need a visible character"),
-        (lambda: question_generation(IMAGE, "", "yes", "en"), "need a visible character"),
-        (lambda: question_generation(IMAGE, "is it?", "", "en"), "need a visible character"),
-        (lambda: screenshot_to_markup(IMAGE, ""), "need a visible character"),
-        (lambda: episodic_captioning(FOUR[:2], ["", "b"], "en"), "need a visible character"),
-        (lambda: episodic_vqa(FOUR[:2], ["", "b"], ["c", "d"], "en"), "need a visible character"),
-        (lambda: split_ocr(IMAGE, ["a", ""], "en", 0), "need a visible character"),
-        (lambda: span_corruption("", RNG), "need a visible character"),
+        (lambda: captioning(IMAGE, None, "en"), "visible"),
+        (lambda: vqa(IMAGE, "is it?", "yes", "en", ocr=" "), "visible"),
+        (lambda: question_generation(IMAGE, "is it?", "", "en"), "visible"),
+        (lambda: screenshot_to_markup(IMAGE, ""), "visible"),
+        (lambda: episodic_vqa(FOUR[:2], ["", "b"], ["c", "d"], "en"), "visible"),
+        (lambda: translation(" ", "Hund", DE), "visible"),
+        (lambda: translation("chien", "Hund", DE, (" ", "en")), "visible"),
+        (lambda: repeated_pairs([("dog", " ")], [("dog", " ")]), "visible"),
+        (lambda: captioning(IMAGE, f"a {FIRST}", "en"), "A sentinel stands for words that are left out"),
         (
-            lambda: captioning(IMAGE, "a <extra_id_0>", "en"),
-            "A sentinel stands for words that are left out.*'a <extra_id_0>'",
+            lambda: span_corruption("a " * 255 + "a", RNG, density=0.5, mean_span=1),
+            "have 128 spans .* are 64 sentinels",
         ),
-        (lambda: span_corruption("a <extra_id_7> b", RNG), "A sentinel"),
+        (lambda: span_corruption("word", RNG), "length is 1"),
         (lambda: captioning(IMAGE, "cat", "german"), "'german'.* did you mean 'de'"),
-        (lambda: vqa(IMAGE, "is it?", "yes", "eng"), "'eng'.* did you mean 'en'"),
-        (lambda: split_ocr(IMAGE, ["a"], "xx", 0), "language 'xx'"),
-        (lambda: captioning(IMAGE, "a  cat", "en"), "White space must be single spaces between words.*'a  cat'"),
-        (lambda: captioning(IMAGE, "a\ncat", "en"), "White space"),
-        (lambda: split_ocr(IMAGE, [" a"], "en", 0), "White space"),
-        (
-            lambda: split_captioning(IMAGE, "a cat", "en", 2),
-            "The text has 2 parts, 2 are given: at least one must be left to write",
-        ),
-        (lambda: split_captioning(IMAGE, "a cat", "en", -1), "-1 are given"),
+        (lambda: captioning(IMAGE, "a  cat", "en"), "White space .*'a  cat'"),
+        (lambda: split_captioning(IMAGE, "a cat", "en", 2), "2 parts, 2 are given"),
         (lambda: split_ocr(IMAGE, [], "en", 0), "The text has 0 parts"),
-        (lambda: span_corruption("word", RNG), "length is 1; expected a whole number, 2 or more"),
-        (
-            lambda: episodic_captioning(FOUR[:1], ["a"], "en"),
-            "Expected at least 2 images and as many texts, got 1 images",
-        ),
-        (lambda: episodic_captioning(FOUR, ["a"], "en"), "got 4 images, 1 texts"),
+        (lambda: episodic_captioning(FOUR[:1], ["a"], "en"), "at least 2 images and as many texts, got 1 images"),
         (lambda: episodic_vqa(FOUR[:2], ["a", "b"], ["c"], "en"), "got 2 images, 2 and 1 texts"),
-        (
-            lambda: detection(IMAGE, BOXES, NAMES, [], RNG),
-            r"The prompt needs one name or several different ones, got \[\]",
-        ),
-        (lambda: detection(IMAGE, BOXES, NAMES, ["dog", "dog"], RNG), "several different ones"),
-        (lambda: detection(IMAGE, BOXES, NAMES, ["dog ; cat"], RNG), "so that it can be read back, got 'dog ; cat'"),
-        (lambda: detection(IMAGE, BOXES, NAMES[:2], ["dog"], RNG), "Every box needs one name, got 2 names for 3 boxes"),
-        (
-            lambda: detection(IMAGE, BOXES, NAMES, ["dog"], RNG, total=1),
-            "There are 2 objects, more than the total of 1",
-        ),
-        (lambda: detection(IMAGE, BOXES * 64, NAMES, ["dog"], RNG), "are these pixels"),
-        (lambda: detection(IMAGE, BOXES - 0.01, NAMES, ["dog"], RNG), "Boxes must be in .0, 1., shares"),
-        (lambda: detection(IMAGE, BOXES[:, [2, 3, 0, 1]], NAMES, ["dog"], RNG), "y0 <= y1 and x0 <= x1.*is the order"),
-        (lambda: detection(IMAGE, BOXES[:, [0, 1, 0, 3]], NAMES, ["dog"], RNG), "Boxes must have an area"),
-        (lambda: detection(IMAGE, BOXES * np.nan, NAMES, ["dog"], RNG), "Boxes must be finite"),
-        (
-            lambda: detection(IMAGE, BOXES + np.array([[0], [0.6], [0]]), NAMES, ["dog"], RNG),
-            "Boxes must be in .0, 1., shares",
-        ),
-        (lambda: detection(IMAGE, BOXES, ["noise", *NAMES[1:]], NAMES[1:], RNG), "'noise' is the class of boxes"),
-        (lambda: detection(IMAGE, BOXES, NAMES, ["noise"], RNG), "'noise' is the class of boxes"),
-        (
-            lambda: masked_tokens(IMAGE, MASK[:1], CODEBOOK),
-            r"must be bool\[2, 2\] with at least one hidden cell, got bool\[1, 2\]",
-        ),
+        (lambda: recall(["Hund"], ["vuck", "gub"], 0, DE), "different names and a word for each"),
+        (lambda: recall(["Hund", "Hund"], ["vuck", "gub"], 0, DE), "different names and a word for each"),
+        (lambda: repeated_pairs([DOG], [CAT]), "again, got"),
+        (lambda: repeated_pairs([DOG, CAT], []), "again, got"),
+        (lambda: boxed(asked=[]), r"several different ones, got \[\]"),
+        (lambda: boxed(asked=["dog", "dog"]), "several different ones"),
+        (lambda: boxed(asked=["dog ; cat"]), "read back, got 'dog ; cat'"),
+        (lambda: boxed(names=NAMES[:2]), "2 names for 3 boxes"),
+        (lambda: boxed(total=1), "2 objects, more than the total of 1"),
+        (lambda: boxed(asked=["cat"]), r"None of \['cat'\] is in the image"),
+        (lambda: boxed(BOXES * 64), "are these pixels"),
+        (lambda: boxed(BOXES + np.array([[0], [0.6], [0]])), "in .0, 1."),  # of a name that is not asked for
+        (lambda: boxed(names=["noise", *NAMES[1:]]), "'noise' is the class of boxes"),
+        (lambda: masked_tokens(IMAGE, MASK[:1], CODEBOOK), r"bool\[2, 2\] with .* hidden cell, got bool\[1, 2\]"),
         (lambda: masked_tokens(IMAGE, MASK & False, CODEBOOK), "at least one hidden cell"),
-        (lambda: masked_tokens(IMAGE, MASK * 1, CODEBOOK), r"got int64\[2, 2\]"),
     ],
 )
 def test_bad_input_is_refused(call, message):

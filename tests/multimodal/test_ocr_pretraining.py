@@ -8,18 +8,10 @@ import pytest
 
 from kitlib import configs
 from kitlib.data import captioned, keyed_rng
+from kitlib.models import palix
 from kitlib.models.vit import ViT
 from kitlib.multimodal import kit_data, ocr_pretraining
-from kitlib.multimodal.ocr_pretraining import (
-    found,
-    labelled_batches,
-    labelled_builder,
-    labels_loss,
-    patches_in_boxes,
-    start_bias,
-    tower_params,
-    tower_with_head,
-)
+from kitlib.multimodal.ocr_pretraining import found, labelled_batches, labelled_builder, labels_loss, start_bias
 from kitlib.synthetic import drawings, rendered_text, scenes
 from kitlib.training import classification, loop, optim
 
@@ -87,9 +79,10 @@ def test_patches_of_a_box_by_hand():
     the patches in row 1, 1.5/8, has only the first: a centre at the lower end is outside. A flat box inside a patch and
     a box without extent have the patch of their own centre, also at the border."""
     boxes = [[0, 0, 2 / 8, 1 / 8], [0, 0, 1.5 / 8, 1 / 8], [0.6 / 8, 0, 0.9 / 8, 1 / 8], [0.3] * 4, [1, 1, 1, 1]]
-    found = [np.argwhere(one.reshape(8, 8)).tolist() for one in patches_in_boxes(boxes)]
+    found = [np.argwhere(one.reshape(8, 8)).tolist() for one in ocr_pretraining.patches_in_boxes(boxes)]
     assert found == [[[0, 0], [1, 0]], [[0, 0]], [[0, 0]], [[2, 2]], [[7, 7]]]
-    assert patches_in_boxes(np.zeros((0, 4))).shape == (0, 64) and patches_in_boxes([0, 0, 1, 1]).all()
+    assert ocr_pretraining.patches_in_boxes(np.zeros((0, 4))).shape == (0, 64)
+    assert ocr_pretraining.patches_in_boxes([0, 0, 1, 1]).all()
 
 
 def test_batches_are_what_the_model_takes(make):
@@ -109,9 +102,6 @@ def test_kinds_of_images():
         builder = labelled_builder("train", kinds)
         labels = np.stack([builder(keyed_rng(1, i))[1] for i in range(10)]).any(axis=1)
         assert labels[:, : len(LETTERS)].any() == words and labels[:, len(LETTERS) :].any() != words
-    for kinds in ((), ("words", "letters")):
-        with pytest.raises(ValueError, match="Kinds of images are words, thing, scene"):
-            labelled_builder("train", kinds)
 
 
 def test_splits_share_letters_but_not_objects():
@@ -119,14 +109,10 @@ def test_splits_share_letters_but_not_objects():
         names = ocr_pretraining.label_names(split)
         assert names[: len(LETTERS)] == LETTERS and len(names) == len(LETTERS) + count
         assert len(labelled_builder(split)(keyed_rng(0))[1][0]) == len(names)
+    # 417 in Noto's style, 409 flat, 412 solid, 288 old ones, as `emoji_styles` counts them; the 83 of the tests in one.
+    train, test = map(ocr_pretraining.drawn_objects, ("train", "test"))
+    assert sum(map(len, train)) == 417 + 409 + 412 + 288 and [len(drawn) for drawn in test] == [1] * 83
     assert {"a", "A", "ß", "я", "Ω", "7"} <= set(LETTERS) and " " not in LETTERS
-
-
-def test_things_come_in_all_taught_styles_and_test_things_in_one():
-    """417 in Noto's style, 409 flat, 412 solid, 288 old ones, as `emoji_styles` counts them."""
-    train, test = ocr_pretraining.drawn_objects("train"), ocr_pretraining.drawn_objects("test")
-    assert sum(map(len, train)) == 417 + 409 + 412 + 288 and len(train) == 417
-    assert [len(found) for found in test] == [1] * 83
 
 
 def test_found_by_hand():
@@ -140,7 +126,7 @@ def test_the_loss_by_hand():
     """A zero head gives logits of 0: each of V labels costs log 2. With a bias for probability p, a true label costs
     -log p and any other -log(1 - p). In each image, every second of the 16 patches has true labels: 1 of 5 in the first
     image, 3 of 5 in the second."""
-    config = tower_with_head(configs.palix("XS").tower, 5)
+    config = ocr_pretraining.tower_with_head(configs.palix("XS").tower, 5)
     params = classification.init_params(ViT(config), (1, 32, 32, 3))
     of_patch = np.array([[[1, 0, 0, 0, 0], [0] * 5], [[1, 1, 1, 0, 0], [0] * 5]], bool)
     labels = jnp.asarray(np.tile(of_patch, (1, 8, 1)))  # bool[2, 16, 5]
@@ -156,30 +142,28 @@ def test_the_loss_by_hand():
 
 def test_the_tower_fits_into_the_model():
     """Without the head, names and shapes of the parameters are those of the tower in PaLI-X."""
-    from kitlib.models import palix
-
     config = configs.palix("XS")
-    tower = tower_params(classification.init_params(ViT(tower_with_head(config.tower, 7)), (1, 32, 32, 3)))
+    headed = ViT(ocr_pretraining.tower_with_head(config.tower, 7))
+    tower = ocr_pretraining.tower_params(classification.init_params(headed, (1, 32, 32, 3)))
     whole = palix.init_params(palix.PaLIX(config))["tower"]
     assert jax.tree.map(jnp.shape, tower) == jax.tree.map(jnp.shape, whole)
 
 
 def test_a_tower_learns_its_labels(make):
     """Trained on sixteen images again and again, it finds nearly all labels; by chance it would find 1 in 651."""
-    config = tower_with_head(
-        configs.palix("XS", tower={"image_size": (64, 64), "depth": 1}).tower, len(ocr_pretraining.label_names("train"))
-    )
-    model = ViT(config)
+    tower = configs.palix("XS", tower={"image_size": (64, 64), "depth": 1}).tower
+    model = ViT(ocr_pretraining.tower_with_head(tower, len(ocr_pretraining.label_names("train"))))
     batch = next(labelled_batches(make, 16))
     params = start_bias(classification.init_params(model, (1, 64, 64, 3)), 1e-3)
     tx = optim.assemble(optax.scale_by_adam(), 3e-3, clip_norm=1.0)
-    state, history = loop.fit(
-        loop.make_step(labels_loss(model), tx), loop.init_state(params, tx), iter(lambda: batch, None), 120
-    )
+    step, state = loop.make_step(labels_loss(model), tx), loop.init_state(params, tx)
+    _, history = loop.fit(step, state, iter(lambda: batch, None), 120)
     assert history["found"][0] < 0.1 and history["found"][-1] > 0.9 and history["loss"][-1] < 0.2 * history["loss"][0]
-    assert ocr_pretraining.KINDS == ("words", "thing", "scene") and int(state.step) == 120
 
 
-def test_a_tower_with_another_grid_raises(make):
+def test_bad_input_is_refused(make):
     with pytest.raises(ValueError, match=r"The tower has \(4, 4\) patches, the labels \(8, 8\)"):
         ocr_pretraining.pretrain(configs.palix("XS").tower, make, steps=1, batch_size=2, peak=1e-3)
+    for kinds in ((), ("words", "letters")):
+        with pytest.raises(ValueError, match="Kinds of images are words, thing, scene"):
+            labelled_builder("train", kinds)

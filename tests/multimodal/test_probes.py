@@ -1,5 +1,7 @@
 """kitlib.multimodal.probes: what can be read from features whose content is known, and from the released model's."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pandas as pd
@@ -11,11 +13,13 @@ from kitlib.models import palix
 from kitlib.multimodal import frozen_tower, probes, stages
 from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.ocr_pretraining import letters
-from kitlib.multimodal.prompts import Example
 
 pytestmark = pytest.mark.slow
 
-TOWER = configs.palix("S").tower
+
+def seen(features):
+    """In place of a `Tower`: features that are a function of the image."""
+    return SimpleNamespace(config=configs.palix("S").tower, features=features)
 
 
 def test_a_probe_answers_what_is_linear():
@@ -26,24 +30,11 @@ def test_a_probe_answers_what_is_linear():
     assert (answers == labels[30:]).all()
 
 
-class Seen:
-    """In place of a `Tower`: features that are a function of the image."""
-
-    config = TOWER
-
-    def __init__(self, make):
-        self.make = make
-
-    def features(self, images):
-        return self.make(images)
-
-
 def test_a_tower_that_shows_nothing_names_and_reads_nothing():
     """All patches have the same vector, so a probe answers with one class."""
-    nothing = Seen(lambda images: np.zeros((len(images), 64, 4), np.float16))
+    nothing = seen(lambda images: np.zeros((len(images), 64, 4), np.float16))
     table = probes.named_by_style(nothing, views=1)
-    assert list(table["style"]) == list(emoji_styles.STYLES)
-    assert dict(zip(table["style"], table["taught"], strict=True))["twemoji"] == False  # noqa: E712
+    assert list(table["style"]) == list(emoji_styles.STYLES) and not table.set_index("style")["taught"]["twemoji"]
     assert (table["right"] < 0.02).all() and (table["low"] <= table["right"]).all()
     read = probes.read_by_size(nothing, words=60, tested=20)
     assert (read["letters"] < 0.3).all() and (read["words"] < 0.1).all() and (read["n"] > 5).all()
@@ -57,8 +48,8 @@ def test_letters_that_the_features_spell_are_read(monkeypatch):
     """
     spelled, shown = probes.rendered_text.spelled, {}
 
-    def remembered(words, rng, side, sizes):
-        image, text, boxes = spelled(words, rng, side, sizes)
+    def remembered(*args):
+        image, text, boxes = spelled(*args)
         shown[image.tobytes()] = text, boxes
         return image, text, boxes
 
@@ -72,47 +63,28 @@ def test_letters_that_the_features_spell_are_read(monkeypatch):
 
     monkeypatch.setattr(probes.rendered_text, "spelled", remembered)
     monkeypatch.setattr(probes, "SIZES", (16, 20))
-    table = probes.read_by_size(Seen(known), words=1500, tested=60)
+    table = probes.read_by_size(seen(known), words=1500, tested=60)
     assert (table["letters"] > 0.85).all() and (table["words"] > 0.6).all()
 
 
-# --- positions ---
-
-WORDS = tokenizer.multilingual()
-
-
 def small(positions: bool):
-    config = configs.palix(
-        "XS",
-        tower={"image_size": (64, 64), "depth": 1},
-        text={"vocab_size": WORDS.vocab_size, "num_encoder_layers": 1, "num_decoder_layers": 1},
-        visual_positions=positions,
-    )
-    return palix.PaLIX(config), palix.init_params(palix.PaLIX(config))
+    tower = {"image_size": (64, 64), "depth": 1}
+    text = {"vocab_size": tokenizer.multilingual().vocab_size, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    model = palix.PaLIX(configs.palix("XS", tower=tower, text=text, visual_positions=positions))
+    return model, palix.init_params(model)
 
 
-@pytest.fixture(scope="module")
-def asked() -> list[Example]:
-    return kit_tasks()["finding"].examples(60)
-
-
-def test_rows_and_columns_after_the_projection_can_be_read_from_the_encoder(asked):
+def test_rows_and_columns_after_the_projection_can_be_read_from_the_encoder():
     """With the tower's own positions set to zero, its output does not tell a patch; N(0, 1) tables after it do."""
-    shares = {}
+    shares, asked = {}, kit_tasks()["finding"].examples(60)
     for positions in (True, False):
         model, params = small(positions)
         tower = params["tower"] | {"pos_embedding": np.zeros_like(params["tower"]["pos_embedding"])}
         shares[positions] = probes.told_patches(model, params | {"tower": tower}, asked, fitted=40)
     assert shares[True]["tower"] == shares[False]["tower"] < 0.15
     assert shares[True]["encoder"] > 0.9 > 0.3 > shares[False]["encoder"]
-
-
-def test_too_few_examples_raise(asked):
-    with pytest.raises(ValueError, match=r"Got 41 examples; expected at least 42, 40 of them to fit to\."):
-        probes.told_patches(*small(True), asked[:41], fitted=40)
-
-
-# --- the released tower ---
+    with pytest.raises(ValueError, match="41 examples; expected at least 42"):
+        probes.told_patches(model, params, asked[:41], fitted=40)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,6 @@ def test_names_that_lead_elsewhere_are_refused(part):
         public_files.picture_path("folder", "val2017", part)
 
 
-def test_plain_names_stay_in_the_folder(tmp_path):
-    path = public_files.picture_path(tmp_path, "val2017", "000000000139.jpg")
-    assert path == tmp_path / "val2017" / "000000000139.jpg" and path.is_relative_to(tmp_path)
-
-
 def test_boxes_as_shares_by_hand():
     # 10, 20 to 40, 60 in an image 100 wide and 80 high: y 20/80 to 60/80, x 10/100 to 40/100.
     found = public_files.shares_of([{"bbox": [10, 20, 30, 40]}], {"id": 1, "height": 80, "width": 100})

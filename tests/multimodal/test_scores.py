@@ -2,16 +2,9 @@
 
 import numpy as np
 
+from kitlib.multimodal import scores
 from kitlib.multimodal.prompts import Example
-from kitlib.multimodal.scores import (
-    anls_values,
-    ap50,
-    exact_matches,
-    last_names,
-    last_words,
-    letter_similarity,
-    within_one,
-)
+from kitlib.multimodal.scores import ap50, exact_matches, letter_similarity
 
 IMAGE = np.zeros((1, 64, 64, 3), np.uint8)
 THREE = [Example(IMAGE, f"which {i}?", ((f"answer {i}", True),), "vqa") for i in range(3)]
@@ -28,30 +21,30 @@ def test_exact_match_and_letters():
     assert exact_matches(predictions, THREE).tolist() == [1, 0, 0]
     np.testing.assert_allclose(letter_similarity(predictions, THREE), [1, 1 - 1 / 8, 1 - 4 / 8])
     assert letter_similarity([""] * 3, THREE).tolist() == [0, 0, 0]
-    np.testing.assert_allclose(anls_values(predictions, THREE), [1, 1 - 1 / 8, 0])
+    np.testing.assert_allclose(scores.anls_values(predictions, THREE), [1, 1 - 1 / 8, 0])
 
 
 def test_last_names():
     """Only what is behind the last " ; " counts, so a wrong first name does not matter; case does not either."""
     target = [Example(IMAGE, "what is this? first in en", (("dog ; chien", True),), "vqa")]
-    for text, value in (("dog ; chien", 1), ("cat ; Chien", 1), ("chien", 1), ("dog ; chat", 0), ("dog", 0), ("", 0)):
-        assert last_names([text], target).tolist() == [value]
+    texts = {"dog ; chien": 1, "cat ; Chien": 1, "chien": 1, "dog ; chat": 0, "dog": 0, "": 0}
+    assert scores.last_names(list(texts), target * 6).tolist() == list(texts.values())
 
 
 def test_last_words():
     """Whatever stands before the last word, and nothing for an empty text."""
     target = [Example(IMAGE, "what is this? first in en", (("dog dax ; red cat zug ; dog dax", True),), "episodic_vqa")]
     for text, value in (("dog dax", 1), ("cat dax", 1), ("dax ", 1), ("dog zug", 0), ("dax ; dog", 0), ("", 0)):
-        assert last_words([text], target).tolist() == [value]
+        assert scores.last_words([text], target).tolist() == [value]
 
 
 def test_within_one():
     target = [Example(IMAGE, "how many: dog?", (("3", True),), "vqa")]
     for text, value in (("3", 1), ("2", 1), ("4", 1), ("5", 0), ("1", 0), ("three", 0), ("", 0), ("-3", 0), ("3 ", 0)):
-        assert within_one([text], target).tolist() == [value]
+        assert scores.within_one([text], target).tolist() == [value]
     target = [Example(IMAGE, "how many: dog? first where", (("1 2 ; 4 4 ; 2", True),), "vqa")]
     for text, value in (("1 2 ; 4 4 ; 7 7 ; 3", 1), ("1 2 ; 4", 0), ("2", 1), ("1 2 ; 4 4", 0)):
-        assert within_one([text], target).tolist() == [value]
+        assert scores.within_one([text], target).tolist() == [value]
 
 
 def test_ap50_by_hand():

@@ -17,9 +17,6 @@ def seen(boxes) -> showcase.Seen:
     return showcase.Seen(RED, {}, np.array(boxes, float).reshape(-1, 4), ["cat"] * len(boxes), "", "", "")
 
 
-# --- reading ---
-
-
 def test_a_wide_picture_is_padded_and_not_stretched(tmp_path):
     """20 x 10 red pixels become 64 x 32 in the middle of 64 x 64; above and below is white."""
     Image.new("RGB", (20, 10), (200, 30, 30)).save(tmp_path / "wide.png")
@@ -38,11 +35,6 @@ def test_a_long_narrow_picture_keeps_at_least_a_pixel(tmp_path, size):
     assert lines.sum() == 1 and (found[~lines] if size[0] > size[1] else found[:, ~lines]).min() == 255
 
 
-def test_what_is_transparent_becomes_white(tmp_path):
-    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (showcase.read_picture(tmp_path / "clear.png", 16) == 255).all()
-
-
 def test_a_photograph_is_turned_upright(tmp_path):
     """EXIF orientation 6: the camera was turned, so the stored top is the right side of the picture."""
     stored = Image.fromarray(np.concatenate([np.zeros((4, 8, 3)), np.full((4, 8, 3), 255)]).astype(np.uint8))
@@ -53,23 +45,15 @@ def test_a_photograph_is_turned_upright(tmp_path):
     assert found[:, 5:].mean() < 40 and found[:, :3].mean() > 215
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", "cut"])
-def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path, content):
-    path = tmp_path / "odd.png"
-    if content == "cut":
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(path)
-        content = path.read_bytes()[:-300]
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"odd\.png is not a picture that can be read .*PNG, JPEG or WebP"):
+def test_missing_empty_and_cut_files_are_refused_by_name(tmp_path):
+    path, whole = tmp_path / "odd.png", tmp_path / "whole.png"
+    with pytest.raises(FileNotFoundError, match=r"odd\.png is missing: give the path"):
         showcase.read_picture(path)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.png is missing: give the path of a picture"):
-        showcase.read_picture(tmp_path / "none.png")
-
-
-# --- asking ---
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(whole)
+    for content in (b"", whole.read_bytes()[:-300]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"odd\.png is not a picture .*PNG, JPEG or WebP"):
+            showcase.read_picture(path)
 
 
 @pytest.fixture
@@ -77,22 +61,20 @@ def model():
     return palix.PaLIX(configs.palix("XS", tower={"image_size": (64, 64)}))
 
 
-@pytest.mark.parametrize("image", [RED[:32], RED[..., 0], RED / 255.0, RED[None], "dog.png", None])
-def test_pictures_of_another_size_or_type_are_refused(model, image):
-    with pytest.raises(ValueError, match=r"expected uint8\[64, 64, 3\].*read_picture\(path, 64\)"):
-        showcase.ask_about(model, {}, image)
+def writes(monkeypatch, answers) -> list:
+    """The model writes `answers(examples)`; returns the examples that it is asked."""
+    asked = []
+    monkeypatch.setattr(showcase, "generated_texts", lambda _, __, e, **more: asked.extend(e) or answers(e))
+    return asked
 
 
 def test_the_name_it_gives_is_what_it_is_asked_to_find_and_to_count(monkeypatch, model):
-    asked = []
-
-    def answers(model, params, examples, **options):
-        asked.extend(examples)
+    def answers(examples):
         if len(examples) == len(captioned.LANGUAGES):
             return [f"cat {language}" for language in captioned.LANGUAGES]
-        return ["3 6 15 18 cat en ; 0 0 9 9 noise ; 7 8", "3", "blue"][: len(examples)]
+        return ["3 6 15 18 cat en ; 0 0 9 9 noise ; 7 8", "3", "blue"]
 
-    monkeypatch.setattr(showcase, "generated_texts", answers)
+    asked = writes(monkeypatch, answers)
     found = showcase.ask_about(model, {}, RED, question="what color is it?")
     prompts = [example.prompt for example in asked]
     assert len(prompts) == 16 + 3 and all((example.images[0] == RED).all() for example in asked)
@@ -107,13 +89,7 @@ def test_the_name_it_gives_is_what_it_is_asked_to_find_and_to_count(monkeypatch,
 @pytest.mark.parametrize("written", ["a <extra_id_0> cat", "\N{OM SYMBOL}" * 99, "<extra_id_0>"])
 def test_whatever_it_names_can_be_asked_for(monkeypatch, model, written):
     """A sentinel would stand for the answer, and a name of 99 letters in three bytes each would fill the prompt."""
-    asked = []
-
-    def answers(model, params, examples, **options):
-        asked.extend(examples)
-        return [written] * len(examples)
-
-    monkeypatch.setattr(showcase, "generated_texts", answers)
+    asked = writes(monkeypatch, lambda examples: [written] * len(examples))
     showcase.ask_about(model, {}, RED)
     assert "<extra" not in asked[16].prompt + asked[17].prompt and len(asked[16].prompt) > len("detect ")
     lengths = [len(batching.prompt_tokens(example, tokenizer.multilingual())[0]) for example in asked[16:]]
@@ -121,29 +97,27 @@ def test_whatever_it_names_can_be_asked_for(monkeypatch, model, written):
 
 
 def test_nothing_written_and_no_question(monkeypatch, model):
-    monkeypatch.setattr(showcase, "generated_texts", lambda model, params, examples, **more: [""] * len(examples))
+    writes(monkeypatch, lambda examples: [""] * len(examples))
     found = showcase.ask_about(model, {}, RED)
     assert found.boxes.shape == (0, 4) and found.names == [] and found.answer == ""
 
 
 @pytest.mark.slow
 def test_any_model_gives_texts_for_everything():
-    config = configs.palix(
-        "XS", tower={"image_size": (64, 64)}, text={"vocab_size": tokenizer.multilingual().vocab_size}
-    )
-    model = palix.PaLIX(config)
+    text = {"vocab_size": tokenizer.multilingual().vocab_size}
+    model = palix.PaLIX(configs.palix("XS", tower={"image_size": (64, 64)}, text=text))
     found = showcase.ask_about(model, palix.init_params(model), RED, question="what is this?")
     assert set(found.captions) == set(captioned.LANGUAGES)
     assert all(isinstance(text, str) for text in (*found.captions.values(), found.count, found.answer))
 
 
-def test_a_question_that_is_too_long(monkeypatch, model):
-    monkeypatch.setattr(showcase, "generated_texts", lambda model, params, examples, **more: ["cat"] * len(examples))
+def test_bad_input_is_refused(monkeypatch, model):
+    writes(monkeypatch, lambda examples: ["cat"] * len(examples))
+    for image in (RED[:32], RED[..., 0], RED / 255.0, "dog.png", None):
+        with pytest.raises(ValueError, match=r"expected uint8\[64, 64, 3\].*read_picture\(path, 64\)"):
+            showcase.ask_about(model, {}, image)
     with pytest.raises(ValueError, match=r"The question has \d+ tokens, at most 64 fit"):
         showcase.ask_about(model, {}, RED, question="is it red? " * 40)
-
-
-# --- drawing ---
 
 
 def test_frames_are_where_the_boxes_are():
@@ -158,8 +132,8 @@ def test_frames_are_where_the_boxes_are():
     assert changed.sum() == 4 * 85 + 4 * 83 and not changed[:85].any() and not changed[87:169, 87:169].any()
 
 
-def test_boxes_without_area_and_at_the_border_are_drawn_or_left_out():
-    assert (showcase.with_boxes(seen([[0.5, 0.5, 0.5, 0.5]])) == RED[0, 0]).all()
+def test_boxes_without_area_and_at_the_border():
+    for boxes in ([], [[0.5, 0.5, 0.5, 0.5]]):
+        assert (showcase.with_boxes(seen(boxes)) == RED[0, 0]).all()
     drawn = showcase.with_boxes(seen([[0, 0, 1, 1]]))
     assert (drawn[0] == 255).all() and (drawn[-1] == 255).all()
-    assert (showcase.with_boxes(seen([])) == RED[0, 0]).all()

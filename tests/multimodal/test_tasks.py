@@ -20,9 +20,7 @@ THREE = [
 ]
 
 
-def boxed(*objects) -> Example:
-    """A detection example whose target is these objects, each given as text."""
-    return Example(THREE[0].images, "detect", ((" ; ".join(objects), True),), "detection")
+BOXED = Example(THREE[0].images, "detect", (("0 0 500 500 dog", True),), "detection")
 
 
 def test_blind_images_are_grey_and_shuffled_images_are_the_next_ones():
@@ -43,9 +41,7 @@ def test_intervals_of_means_and_of_whole_sets():
     # Wilson, z = 1.96, z^2 = 3.8415: (p + z^2 / 2n ± z sqrt(p (1 - p) / n + (z / 2n)^2)) / (1 + z^2 / n)
     # = (0.6667 + 0.6402 ± 1.96 sqrt(0.0741 + 0.1067)) / 2.2805 = 0.5731 ± 0.3654
     np.testing.assert_allclose((score, low, high), (2 / 3, 0.5731 - 0.3654, 0.5731 + 0.3654), atol=1e-4)
-    truth = [boxed("0 0 500 500 dog")] * 4
-    predictions = ["0 0 500 500 dog"] * 2 + [""] * 2
-    score, low, high = Task("", None, ap50).interval(predictions, truth)
+    score, low, high = Task("", None, ap50).interval([BOXED.answer] * 2 + [""] * 2, [BOXED] * 4)
     assert 0 <= low < score < high <= 1
 
 
@@ -57,31 +53,23 @@ def test_drawn_examples_have_a_generator_each():
 
 @pytest.fixture(scope="module")
 def model():
-    config = configs.palix(
-        "XS", tower={"image_size": (64, 64)}, text={"vocab_size": tokenizer.multilingual().vocab_size}
-    )
-    return palix.PaLIX(config), palix.init_params(palix.PaLIX(config))
-
-
-def colours(count: int, seed: int) -> list[Example]:
-    return THREE[:count]
+    text = {"vocab_size": tokenizer.multilingual().vocab_size}
+    model = palix.PaLIX(configs.palix("XS", tower={"image_size": (64, 64)}, text=text))
+    return model, palix.init_params(model)
 
 
 def test_a_scorecard(model):
     tasks = [
-        Task("colours", None, exact_matches, choose=colours),
-        Task("boxes", lambda rng: boxed("0 0 500 500 dog"), ap50, "AP50"),
+        Task("colours", None, exact_matches, choose=lambda count, seed: THREE[:count]),
+        Task("boxes", lambda rng: BOXED, ap50, "AP50"),
     ]
     table = scorecard(*model, tasks, count=3)
     assert list(table.columns) == ["task", "unit", "n", "score", "low", "high", "blind", "shuffled"]
     assert table["task"].tolist() == ["colours", "boxes"] and table["n"].tolist() == [3, 3]
     assert table["unit"].tolist() == ["exact match", "AP50"]
     assert ((table["low"] <= table["score"]) & (table["score"] <= table["high"])).all()
-
-
-def test_a_scorecard_without_examples_raises(model):
     with pytest.raises(ValueError, match="There are no examples"):
-        scorecard(*model, [Task("colours", None, exact_matches, choose=colours)], count=0)
+        scorecard(*model, tasks[:1], count=0)
 
 
 def test_a_control_is_scored_on_its_own_pictures(monkeypatch):

@@ -31,9 +31,11 @@ MOE = configs.MoEConfig(num_experts=4, num_selected=2, noise_std=0.0, load_weigh
 DROPLESS = MOE.replace(dispatch="dropless", capacity_factor=None, expert_parallel="shard_map")
 TINY = configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10, pool="gap")
 SPARSE = TINY.replace(moe=MOE, moe_blocks=(1,))
+WRITTEN = SPARSE.replace(moe=MOE.replace(expert_parallel="shard_map"))
 TEXT = {"vocab_size": 64, "num_encoder_layers": 2, "num_decoder_layers": 2}
 ENCODER_MOE = configs.T5_ENCODER_MOE.replace(num_experts=4, group_size=24)  # 2 texts of 12 tokens
 DECODER_MOE = configs.T5_DECODER_MOE.replace(num_experts=4, group_size=12)  # 2 targets of 6
+SPARSE_TEXT = {"moe": ENCODER_MOE, "moe_layers": (1,), "decoder_moe": DECODER_MOE, "decoder_moe_layers": (1,)}
 CASES = {
     "ViT": (TINY, SPREAD, 1),
     "ViT, accumulated": (TINY, {"data": 4, "fsdp": 2}, 2),
@@ -41,8 +43,8 @@ CASES = {
     "V-MoE": (SPARSE, EXPERTS, 1),
     "V-MoE, tensor": (SPARSE, EXPERTS_TOO, 1),
     "V-MoE, accumulated": (SPARSE.replace(moe=MOE.replace(group_size=16)), {"data": 4, "expert": 2}, 2),
-    "V-MoE, shard_map": (SPARSE.replace(moe=MOE.replace(expert_parallel="shard_map")), EXPERTS, 1),
-    "V-MoE, shard_map, tensor": (SPARSE.replace(moe=MOE.replace(expert_parallel="shard_map")), EXPERTS_TOO, 1),
+    "V-MoE, shard_map": (WRITTEN, EXPERTS, 1),
+    "V-MoE, shard_map, tensor": (WRITTEN, EXPERTS_TOO, 1),
     "V-MoE, dropless": (SPARSE.replace(moe=DROPLESS), EXPERTS, 1),
     "V-MoE, dropless, tensor": (SPARSE.replace(moe=DROPLESS.replace(renormalize=True)), EXPERTS_TOO, 1),
     "E3, dropless": (SPARSE.replace(moe=DROPLESS, e3=configs.E3Config(2)), EXPERTS, 1),
@@ -50,11 +52,7 @@ CASES = {
     "E3": (SPARSE.replace(e3=configs.E3Config(2)), EXPERTS, 1),
     "BatchEnsemble": (TINY.replace(batch_ensemble=configs.BatchEnsembleConfig((1,), 2)), SPREAD, 1),
     "T5": (configs.t5("tiny", **TEXT), SPREAD, 1),
-    "T5-MoE": (
-        configs.t5("tiny", **TEXT, moe=ENCODER_MOE, moe_layers=(1,), decoder_moe=DECODER_MOE, decoder_moe_layers=(1,)),
-        EXPERTS_TOO,
-        1,
-    ),
+    "T5-MoE": (configs.t5("tiny", **TEXT, **SPARSE_TEXT), EXPERTS_TOO, 1),
     "PaLI-X": (configs.palix("XS", text={"vocab_size": 64}), SPREAD, 1),
 }
 ON_TWO_PROCESSES = ("ViT", "V-MoE", "V-MoE, shard_map", "E3", "T5-MoE", "PaLI-X")  # the axes cross processes

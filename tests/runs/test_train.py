@@ -14,7 +14,7 @@ from kitlib.models import t5
 from kitlib.models.vit import ViT
 from kitlib.moe import routing
 from kitlib.runs import recipes, train
-from kitlib.training import checkpoints, classification, loop
+from kitlib.training import checkpoints, classification
 
 TINY = dataclasses.replace(
     recipes.named("vit"), model=configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=10, depth=1),
@@ -26,43 +26,8 @@ def test_a_run_learns_evaluates_and_writes_its_curve(tmp_path):
     state, history = train.make(TINY).fit(tmp_path / "run", evaluate_every=12, check_every=6)
     assert int(state.step) == 24 and history["loss"][-4:].mean() < 0.8 * history["loss"][:4].mean()
     table = pd.read_csv(tmp_path / "run" / "metrics.csv").pivot(index="step", columns="name", values="value")
-    assert list(table.index) == [6, 12, 18, 24]
     assert table["eval/accuracy"].notna().to_dict() == {6: False, 12: True, 18: False, 24: True}
     assert table["eval/accuracy"][24] > 0.15  # ten classes
-
-
-def test_a_run_that_stops_goes_on_and_ends_the_same(tmp_path, monkeypatch):
-    whole, _ = train.make(TINY).fit(tmp_path / "whole", save_every=8)
-
-    class Stop(Exception):
-        pass
-
-    def stopping(step):
-        def stopped(state, batch):
-            if int(state.step) == 11:
-                raise Stop
-            return step(state, batch)
-
-        return stopped
-
-    make_step = loop.make_step
-    monkeypatch.setattr(loop, "make_step", lambda *args, **kwargs: stopping(make_step(*args, **kwargs)))
-    with pytest.raises(Stop):
-        train.make(TINY).fit(tmp_path / "stopped", save_every=8)
-    monkeypatch.undo()
-    again, history = train.make(TINY).fit(tmp_path / "stopped", save_every=8)
-    assert len(history["loss"]) == 24
-    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
-
-
-def test_another_recipe_does_not_go_on_in_the_same_folder(tmp_path):
-    short = dataclasses.replace(TINY, steps=6)
-    train.make(short).fit(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"another recipe: seed=0.*, now seed=1.* name another folder"):
-        train.make(dataclasses.replace(short, seed=1)).fit(tmp_path / "run")
-    wider = dataclasses.replace(short, model=short.model.replace(mlp_dim=300))
-    with pytest.raises(ValueError, match=r"another recipe: .*, now .*mlp_dim=300"):  # not the shapes of its arrays
-        train.make(wider).fit(tmp_path / "run")
 
 
 def test_a_folder_in_use_is_left_as_it_is(tmp_path):
@@ -94,20 +59,11 @@ def test_the_newest_evaluation(tmp_path):
     assert train.last_evaluation(tmp_path) == {}
 
 
-@pytest.mark.parametrize(
-    ("changes", "axes", "message"),
-    [
-        ({}, {"data": 2}, "mesh data=2 has 2 devices, here is 1"),
-        (
-            {"batch_size": 30, "accumulate": 4},
-            None,
-            "A batch of 30 does not divide .* 4 parts of acc",
-        ),
-    ],
-)
-def test_meshes_and_batches_that_do_not_fit(changes, axes, message):
-    with pytest.raises(ValueError, match=message):
-        train.make(dataclasses.replace(TINY, **changes), axes)
+def test_meshes_and_batches_that_do_not_fit():
+    with pytest.raises(ValueError, match="mesh data=2 has 2 devices, here is 1"):
+        train.make(TINY, {"data": 2})
+    with pytest.raises(ValueError, match=r"A batch of 30 does not divide .* 4 parts of acc"):
+        train.make(dataclasses.replace(TINY, batch_size=30, accumulate=4))
 
 
 @pytest.mark.parametrize("name", recipes.NAMES)
@@ -121,14 +77,6 @@ def test_sizes_of_every_run_without_computing_anything(name):
     moments = 2.0 if name in ("vit", "vmoe", "e3") else 1.0
     assert sizes["GB of optimiser state per device"] / sizes["GB of parameters per device"] <= moments + 0.001
     assert sizes["GFLOP per step"] > 6e-9 * run.recipe.batch_size * sizes["parameters"] * 0.2
-
-
-def test_the_optimizer_of_a_recipe():
-    tx = train.optimizer(dataclasses.replace(TINY, optimizer="adafactor", schedule="rsqrt"))
-    assert tx.init({"a": np.ones(3, np.float32)}) is not None
-
-
-# Routing, by arithmetic
 
 
 def sparse(batch=32, accumulate=1, members=None, **moe):
@@ -153,13 +101,8 @@ def dropped(batch, kind):
     with jax.set_mesh(devices):
         return float(jax.jit(measured)(mesh.global_batch(devices, np.ones((batch, 28, 28, 1), np.float32))))
 """
-KINDS = [
-    {},
-    {"group_size": 16},
-    {"group_size": 12},
-    {"group_size": 5},
-    {"group_size": 6, "capacity": 2, "capacity_factor": None},
-]
+KINDS = [{}, {"group_size": 16}, {"group_size": 12}, {"group_size": 5}]
+KINDS += [{"group_size": 6, "capacity": 2, "capacity_factor": None}]
 
 
 @pytest.mark.slow
@@ -239,25 +182,22 @@ def test_every_mixture_of_a_model_has_a_row_and_dense_models_have_none():
     assert (row["option"], row["tokens per group"]) == ("--model.text.decoder-moe", 32 * 56)
 
 
-@pytest.mark.parametrize("name", ["vit", "t5"])
-def test_initial_parameters_are_those_of_the_model(name):
-    recipe = recipes.named(name)
-    make = {
-        "vit": lambda c: classification.init_params(ViT(c), (1, 28, 28, 1)),
-        "t5": lambda c: t5.init_params(t5.T5(c)),
-    }
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(train.make(recipe).make_params)(), make[name](recipe.model))
+def test_initial_parameters_are_those_of_the_model():
+    vision, text = recipes.named("vit"), recipes.named("t5")
+    expected = classification.init_params(ViT(vision.model), (1, 28, 28, 1)), t5.init_params(t5.T5(text.model))
+    for recipe, params in zip((vision, text), expected, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(train.make(recipe).make_params)(), params)
 
 
 def test_experts_that_do_not_divide_are_refused():
     code = """
 from kitlib.runs import recipes, train
 import dataclasses
+recipe = dataclasses.replace(recipes.named("vmoe"), batch_size=96)
 for way in ("constraints", "shard_map"):
-    recipe = dataclasses.replace(recipes.named("vmoe"), batch_size=96)
-    recipe = dataclasses.replace(recipe, model=recipe.model.replace(moe=recipe.model.moe.replace(expert_parallel=way)))
+    moe = recipe.model.moe.replace(expert_parallel=way)
     try:
-        train.make(recipe, {"expert": 6})
+        train.make(dataclasses.replace(recipe, model=recipe.model.replace(moe=moe)), {"expert": 6})
     except ValueError as error:
         found[way] = str(error)
 """

@@ -16,15 +16,11 @@ SCRATCH = {0: 6.0, 50: 0.8, 100: 0.6}
 
 def curves(**changes) -> pd.DataFrame:
     arms = {"parent": PARENT, "dense": DENSE, "scratch": SCRATCH} | changes
-    return pd.DataFrame(
-        {
-            "arm": arm, "seed": seed, "extra_steps": step, "extra_cost": step / (50 if arm == "scratch" else 100),
-            "loss": loss + 0.01 * seed * (arm == "scratch") + 0.1 * seed,
-        }
-        for arm, points in arms.items()
-        for seed in range(4)
-        for step, loss in points.items()
-    )  # fmt: skip
+    rows = [
+        (arm, seed, step, step / (50 if arm == "scratch" else 100), x + 0.01 * seed * (arm == "scratch") + 0.1 * seed)
+        for arm, points in arms.items() for seed in range(4) for step, x in points.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["arm", "seed", "extra_steps", "extra_cost", "loss"])
 
 
 def test_an_open_gate_by_hand():
@@ -50,26 +46,6 @@ def test_the_gate_of_a_real_parent_by_hand():
     # After 99 steps the dense blocks have 1.01.
     assert gate.at_steps.gain.mean == gate.at_cost.gain.mean == pytest.approx(0.1)
     assert gates.arms_of("recall") == gates.arms_of("text") != gates.arms_of("real")
-
-
-def test_trials_are_read_from_one_table_or_two(monkeypatch):
-    rows = {"parents": {"peak 0.1": 3.0, "peak 0.2": 2.0}, "tuning": {"dense: peak 0.1": 1.0, "dense: peak 0.2": 1.5}}
-    made = {
-        f"{task}_{table}": pd.DataFrame(
-            {"arm": arm, "seed": 100, "extra_steps": step, "loss": loss + 10 - step}
-            for arm, loss in rows[table].items()
-            for step in (0, 10)
-        )
-        for task, table in (("recall", "parents"), ("recall", "tuning"), ("real", "tuning"))
-    }
-    monkeypatch.setattr(gates.tables, "read_table", lambda paper, name: made[name])
-    found = gates.trial_scores("recall")
-    assert found.to_dict("list") == {
-        "kind": ["parent", "parent", "dense", "dense"], "trial": ["peak 0.1", "peak 0.2"] * 2,
-        "loss": [3.0, 2.0, 1.0, 1.5], "best": [False, True, True, False],
-    }  # fmt: skip
-    assert gates.trial_scores("real")["kind"].tolist() == ["dense", "dense"]
-    assert gates.best("recall", "parent") == "peak 0.2"
 
 
 def test_each_condition_closes_it():

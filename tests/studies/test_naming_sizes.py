@@ -3,7 +3,7 @@
 import pytest
 
 from kitlib.models import flops
-from kitlib.studies import naming, naming_sizes, tables
+from kitlib.studies import naming, naming_sizes
 from kitlib.upcycling import surgery
 
 ARMS = naming_sizes.studies()["naming_sizes"].arms
@@ -29,24 +29,3 @@ def test_the_same_blocks_are_trunk(width):
     one, two = flops.vit_forward_flops(vmoe), flops.vit_forward_flops(e3)
     twice = one["projections"] / 4 + one["attention"] / 4 + one["experts"] + one["head"]
     assert sum(two.values()) == sum(one.values()) + twice
-
-
-def test_trials_are_six_rates_of_what_was_not_tuned_before():
-    trials = naming_sizes.studies()["naming_sizes_tuning"]
-    assert len(trials.arms) == 2 * len(naming_sizes.KINDS) * len(naming.PEAKS)
-    for width in (8, 32):
-        for kind, arm in naming_sizes.kinds(width).items():
-            name = f"{kind}, width {width}"
-            tried = {trial.peak for label, trial in trials.arms.items() if label.startswith(f"{name}: ")}
-            assert tried == set(naming.PEAKS) and arm.peak == naming_sizes.CHOSEN[width][kind]
-    assert trials.first_seed not in range(naming_sizes.studies()["naming_sizes"].seeds)
-
-
-@pytest.mark.parametrize("width", [8, 32])
-@pytest.mark.parametrize("kind", naming_sizes.KINDS)
-def test_the_chosen_rates_are_the_best_trials(kind, width):
-    scores = tables.final(tables.read_table("ensembles", "naming_sizes_tuning"), "loss").iloc[0]
-    own = {peak: scores[f"{kind}, width {width}: peak {peak:g}"] for peak in naming.PEAKS}
-    chosen = min(own, key=own.get)
-    assert chosen == naming_sizes.CHOSEN[width][kind]
-    assert min(naming.PEAKS) < chosen < max(naming.PEAKS)

@@ -13,17 +13,6 @@ WORDS = tokenizer.multilingual()
 PHASES = {phase for _, arms in questions().values() for arm in arms.values() for phase in arm.phases}
 
 
-def test_the_studies_have_different_arms():
-    """Thirteen of this module; three of `palix_sizes` and one of `palix_rare`. Trials of rates have one seed."""
-    studies = runner.studies_of("palix")
-    assert len(questions()) == 13
-    assert set(studies) == {*questions(), "sizes_towers_tuning", "sizes_tuning", "sizes", "rare"}
-    assert all(study.seeds >= 5 or name.endswith("_tuning") for name, study in studies.items())
-    for study in studies.values():
-        files = {runner.run_file("palix", study, arm, 0) for arm in study.arms}
-        assert len(files) == len(study.arms)  # no two arms are the same run
-
-
 def test_studies_share_a_run_only_if_they_measure_the_same():
     """A run is stored under its setting, arm and seed alone, so another measure needs another setting."""
     measures = {}

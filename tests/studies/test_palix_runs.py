@@ -1,7 +1,6 @@
 """kitlib.studies.palix_runs: an arm is trained in phases and tested; towers are saved and read again."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,16 +10,7 @@ from kitlib.data import tokenizer
 from kitlib.models import palix
 from kitlib.multimodal import batching
 from kitlib.studies import palix_runs
-from kitlib.studies.palix_runs import (
-    MlpConnector,
-    PaLIXArm,
-    Phase,
-    StageZero,
-    config,
-    loss_of,
-    pretrained_tower,
-    run_arm,
-)
+from kitlib.studies.palix_runs import MlpConnector, PaLIXArm, Phase, StageZero, config, run_arm
 from kitlib.studies.palix_tasks import study_tasks, tasks_of_tests
 
 pytestmark = pytest.mark.slow
@@ -47,9 +37,6 @@ def test_a_small_arm_is_trained_and_gives_its_row(tmp_path, monkeypatch):
     assert set(row) == {"accuracy: how many", "loss: how many"}
     assert 0 <= row["accuracy: how many"] <= 1 and 0 < row["loss: how many"] < 20
     assert len(list(tmp_path.glob("tower-*.npz"))) == 1
-    kept = pretrained_tower(StageZero(steps=2), 0, tmp_path)
-    again = pretrained_tower(StageZero(steps=2), 0, tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, kept, again)
     (repeated,) = run_arm(arm, 0, tmp_path, study_tasks(), tasks_of_tests())
     assert repeated == row
     bare = dataclasses.replace(arm, phases=phases[:1], connector="linear", positions=False, probed=True)
@@ -57,12 +44,6 @@ def test_a_small_arm_is_trained_and_gives_its_row(tmp_path, monkeypatch):
     assert set(probed) == {*row, "patches: tower", "patches: encoder"}
     model, params = palix_runs.trained(bare, 0, tmp_path, study_tasks())
     assert not model.config.visual_positions and "positions" not in params
-
-
-def test_towers_of_other_recipes_and_seeds_have_other_files(tmp_path):
-    recipes = [StageZero(), StageZero("words"), StageZero(width=32), StageZero(steps=5), StageZero(peak=1e-3)]
-    files = {palix_runs.tower_file(recipe, seed, tmp_path) for recipe in recipes for seed in range(2)}
-    assert len(files) == 10
 
 
 def test_widths_change_both_halves_and_no_numbers_of_blocks():
@@ -74,11 +55,13 @@ def test_widths_change_both_halves_and_no_numbers_of_blocks():
     assert other.text == config().text.replace(width=32, mlp_dim=64, num_heads=1)
 
 
-def test_the_mlp_connector_has_two_layers():
+def test_the_mlp_connector_has_two_layers_and_towers_have_their_own_files(tmp_path):
     linear, mlp = palix.PaLIX(config()), MlpConnector(config())
     sizes = [jax.tree.map(np.shape, palix.init_params(model)["projection"]) for model in (linear, mlp)]
     assert sizes[0] == {"kernel": (64, 64), "bias": (64,)}
     assert [layer["kernel"] for layer in sizes[1].values()] == [(64, 256), (256, 64)]
+    recipes = [StageZero(), StageZero("words"), StageZero(width=32), StageZero(steps=5), StageZero(peak=1e-3)]
+    assert len({palix_runs.tower_file(recipe, seed, tmp_path) for recipe in recipes for seed in range(2)}) == 10
 
 
 def test_the_test_loss_is_the_loss_of_the_model():
@@ -86,40 +69,7 @@ def test_the_test_loss_is_the_loss_of_the_model():
     examples = tasks_of_tests()["counting"].examples(6, 0)
     model = palix.PaLIX(config())
     params = palix.init_params(model)
-    got = loss_of(model, params, examples)
+    got = palix_runs.loss_of(model, params, examples)
     batch = batching.to_arrays(examples, WORDS, num_images=1, prompt_length=64, target_length=8)  # more padding
     expected, _ = palix.answer_loss(model)(params, batch, jax.random.key(0))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
-def test_an_arm_decides_how_its_model_is_trained(monkeypatch, tmp_path):
-    made, seeds = [], []
-
-    def step(loss, model, steps, peak, *, warmup, freeze):
-        made.append((type(model), model.visible, model.frozen_tower, peak, freeze))
-        return None, None
-
-    monkeypatch.setattr(palix_runs, "adamw_cosine_step", step)
-    monkeypatch.setattr(palix_runs.palix, "init_params", lambda model, seed: {"tower": "untrained"})
-    monkeypatch.setattr(palix_runs, "pretrained_tower", lambda *_: "trained")
-    monkeypatch.setattr(palix_runs.stages, "at_resolution", lambda params, config, size: (params, config))
-    monkeypatch.setattr(palix_runs, "Mixture", lambda shown, weights, seed: seeds.append(seed))
-    monkeypatch.setattr(palix_runs.mixture_batches, "batches", lambda *_: iter(()))
-    monkeypatch.setattr(palix_runs.loop, "init_state", lambda params, *_: SimpleNamespace(params=params))
-    monkeypatch.setattr(palix_runs.loop, "fit", lambda step, state, *_: (state, {}))
-    phases = tuple(Phase((("counting", 1.0),), 8, frozen=frozen) for frozen in (True, False))
-    arm = PaLIXArm(phases, (), visible="causal", connector="mlp", peak=1e-3)
-    _, params = palix_runs.trained(arm, 3, tmp_path, {})
-    assert params["tower"] == "trained" and seeds == [30, 31]
-    assert made == [(MlpConnector, "causal", True, 1e-3, ("tower/",)), (MlpConnector, "causal", False, 1e-3, ())]
-
-
-@pytest.mark.parametrize(
-    ("name", "kinds"),
-    [("words", {"words"}), ("things", {"thing", "scene"}), ("words and things", {"words", "thing", "scene"})],
-)
-def test_a_tower_is_trained_on_its_images_at_its_rate(monkeypatch, name, kinds):
-    monkeypatch.setattr(palix_runs.ocr_pretraining, "labelled_builder", lambda split, kinds: kinds)
-    monkeypatch.setattr(palix_runs.ocr_pretraining, "pretrain", lambda tower, kinds, **how: (kinds, how))
-    found, how = palix_runs.train_tower(StageZero(name, steps=7, peak=1e-3), 5)
-    assert set(found) == kinds and (how["steps"], how["peak"], how["seed"]) == (7, 1e-3, 5)

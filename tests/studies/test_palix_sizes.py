@@ -1,24 +1,11 @@
 """kitlib.studies.palix_sizes: nine models of the same compute, and trials for each of them."""
 
-import dataclasses
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from kitlib.models import flops
 from kitlib.studies import palix_runs, palix_sizes, tables
-from kitlib.studies.palix_sizes import (
-    CHOSEN,
-    CHOSEN_TOWERS,
-    PEAKS,
-    STEPS,
-    TASKS,
-    TOWER_PEAKS,
-    TOWER_STEPS,
-    WIDTHS,
-    arm,
-)
+from kitlib.studies.palix_sizes import CHOSEN, CHOSEN_TOWERS, PEAKS, STEPS, TASKS, TOWER_PEAKS, TOWER_STEPS, arm
 
 STUDIES = palix_sizes.studies()
 
@@ -53,36 +40,11 @@ def test_the_flops_of_an_example_by_hand():
     assert palix_sizes.example_flops(config, phase) == 2 * tower + 6 * (64 * 64 * d + text)
 
 
-def test_wider_halves_see_fewer_examples():
-    for tower in WIDTHS:
-        steps = [arm(tower, text).phases[0].steps for text in WIDTHS]
-        assert steps == sorted(steps, reverse=True) and len(set(steps)) == 3
-    steps = [arm(width, 64).tower.steps for width in WIDTHS]
-    assert steps == sorted(steps, reverse=True) and steps[0] > 2 * TOWER_STEPS
-
-
-def test_every_rate_is_tried_on_a_seed_that_nothing_is_judged_on():
-    for width in WIDTHS:
-        trials = {
-            one for name, one in STUDIES["sizes_towers_tuning"].arms.items() if name.startswith(f"tower {width}:")
-        }
-        assert {one.tower.peak for one in trials} == set(TOWER_PEAKS) and CHOSEN_TOWERS[width] in TOWER_PEAKS
-    for tower, text in CHOSEN:
-        prefix = f"tower {tower}, text {text}:"
-        trials = {one for name, one in STUDIES["sizes_tuning"].arms.items() if name.startswith(prefix)}
-        assert {one.peak for one in trials} == set(PEAKS) and CHOSEN[tower, text] in PEAKS
-        assert {one.tower for one in trials} == {arm(tower, text).tower}
-    judged = range(STUDIES["sizes"].seeds)
-    assert all(STUDIES[name].first_seed not in judged for name in ("sizes_towers_tuning", "sizes_tuning"))
-
-
 @pytest.mark.parametrize(
     ("table", "chosen", "tried"), [("sizes_towers_tuning", CHOSEN_TOWERS, TOWER_PEAKS), ("sizes_tuning", CHOSEN, PEAKS)]
 )
 def test_the_chosen_rates_are_the_best_of_the_stored_trials_and_at_no_edge(table, chosen, tried):
-    losses = (
-        tables.final(tables.read_table("palix", table), "loss").iloc[0].to_numpy()
-    )  # trials of a model side by side
+    losses = tables.final(tables.read_table("palix", table), "loss").iloc[0].to_numpy()
     best = np.array(tried)[losses.reshape(len(chosen), len(tried)).argmin(axis=1)]
     assert best.tolist() == list(chosen.values()) and min(tried) < min(best) and max(best) < max(tried)
 
@@ -99,19 +61,3 @@ def test_a_trial_and_a_run(tmp_path, monkeypatch):
     assert 5 < trial["loss"] < 15  # an untrained model's, log 4,096 and more
     (tower,) = palix_sizes.run_tower(one, 0, tmp_path)
     assert tower["loss"] > 0
-
-
-def test_trials_are_judged_on_other_examples_and_towers_on_their_last_tenth(monkeypatch, tmp_path):
-    seeds = set()
-    fake = SimpleNamespace(examples=lambda count, seed: seeds.add(seed))
-    monkeypatch.setattr(palix_sizes, "study_tasks", dict)
-    monkeypatch.setattr(palix_sizes, "tasks_of_tests", lambda: dict.fromkeys(TASKS, fake))
-    monkeypatch.setattr(palix_runs, "trained", lambda *_: (None, None))
-    monkeypatch.setattr(palix_runs, "loss_of", lambda *_: 1.0)
-    palix_sizes.run_trial(arm(64, 64), 0, tmp_path)
-    assert seeds == {palix_sizes.SEED + palix_sizes.TUNING_SEED} and palix_sizes.TUNING_SEED != 0
-    losses = np.r_[np.full(90, 9.0), np.full(10, 1.0)]
-    monkeypatch.setattr(palix_runs, "train_tower", lambda *_: ({"kernel": losses}, {"loss": losses}))
-    one = dataclasses.replace(arm(64, 64), tower=palix_runs.StageZero(steps=100))
-    assert palix_sizes.run_tower(one, 0, tmp_path) == [{"loss": 1.0}]
-    assert palix_runs.tower_file(one.tower, 0, tmp_path).is_file()

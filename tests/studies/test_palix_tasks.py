@@ -31,12 +31,9 @@ def test_the_targets_of_every_test_have_a_perfect_score(name):
 def test_tests_of_unseen_examples_are_of_the_test_split():
     train, test = study_tasks("train"), study_tasks("test")
     for name, split, task in (
-        ("counting", train, "counting"),
-        ("easy_vqa", test, "easy_vqa"),
-        ("made_up_words, unseen", test, "made_up_words"),
-        ("asked_naming", train, "asked_naming"),
-        ("asked_easy_vqa", test, "asked_easy_vqa"),
-    ):
+        ("counting", train, "counting"), ("easy_vqa", test, "easy_vqa"), ("asked_naming", train, "asked_naming"),
+        ("made_up_words, unseen", test, "made_up_words"), ("asked_easy_vqa", test, "asked_easy_vqa"),
+    ):  # fmt: skip
         one, other = tasks_of_tests()[name].examples(1, 5)[0], split[task].examples(1, 5)[0]
         np.testing.assert_array_equal(one.images, other.images)
         assert (one.prompt, one.target) == (other.prompt, other.target)
@@ -66,11 +63,6 @@ def test_counted_boxes_by_hand():
     ]
     texts = ["3 3 4 4 dog", "3 3 4 4 cat" + noise, "9 9 9 9 noise ; broken"]
     assert counted_boxes(texts, examples).tolist() == [1, 0, 1]
-
-
-def test_there_are_two_hundred_examples_of_few_counting():
-    drawn = {draw("few_counting", 0, i).images.tobytes() for i in range(600)}
-    assert 150 < len(drawn) <= 200
 
 
 def test_the_mixture_before_counting_has_no_counts():
@@ -116,13 +108,6 @@ def test_questions_about_words_are_about_their_order():
         assert with_text.answer == alone.answer and with_text.answer not in alone.prompt
         pair = [word for word in with_text.prompt.split() if word in palix_tasks.few_words()]
         assert len(pair) == 2 and with_text.answer == pair["last" in alone.prompt]
-
-
-def test_words_to_read_are_few_and_of_one_token():
-    words = palix_tasks.few_words()
-    assert len(words) == 67 and all(len(WORDS.encode(f" {word}")) == 1 for word in words)
-    small = draw("small_word", 0)
-    assert small.images.shape == (1, palix_tasks.SMALL, palix_tasks.SMALL, 3) and small.answer in words
 
 
 def test_bare_prompts_have_no_prefix():

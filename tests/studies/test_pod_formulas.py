@@ -6,8 +6,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from kitlib import configs
+from kitlib.parallel import mesh
 from kitlib.studies import pod_formulas, pod_rows
 from kitlib.studies.pod_formulas import Pod
+from kitlib.training import loop
 
 MOE = configs.MoEConfig(num_experts=8, capacity_factor=1.0, capacity_multiple_of=1)
 VIT = configs.vit("B/16", pool="gap", moe=MOE, moe_blocks=(9, 11))
@@ -41,6 +43,9 @@ def test_the_least_of_all_to_alls_by_hand():
     grouped = VIT.replace(moe=MOE.replace(group_size=392))
     assert pod_formulas.all_to_all_minimum(pod(grouped, {"data": 2, "expert": 8}, 64)) == wanted
     assert pod_formulas.all_to_all_minimum(pod(VIT, {"data": 16}, 64)) == 0.0
+    # In an E3 of two each token has two copies, and the experts as many slots as for twice the tokens.
+    ensemble = VIT.replace(e3=configs.E3Config(2))
+    assert pod_formulas.all_to_all_minimum(pod(ensemble, {"data": 2, "expert": 8}, 64)) == 2 * wanted
 
 
 def test_the_least_of_both_stacks_and_of_embeddings():
@@ -52,17 +57,7 @@ def test_the_least_of_both_stacks_and_of_embeddings():
     assert found == 2 * 2 * 2 * 24 * 64 + 4 * 4 * 4 * 64 * 2
 
 
-def test_an_e3_has_the_slots_of_all_members():
-    config = VIT.replace(e3=configs.E3Config(2))
-    one = pod_formulas.all_to_all_minimum(pod(VIT, {"data": 2, "expert": 8}, 64))
-    # Each token has two copies, and the experts as many slots as for twice the tokens.
-    assert pod_formulas.all_to_all_minimum(pod(config, {"data": 2, "expert": 8}, 64)) == 2 * one
-
-
 def test_memory_traffic_by_hand():
-    from kitlib.parallel import mesh
-    from kitlib.training import loop
-
     params = {"w": jax.ShapeDtypeStruct((8, 8), jnp.float32)}
     state = loop.TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, (), 0)
     specs = loop.TrainState(P(), {"w": P("fsdp")}, (), P())

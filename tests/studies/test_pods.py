@@ -24,9 +24,6 @@ def table():
     return pd.read_csv(files.data_folder() / "results" / "pods.csv")
 
 
-# The stored table
-
-
 def test_the_table_has_every_row_and_column(table):
     assert tuple(table.columns) == pods.COLUMNS
     wanted = [(pod.name, pod.topology) for pod in (*pod_rows.ROWS, *pod_rows.LADDER)]
@@ -41,14 +38,12 @@ def test_the_table_has_every_row_and_column(table):
 def test_every_row_fits_and_was_compiled_within_a_minute_and_6_gib(table):
     assert table.fits.all() and (table.peak_gib < table.hbm_gib).all()
     assert table.compile_seconds.max() <= 60 and table.host_gib.max() <= 6
-
-
-def test_expert_parallelism_moves_the_minimum(table):
-    sparse = table[table.mesh.str.contains("expert")]
-    assert len(sparse) >= 13
-    np.testing.assert_allclose(sparse.all_to_all_mib, sparse.all_to_all_minimum_mib, atol=0.002)
+    assert table.mesh.str.contains("expert").sum() >= 13
     # All other all-to-alls are those of embedding tables.
     np.testing.assert_allclose(table.all_to_all_mib, table.all_to_all_minimum_mib, atol=0.002)
+    peak = np.array([topologies.CHIPS[name.split(":")[0]].flops for name in table.topology])
+    np.testing.assert_allclose(table.mfu, table.flops / (table.chips * peak * table.step_seconds), atol=0.002)
+    assert set(table.bound) <= {"compute", "memory", "interconnect"}
 
 
 def test_fsdp_gathers_what_theory_says(table):
@@ -61,13 +56,11 @@ def test_fsdp_gathers_what_theory_says(table):
         assert row.reduce_mib == pytest.approx(reduced, rel=0.05)
 
 
-def test_mfu_is_what_the_bound_leaves(table):
-    peak = np.array([topologies.CHIPS[name.split(":")[0]].flops for name in table.topology])
-    np.testing.assert_allclose(table.mfu, table.flops / (table.chips * peak * table.step_seconds), atol=0.002)
-    assert set(table.bound) <= {"compute", "memory", "interconnect"}
-
-
-# Making it
+def compiled_by(monkeypatch, compile_step):
+    """The compiler is replaced."""
+    monkeypatch.setattr(topologies, "mesh_of", lambda topology, **axes: mesh.make())
+    monkeypatch.setattr(topologies, "versions", lambda: "jax, libtpu")
+    monkeypatch.setattr(ahead_of_time, "compile_step", compile_step)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +81,7 @@ def test_a_row_of_each_kind(pod, monkeypatch):
         zero = {kind: hlo.Volume() for kind in hlo.KINDS}
         return ahead_of_time.Report(1.0, 2.0, zero | {"all-gather": hlo.Volume(1, 2**20)})
 
-    monkeypatch.setattr(topologies, "mesh_of", lambda topology, **axes: mesh.make())
-    monkeypatch.setattr(topologies, "versions", lambda: "jax, libtpu")
-    monkeypatch.setattr(ahead_of_time, "compile_step", compiled)
+    compiled_by(monkeypatch, compiled)
     row = pods.compile_pod(pod)
     assert set(row) == set(pods.COLUMNS) - {"host_gib"} and row["fits"] and row["all_gather_mib"] == 1.0
     (state, metrics), (given, batch) = seen[0]
@@ -102,9 +93,7 @@ def test_a_row_that_does_not_fit(monkeypatch, capsys):
     def refuse(*_, **__):
         raise ahead_of_time.DoesNotFit("The step does not fit.")
 
-    monkeypatch.setattr(topologies, "mesh_of", lambda topology, **axes: mesh.make())
-    monkeypatch.setattr(topologies, "versions", lambda: "jax, libtpu")
-    monkeypatch.setattr(ahead_of_time, "compile_step", refuse)
+    compiled_by(monkeypatch, refuse)
     row = pods.compile_pod(Pod("image", TINY, "v5e:2x2", {"expert": 4}, 8, "adamw"))
     assert row["fits"] is False and "peak_gib" not in row
     assert "image on v5e:2x2: The step does not fit." in capsys.readouterr().err
@@ -135,21 +124,16 @@ def test_the_command_lists_rows_and_refuses_others(capsys):
     assert pods.main() == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "ViT-22B on v5p:4x8x8" and "data/results/pods.csv" in out
-    with pytest.raises(
-        SystemExit, match=r"There is no row 't5' .*; known are:\nupcycled T5-XL on v5e:16x16\n"
-    ) as ended:
+    with pytest.raises(SystemExit, match=r"There is no row 't5' .*; known are:\nupcycled T5-XL on v5e:16x16\n"):
         pods.main("t5")
-    assert str(ended.value).count("\n") == 4
 
 
 @pytest.mark.parametrize(
     ("title", "kind", "optimizer", "lengths"),
     [
-        ("L/16", configs.ViTConfig, "adamw", (0, 0)),
         ("V-MoE H/14", configs.ViTConfig, "adamw", (0, 0)),  # a row has its own optimiser and lengths
         ("PaLI-X 55B, stage 1", configs.PaLIXConfig, "adafactor", (512, 512)),
         ("1.1-xl", configs.T5Config, "adafactor", (512, 114)),
-        ("PaLI-3B", configs.PaLIXConfig, "adafactor", (64, 64)),
     ],
 )
 def test_any_model_on_any_slice(monkeypatch, capsys, title, kind, optimizer, lengths):
@@ -171,7 +155,6 @@ def test_any_model_on_any_slice(monkeypatch, capsys, title, kind, optimizer, len
     ("title", "options", "message"),
     [
         ("V-MoE", {"topology": "v5e:4x4"}, "Unknown model 'V-MoE'; did you mean"),
-        ("Q/16", {"topology": "v5e:4x4"}, "Unknown ViT size 'Q'"),
         ("L/16", {"topology": "v5e:4x5"}, "Unknown TPU slice 'v5e:4x5'; did you mean 'v5e:4x"),
         ("L/16", {"topology": "v5e:4x4", "axes": "data=3"}, "mesh data=3 has 3 devices, here are 16"),
         ("L/16", {"topology": "v5e:4x4", "axes": "data:16"}, "A mesh is written like"),
@@ -179,8 +162,6 @@ def test_any_model_on_any_slice(monkeypatch, capsys, title, kind, optimizer, len
         ("L/16", {"topology": "v5e:4x4", "batch": -16}, "The batch is -16; expected a whole number, 0 or more"),
         ("ViT-22B on v5p:4x8x8", {"batch": 16}, "--batch a slice, as in: kit pods L/16 --slice v5e:4x4"),
         ("ViT-22B on v5p:4x8x8", {"axes": "data=4"}, "--slice needs a model"),
-        ("", {"topology": "v5e:4x4"}, "--slice needs a model"),
-        ("L/16", {"run_all": True, "topology": "v5e:4x4"}, "--slice needs a model"),
     ],
 )
 def test_models_slices_and_meshes_that_do_not_go_together(monkeypatch, title, options, message):

@@ -37,18 +37,11 @@ def test_experts_add_parameters_and_no_flops_but_the_routers():
         assert TASK.relative_cost(config) > 1.5
 
 
-def test_equally_many_trials_on_a_seed_of_their_own():
-    trials = STUDIES["recall_memory_tuning"]
-    assert trials.seeds == 1 and trials.first_seed not in range(STUDIES["recall_memory"].seeds)
-    assert {kind: len(found) for kind, found in recall_memory.trials().items()} == {"mixture": 6, "wider": 6}
-
-
 @pytest.mark.parametrize("kind", ["mixture", "wider"])
 def test_the_frozen_recipes_are_the_best_trials(kind):
     scores = tables.final(tables.read_table("upcycling", "recall_memory_tuning"), "loss").iloc[0]
     own = scores[scores.index.str.startswith(f"{kind}: ")]
     assert recall_memory.trials()[kind][own.idxmin().removeprefix(f"{kind}: ")] == recall_memory.RECIPES[kind]
-    found = (
-        own.rename_axis("trial").rename("loss").reset_index().assign(kind=kind, best=lambda t: t.loss == t.loss.min())
-    )
+    found = own.rename_axis("trial").rename("loss").reset_index()
+    found = found.assign(kind=kind, best=found["loss"] == found["loss"].min())
     assert gates.unfinished(found) == ()

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from kitlib.studies import runner
-from kitlib.studies.study import SEEDS, Study
+from kitlib.studies import naming, naming_sizes, runner, tables, text_downstream
+from kitlib.studies.study import SEEDS, Study, kept
 
 
 @pytest.mark.parametrize("paper", runner.PAPERS)
@@ -23,6 +24,33 @@ def test_every_study_asks_one_question_of_at_least_two_arms(paper):
         assert len(different) == len(set(study.arms.values())), name
 
 
-def test_a_study_has_five_seeds_unless_it_says_otherwise():
-    study = Study("Is it so?", "nothing", {}, lambda seed, folder: None, lambda arm, seed, folder: [])
-    assert study.seeds == SEEDS == 5
+SIZES = {f"{kind}, width {w}": peak for w in (8, 32) for kind, peak in naming_sizes.CHOSEN[w].items()}
+DOWNSTREAM = {f"{task} {start}": peak for (task, start), peak in text_downstream.CHOSEN.items()}
+
+
+@pytest.mark.parametrize(
+    ("paper", "table", "chosen", "peaks"),
+    [
+        ("ensembles", "naming_tuning", naming.CHOSEN, naming.PEAKS),
+        ("ensembles", "naming_sizes_tuning", SIZES, naming.PEAKS),
+        ("upcycling", "text_downstream_tuning", DOWNSTREAM, text_downstream.PEAKS),
+    ],
+)
+def test_the_chosen_rates_are_the_best_of_the_trials_and_none_is_at_an_end(paper, table, chosen, peaks):
+    losses = tables.final(tables.read_table(paper, table), "loss").iloc[0]
+    assert len(losses) == len(chosen) * len(peaks)
+    for name, peak in chosen.items():
+        own = {p: losses[f"{name}: peak {p:g}"] for p in peaks}
+        assert min(own, key=own.get) == peak and min(peaks) < peak < max(peaks), name
+
+
+def test_what_is_kept_is_made_once(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"x": np.arange(3)}
+
+    for _ in range(2):
+        np.testing.assert_array_equal(kept(tmp_path / "new" / "a.npz", make)["x"], [0, 1, 2])
+    assert made == [1]

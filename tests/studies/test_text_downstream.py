@@ -8,7 +8,7 @@ import pytest
 
 from kitlib import data
 from kitlib.data import texts
-from kitlib.studies import tables, text_downstream, upcycling_runs, upcycling_tasks
+from kitlib.studies import text_downstream, upcycling_runs, upcycling_tasks
 from kitlib.studies.text_downstream import TASKS, FineTuning
 from kitlib.studies.upcycling_recipes import Recipe
 from kitlib.studies.upcycling_runs import UpcyclingArm
@@ -31,6 +31,12 @@ def test_an_example_is_the_beginning_of_a_text_and_its_label():
     assert message.encode().startswith(bytes(i - 3 for i in found["inputs"][3] if i))
 
 
+def test_nothing_that_is_asked_was_pretrained_on():
+    """Of messages in test_upcycling_tasks."""
+    asked = {entry for split in ("train", "test") for entry, _ in texts.categorised_glosses(split)}
+    assert asked.isdisjoint([*data.glosses("train"), *data.glosses("more")])
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_splits_are_disjoint_and_have_the_same_labels_and_lengths(task):
     sizes = {"train": 5000, "valid": 1000 if task == "category" else 2000, "test": 2000 if task == "category" else 3000}
@@ -45,22 +51,6 @@ def test_splits_are_disjoint_and_have_the_same_labels_and_lengths(task):
     assert len(seen) <= (45 if task == "category" else 96)
 
 
-def test_nothing_that_is_asked_was_pretrained_on():
-    """The texts of "valid" and "test" are not among those of which the pre-training stream is made."""
-    glosses, messages = [*data.glosses("train"), *data.glosses("more")], [m for _, m in texts.messages("train")]
-    assert {entry for split in ("train", "test") for entry, _ in texts.categorised_glosses(split)}.isdisjoint(glosses)
-    taught = set(messages[upcycling_tasks.VALID :])
-    assert {m for _, m in texts.messages("test")}.isdisjoint(taught)
-    assert set(messages[: upcycling_tasks.VALID]).isdisjoint(taught)
-
-
-def test_unknown_names():
-    with pytest.raises(ValueError, match="Unknown task to fine-tune on 'categories'; did you mean 'category'"):
-        text_downstream.examples("categories", "test")
-    with pytest.raises(ValueError, match="Unknown split of the examples 'validation'"):
-        text_downstream.examples("category", "validation")
-
-
 def test_starts_are_the_ends_of_the_curves():
     """Every start but "none" is an arm of text_curves, so that its file is there; trials start from shorter arms."""
     task = upcycling_tasks.text()
@@ -73,16 +63,6 @@ def test_starts_are_the_ends_of_the_curves():
     for name, arm in tried.items():
         start = name.split()[1].rstrip(":")
         assert arm.upstream.config == starts[start].config and arm.upstream.steps <= starts[start].steps, name
-
-
-def test_the_frozen_rates_are_the_best_trials_and_none_is_at_an_end():
-    table = tables.read_table("upcycling", "text_downstream_tuning")
-    for (task, start), peak in text_downstream.CHOSEN.items():
-        rows = table[table["arm"].str.startswith(f"{task} {start}: ")]
-        assert len(rows) == len(text_downstream.PEAKS) and min(text_downstream.PEAKS) < peak < max(
-            text_downstream.PEAKS
-        )
-        assert rows["arm"][rows["loss"].idxmin()] == f"{task} {start}: peak {peak:g}"
 
 
 @pytest.mark.slow

@@ -82,13 +82,8 @@ def test_the_end_of_an_arm_is_what_was_measured_last(tmp_path):
     """Trained before or not: the averaged parameters score as the last row of the arm; one file per arm and seed."""
     quick = short(upcycling_tasks.recall)
     sparse = quick.sparse(quick.dense, num_experts=2, capacity_factor=1.0, renormalize=True)
-    arms = [
-        UpcyclingArm(quick.dense, "parent", 4, RATE),
-        UpcyclingArm(quick.dense, "dense", 3, RATE),
-        UpcyclingArm(sparse, "upcycled", 3, RATE),
-        UpcyclingArm(sparse, "scratch", 3, RATE),
-    ]
-    for arm in arms:
+    starts = ((quick.dense, "parent", 4), (quick.dense, "dense", 3), (sparse, "upcycled", 3), (sparse, "scratch", 3))
+    for arm in (UpcyclingArm(*start, RATE) for start in starts):
         params = upcycling_runs.trained(lambda: quick, arm, 0, tmp_path)
         again = upcycling_runs.trained(lambda: quick, arm, 0, tmp_path)
         jax.tree.map(np.testing.assert_array_equal, params, again)

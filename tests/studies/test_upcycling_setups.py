@@ -13,13 +13,6 @@ SETUPS = [upcycling_setups.vision, upcycling_setups.language, *TUNED]
 
 
 @pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.__name__)
-def test_a_setup_is_made_once_and_named_in_the_table(setup):
-    one = setup()
-    assert setup() is one
-    assert one.setting.startswith(f"{one.name}: ") and str(one.parent_steps) in one.setting
-
-
-@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.__name__)
 def test_the_sparse_model_has_experts_and_costs_what_is_counted(setup):
     one = setup()
     sparse = one.sparse(one.dense)
@@ -52,9 +45,5 @@ def test_batches_depend_on_the_seed(setup):
 
 def test_the_deeper_model_has_one_block_more():
     for setup in SETUPS:
-        one = setup()
-        assert (
-            upcycling_setups.deeper(one.dense) != one.dense
-            and one.relative_cost(upcycling_setups.deeper(one.dense)) > 1
-        )
+        assert setup().relative_cost(upcycling_setups.deeper(setup().dense)) > 1
     assert upcycling_setups.deeper(upcycling_tasks.recall().dense).num_decoder_layers == 3

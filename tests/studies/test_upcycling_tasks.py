@@ -11,7 +11,6 @@ from kitlib.configs import E3Config
 from kitlib.data import texts
 from kitlib.studies import upcycling_tasks
 from kitlib.synthetic import named_pictures
-from kitlib.upcycling import surgery
 
 
 def test_experts_per_token_are_the_capacity_of_both_stacks():
@@ -19,6 +18,9 @@ def test_experts_per_token_are_the_capacity_of_both_stacks():
         config = one.sparse(one.dense, capacity_factor=c, renormalize=True)
         assert config.moe.capacity_factor == c and config.decoder_moe.num_selected == c
         assert config.moe.renormalize and config.decoder_moe.renormalize
+    pictures = upcycling_tasks.pictures()  # 256 of 6 tokens are routed together
+    config = pictures.sparse(pictures.dense, capacity_factor=1.0, renormalize=False)
+    assert config.moe.group_size == 256 * config.num_tokens == 1536 and not config.moe.renormalize
 
 
 @pytest.mark.slow
@@ -96,12 +98,3 @@ def test_an_e3_is_scored_by_its_members_mean(monkeypatch):
 
     monkeypatch.setattr(upcycling_tasks.classification, "predict", sure)
     assert one.evaluate(one.model(config), {})["loss"] == pytest.approx(np.log(2), rel=1e-5)
-
-
-def test_a_batch_of_pictures_is_one_group():
-    """Training and evaluation route 256 pictures of 6 tokens together."""
-    one = upcycling_tasks.pictures()
-    config = one.sparse(one.dense, capacity_factor=1.0, renormalize=False)
-    assert config.moe.group_size == 256 * config.num_tokens == 1536 and config.moe.capacity_factor == 1.0
-    assert list(surgery.moe_layers(config)) == [f"Transformer/encoderblock_{i}" for i in (2, 3)]
-    assert not config.moe.renormalize

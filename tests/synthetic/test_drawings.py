@@ -23,22 +23,12 @@ def test_an_emoji_has_a_cut_out_in_every_style_that_draws_it():
             if rows[i] in has[style]
         ]
         np.testing.assert_array_equal(np.stack(found[i]), np.stack(expected))
-
-
-def test_the_held_out_style_is_drawn_only_where_it_is_named():
-    rows = object_rows("train")[:5]
-    taught = {cutout.tobytes() for cutouts in drawings.cutouts(rows) for cutout in cutouts}
-    for [cutout] in drawings.cutouts(rows, ("twemoji",)):
-        assert cutout.tobytes() not in taught
-
-
-def test_an_emoji_without_a_drawing_and_a_style_that_there_is_not():
-    row = next(row for row in range(1235) if row not in object_rows("train"))
-    assert len(drawings.cutouts([row])) == 1  # Noto has them all
-    with pytest.raises(ValueError, match=f"None of flat, solid has a drawing of emoji {row}"):
-        drawings.cutouts([row], ("flat", "solid"))
-    with pytest.raises(ValueError, match="Unknown style of the drawings 'fluent'"):
-        drawings.cutouts([row], ("fluent",))
+    taught = {cutout.tobytes() for cutouts in found[:5] for cutout in cutouts}  # the held-out style only if it is named
+    assert not taught & {cutout.tobytes() for [cutout] in drawings.cutouts(rows[:5], ("twemoji",))}
+    other = next(row for row in range(1235) if row not in rows)
+    assert len(drawings.cutouts([other])) == 1  # Noto has them all
+    with pytest.raises(ValueError, match=f"None of flat, solid has a drawing of emoji {other}"):
+        drawings.cutouts([other], ("flat", "solid"))
 
 
 def test_a_variation_is_mirrored_half_of_the_time_and_turned_a_little():
@@ -46,7 +36,9 @@ def test_a_variation_is_mirrored_half_of_the_time_and_turned_a_little():
     the side, and at most 8 sin 15 = 2.1 above or below."""
     left, lower = 0, []
     for i in range(400):
-        opacity = drawings.varied(GREY, keyed_rng(0, i))[..., 3].astype(float)
+        varied = drawings.varied(GREY, keyed_rng(0, i))
+        assert varied.dtype == np.uint8 and (varied == drawings.varied(GREY.copy(), keyed_rng(0, i))).all()
+        opacity = varied[..., 3].astype(float)
         y, x = ((np.arange(32) - 15.5) @ opacity.sum(axis) / opacity.sum() for axis in (1, 0))
         assert 7 < abs(x) < 8.6 and abs(y) < 2.6
         left += x < 0
@@ -70,10 +62,3 @@ def test_colours_change_within_their_ranges():
         spreads.append((clean[0] - clean[1]) / (a.mean() / 120))
     assert 120 * 0.8 - 15 <= min(values) < 100 and 140 < max(values) <= 120 * 1.2 + 15
     assert 0.5 * 120 < min(spreads) < 0.7 * 120 and 1.2 * 120 < max(spreads) < 1.5 * 120
-
-
-def test_a_generator_decides_every_byte_and_the_drawing_stays():
-    before = GREY.copy()
-    one, same, other = (drawings.varied(GREY, keyed_rng(2, i)) for i in (0, 0, 1))
-    assert (one == same).all() and (one != other).any() and (before == GREY).all()
-    assert one.dtype == np.uint8 and one.shape == GREY.shape

@@ -40,18 +40,9 @@ def pixel_boxes(boxes, side: int):
     return whole
 
 
-# --- words ---
-
-
 def plain(word: str) -> str:
+    """Without case and accents."""
     return "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if unicodedata.category(c) != "Mn")
-
-
-def test_no_word_is_in_two_splits_whatever_its_language_case_or_accents(vocabularies):
-    keys = [{plain(word) for listed in vocabularies[split].values() for word in listed} for split in SPLITS]
-    assert all(not a & b for a, b in itertools.combinations(keys, 2))
-    shares = np.array([len(key) for key in keys]) / sum(map(len, keys))
-    np.testing.assert_allclose(shares, (0.8, 0.1, 0.1), atol=0.015)
 
 
 def test_words_are_in_their_script_sorted_and_in_both_cases(vocabularies):
@@ -67,6 +58,13 @@ def test_words_are_in_their_script_sorted_and_in_both_cases(vocabularies):
     assert "dog" in vocabularies["train"]["en"] and "DOG" in vocabularies["train"]["en"]
     numbers = [n for vocabulary in vocabularies.values() for n in vocabulary["digits"]]
     assert sorted(numbers, key=int) == [str(i) for i in range(1000)]
+    listed = {word for vocabulary in vocabularies.values() for part in vocabulary.values() for word in part}
+    assert all(set("".join(listed)) <= rendered_text._glyphs(font) for font in rendered_text.FONTS)
+    narrow = rendered_text.font_of_size("DejaVuSansMono", rendered_text.SMALLEST)
+    assert max(map(narrow.getlength, listed)) <= 60  # one font fits at side 64
+    for function in (words, more_words):
+        with pytest.raises(ValueError, match="Unknown split of the words 'dev'"):
+            function("dev")
 
 
 def test_no_greek_or_russian_word_looks_latin(vocabularies):
@@ -78,39 +76,19 @@ def test_no_greek_or_russian_word_looks_latin(vocabularies):
     assert any(accented) and not any(a for a, w in zip(accented, greek, strict=True) if w.isupper())
 
 
-def test_every_font_can_draw_every_word_and_one_fits_at_side_64(vocabularies):
-    listed = {word for vocabulary in vocabularies.values() for part in vocabulary.values() for word in part}
-    for font in rendered_text.FONTS:
-        assert set("".join(listed)) <= rendered_text._glyphs(font)
-    narrow = rendered_text.font_of_size("DejaVuSansMono", rendered_text.SMALLEST)
-    assert max(map(narrow.getlength, listed)) <= 60
-
-
-# --- colours ---
-
-
-def test_contrast_of_known_colours():
+def test_ink_is_dark_on_light_paper_with_the_contrast_that_small_print_needs(known):
+    """The smallest contrast is between the darkest paper and the lightest ink; WCAG 2 requires 4.5. The strongest ink
+    of a word is nearly its full colour: thin strokes cover a pixel only in part."""
     white, black, grey = (255, 255, 255), (0, 0, 0), (119, 119, 119)
     assert contrast(white, black) == contrast(black, white) == pytest.approx(21)
     assert contrast(grey, grey) == 1 and contrast(white, grey) == pytest.approx(4.48, abs=0.005)  # WebAIM says 4.48
     assert contrast((255, 0, 0), white) == pytest.approx(3.998, abs=0.005)
-    np.testing.assert_allclose(contrast(np.array([black, white]), white), [21, 1])
-
-
-def test_ink_is_dark_on_light_paper_with_the_contrast_that_small_print_needs(known):
-    """The smallest contrast is between the darkest paper and the lightest ink; WCAG 2 requires 4.5.
-
-    The strongest ink of a word is nearly its full colour: thin strokes cover a pixel only in part.
-    """
     assert contrast([rendered_text.PAPER[0]] * 3, [rendered_text.INK[1] - 1] * 3) >= 4.5
     for seed in range(100):
         rng = keyed_rng(1, seed)
         image, _ = line(some(known, 1, rng)[0], rng, sizes=(8, 14))
         assert (paper_of(image) >= rendered_text.PAPER[0]).all()
         assert contrast(image.reshape(-1, 3), paper_of(image)).max() >= 0.7 * 4.5
-
-
-# --- words at positions ---
 
 
 @pytest.mark.parametrize("side", [64, 96, 128])
@@ -120,8 +98,7 @@ def test_the_box_of_a_line_holds_exactly_the_pixels_that_differ_from_the_paper(s
         image, box = line(some(known, 1, rng)[0], rng, side)
         assert image.dtype == np.uint8 and image.shape == (side, side, 3) and box.dtype == np.float64
         ys, xs = np.nonzero((image != paper_of(image)).any(-1))
-        expected = [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1]
-        assert pixel_boxes(box[None], side).tolist() == [expected]
+        assert pixel_boxes(box[None], side).tolist() == [[ys.min(), xs.min(), ys.max() + 1, xs.max() + 1]]
 
 
 @pytest.mark.parametrize(("side", "count"), [(64, 1), (64, 2), (64, 4), (96, 8), (128, 10)])
@@ -143,20 +120,18 @@ def test_scattered_words_are_apart_and_their_boxes_hold_all_ink_and_nothing_else
         assert slow_order(boxes) == list(range(count))
 
 
-def test_four_long_words_fit_at_64_and_six_at_96(known):
+def test_long_words_fit_each_box_is_at_its_own_word_and_no_texts_are_an_empty_picture(known):
+    """Four long words fit at 64, six at 96. A wide word and a narrow one: the boxes' widths tell which is which."""
     long = [word for word in known if len(word) == 9 and word.isupper()]
     for seed in range(30):
         rng = keyed_rng(4, seed)
-        assert len(scattered(some(long, 4, rng), rng, 64)[1]) == 4
-        assert len(scattered(some(long, 6, rng), rng, 96)[1]) == 6
-
-
-def test_each_box_is_at_its_own_word():
-    """A wide word and a narrow one: the boxes' widths tell which is which."""
-    for seed in range(30):
-        _, texts, boxes = scattered(["WWWW", "ll"], keyed_rng(5, seed), sizes=(10, 10))
+        for count, side in ((4, 64), (6, 96)):
+            assert len(scattered(some(long, count, rng), rng, side)[1]) == count
+        _, texts, boxes = scattered(["WWWW", "ll"], rng, sizes=(10, 10))
         width = dict(zip(texts, boxes[:, 3] - boxes[:, 1], strict=True))
         assert width["WWWW"] > 2 * width["ll"]
+    image, texts, boxes = scattered([], keyed_rng(7))
+    assert (image == image[0, 0]).all() and texts == () and boxes.shape == (0, 4)
 
 
 def test_size_is_the_height_of_letters_and_long_texts_become_smaller():
@@ -168,13 +143,6 @@ def test_size_is_the_height_of_letters_and_long_texts_become_smaller():
         assert 7 <= high("HI", (12, 12), seed) <= 12 < high("HI", (20, 20), seed) <= 20
         assert 7 <= high("HI", (12, 20), seed) <= 20
         assert high("HIHIHIHIHI", (8, 40), seed) <= 12  # ten letters in 62 pixels
-    with pytest.raises(ValueError, match="1 texts do not fit into 64 pixels, even at size 20"):
-        line("HIHIHIHIHI", keyed_rng(6), sizes=(20, 40))
-
-
-def test_no_texts_are_an_empty_picture():
-    image, texts, boxes = scattered([], keyed_rng(7))
-    assert (image == image[0, 0]).all() and texts == () and boxes.shape == (0, 4)
 
 
 def test_spelled_gives_the_same_picture_and_the_letters_boxes_divide_the_box_of_their_word(known):
@@ -203,9 +171,6 @@ def test_each_letter_is_where_it_is_drawn(monkeypatch):
     assert spelled([], keyed_rng(7))[1:][0] == "" and spelled([], keyed_rng(7))[2].shape == (0, 4)
 
 
-# --- reading order ---
-
-
 def slow_order(boxes) -> list[int]:
     """The same rule, box by box: choose the box that is read next."""
     order, rest, here = [], set(range(len(boxes))), []
@@ -220,96 +185,46 @@ def slow_order(boxes) -> list[int]:
     return order
 
 
-def test_reading_order_by_hand():
+def test_reading_order_by_hand_and_by_its_rule_whatever_the_order_given():
     boxes = [[0.5, 0.1, 0.6, 0.3], [0.1, 0.6, 0.2, 0.9], [0.12, 0.1, 0.2, 0.5], [0.53, 0.4, 0.64, 0.6]]
     assert reading_order(boxes).tolist() == [2, 1, 0, 3]
     # Sharing half of the rows of the less tall box is enough, a little less is not.
     assert reading_order([[0, 0.5, 0.4, 1], [0.3, 0, 0.5, 0.3]]).tolist() == [1, 0]
     assert reading_order([[0, 0.5, 0.4, 1], [0.31, 0, 0.5, 0.3]]).tolist() == [0, 1]
     assert reading_order([]).shape == (0,) and reading_order([]).dtype == np.int64
-
-
-def test_reading_order_follows_its_rule_and_does_not_depend_on_the_order_given():
     for seed in range(200):
         rng = keyed_rng(8, seed)
         corner, size = rng.random((7, 2)), rng.uniform(0.05, 0.4, (7, 2))
-        boxes = np.hstack([corner, corner + size])
+        boxes, mixed = np.hstack([corner, corner + size]), rng.permutation(7)
         order = reading_order(boxes)
-        assert order.tolist() == slow_order(boxes.tolist())
-        mixed = rng.permutation(7)
-        assert mixed[reading_order(boxes[mixed])].tolist() == order.tolist()
+        assert order.tolist() == slow_order(boxes.tolist()) == mixed[reading_order(boxes[mixed])].tolist()
 
 
-# --- draws ---
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda rng: line("cat", rng),
-        lambda rng: scattered(["cat", "DOG", "ёлка"], rng),
-    ],
-)
-def test_the_same_generator_draws_the_same_and_another_something_else(draw):
-    first, again, other = (draw(keyed_rng(15, seed)) for seed in (0, 0, 1))
-    assert len(first) == len(again)
-    for a, b in zip(first, again, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert (first[0] != other[0]).any()
-
-
-# --- errors ---
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "nothing to draw in a blank text"),
-        (" ", "nothing to draw"),
-        ("漢字", "No font has glyphs for all of '漢字'"),
-        ("cat 🐈", "No font has glyphs"),
-        ("a\nb", "No font has glyphs"),
-        ("שלום", "No font has glyphs"),  # DejaVu has them, but they run to the left
-        ("قطة", "No font has glyphs"),
-        ("e\u0301", "No font has glyphs"),  # a loose accent
-        ("a\u200bb", "No font has glyphs"),  # invisible
-        ("an endless line of many words", "'an endless line of many words' is too long for 64 pixels, even at size 8"),
-    ],
-)
-def test_texts_that_cannot_be_drawn(text, message):
-    with pytest.raises(ValueError, match=message):
-        line(text, keyed_rng(16))
-    with pytest.raises(ValueError, match=message):
-        scattered(["cat", text], keyed_rng(16))
-
-
-def test_more_words_are_others_with_the_same_letters(vocabularies):
-    """Of 35 further languages; a split has none of the words of another, nor of `words`."""
+def test_no_word_is_in_two_splits_whatever_its_language_case_or_accents(vocabularies):
+    """`more_words` are those of 35 further languages, in the same letters, without those of `words`."""
     more = {split: set(more_words(split)) for split in SPLITS}
     usual = {word for part in vocabularies.values() for found in part.values() for word in found}
+    keys = [{plain(word) for listed in vocabularies[split].values() for word in listed} for split in SPLITS]
+    np.testing.assert_allclose([len(key) / sum(map(len, keys)) for key in keys], (0.8, 0.1, 0.1), atol=0.015)
     assert [len(more[split]) for split in SPLITS] == [23_191, 2_940, 2_882]
-    plain = {
-        split: {bare(word) for word in more[split] | set().union(*vocabularies[split].values())} for split in SPLITS
-    }
-    for one, other in itertools.combinations(SPLITS, 2):
-        assert not plain[one] & plain[other]
+    keys = [{plain(word) for word in more[split].union(*vocabularies[split].values())} for split in SPLITS]
+    assert all(not a & b for a, b in itertools.combinations(keys, 2))
     for found in more.values():
         assert not found & usual and {letter for word in found for letter in word} <= set("".join(usual))
         assert all(2 <= len(word) <= 9 for word in found) and {"hond", "HOND"} <= set().union(*more.values())
 
 
-def bare(word: str) -> str:
-    """Without case and accents."""
-    return "".join(c for c in unicodedata.normalize("NFD", word.casefold()) if not unicodedata.combining(c))
-
-
-def test_other_errors():
-    rng = keyed_rng(17)
-    with pytest.raises(ValueError, match=r"Unknown split of the words 'dev'.*Known: train, valid, test\."):
-        words("dev")
-    for sizes in ((7, 12), (12, 11)):
-        message = rf"sizes are \({sizes[0]}, {sizes[1]}\); expected \(smallest, largest\), at least 8 pixels"
-        with pytest.raises(ValueError, match=message):
-            line("cat", rng, sizes=sizes)
-    with pytest.raises(ValueError, match="30 texts do not fit into 64 pixels, even at size 8"):
-        scattered(["cat"] * 30, rng)
+@pytest.mark.parametrize(("texts", "sizes", "message"), [
+    ([" "], (8, 16), "nothing to draw in a blank text"),
+    (["cat 🐈"], (8, 16), "No font has glyphs for all of 'cat 🐈'"),
+    (["שלום"], (8, 16), "No font has glyphs"),  # DejaVu has them, but they run to the left
+    (["e\u0301"], (8, 16), "No font has glyphs"),  # a loose accent
+    (["a\u200bb"], (8, 16), "No font has glyphs"),  # invisible
+    (["cat", "an endless line of many words"], (8, 16), "is too long for 64 pixels, even at size 8"),
+    (["HIHIHIHIHI"], (20, 40), "1 texts do not fit into 64 pixels, even at size 20"),
+    (["cat"] * 30, (8, 16), "30 texts do not fit into 64 pixels, even at size 8"),
+    (["cat"], (7, 12), r"sizes are \(7, 12\); expected \(smallest, largest\), at least 8 pixels"),
+])  # fmt: skip
+def test_texts_that_cannot_be_drawn(texts, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        scattered(texts, keyed_rng(16), sizes=sizes)

@@ -2,7 +2,6 @@
 
 import functools
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib.moe import routing
 from kitlib.studies import gates
 from kitlib.tools import checks, rich
 
@@ -20,29 +18,26 @@ def fresh_count(monkeypatch):
     monkeypatch.setattr(checks, "_lines", [])
 
 
-# claim
+@pytest.mark.parametrize(
+    ("got", "want", "tol", "line"),
+    [
+        (jnp.float32(86.5678), 86.57, 0.01, "86.57 (±0.01), measured 86.57"),
+        (0.3312, 0.35, 0.1, "0.35 (±0.1), measured 0.3312"),
+        (2.302585, 2.302584, 1e-5, "2.30258 (±1e-05), measured 2.303 (+1e-06 off)"),  # 2.303 would be 0.0004 away
+        (86_567_656, 86_567_656, 0, "86,567,656 (exact), measured 86,567,656"),
+    ],
+)
+def test_claim_shows_what_was_measured_and_what_was_expected(got, want, tol, line, capsys):
+    checks.claim("so", got, want, tol)
+    assert capsys.readouterr().out == f"[ok] so: {line}\n"
 
 
-def test_claim_shows_what_was_measured_and_what_was_expected(capsys):
-    checks.claim("ViT-B/16 parameters, millions", jnp.float32(86.5678), 86.57, 0.01)
-    assert capsys.readouterr().out == "[ok] ViT-B/16 parameters, millions: 86.57 (±0.01), measured 86.57\n"
-    checks.claim("a share", 0.3312, 0.35, 0.1)
-    assert capsys.readouterr().out == "[ok] a share: 0.35 (±0.1), measured 0.3312\n"
-    checks.claim("log 10", 2.302585, want=2.302584, tol=1e-5)  # four digits, 2.303, would be 0.0004 away
-    assert capsys.readouterr().out == "[ok] log 10: 2.30258 (±1e-05), measured 2.303 (+1e-06 off)\n"
-
-
-def test_claim_shows_counts_to_the_last_digit_and_says_exact(capsys):
-    checks.claim("parameters", 86_567_656, 86_567_656, 0)
-    assert capsys.readouterr().out == "[ok] parameters: 86,567,656 (exact), measured 86,567,656\n"
-    with pytest.raises(AssertionError, match="parameters"):
-        checks.claim("parameters", 86_567_657, 86_567_656, 0)
-
-
-@pytest.mark.parametrize("got", [86.59, float("nan"), float("inf"), np.float32(np.nan)])
+@pytest.mark.parametrize("got", [86.59, float("nan"), np.float32(np.inf)])
 def test_claim_fails_outside_the_tolerance(got, capsys):
     with pytest.raises(AssertionError, match=r"size: got .*, expected 86.57 within ±0.01"):
         checks.claim("size", got, 86.57, 0.01)
+    with pytest.raises(AssertionError, match="parameters"):
+        checks.claim("parameters", 86_567_657, 86_567_656, 0)
     assert capsys.readouterr().out == ""
 
 
@@ -61,20 +56,13 @@ def test_in_a_notebook_the_text_is_stable_and_the_row_has_what_was_measured(monk
     checks.claim("a <share>", 0.3312, 0.35, 0.1)
     checks.same(mine_square, lib_square, jnp.arange(3.0), tag="squares")
     checks.better("two beat one", [1, 2, 3], [0, 0.9, 2.2])
-    texts = [bundle["text/plain"] for bundle in shown]
-    assert texts == [
-        "[ok] a <share>: 0.35 (±0.1)",
-        "[ok] squares: outputs and gradients",
-        "[seen] two beat one (3 paired seeds)",
-    ]
+    texts = "[ok] a <share>: 0.35 (±0.1)|[ok] squares: outputs and gradients|[seen] two beat one (3 paired seeds)"
+    assert [bundle["text/plain"] for bundle in shown] == texts.split("|")
     pages = [bundle["text/html"] for bundle in shown]
     assert "<td" in pages[0] and "measured 0.3312" in pages[0] and "a &lt;share&gt;" in pages[0]
     assert "largest difference 0" in pages[1]
     # Gains 1, 1.1, 0.8: mean 0.96667, spread 0.15275; 4.30265 * 0.15275 / sqrt(3) = 0.37945; 3.264 * 0.15275 = 0.5.
     assert "gain +0.9667 [+0.5872, +1.346]" in pages[2] and "detectable 0.5" in pages[2]
-
-
-# same
 
 
 def mine_square(x):
@@ -83,26 +71,6 @@ def mine_square(x):
 
 def lib_square(x):
     return jnp.square(x)
-
-
-def test_same_names_both_functions(capsys):
-    checks.same(mine_square, jnp.square, jnp.arange(3.0))
-    checks.same(mine_square, functools.partial(lib_square), jnp.arange(3.0), tag="the square")
-    out = capsys.readouterr().out
-    assert out.splitlines()[0].startswith("[ok] test_checks.mine_square == ")
-    assert out.splitlines()[0].endswith("square: outputs and gradients, largest difference 0")
-    assert out.splitlines()[1] == "[ok] the square: outputs and gradients, largest difference 0"
-
-
-def test_same_hides_the_notebooks_own_module_name():
-    def mine(x):
-        return x
-
-    mine.__module__, mine.__qualname__ = "__main__", "mine"
-    lib = types.SimpleNamespace(__module__="kitlib.routing", __qualname__="top_k")
-    assert (checks._name(mine), checks._name(lib)) == ("mine", "routing.top_k")
-    assert checks._name(functools.partial(mine, 1)) == "mine"
-    assert checks._name(jax.jit(functools.partial(routing.top_k, num_selected=1))) == "routing.top_k"
 
 
 def test_same_finds_a_wrong_output_and_says_where():
@@ -160,19 +128,14 @@ def test_same_takes_infinities_integers_keys_and_bfloat16(capsys):
     checks.same(lambda k: (k, jnp.arange(3)), lambda k: (k, jnp.arange(3)), jax.random.key(0))
     with pytest.raises(AssertionError, match=r"1 of 3 entries differ, the first at \[2\]: got 9, expected 2"):
         checks.same(lambda x: x.at[2].set(9), lambda x: x, jnp.arange(3))
-    assert (
-        capsys.readouterr().out.splitlines()[-1].endswith(": outputs, largest difference 0")
-    )  # nothing to differentiate, and it says so
+    assert capsys.readouterr().out.endswith(": outputs, largest difference 0\n")  # nothing to differentiate
 
 
 def test_same_is_relative_above_one_and_absolute_below():
-    checks.same(lambda x: x * (1 + 5e-6), lambda x: x, jnp.array([1e4]), grad=False)
-    checks.same(lambda x: x + 5e-6, lambda x: x, jnp.array([1e-3]), grad=False)
+    for change, at in ((lambda x: x * (1 + 5e-6), 1e4), (lambda x: x + 5e-6, 1e-3)):
+        checks.same(change, lambda x: x, jnp.array([at]), grad=False)
     with pytest.raises(AssertionError):
         checks.same(lambda x: x * (1 + 5e-5), lambda x: x, jnp.array([1e4]), grad=False)
-
-
-# better, family, verdicts
 
 
 @pytest.mark.parametrize(
@@ -183,7 +146,6 @@ def test_same_is_relative_above_one_and_absolute_below():
         ([1, 2, 3.1], [3, 4, 5], {"higher": False}, "[seen] t (3 paired seeds)", True),
         ([1, 2, 9], [3, 4, 5], {}, "[undecided] t (3 paired seeds)", False),
         ([1, 2, 3], [1.01, 2, 2.99], {"margin": 0.5}, "[no difference above 0.5] t (3 paired seeds)", False),
-        ([3, 4, 5], [1, 2, 3.1], {"floor": 9.0}, "[floor] t (3 paired seeds)", False),
         ([3, 4, 5], [1, 2, 3.1], {"over": "pictures"}, "[seen] t (3 paired pictures)", True),
     ],
 )
@@ -199,12 +161,8 @@ def test_a_family_is_corrected_for_its_size(capsys):
     both = checks.family({"one": pair, "two": pair})
     assert [v.p for v in both] == pytest.approx([2 * alone.p] * 2)
     assert capsys.readouterr().out.count("paired seeds") == 3
-
-
-@pytest.mark.parametrize(("a", "b"), [([1, 2], [3, 4]), ([1, 2, 3], [1, 2, 3, 4]), ([1, 2, float("nan")], [1, 2, 3])])
-def test_better_needs_three_paired_finite_seeds(a, b):
     with pytest.raises(ValueError, match="t: got "):
-        checks.better("t", a, b)
+        checks.better("t", [1, 2], [3, 4])
 
 
 def test_verdicts_print_the_stored_questions(capsys):
@@ -224,9 +182,7 @@ def test_a_gate_shows_its_conditions_and_the_best_trials(capsys):
         trials = checks.gate(task)
         lines = capsys.readouterr().out.splitlines()
         found = gates.read(task)
-        assert lines[0] == f"gate of {task}: {word}" and lines[1 : 1 + len(found.reasons)] == [
-            f"- {reason}" for reason in found.reasons
-        ]
+        assert lines[: 1 + len(found.reasons)] == [f"gate of {task}: {word}", *(f"- {why}" for why in found.reasons)]
         dense, steps, cost = lines[1 + len(found.reasons) :][:3]
         assert f"{found.plateau:.3f}" in dense and f"{found.left:.3f}" in dense
         for line, verdict in ((steps, found.at_steps), (cost, found.at_cost)):
@@ -240,23 +196,15 @@ def test_worth_by_hand(capsys):
     """Dense falls from 1 to 0.8 for one parent. Upcycled starts at 1.2 and falls by 1 per parent: it is there at 0.4.
     From scratch 3 - 3 x: it is below 1.2 - x from 0.9 on (3 - 2.7 = 0.3 = 1.2 - 0.9)."""
     ends = {"parent": (5.0, 1.0), "dense": (1.0, 0.8), "upcycled": (1.2, 0.2), "scratch": (3.0, 0.0)}
-    table = pd.DataFrame(
-        [
-            {"arm": arm, "seed": seed, "extra_cost": cost, "loss": end[0] + cost * (end[1] - end[0])}
-            for arm, end in ends.items()
-            for seed in (3, 4)
-            for cost in (0.0, 0.5, 1.0)
-        ]
-    )
+    points = [(arm, end, seed, cost) for arm, end in ends.items() for seed in (3, 4) for cost in (0.0, 0.5, 1.0)]
+    rows = [(arm, seed, cost, end[0] + cost * (end[1] - end[0])) for arm, end, seed, cost in points]
+    table = pd.DataFrame(rows, columns=["arm", "seed", "extra_cost", "loss"])
     assert checks.worth(table) == pytest.approx(0.91, abs=0.011)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "dense after +100 % of the parent's cost = upcycled after +40.0 % [40.0, 40.0]"
     assert lines[1] == "surgery: from 1.000 to 1.200"
     later = table.assign(loss=table["loss"] + 2.0 * (table["arm"] == "scratch"))
     assert checks.worth(later) == np.inf
-
-
-# exercise, summary, environment, scale
 
 
 def placeholder(*_):
@@ -273,12 +221,10 @@ def leaves(*_):
         (placeholder, "not done yet"),
         (leaves, "stopped by SystemExit: 1"),
         (None, "stopped by TypeError: 'NoneType' object is not callable"),
-        (lambda: 0, "stopped by TypeError: "),
         (lambda x: 1 / 0, "stopped by ZeroDivisionError: division by zero"),
         (lambda x: None, "not right yet: output: got the structure"),
         (lambda x: x[None], r"not right yet: output: got float32[1, 3], expected float32[3]"),
         (lambda x: x.at[2].add(1.0), "not right yet: output: max error 1 at [2] (got 3, expected 2)"),
-        (lambda x: "done", "not right yet: output: got <U4[], expected float32[3]"),
     ],
 )
 def test_exercise_tells_not_done_from_wrong_from_stopped_and_never_raises(fn, says, capsys):
@@ -300,7 +246,7 @@ def test_exercise_sees_the_solution_even_through_a_function_that_overwrites_its_
 
 def test_summary_counts_claims_sames_and_verdicts_but_no_failures_or_exercises(capsys):
     checks.claim("a", 1, 1, 0)
-    checks.same(mine_square, lib_square, jnp.arange(3.0))
+    checks.same(mine_square, functools.partial(lib_square), jnp.arange(3.0))
     checks.better("b", [1, 2, 3], [3, 2, 1])
     checks.exercise("c", mine_square, lib_square, jnp.arange(3.0))
     with pytest.raises(AssertionError):

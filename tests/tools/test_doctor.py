@@ -4,7 +4,6 @@ import hashlib
 import subprocess
 import sys
 
-from kitlib.data import files
 from kitlib.tools import doctor
 
 
@@ -26,28 +25,19 @@ def test_the_exit_status_is_1_if_anything_fails(monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("1 to repair, see FAIL above\n")
 
 
-def test_python():
+def test_packages():
     assert lines(doctor.python(">=3.11"))[0].startswith("[OK] python 3.")
     assert "expected <3; make the environment anew" in lines(doctor.python("<3"))[0]
-
-
-def test_packages():
-    found = lines(
-        doctor.packages(
-            ["numpy>=1", "jax>=999", "no-such-package>=2", "no-such-lab>=1; extra == 'lab'", "jax<1; extra == 'x'"]
-        )
-    )
-    jax_in_extra, jax_too_old, lab, absent, numpy = found
-    assert jax_in_extra.startswith("[OK] jax ")
-    assert jax_too_old.startswith("[FAIL] jax: got 0.") and jax_too_old.endswith(
-        ", expected >=999; run: pip install 'jax>=999'"
-    )
+    wanted = ["numpy>=1", "jax>=999", "no-such-package>=2", "no-such-lab>=1; extra == 'lab'", "jax<1; extra == 'x'"]
+    jax_in_extra, jax_too_old, lab, absent, numpy = lines(doctor.packages(wanted))
+    assert jax_in_extra.startswith("[OK] jax ") and jax_too_old.startswith("[FAIL] jax: got 0.")
+    assert jax_too_old.endswith(", expected >=999; run: pip install 'jax>=999'")
     assert lab == "[--] no-such-lab is not installed (extra: lab)"
     assert absent == "[FAIL] no-such-package: not installed, expected >=2; run: pip install 'no-such-package>=2'"
     assert numpy.startswith("[OK] numpy ")
 
 
-def test_a_missing_extra_names_its_commands(monkeypatch, capsys):
+def test_a_missing_extra_names_its_commands(monkeypatch, capsys, tmp_path):
     wanted = ["numpy>=1", "no-such-lab>=1; extra == 'lab'", "numpy>=999; extra == 'lab'", "nothing; extra == 'pods'"]
     assert list(doctor.missing_extras(wanted)) == [
         "kit run and kit lab need the extra lab (no-such-lab, numpy): pip install -e '.[lab]'"
@@ -55,18 +45,9 @@ def test_a_missing_extra_names_its_commands(monkeypatch, capsys):
     assert list(doctor.missing_extras(["numpy>=1; extra == 'lab'"])) == []
     monkeypatch.setattr(doctor, "missing_extras", lambda: iter(["kit run needs the extra lab"]))
     assert doctor.main() == 0
-    assert capsys.readouterr().out.endswith(
-        "kit doctor: nothing to repair in the library; kit run needs the extra lab\n"
-    )
-
-
-def test_how_to_get_an_extra_without_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    assert capsys.readouterr().out.endswith("nothing to repair in the library; kit run needs the extra lab\n")
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)  # without a checkout
     assert doctor.install("test") == "pip install 'kitlib-...whl[test]', with the file that you installed"
-
-
-def test_the_lock_is_the_kits_own():
-    assert doctor.ROOT == files.ROOT
 
 
 def test_the_lock_is_informational(tmp_path):
@@ -76,37 +57,35 @@ def test_the_lock_is_informational(tmp_path):
     path.write_text(f"numpy=={version} \\\n    --hash=sha256:00\nother==1 ; sys_platform == 'no-such'\n")
     assert lines(doctor.lock(path)) == ["[OK] the installed set is the tested one (requirements.lock)"]
     path.write_text("numpy==0.1 \\\n    --hash=sha256:00\nno-such-package==3\n")
-    assert lines(doctor.lock(path)) == [
-        f"[--] 2 of 2 versions are not the tested ones: numpy {version} (tested: ==0.1), 1 of other packages"
-    ]
+    (line,) = lines(doctor.lock(path))
+    assert f"2 of 2 versions are not the tested ones: numpy {version} (tested: ==0.1), 1 of other packages" in line
     path.write_text("numpy==0.1 ; python_full_version < '3'\n")
-    assert lines(doctor.lock(path)) == [
-        "[--] the tested set in requirements.lock is for other Pythons or systems than this one"
-    ]
+    (line,) = lines(doctor.lock(path))
+    assert line == "[--] the tested set in requirements.lock is for other Pythons or systems than this one"
 
 
 def test_data_files(tmp_path):
-    (tmp_path / "a.bin").write_bytes(b"a")
-    (tmp_path / "checksums.txt").write_text(f"{hashlib.sha256(b'a').hexdigest()}  a.bin\n")
-    assert lines(doctor.data_files(tmp_path)) == ["[OK] data: 1 files, all with the right checksum"]
-    (tmp_path / "a.bin").write_bytes(b"b")
-    assert lines(doctor.data_files(tmp_path))[0].startswith("[FAIL] data a.bin: got ")
-    (tmp_path / "a.bin").unlink()
-    assert lines(doctor.data_files(tmp_path))[0].startswith("[FAIL] data a.bin: got no readable file")
+    def found(content: bytes | None, path=tmp_path / "a.bin") -> str:
+        path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
+        (line,) = lines(doctor.data_files(tmp_path))
+        return line
+
+    sums = f"{hashlib.sha256(b'a').hexdigest()}  "
     assert lines(doctor.data_files(tmp_path / "none"))[0].startswith("[FAIL] data: ")
-    (tmp_path / "a.bin").write_bytes(b"a")
+    (tmp_path / "checksums.txt").write_text(f"{sums}a.bin\n")
+    assert found(b"a") == "[OK] data: 1 files, all with the right checksum"
+    assert found(b"b").startswith("[FAIL] data a.bin: got ")
+    assert found(None).startswith("[FAIL] data a.bin: got no readable file")
+    found(b"a")
     (tmp_path / "results").mkdir()  # folders below have notes of their own
-    (tmp_path / "results" / "t.csv").write_bytes(b"a")
-    (tmp_path / "results" / "checksums.txt").write_text(f"{hashlib.sha256(b'a').hexdigest()}  t.csv\n")
-    assert lines(doctor.data_files(tmp_path)) == ["[OK] data: 2 files, all with the right checksum"]
-    (tmp_path / "results" / "t.csv").write_bytes(b"b")
-    assert lines(doctor.data_files(tmp_path))[0].startswith("[FAIL] data results/t.csv: got ")
+    (tmp_path / "results" / "checksums.txt").write_text(f"{sums}t.csv\n")
+    assert found(b"a", tmp_path / "results" / "t.csv") == "[OK] data: 2 files, all with the right checksum"
+    assert found(b"b", tmp_path / "results" / "t.csv").startswith("[FAIL] data results/t.csv: got ")
 
 
 def test_cache_folder(tmp_path, monkeypatch):
-    assert lines(doctor.cache_folder(tmp_path / "not" / "yet")) == [
-        f"[OK] cache folder {tmp_path}/not/yet can be written"
-    ]
+    (line,) = lines(doctor.cache_folder(tmp_path / "not" / "yet"))
+    assert line == f"[OK] cache folder {tmp_path}/not/yet can be written"
     assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
     (tmp_path / "file").write_text("")
     assert lines(doctor.cache_folder(tmp_path / "file" / "x"))[0].startswith("[FAIL] cache folder ")

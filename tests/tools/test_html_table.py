@@ -15,24 +15,35 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8
 
 
 def test_one_row_per_language_and_one_column_per_image():
-    text = html_table.table(IMAGES, {"en": ["a <b", "c & d"], "ar": ["تفاحة", "قط"]})._repr_html_()
+    right = {"en": [False, True], "ar": [False, False]}
+    shown = html_table.table(IMAGES, {"en": ["a <b", "c & d"], "ar": ["تفاحة", "قط"]}, right=right)
+    text = shown._repr_html_()
     rows = re.findall("<tr>(.*?)</tr>", text)
     assert [len(re.findall("<td", row)) for row in rows] == [2, 2, 2]
-    assert "a &lt;b" in rows[1] and "c &amp; d" in rows[1]  # a model's text is not markup
+    assert "a &lt;b" in rows[1] and re.findall("<b>(.*?)</b>", text) == ["c &amp; d"]  # a model's text is not markup
     assert "<th>Arabic</th>" in rows[2] and 'lang="ar" dir="auto">تفاحة<' in rows[2]
-
-
-def test_images_in_the_table_look_like_the_originals():
+    assert repr(shown) == "Html(...)"
+    shown = html_table.table(IMAGES, {"en": ["cat", "dog"]}, more={"how < many": ["1", "2 & 3"]}, side=100).text
+    rows = re.findall("<tr>(.*?)</tr>", shown)
+    assert len(rows) == 3 and rows[2].startswith("<th>how &lt; many</th>") and "2 &amp; 3" in rows[2]
+    assert shown.count('width="100"') == 2
     flat = np.stack([np.full((8, 8, 3), colour, np.uint8) for colour in ((250, 10, 30), (20, 90, 200))])
     found = re.findall('base64,(.*?)"', html_table.table(flat, {}).text)
     back = [np.array(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
     np.testing.assert_allclose(back, flat, atol=4)  # JPEG rounds
 
 
-def test_right_answers_are_bold_and_the_text_form_is_short():
-    shown = html_table.table(IMAGES, {"en": ["cat", "dog"]}, right={"en": [False, True]})
-    assert re.findall("<b>(.*?)</b>", shown.text) == ["dog"]
-    assert repr(shown) == "Html(...)"
+@pytest.mark.parametrize(
+    ("texts", "more", "message"),
+    [
+        ({"en": ["cat"]}, {}, "en has 1 texts and 1 marks for 2 pictures"),
+        ({"xx": ["cat", "dog"]}, {}, "There is no language 'xx'; there are: en, de"),
+        ({}, {"more": {"how many": ["1"]}}, "how many has 1 texts for 2 pictures"),
+    ],
+)
+def test_impossible_tables_are_refused(texts, more, message):
+    with pytest.raises(ValueError, match=message):
+        html_table.table(IMAGES, texts, **more)
 
 
 def test_only_characters_without_a_glyph_are_replaced():
@@ -46,25 +57,3 @@ def test_scripts_that_figures_can_show_are_those_that_the_module_names():
     for language, names in captioned.emoji("test").names.items():
         whole = np.mean([html_table.drawable(name) == name for name in names])
         assert whole == 1.0 if language not in ("hi", "th", "ja", "ko", "zh") else whole < 0.05
-
-
-@pytest.mark.parametrize(
-    ("texts", "right", "message"),
-    [
-        ({"en": ["cat"]}, None, "en has 1 texts and 1 marks for 2 pictures"),
-        ({"en": ["cat", "dog"]}, {"en": [True]}, "en has 2 texts and 1 marks for 2 pictures"),
-        ({"xx": ["cat", "dog"]}, None, "There is no language 'xx'; there are: en, de"),
-    ],
-)
-def test_impossible_tables_are_refused(texts, right, message):
-    with pytest.raises(ValueError, match=message):
-        html_table.table(IMAGES, texts, right=right)
-
-
-def test_further_rows_have_their_own_headings():
-    shown = html_table.table(IMAGES, {"en": ["cat", "dog"]}, more={"how < many": ["1", "2 & 3"]}, side=100).text
-    rows = re.findall("<tr>(.*?)</tr>", shown)
-    assert len(rows) == 3 and rows[2].startswith("<th>how &lt; many</th>") and "2 &amp; 3" in rows[2]
-    assert shown.count('width="100"') == 2
-    with pytest.raises(ValueError, match="how many has 1 texts for 2 pictures"):
-        html_table.table(IMAGES, {}, more={"how many": ["1"]})

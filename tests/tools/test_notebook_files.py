@@ -61,8 +61,10 @@ def test_opened_and_saved_is_unchanged(path):
         cell.metadata["execution"] = {"iopub.execute_input": "2026-01-01"}
     model = {"type": "notebook", "content": nb, "format": "json"}
     notebook_files.before_saving(model=model, path=path.name, contents_manager=None)
-    written = nbformat.writes(model["content"])
-    assert written.rstrip("\n") == path.read_text(encoding="utf-8").rstrip("\n")
+    assert nbformat.writes(model["content"]).rstrip("\n") == path.read_text(encoding="utf-8").rstrip("\n")
+    other = {"type": "file", "content": "text"}
+    notebook_files.before_saving(model=other)
+    assert other == {"type": "file", "content": "text"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem[:2])
@@ -74,12 +76,6 @@ def test_every_set_up_cell_is_as_kit_stamp_writes_it(path):
     assert nbformat.writes(nb).rstrip("\n") == path.read_text(encoding="utf-8").rstrip("\n")
     (setup,) = [cell for cell in nb.cells if notebook_files.SKIP in cell.metadata.get("tags", [])][:1]
     assert setup.metadata["cellView"] == "form" and setup.source.startswith("# @title ")
-
-
-def test_other_files_are_left_alone():
-    for other in ({"type": "file", "content": "text"}, {"type": "notebook", "content": None}):
-        notebook_files.before_saving(model=other)
-        assert other["content"] in ("text", None)
 
 
 @pytest.mark.slow
@@ -104,6 +100,8 @@ def test_jupyterlabs_server_saves_without_a_change(tmp_path, monkeypatch):
 
 def test_badges_of_an_address_and_of_none():
     """Stamping twice is stamping once, the rest of the page stays, and the repository's page has none while unset."""
+    with pytest.raises(SystemExit, match="got 0 set-up cells"):
+        notebook_files.stamp(nbformat.v4.new_notebook(), "01_x.ipynb", "")
     readme = "# kitlib\n\n<!-- badges -->\n\ntext <!-- badges -->\n"
     stamped = notebook_files.with_badges(readme, "https://github.com/people/kit")
     line = stamped.splitlines()[2]

@@ -17,7 +17,6 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from kitlib import __version__
 from kitlib.data import files
 from kitlib.tools import notebook_files, notebooks
 
@@ -26,24 +25,18 @@ pytestmark = pytest.mark.slow
 NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 
 
-def make_root(folder):
-    """An empty project with the kit's own settings of nbval."""
-    (folder / "notebooks").mkdir()
-    shutil.copy(files.ROOT / "conftest.py", folder)
-    shutil.copy(files.ROOT / "notebooks" / "nbval_sanitize.cfg", folder / "notebooks")
-    shutil.copy(files.ROOT / "pyproject.toml", folder)
-    return folder
-
-
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A project of a user whose own "python3" kernel is another, broken Python."""
+    """A project of a user whose own "python3" kernel is another, broken Python; with the kit's settings of nbval."""
     kernel = tmp_path / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text('{"argv": ["no-such-python"], "display_name": "x", "language": "python"}')
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setattr(notebooks.site, "write", lambda root: root / "build" / "site" / "index.html")  # see test_site
-    return make_root(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    for name in ("conftest.py", "pyproject.toml", "notebooks/nbval_sanitize.cfg"):
+        shutil.copy(files.ROOT / name, tmp_path / name)
+    return tmp_path
 
 
 def write(root, name: str, *sources: str, skip: str = "") -> None:
@@ -136,10 +129,8 @@ def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
     nb = read(path)
     assert [cell.id for cell in nb.cells] == ids
     assert [cell.metadata for cell in nb.cells] == [{}, {"tags": [notebook_files.SKIP]}, {}, {}, {}]
-    assert nb.metadata == {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert nb.metadata == {"kernelspec": kernel, "language_info": {"name": "python"}}
     stream = nb.cells[3].outputs[0].text  # one, however it was flushed
     assert re.fullmatch(r"took 1.5 s\n<object object at 0x\w+>\n0.75 and 2\n", stream)
 
@@ -152,10 +143,7 @@ def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
     plain = [sys.executable, "-m", "pytest", "--nbval", "notebooks/"]  # as anybody's CI runs it
     printed = {"KIT_SCALE": "cpu", "JAX_PLATFORMS": "cpu"}
     monkeypatch.delenv("MPLBACKEND", raising=False)
-    for compare in (
-        lambda: notebooks.check((), root=root),
-        lambda: subprocess.run(plain, cwd=root, env=os.environ | printed).returncode,
-    ):
+    for compare in (None, lambda: subprocess.run(plain, cwd=root, env=os.environ | printed).returncode):
         path.write_text(address.sub("0x7f0000000000", first).replace("took 1.5 s\\n", "took 9.5 s\\n"))
         assert strict_failures(root, monkeypatch, compare) == []
         path.write_text(first.replace('"0.75 and 2', '"0.76 and 2'))
@@ -178,62 +166,34 @@ def alive(pid: int) -> bool:
     return bool(found) and not found.startswith("Z")
 
 
+def wait_for(found, seconds=60) -> None:
+    until = time.monotonic() + seconds
+    while not found() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def test_a_killed_refresh_leaves_no_process_and_no_folder(root, tmp_path, monkeypatch):
     """`kill -9` of the command while a cell runs: worker and kernel end within seconds, nothing is written, and the
     folder of the compilation cache is gone."""
     (root / "temporary").mkdir()
-    write(
-        root, "01_sleep",
-        "import os, pathlib, time\n"
-        "pathlib.Path('../pids').write_text(f'{os.getpid()} {os.getppid()}')\n"
-        "time.sleep(8)\n"
-        "pathlib.Path('../late').touch()",
-    )  # fmt: skip
+    code = "import os, pathlib, time\npathlib.Path('../pids').write_text(f'{os.getpid()} {os.getppid()}')\n"
+    write(root, "01_sleep", f"{code}time.sleep(8)\npathlib.Path('../late').touch()")
     before = (root / "notebooks" / "01_sleep.ipynb").read_bytes()
     line = "import sys; from pathlib import Path; from kitlib.tools import notebooks; "
     line += "notebooks.execute_all((), refresh=True, jobs=1, scale='cpu', root=Path(sys.argv[1]))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", line, str(root)], env=os.environ | {"TMPDIR": str(root / "temporary")}
-    )
-    until = time.monotonic() + 60
-    while not (root / "pids").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    env = os.environ | {"TMPDIR": str(root / "temporary")}
+    process = subprocess.Popen([sys.executable, "-c", line, str(root)], env=env)
+    wait_for((root / "pids").exists)
     pids = [int(pid) for pid in (root / "pids").read_text().split()]
     assert all(map(alive, pids)) and list((root / "temporary").glob("kit-*"))
     process.kill()
     process.wait()
-    until = time.monotonic() + 6
-    while any(map(alive, pids)) and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for(lambda: not any(map(alive, pids)), seconds=6)
     assert not any(map(alive, pids))
     time.sleep(0.5)
     assert not list((root / "temporary").glob("kit-*"))
     assert (root / "notebooks" / "01_sleep.ipynb").read_bytes() == before
     assert not (root / "late").exists() and not list(root.rglob("*.partial*"))
-
-
-def test_find(root):
-    for name in ("01_vit", "07_sparse_upcycling", "A1_nnx"):
-        write(root, name, "1")
-    assert [path.stem for path in notebook_files.find((), root)] == ["01_vit", "07_sparse_upcycling", "A1_nnx"]
-    for name in ("07", "07_sparse", "notebooks/07_sparse_upcycling.ipynb"):
-        assert [path.stem for path in notebook_files.find((name,), root)] == ["07_sparse_upcycling"]
-    assert [path.stem for path in notebook_files.find(("a1", "01"), root)] == ["01_vit", "A1_nnx"]
-    known = r"Known: 01_vit, 07_sparse_upcycling, A1_nnx\."
-    with pytest.raises(
-        SystemExit, match=rf"Unknown notebook '07_sprase'; did you mean '07_sparse_upcycling'\? {known}"
-    ):
-        notebook_files.find(("07_sprase",), root)
-    with pytest.raises(SystemExit, match=rf"Unknown notebook 'vitt'; did you mean '01_vit'\? {known}"):
-        notebook_files.find(("vitt",), root)
-    with pytest.raises(SystemExit, match="No notebooks/ folder"):
-        notebook_files.find((), root / "notebooks")
-
-
-def test_no_notebooks_is_reported_and_is_not_a_failure(root, capsys):
-    assert run(root) == 0
-    assert notebooks.check((), root=root) == 0
-    assert capsys.readouterr().out.count("There is no notebook to execute") == 2
 
 
 def test_a_notebook_whose_weights_are_not_here_is_skipped_in_one_sentence(root, capsys, monkeypatch, tmp_path):
@@ -257,9 +217,29 @@ def test_a_notebook_whose_weights_are_not_here_is_skipped_in_one_sentence(root, 
     assert notebook_files.lacks(path) == "" == notebook_files.lacks(root / "none.ipynb")
 
 
-def test_outputs_are_refreshed_on_the_cpu_scale_only(root):
+def test_find(root, capsys):
+    assert run(root) == notebooks.check((), root=root) == 0
+    assert capsys.readouterr().out.count("There is no notebook to execute") == 2
+    for name in ("01_vit", "07_sparse_upcycling", "A1_nnx"):
+        write(root, name, "1")
+    for names, stems in (
+        ((), ["01_vit", "07_sparse_upcycling", "A1_nnx"]), (("07",), ["07_sparse_upcycling"]),
+        (("notebooks/07_sparse_upcycling.ipynb",), ["07_sparse_upcycling"]), (("a1", "01"), ["01_vit", "A1_nnx"]),
+    ):  # fmt: skip
+        assert [path.stem for path in notebook_files.find(names, root)] == stems
+    known = r"Known: 01_vit, 07_sparse_upcycling, A1_nnx\."
+    with pytest.raises(SystemExit, match=rf"Unknown notebook '07_sprase'; did you mean '07_sparse_up\w+'\? {known}"):
+        notebook_files.find(("07_sprase",), root)
+    with pytest.raises(SystemExit, match="No notebooks/ folder"):
+        notebook_files.find((), root / "notebooks")
     with pytest.raises(SystemExit, match="got SCALE=gpu; stored outputs are defined on the CPU"):
         run(root, refresh=True, scale="gpu")
+
+
+def test_the_address_is_written_in_pyproject_only(root):
+    for urls, address in (("", ""), ('[project.urls]\nRepository = "https://a.b/kit/"\n', "https://a.b/kit")):
+        (root / "pyproject.toml").write_text(f'[project]\nname = "kitlib"\n{urls}')
+        assert notebook_files.repository(root) == address
 
 
 def test_environment_of_kernels(monkeypatch):
@@ -275,23 +255,6 @@ def test_environment_of_kernels(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     with notebooks.environment("gpu") as env:
         assert (env["JAX_PLATFORMS"], env["XLA_FLAGS"], env["KIT_SCALE"]) == ("cuda", "user's", "gpu")
-
-
-def test_setup_cell():
-    assert 'os.environ.get("KITLIB", "")' in notebook_files.setup_cell("")
-    set_up = notebook_files.setup_cell("https://github.com/someone/kit")
-    assert f'os.environ.get("KITLIB", "git+https://github.com/someone/kit@v{__version__}")' in set_up
-
-
-def test_the_address_is_written_in_pyproject_only(root):
-    project = root / "pyproject.toml"
-    project.write_text('[project]\nname = "kitlib"\n')
-    assert notebook_files.repository(root) == ""
-    project.write_text('[project]\nname = "kitlib"\n[project.urls]\nRepository = "https://github.com/someone/kit/"\n')
-    assert notebook_files.repository(root) == "https://github.com/someone/kit"
-
-
-# The promise: a changed digit is noticed in every notebook
 
 
 def with_changed_digits(nb):
@@ -311,28 +274,13 @@ def with_changed_digits(nb):
                     at, digit = found.start(), str((int(found[2]) + 1) % 10)
                     changed = output.text[:at] + digit + output.text[at + 1 :]
                     for text in (output.text, changed):
-                        stored, source = (
-                            new_output("stream", name="stdout", text=text),
-                            f"print({output.text!r}, end='')",
-                        )
-                        tags = {"tags": cell.metadata.get("tags", [])}
-                        cells.append(new_code_cell(source, outputs=[stored], metadata=tags, execution_count=1))
+                        stored = [new_output("stream", name="stdout", text=text)]
+                        more = {"metadata": {"tags": cell.metadata.get("tags", [])}, "execution_count": 1}
+                        cells.append(new_code_cell(f"print({output.text!r}, end='')", outputs=stored, **more))
     metadata = {name: value for name, value in nb.metadata.items() if name != "needs"}  # printing needs no weights
     return new_notebook(cells=cells, metadata=metadata)
 
 
-def test_the_changed_digit_is_the_first_compared_one():
-    outputs = [new_output("stream", name="stdout", text="took 12 s at 0x12345678: 0.79\n")]
-    ignored = new_code_cell("a", outputs=[new_output("stream", name="stdout", text="1")])
-    ignored.metadata.tags = ["nbval-ignore-output"]
-    nb = new_notebook(cells=[ignored, new_code_cell("b", outputs=outputs), new_code_cell("c")])
-    same, changed = with_changed_digits(nb).cells
-    assert same.source == changed.source == "print('took 12 s at 0x12345678: 0.79\\n', end='')"
-    assert same.outputs == outputs
-    assert changed.outputs[0].text == "took 12 s at 0x12345678: 1.79\n"
-
-
-@pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
 def test_a_changed_digit_fails_in_every_cell_of_every_notebook(root, monkeypatch):
     expected = []
     for path in NOTEBOOKS:
@@ -341,9 +289,6 @@ def test_a_changed_digit_fails_in_every_cell_of_every_notebook(root, monkeypatch
         nbformat.write(changed, root / "notebooks" / path.name)
         expected += [(path.stem, f"Cell {i}") for i in range(1, len(changed.cells), 2)]
     assert strict_failures(root, monkeypatch) == sorted(expected)
-
-
-# --- figures ---
 
 
 def in_base64(pixels) -> str:
@@ -361,7 +306,10 @@ def test_figures_are_stored_in_256_colours():
     outputs = [new_output("display_data", data={"image/png": in_base64(pixels)}) for pixels in (few, many)]
     nb = new_notebook(cells=[new_code_cell("plt.show()", outputs=outputs), new_markdown_cell("text")])
     before = [output.data["image/png"] for output in outputs]
+    line = f"File {notebook_files.ROOT / 'kitlib' / 'data' / 'files.py'}:51"
+    nb.cells[0].outputs.append(new_output("error", ename="E", evalue="", traceback=[line]))
     notebook_files.normalise(nb)
+    assert nb.cells[0].outputs.pop()["traceback"] == ["File kitlib/data/files.py:51"]  # not where the kit lies
     after = [output.data["image/png"] for output in nb.cells[0].outputs]
     back = [np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")).astype(int) for png in after]
     np.testing.assert_array_equal(back[0], few)
@@ -370,16 +318,5 @@ def test_figures_are_stored_in_256_colours():
     assert len(after[1]) < 0.6 * len(before[1])
     notebook_files.normalise(nb)
     assert [output.data["image/png"] for output in nb.cells[0].outputs] == after  # once and for all
-
-
-def test_a_figure_that_would_grow_is_kept():
     png = in_base64(np.zeros((1, 1, 3), np.uint8))
-    assert notebook_files.fewer_colours(png) == png
-
-
-def test_a_stored_traceback_does_not_say_where_the_kit_lies():
-    nb = new_notebook(cells=[new_code_cell("1 / 0")])
-    line = f"File {notebook_files.ROOT / 'kitlib' / 'data' / 'files.py'}:51"
-    nb.cells[0].outputs = [new_output("error", ename="E", evalue="", traceback=[line])]
-    notebook_files.normalise(nb)
-    assert nb.cells[0].outputs[0]["traceback"] == ["File kitlib/data/files.py:51"]
+    assert notebook_files.fewer_colours(png) == png  # would grow

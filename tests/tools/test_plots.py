@@ -14,13 +14,6 @@ def clean():
     plt.close("all")
 
 
-def test_image_grid_shows_every_image_and_blanks_the_rest():
-    axes = plots.image_grid(np.zeros((13, 4, 4, 1)), titles=[str(i) for i in range(13)], columns=5)
-    assert axes.shape == (3, 5)
-    assert [len(ax.images) for ax in axes.flat] == [1] * 13 + [0] * 2
-    assert axes[2, 2].get_title() == "12"
-
-
 def test_boxes_are_in_pixels_of_the_image_true_ones_solid():
     """Rows 0.5 to 1 of 8 are 4 to 8; columns 0.25 to 0.5 of 16 are 4 to 8."""
     _, ax = plt.subplots()
@@ -32,16 +25,17 @@ def test_boxes_are_in_pixels_of_the_image_true_ones_solid():
     assert ax.lines[-1].get_linestyle() != "-" and list(ax.lines[-1].get_xdata()) == [0, 16, 16, 0, 0]
 
 
-def test_attention_maps_cover_their_images():
+def test_images_in_a_grid_and_attention_maps_that_cover_them():
+    axes = plots.image_grid(np.zeros((13, 4, 4, 1)), titles=[str(i) for i in range(13)], columns=5)
+    assert [len(ax.images) for ax in axes.flat] == [1] * 13 + [0] * 2 and axes[2, 2].get_title() == "12"
     images, maps = np.zeros((3, 28, 28, 1)), np.arange(3 * 16).reshape(3, 4, 4)
     images[:, 7:21, 7:21] = 1.0
     axes = plots.attention_maps(images, maps)
     (picture,), (overlay,) = axes[0, 2].images, axes[1, 2].images
     assert picture.get_extent() == overlay.get_extent() == [-0.5, 27.5, 27.5, -0.5]
     np.testing.assert_array_equal(overlay.get_array(), maps[2])
-    outline = axes[1, 2].collections[0].get_paths()[0].vertices
-    assert outline.min() == 6.5  # half-way between the last pixel outside and the first inside
-    assert outline.max() == 20.5
+    outline = axes[1, 2].collections[0].get_paths()[0].vertices  # half-way between the pixels outside and inside
+    assert (outline.min(), outline.max()) == (6.5, 20.5)
 
 
 def test_curves_draw_the_mean_and_the_interval():
@@ -56,19 +50,6 @@ def test_curves_draw_the_mean_and_the_interval():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
 
 
-def test_study_curves_have_one_line_per_arm_each_at_its_own_positions():
-    rows = [("a", s, c, 1.0 + s) for s in (0, 1) for c in (0.0, 0.5)] + [
-        ("b", s, c, s) for s in (0, 1) for c in (0, 1, 2)
-    ]
-    _, ax = plt.subplots()
-    plots.study_curves(
-        ax, pd.DataFrame(rows, columns=["arm", "seed", "cost", "loss"]), "cost", "loss", xlabel="cost", ylabel="loss"
-    )
-    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.0, 0.5])
-    np.testing.assert_array_equal(ax.lines[1].get_xdata(), [0, 1, 2])
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.5, 1.5])
-
-
 def test_differences_are_paired():
     # Seeds differ by 10, arms by 1 and -2: only the pairs show it.
     base = np.array([10.0, 20.0, 30.0])
@@ -76,19 +57,27 @@ def test_differences_are_paired():
     plots.differences(ax, pd.DataFrame({"dense": base, "up": base + 1, "down": base - 2}), "dense", xlabel="gain")
     assert [text.get_text() for text in ax.get_yticklabels()] == ["up", "down"]
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 1, 1])
-    means = [container.lines[0].get_xdata()[0] for container in ax.containers]
-    assert means == [1, -2]
+    assert [container.lines[0].get_xdata()[0] for container in ax.containers] == [1, -2]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
-
-
-def test_study_differences_have_one_panel_per_study():
-    rows = [
-        (arm, seed, loss) for arm, start in (("dense", 3.0), ("up", 2.5)) for seed in (0, 1, 2) for loss in (9, start)
-    ]
+    arms = (("dense", 3.0), ("up", 2.5))
+    rows = [(arm, seed, loss) for arm, end in arms for seed in (0, 1, 2) for loss in (9, end)]
     table = pd.DataFrame(rows, columns=["arm", "seed", "loss"])
     axes = plots.study_differences({"one": table, "two": table}, "dense", xlabel="loss minus dense")
     assert [ax.get_title() for ax in axes] == ["one", "two"]
     np.testing.assert_array_equal(axes[1].lines[0].get_xdata(), [-0.5] * 3)  # the last evaluations, not the first
+
+
+def test_trials_are_points_of_which_the_best_is_black_and_the_worst_squash_no_others():
+    """The largest median of a kind is 1.5: two trials that are far off are drawn there, and so is 1.8."""
+    rows = [("dense", f"peak {i}", loss, i == 1) for i, loss in enumerate((1.0, 1.2, 1.5, 1.8, 100.0), 1)]
+    rows += [("new", f"peak {i}, resumed", loss, i == 1) for i, loss in enumerate((0.5, 0.6, 100.0), 1)]
+    _, ax = plt.subplots()
+    plots.trials(ax, pd.DataFrame(rows, columns=["kind", "trial", "loss", "best"]))
+    assert ax.get_legend_handles_labels()[1] == ["dense", "new"]
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[1, 2, 3, 4, 5], [1], [1, 2, 3], [1]]
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 1.2, 1.5, 1.5, 1.5]
+    assert ax.lines[2].get_ydata().tolist() == [0.5, 0.6, 1.5]
+    assert [line.get_color() == "0.1" for line in ax.lines] == [False, True, False, True]
 
 
 def test_study_points_join_what_no_cheaper_arm_beats():
@@ -107,41 +96,11 @@ def test_study_points_join_what_no_cheaper_arm_beats():
     np.testing.assert_array_equal(frontier.get_ydata(), [7, 5, 1])
 
 
-def test_trials_are_points_and_the_best_one_is_black():
-    rows = [
-        ("dense", "peak 0.1, resumed", 3.0, False),
-        ("dense", "peak 0.4", 2.0, True),
-        ("new", "peak 0.2", 5.0, True),
-    ]
-    _, ax = plt.subplots()
-    plots.trials(ax, pd.DataFrame(rows, columns=["kind", "trial", "loss", "best"]))
-    assert ax.get_legend_handles_labels()[1] == ["dense", "new"]
-    assert [line.get_xdata().tolist() for line in ax.lines] == [[0.1, 0.4], [0.4], [0.2], [0.2]]
-    assert [line.get_color() == "0.1" for line in ax.lines] == [False, True, False, True]
-    assert ax.lines[1].get_ydata().tolist() == [2.0]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.1", "0.3"]  # round numbers in the range
-
-
-def test_the_worst_trials_do_not_squash_the_others():
-    """The largest median of a kind is 1.5: two trials that are far off are drawn there, and so is 1.8."""
-    rows = [("dense", f"peak {i}", loss, i == 1) for i, loss in enumerate((1.0, 1.2, 1.5, 1.8, 100.0), 1)]
-    rows += [("new", f"peak {i}", loss, i == 1) for i, loss in enumerate((0.5, 0.6, 100.0), 1)]
-    _, ax = plt.subplots()
-    plots.trials(ax, pd.DataFrame(rows, columns=["kind", "trial", "loss", "best"]))
-    assert ax.lines[0].get_ydata().tolist() == [1.0, 1.2, 1.5, 1.5, 1.5]
-    assert ax.lines[2].get_ydata().tolist() == [0.5, 0.6, 1.5]
-
-
 def study(**arms) -> pd.DataFrame:
     """Two seeds of arms whose loss at step t is given, costing one parent for 10 steps; metric "more" is twice that."""
-    return pd.DataFrame(
-        [
-            {"arm": arm, "seed": seed, "extra_steps": t, "extra_cost": t / 10, "loss": x, "more": 2 * x}
-            for arm, values in arms.items()
-            for seed in range(2)
-            for t, x in values.items()
-        ]
-    )
+    points = [(arm, seed, t, x) for arm, values in arms.items() for seed in range(2) for t, x in values.items()]
+    rows = [(arm, seed, t, t / 10, x, 2 * x) for arm, seed, t, x in points]
+    return pd.DataFrame(rows, columns=["arm", "seed", "extra_steps", "extra_cost", "loss", "more"])
 
 
 def test_what_a_gate_looks_at_and_what_a_budget_buys():
@@ -160,13 +119,10 @@ def test_what_a_gate_looks_at_and_what_a_budget_buys():
 
 def test_every_verdict_has_a_mark():
     rows = [
-        ("a", 0.5, 0.4, 0.7, "seen"),
-        ("b", 0.0, -0.1, 0.1, "undecided (needs about 9 seeds)"),
-        ("c", -0.3, -0.4, -0.2, "reversed"),
-        ("d", 0.0, -0.1, 0.1, "no difference above 0.2"),
-        ("e", 0.1, -0.1, 0.3, "floor"),
-        ("f", 0.2, 0.1, 0.3, "precondition not met"),
-    ]
+        ("a", 0.5, 0.4, 0.7, "seen"), ("b", 0.0, -0.1, 0.1, "undecided (needs about 9 seeds)"),
+        ("c", -0.3, -0.4, -0.2, "reversed"), ("d", 0.0, -0.1, 0.1, "no difference above 0.2"),
+        ("e", 0.1, -0.1, 0.3, "floor"), ("f", 0.2, 0.1, 0.3, "precondition not met"),
+    ]  # fmt: skip
     _, ax = plt.subplots()
     table = pd.DataFrame(rows, columns=["claim", "gain", "low", "high", "verdict"])
     plots.verdicts(ax, table, xlabel="loss saved")
@@ -195,10 +151,7 @@ def test_three_colours_are_principal_components():
     rng = np.random.default_rng(0)
     axes = np.array([3.0, 9.0, 1.0]) * rng.uniform(-1, 1, (200, 3))
     colours = plots.three_colours(np.concatenate([axes, np.zeros((200, 4))], axis=1))
-    assert (
-        colours.shape == (200, 3)
-        and colours.min(axis=0).tolist() == [0] * 3
-        and colours.max(axis=0).tolist() == [1] * 3
-    )
+    assert colours.shape == (200, 3)
+    assert colours.min(axis=0).tolist() == [0] * 3 and colours.max(axis=0).tolist() == [1] * 3
     for colour, axis in zip(colours.T, (1, 0, 2), strict=True):
         assert abs(np.corrcoef(colour, axes[:, axis])[0, 1]) > 0.95

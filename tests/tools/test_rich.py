@@ -8,15 +8,12 @@ from kitlib.tools import rich
 CELLS = ("ok", "a < b", "measured 1", "expected 1 ±0.1")
 
 
-def test_a_row_is_escaped_and_its_columns_have_fixed_widths():
+def test_a_row_is_escaped_and_its_columns_have_fixed_widths(capsys):
     row = rich.row(CELLS)
     assert "<b>ok</b>" in row and "a &lt; b" in row and row.count("<td") == 4 == row.count("<col ")
     assert "table-layout:fixed" in row and all(width in row for width in rich.WIDTHS)
     assert "\n" not in row
-
-
-def test_without_a_notebook_the_line_and_what_was_measured_are_printed(capsys):
-    rich.display_row("[ok] a < b: 1", CELLS)
+    rich.display_row("[ok] a < b: 1", CELLS)  # without a notebook
     assert capsys.readouterr().out == "[ok] a < b: 1, measured 1\n"
 
 

@@ -41,40 +41,29 @@ def test_the_page_has_every_picture_and_every_answer(files, tmp_path, capsys):
     assert lines[0] == f"{files[0]}: <cat>, boxes: 1, how many: 1, what color is it? blue" and len(lines) == 3
 
 
-def test_without_a_question_there_is_no_row_for_it(files, tmp_path, capsys):
-    show.main((files[0],), out=tmp_path / "page.html")
-    assert capsys.readouterr().out.startswith(f"{files[0]}: <cat>, boxes: 1, how many: 1\n")
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<th>") == 1 + 16 + 1
-
-
-def test_a_question_in_the_words_of_a_row_has_a_row_of_its_own(files, tmp_path):
-    show.main((files[0],), "how many?", tmp_path / "page.html")
+@pytest.mark.parametrize(("question", "rows", "more"), [("", 1, ""), ("how many?", 2, ", how many? blue")])
+def test_no_question_and_one_in_the_words_of_a_row(files, tmp_path, capsys, question, rows, more):
+    show.main((files[0],), question, tmp_path / "page.html")
+    assert capsys.readouterr().out.startswith(f"{files[0]}: <cat>, boxes: 1, how many: 1{more}\n")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert page.count("<th>") == 1 + 16 + 2 and ">1<" in page and ">blue<" in page
+    assert page.count("<th>") == 1 + 16 + rows and ">1<" in page and (">blue<" in page) == bool(question)
 
 
-def test_damaged_weights_end_it_with_a_sentence(files, tmp_path, monkeypatch):
+def test_what_is_refused_before_anything_is_written(files, tmp_path, monkeypatch):
+    (tmp_path / "bad.png").write_bytes(b"x")
     (tmp_path / "palix_s.safetensors").write_bytes(b"x" * 100)
+    (tmp_path / "folder.html").mkdir()
+    for names, out, message in (
+        ([files[0], str(tmp_path / "bad.png")], "page.html", r"bad\.png is not a picture"),
+        ([str(tmp_path / "none.png")], "page.html", r"none\.png is missing"),
+        ([], "page.html", "which pictures"),
+        (files, "page.png", r"the page cannot be .*ends in \.html"),
+        (files, "folder.html", r"the page cannot be .*ends in \.html"),
+    ):
+        with pytest.raises(SystemExit, match=f"kit show: .*{message}"):
+            show.main(tuple(names), out=tmp_path / out)
     monkeypatch.setattr(stages, "released_file", lambda: tmp_path / "palix_s.safetensors")
     monkeypatch.setattr(stages, "released", REAL)
     with pytest.raises(SystemExit, match=r"kit show: .*palix_s\.safetensors"):
         show.main((files[0],), out=tmp_path / "page.html")
-
-
-@pytest.mark.parametrize("out", ["page.png", "folder.html"])
-def test_the_page_has_a_name_of_a_page(files, tmp_path, out, monkeypatch):
-    (tmp_path / "folder.html").mkdir()
-    monkeypatch.setattr(stages, "released", lambda: pytest.fail("nothing is computed before"))
-    with pytest.raises(SystemExit, match=r"kit show: the page cannot be .*ends in \.html"):
-        show.main(tuple(files), out=tmp_path / out)
-
-
-def test_bad_files_are_refused_before_anything_is_written(files, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"x")
-    with pytest.raises(SystemExit, match=r"kit show: .*bad\.png is not a picture"):
-        show.main((files[0], str(tmp_path / "bad.png")), out=tmp_path / "page.html")
-    with pytest.raises(SystemExit, match=r"kit show: .*none\.png is missing"):
-        show.main((str(tmp_path / "none.png"),), out=tmp_path / "page.html")
-    with pytest.raises(SystemExit, match="which pictures"):
-        show.main(())
-    assert not (tmp_path / "page.html").exists()
+    assert not (tmp_path / "page.html").exists() and not (tmp_path / "page.png").exists()

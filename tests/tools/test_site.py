@@ -21,10 +21,9 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 def folder(tmp_path_factory):
     """build/site of a checkout in which nothing has been executed yet; of three notebooks, all pages of docs."""
     root = tmp_path_factory.mktemp("kit")
+    ignore = shutil.ignore_patterns("__pycache__", "studies", "models")
     for name in ("docs", "kitlib"):
-        shutil.copytree(
-            files.ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "studies", "models")
-        )
+        shutil.copytree(files.ROOT / name, root / name, ignore=ignore)
     (root / "notebooks").mkdir()
     for name in ("00_start_here", "07_sparse_upcycling", "10_e3"):
         nb = nbformat.read(files.ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -34,10 +33,8 @@ def folder(tmp_path_factory):
     (root / "notebooks" / "99_broken.ipynb").write_text("no notebook")  # is left out
     (root / "build").mkdir()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 10 As it was executed\n\nWith *text*.")])
-    outputs = [
-        nbformat.v4.new_output("display_data", {"text/html": '<img src="data:,"> <img alt="mine" src="data:,">'})
-    ]
-    nb.cells.append(nbformat.v4.new_code_cell("show()", outputs=outputs))
+    page = {"text/html": '<img src="data:,"> <img alt="mine" src="data:,">'}
+    nb.cells.append(nbformat.v4.new_code_cell("show()", outputs=[nbformat.v4.new_output("display_data", page)]))
     nb.metadata["kit"] = {"seconds": 3, "error": "cell 2: ZeroDivisionError"}
     nbformat.write(nb, root / "build" / "10_e3.ipynb")
     assert site.write(root) == root / "build" / "site" / "index.html"
@@ -55,7 +52,13 @@ def opened(page, size="1400,1200", dark=False) -> str:
 
 
 def test_nothing_is_loaded_from_a_network(folder):
-    """Links may lead outside; scripts, styles, fonts and pictures may not come from there."""
+    """Links may lead outside, to the repository and to the lesson's notebook in Colab, of this version; scripts,
+    styles, fonts and pictures may not come from there."""
+    for name, links in {"index": [], "lessons/07_sparse_upcycling": ["notebooks/07_sparse_upcycling.ipynb"]}.items():
+        page = (folder / f"{name}.html").read_text()
+        found = re.findall(r'href="(https://(?:github\.com/someone|colab)[^"]*)"', page)
+        colab = f"https://colab.research.google.com/github/someone/kit/blob/v{__version__}"
+        assert set(found) == {ADDRESS, *(f"{colab}/{link}" for link in links)}
     for page in folder.rglob("*.html"):
         text = page.read_text()
         loaded = re.findall(r"<(?:script|img|iframe)[^>]*src=\"(https?:[^\"]+)", text)
@@ -77,81 +80,29 @@ def test_a_lesson_in_a_browser(folder):
     assert " checks\n" in re.sub(r"<[^>]+>", "", text) and "google.colab" not in text
 
 
-def test_a_lesson_can_be_downloaded_and_its_code_copied(folder):
-    """The download is the stored notebook, set-up cell and all. Every figure says what it shows. A button per cell."""
+def test_a_lesson_can_be_downloaded_and_its_figures_say_what_they_show(folder):
+    """The download is the stored notebook, set-up cell and all."""
     page = folder / "lessons" / "07_sparse_upcycling.html"
     (link,) = re.findall(r'href="([^"]+\.ipynb)"[^>]*title="Download', page.read_text())
     stored = folder.parents[1] / "notebooks" / "07_sparse_upcycling.ipynb"
     assert (page.parent / link).read_bytes() == stored.read_bytes()
     figures = [tag for tag in re.findall(r"<img[^>]+>", page.read_text()) if "/_images/" in tag]
-    alt = [re.search(r'alt="([^"]*)"', tag)[1] for tag in figures]
-    assert len(alt) >= 5 and all(text.startswith("Figure of 07 Sparse upcycling of a ViT, ") for text in alt)
-    assert any(text.endswith("; relative distance of logits") for text in alt)
+    assert len(figures) >= 5 and all('alt="Figure of 07 Sparse upcycling of a ViT, ' in tag for tag in figures)
     executed = (page.parent / "10_e3.html").read_text()
     assert '<img alt="Figure of 10 As it was executed, 10 As it was executed" src="data:,">' in executed
     assert '<img alt="mine" src="data:,">' in executed
-    cells = [cell for cell in nbformat.read(stored, as_version=4).cells if cell.cell_type == "code"]
-    text = opened(page)
-    assert len(cells) - 1 <= text.count('<button class="copy"') < text.count("<pre")  # not for what was printed
 
 
-def test_links_to_the_public_address(folder):
-    """To the repository, and to the lesson's own notebook in Colab, of this version; no other."""
-    for name, links in {"index": [], "lessons/07_sparse_upcycling": ["notebooks/07_sparse_upcycling.ipynb"]}.items():
-        found = re.findall(
-            r'href="(https://(?:github\.com/someone|colab)[^"]*)"', (folder / f"{name}.html").read_text()
-        )
-        colab = f"https://colab.research.google.com/github/someone/kit/blob/v{__version__}"
-        assert set(found) == {ADDRESS, *(f"{colab}/{link}" for link in links)}
-
-
-COLOURS = """<script>addEventListener("load", () => {
-  for (const cell of document.querySelectorAll(".cell_output td")) {
-    let ground = cell;
-    while (/, 0\\)/.test(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
-    cell.title = getComputedStyle(cell).color + " on " + getComputedStyle(ground).backgroundColor;
-  }
-})</script>"""
-
-
-def light(colour) -> float:
-    """WCAG 2's relative luminance of "rgb(r, g, b)"."""
-    shares = [int(x) / 255 for x in re.findall(r"\d+", colour)]
-    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares]
-    return sum(weight * x for weight, x in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_checks_are_readable_on_the_ground_of_the_page(folder, dark):
-    """The contrast of every check is at least 7, WCAG 2's best grade; in dark mode it is light on dark."""
-    page = folder / "lessons" / f"colours_{dark}.html"
-    page.write_text(
-        (folder / "lessons" / "07_sparse_upcycling.html").read_text().replace("</body>", f"{COLOURS}</body>")
-    )
-    text = opened(page, dark=dark)
-    page.unlink()
-    pairs = {tuple(map(light, pair)) for pair in re.findall(r'<td[^>]*title="(rgb.*?) on (rgb.*?)"', text)}
-    assert pairs and all((ink > ground) == dark for ink, ground in pairs)
-    assert all((max(pair) + 0.05) / (min(pair) + 0.05) >= 7 for pair in pairs)
-
-
-def test_the_start_page_and_the_search_in_a_browser(folder):
+def test_the_other_pages_in_a_browser(folder):
     text = opened(folder / "index.html")
     assert text.count('class="sd-card-img-top') == 2 and "This lesson failed" in text
-    assert (
-        "10 As it was executed" in text
-        and "99_broken" not in text
-        and 'href="lessons/07_sparse_upcycling.html"' in text
-    )
+    assert all(words in text for words in ("10 As it was executed", 'href="lessons/07_sparse_upcycling.html"'))
+    assert "99_broken" not in text
     assert (folder / "searchindex.js").stat().st_size > 10_000
     assert "searchtools.js" in opened(folder / "search.html")
-
-
-def test_claims_and_reference_in_a_browser(folder):
     claims = opened(folder / "claims.html", "420,900")
     assert claims.count("<table") == 4 and "no counterpart: " in claims  # the counts, and a table per paper
     api = opened(folder / "api" / "moe.html")
-    assert 'href="../lessons/07_sparse_upcycling.html"' in opened(folder / "api" / "upcycling.html")
     assert "top_k" in api and "def plan_token_choice" in re.sub(r"<[^>]+>", "", api)
 
 

@@ -17,16 +17,6 @@ LESSONS = [
 ]
 
 
-def test_cards_link_to_lessons_and_say_what_failed():
-    text = site_pages.cards(LESSONS)
-    first, second = text.split(":::{grid-item-card} ")[1:]
-    assert first.startswith(
-        "01 A <b>\n:link: lessons/01_a\n:link-type: doc\n:img-top: figures/01_a.png\n"
-        ":img-alt: The last figure of 01 A <b>\n\nWhat it says."
-    )
-    assert "img-" not in second and "This lesson failed" in second and "This lesson failed" not in first
-
-
 def test_links_to_files_lead_to_pages():
     text = "[`moe.routing`](../kitlib/moe/routing.py), [`configs`](../kitlib/configs/__init__.py), "
     text += "[g](../docs/glossary.md)"
@@ -44,13 +34,15 @@ def test_pages_of_docs_are_filled_in_and_link_to_lessons(tmp_path):
     (tmp_path / "docs" / "a.md").write_text(f"# A\n\n{links}\n\n{{{{lessons}}}}\n\n{{{{toctree}}}}\n")
     text = site_pages.texts(tmp_path, LESSONS)["a.md"]
     links = "[1](lessons/01_a.ipynb), [2](api/moe.md#kitlib.moe.routing), [3](glossary.md)"
+    first, second = site_pages.cards(LESSONS).split(":::{grid-item-card} ")[1:]
+    assert first.startswith("01 A <b>\n:link: lessons/01_a\n:link-type: doc\n:img-top: figures/01_a.png\n")
+    assert "img-" not in second and "This lesson failed" in second and "This lesson failed" not in first
     assert text == f"# A\n\n{links}\n\n{site_pages.cards(LESSONS)}\n\n{site_pages.toctree(LESSONS)}\n"
     assert "lessons/01_a\nlessons/02_c\n" in text and "{{" not in text
-
-
-def test_the_side_bar_lists_every_page_of_docs():
     listed = set(site_pages.toctree(LESSONS).split())
     assert {path.stem for path in (files.ROOT / "docs").glob("*.md")} - {"index"} < listed
+    text = site_pages.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
+    assert ":::{dropdown} 1 checks\n" in text and "\n| ok | p \\< q | measured 3 | expected 3 & more |\n:::" in text
 
 
 def test_the_tables_of_claims_are_as_kit_docs_writes_them():
@@ -59,11 +51,6 @@ def test_the_tables_of_claims_are_as_kit_docs_writes_them():
     assert page == site_pages.with_claims(page), "docs/claims.md is behind: kit docs"
     emptied = re.sub("(?<=<!-- claims -->\n).*(?=<!-- end)", "", page, flags=re.DOTALL)
     assert site_pages.with_claims(emptied) == page and page.count("\n| **") == len(claims.table()) > 100
-
-
-def test_checks_are_folded_away_and_escaped():
-    text = site_pages.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
-    assert ":::{dropdown} 1 checks\n" in text and "\n| ok | p \\< q | measured 3 | expected 3 & more |\n:::" in text
 
 
 def test_claims_are_linked_by_paper():
@@ -109,26 +96,24 @@ def test_docstrings_become_markdown():
     assert site_pages.prose("Built in notebooks/01_a_b.ipynb.") == f"Built in {link}."
 
 
-def test_signatures():
-    source = "class A(B, C):\n    x: int = 3\n    def f(self, y: int, *, z=2) -> str: ...\n    def _g(self): ...\n"
-    assert site_pages.signature(ast.parse(source).body[0]) == (
-        "class A(B, C)\n    x: int = 3\n    def f(self, y: int, *, z=2) -> str"
-    )
-    assert site_pages.signature(ast.parse("def f(a, *b): ...").body[0]) == "def f(a, *b)"
-
-
 CLASS = """
-class A:
+class A(B, C):
     # What comes before, on
     # two lines
     x: int = 3  # and beside
     y: str = "ü # no comment"  # é: the second
     z: int = 4
+    def f(self, y: int, *, z=2) -> str: ...
+    def _g(self): ...
 """
 
 
-def test_comments_of_fields_become_text():
-    assert site_pages.fields(ast.parse(CLASS).body[0], CLASS.splitlines()) == (
+def test_signatures_and_comments_of_fields():
+    one = ast.parse(CLASS).body[0]
+    fields = "    x: int = 3\n    y: str = 'ü # no comment'\n    z: int = 4\n"
+    assert site_pages.signature(one) == f"class A(B, C)\n{fields}    def f(self, y: int, *, z=2) -> str"
+    assert site_pages.signature(ast.parse("def f(a, *b): ...").body[0]) == "def f(a, *b)"
+    assert site_pages.fields(one, CLASS.splitlines()) == (
         "**Fields**\n\n- `x`: What comes before, on two lines and beside\n- `y`: é: the second"
     )
     assert site_pages.fields(ast.parse("class A:\n    x: int").body[0], ["class A:", "    x: int"]) == ""

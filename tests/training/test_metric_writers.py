@@ -56,21 +56,16 @@ def test_several_writers_are_one():
     both.write(1, {"loss": 2.0})
     both.rewind(0)
     both.close()
-    assert (
-        one.calls[1:] == two.calls[1:] == [("write", (1, {"loss": 2.0}), {}), ("rewind", (0,), {}), ("close", (), {})]
-    )
+    want = [("write", (1, {"loss": 2.0}), {}), ("rewind", (0,), {}), ("close", (), {})]
+    assert one.calls[1:] == two.calls[1:] == want
 
 
 def test_tensorboard_and_wandb_get_every_metric(monkeypatch, tmp_path):
     boards, runs = [], []
-    monkeypatch.setitem(
-        sys.modules,
-        "tensorboardX",
-        types.SimpleNamespace(SummaryWriter=lambda *a: boards.append(Recorder(*a)) or boards[-1]),
-    )
-    monkeypatch.setitem(
-        sys.modules, "wandb", types.SimpleNamespace(init=lambda **k: runs.append(Recorder(**k)) or runs[-1])
-    )
+    board = types.SimpleNamespace(SummaryWriter=lambda *a: boards.append(Recorder(*a)) or boards[-1])
+    monkeypatch.setitem(sys.modules, "tensorboardX", board)
+    wandb = types.SimpleNamespace(init=lambda **k: runs.append(Recorder(**k)) or runs[-1])
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     for writer in (writers.TensorBoardWriter(tmp_path), writers.WandbWriter("mine", tmp_path / "run", {"seed": 0})):
         writer.write(7, {"loss": 1.5})
         writer.rewind(3)
@@ -84,11 +79,11 @@ def test_tensorboard_and_wandb_get_every_metric(monkeypatch, tmp_path):
     assert first == again != other
 
 
-@pytest.mark.parametrize("package", ["tensorboardX", "wandb"])
-def test_a_missing_package_is_named(monkeypatch, tmp_path, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    make = {"tensorboardX": lambda: writers.TensorBoardWriter(tmp_path)}.get(
-        package, lambda: writers.WandbWriter("p", tmp_path, {})
-    )
-    with pytest.raises(ModuleNotFoundError, match=f"pip install {package}"):
-        make()
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    for package, make in (
+        ("tensorboardX", lambda: writers.TensorBoardWriter(tmp_path)),
+        ("wandb", lambda: writers.WandbWriter("p", tmp_path, {})),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ModuleNotFoundError, match=f"pip install {package}"):
+            make()

@@ -17,20 +17,14 @@ def linux(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
 
 
-def test_the_allocator_keeps_its_memory_in_huge_pages(linux):
-    assert process.allocator() == {
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
-        ":glibc.malloc.mmap_threshold=4000000000:glibc.malloc.trim_threshold=4000000000"
-    }
-
-
-def test_settings_of_the_user_are_kept(linux, monkeypatch):
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=3")
+def test_the_allocator_keeps_its_memory_in_huge_pages(linux, monkeypatch):
+    settings = "hugetlb=1 arena_max=1 mmap_threshold=4000000000 trim_threshold=4000000000"
+    assert process.allocator() == {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{each}" for each in settings.split())}
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=3")  # settings of the user are kept
     assert process.allocator() == {"GLIBC_TUNABLES": "glibc.malloc.arena_max=3"}
-
-
-def test_other_systems_have_no_such_allocator(linux, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
+    assert process.run_with_allocator("raise SystemExit(3)") is None  # and need no other process
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setattr(sys, "platform", "darwin")  # other systems have no such allocator
     assert process.allocator() == {}
     assert process.run_with_allocator("raise SystemExit(3)") is None
 
@@ -53,11 +47,6 @@ def test_a_signal_to_end_reaches_the_process(linux, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_no_process_is_started_if_the_settings_are_made_already(linux, monkeypatch):
-    monkeypatch.setenv("GLIBC_TUNABLES", "")
-    assert process.run_with_allocator("raise SystemExit(3)") is None
-
-
 def test_the_cache_of_a_job_is_shared_and_removed_at_its_end(linux):
     with process.job_cache() as first, process.job_cache() as second:
         folders = [os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"]) for env in (first, second)]
@@ -66,11 +55,7 @@ def test_the_cache_of_a_job_is_shared_and_removed_at_its_end(linux):
         assert first["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
         assert first["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] == "0"
         assert first["GLIBC_TUNABLES"] == process.allocator()["GLIBC_TUNABLES"]
-    assert not any(map(os.path.exists, folders))
-
-
-def test_the_cache_of_a_job_is_removed_after_an_error():
     with pytest.raises(KeyboardInterrupt), process.job_cache() as env:
-        folder = os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"])
+        folders.append(os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"]))
         raise KeyboardInterrupt
-    assert not os.path.exists(folder)
+    assert not any(map(os.path.exists, folders))
