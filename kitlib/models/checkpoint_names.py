@@ -11,10 +11,7 @@ import numpy as np
 from kitlib.configs import T5Config, ViTConfig, vit
 from kitlib.configs.arguments import flag, whole
 from kitlib.configs.nearest_name import one_of
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or does not fit; the message names the file and the problem."""
+from kitlib.models.checkpoint_files import CheckpointError
 
 
 def kit_names(flat: dict[str, np.ndarray], path="The checkpoint") -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from kitlib import configs
 from kitlib.models import checkpoint, checkpoint_names
-from kitlib.models.checkpoint_names import CheckpointError
+from kitlib.models.checkpoint_files import CheckpointError
 
 # The shapes of both B/16.
 NORM = {"scale": (768,), "bias": (768,)}
