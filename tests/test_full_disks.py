@@ -21,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from small_disk import small_disk
 
 from kitlib import data
-from kitlib.data import download, files, image_batches, tfds_builders
+from kitlib.data import datasets, download, files, image_batches
 from kitlib.studies import runner
 from kitlib.studies.study import Study
 from kitlib.training import checkpoints, loop, optim
@@ -134,7 +134,7 @@ def test_full_public_sets(disk, what, tmp_path):
     spoil(disk, what, free=100_000)
     error, message = (OSError, f"fashion_mnist.* {FULL}") if what == "full" else (PermissionError, "cannot be written")
     with pytest.raises(error, match=message):
-        tfds_builders.prepare("fashion_mnist", disk.folder, files=tmp_path)
+        datasets.prepare("fashion_mnist", disk.folder, files=tmp_path)
     assert disk.names() == []
 
 

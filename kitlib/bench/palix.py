@@ -14,7 +14,7 @@ import numpy as np
 
 from kitlib.bench import timing
 from kitlib.models import palix
-from kitlib.multimodal import features, ocr_pretraining, stages
+from kitlib.multimodal import mixtures, ocr_pretraining, stages
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def trainings(folder: Path) -> tuple[dict[str, Callable], dict[str, float]]:
         batches.tower.features(np.zeros((1, *config.tower.image_size, config.tower.channels), np.uint8))  # compiles
         start = time.perf_counter()
         next(batches)  # makes the shard
-        examples[name] = (time.perf_counter() - start) / features.STEPS
+        examples[name] = (time.perf_counter() - start) / mixtures.STEPS
         calls[name] = _stepper(state, step, batches)
     return calls, examples
 

@@ -7,7 +7,7 @@ import jax
 
 from kitlib.bench import e3, imports, moe, palix, t5, vit
 from kitlib.bench.timing import ROUNDS
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 
 
 def main(names: tuple[str, ...] = ()) -> None:

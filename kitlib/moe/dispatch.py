@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.moe.routing import Assignment, Choice
 from kitlib.parallel import mesh
 

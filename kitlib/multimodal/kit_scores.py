@@ -23,15 +23,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kitlib.data import captioned, emoji_styles, keyed_rng
-from kitlib.metrics.answers import wups
+from kitlib.data import captioned, keyed_rng
+from kitlib.metrics.text_metrics import wups
 from kitlib.multimodal import objectives
 from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
 from kitlib.multimodal.kit_data import object_rows, pick, place_on_background, retry_until_fits
-from kitlib.multimodal.kit_tasks import boxes_found, kit_tasks
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.scores import anls_values, exact_matches, last_names, last_words, letter_similarity, within_one
-from kitlib.multimodal.tasks import Task
+from kitlib.multimodal.tasks import Task, boxes_found, kit_tasks
 from kitlib.synthetic import rendered_text, scenes
 
 LETTERS_OF_A_WORD = (4, 6)  # fewest and most, of the words to read
@@ -107,7 +106,7 @@ def _word_to_read(fitting: Sequence[str], language: str, rng) -> Example:
 def cutouts_of(split: str, style: str) -> dict[int, np.ndarray]:
     """{row of `captioned.emoji(split)`: its cut-out in this style}."""
     if split == "train":
-        drawn = emoji_styles.drawings(style)
+        drawn = captioned.drawings(style)
         return dict(zip(drawn.rows.tolist(), scenes.cut_outs(drawn.images), strict=True))
     return dict(enumerate(scenes.cut_outs(captioned.emoji(split, style=style).images)))
 
@@ -116,7 +115,7 @@ def cutouts_of(split: str, style: str) -> dict[int, np.ndarray]:
 
 
 def wups_values(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
-    """float[B], `metrics.answers.wups` of English names, with the kit's part of WordNet."""
+    """float[B], `metrics.text_metrics.wups` of English names, with the kit's part of WordNet."""
     return wups(predictions, [[example.answer] for example in examples], captioned.taxonomy())
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from kitlib.data import captioned, emoji_styles, keyed_rng, tokenizer
+from kitlib.data import captioned, keyed_rng, tokenizer
 from kitlib.metrics import over_examples
 from kitlib.metrics.fewshot import fit_probe, probe_scores
 from kitlib.multimodal import batching, generation
@@ -25,7 +25,7 @@ from kitlib.multimodal.kit_data import object_rows, pick, place_on_background
 from kitlib.multimodal.kit_scores import LETTERS_OF_A_WORD, cutouts_of
 from kitlib.multimodal.ocr_pretraining import drawn_objects, letters
 from kitlib.multimodal.prompts import Example
-from kitlib.synthetic import drawings, rendered_text
+from kitlib.synthetic import named_pictures, rendered_text
 from kitlib.synthetic.scenes import SIZE
 
 SIZES = (10, 12, 14, 16, 18, 20)  # of letters, in pixels
@@ -38,7 +38,7 @@ def answers_of(features, labels, new, classes: int | None = None) -> np.ndarray:
 
 
 def named_by_style(
-    tower: Tower, styles: Sequence[str] = emoji_styles.STYLES, *, views: int = 16, seed: int = 0
+    tower: Tower, styles: Sequence[str] = captioned.EMOJI_STYLES, *, views: int = 16, seed: int = 0
 ) -> pd.DataFrame:
     """How many of the 417 things does a probe of an image's patches (their mean and largest values) name?
 
@@ -50,7 +50,7 @@ def named_by_style(
     shown = []
     for k, label in enumerate(labels):
         rng = keyed_rng(seed, 0, k)
-        shown.append(place_on_background(drawings.varied(pick(drawn[label], rng), rng), rng)[0])
+        shown.append(place_on_background(named_pictures.varied(pick(drawn[label], rng), rng), rng)[0])
     fitted = _pooled(tower, shown)
     table = []
     for style in styles:
@@ -58,7 +58,7 @@ def named_by_style(
         test = np.repeat([label for label, row in enumerate(rows) if row in cutouts], 2)
         images = [place_on_background(cutouts[rows[i]], keyed_rng(seed, 1, k))[0] for k, i in enumerate(test)]
         right, low, high = over_examples(answers_of(fitted, labels, _pooled(tower, images)) == test)
-        taught = style in emoji_styles.TAUGHT
+        taught = style in captioned.TAUGHT
         table.append({"style": style, "taught": taught, "right": right, "low": low, "high": high, "n": len(test)})
     return pd.DataFrame(table)
 

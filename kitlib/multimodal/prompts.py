@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.data.captioned import LANGUAGES, ByLanguage
 
 # The words for captions and answers are PaLI's (arXiv 2209.06794), as is "detect"; " ; " between names is PaliGemma's

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kitlib.metrics.answers import anls, exact_match, similarity
 from kitlib.metrics.detection import Detections, Truth, coco
+from kitlib.metrics.text_metrics import anls, exact_match, similarity
 from kitlib.multimodal import boxes
 from kitlib.multimodal.prompts import BETWEEN, Example
 
 
 def exact_matches(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
-    """float[B] of 0 and 1: whether the text equals the target (see `metrics.answers.exact_match`)."""
+    """float[B] of 0 and 1: whether the text equals the target (see `metrics.text_metrics.exact_match`)."""
     return exact_match(predictions, [example.answer for example in examples])
 
 
@@ -45,7 +45,7 @@ def _last_parts(predictions: Sequence[str], examples: Sequence[Example]) -> list
 
 
 def anls_values(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
-    """float[B], `metrics.answers.anls` of every text: the share of correct letters, 0 where it is below a half."""
+    """float[B], `metrics.text_metrics.anls` of every text: the share of correct letters, 0 where it is below a half."""
     return anls(predictions, [[example.answer] for example in examples])
 
 

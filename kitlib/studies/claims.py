@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.data import files
 from kitlib.studies import gates, statistics, tables
 

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from kitlib import data, ensembles, metrics
-from kitlib.data import corruptions, image_batches, ood
+from kitlib.data import image_batches, shifts
 from kitlib.ensembles import uncertainty as un
 from kitlib.metrics import fewshot
 from kitlib.models import flops
@@ -30,9 +30,9 @@ def test_images() -> dict[str, np.ndarray]:
     """float32[n, 28, 28, 1] by name: the images on which a model is evaluated, but for those of the few-shot task."""
     test = data.load("fashion_mnist", "test").arrays()[0]
     first = test[:NUM_CORRUPTED]
-    shifted = [corruptions.corrupt(first, name, s) for name in corruptions.CORRUPTIONS for s in range(1, 6)]
+    shifted = [shifts.corrupt(first, name, s) for name in shifts.CORRUPTIONS for s in range(1, 6)]
     sets = {"test": test, "corrupted": np.concatenate(shifted)}
-    sets |= {name: ood.images(name, NUM_OOD) for name in OOD_SETS}
+    sets |= {name: shifts.images(name, NUM_OOD) for name in OOD_SETS}
     return {name: image_batches.to_float(pictures) for name, pictures in sets.items()}
 
 

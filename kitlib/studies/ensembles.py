@@ -21,7 +21,7 @@ from kitlib.data import files, image_batches
 from kitlib.studies import ensemble_measures, naming, naming_sizes, study
 from kitlib.studies.ensemble_measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs, model_of
 from kitlib.training import classification, loop
-from kitlib.training.recipe import adamw_cosine_step
+from kitlib.training.optim import adamw_cosine_step
 
 SEEDS = 8
 STEPS = 500

@@ -37,7 +37,7 @@ from kitlib.studies.ensemble_measures import clean, few_shots, foreign, model_of
 from kitlib.studies.naming_pictures import FOREIGN, NUM_CORRUPTED, late, pictures, probe
 from kitlib.synthetic import named_pictures
 from kitlib.training import classification, loop
-from kitlib.training.recipe import adamw_cosine_step
+from kitlib.training.optim import adamw_cosine_step
 from kitlib.upcycling import to_ensemble
 
 STEPS, BATCH = 500, 256

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 
 from kitlib import data
-from kitlib.configs.nearest_name import one_of
-from kitlib.data import corruptions, keyed_rng
+from kitlib.configs.arguments import one_of
+from kitlib.data import keyed_rng, shifts
 from kitlib.data.image_batches import resize_and_crop, to_float
 from kitlib.metrics import fewshot
 from kitlib.studies.ensemble_measures import NUM_DRAWS, NUM_QUERIES, SHOTS
@@ -43,7 +43,7 @@ def pictures() -> dict[str, np.ndarray]:
     """
     asked, rng = named_pictures.pictures(late("test"), keyed_rng(0, 2)), keyed_rng(0, 3)
     first = asked[:NUM_CORRUPTED]
-    changed = [corruptions.corrupt(first[:, :SIDE], name, s) for name in corruptions.CORRUPTIONS for s in range(1, 6)]
+    changed = [shifts.corrupt(first[:, :SIDE], name, s) for name in shifts.CORRUPTIONS for s in range(1, 6)]
     sets = {"test": asked, "corrupted": np.concatenate([_above(things, first) for things in changed])}
     novel = named_pictures.questions("novel", late=True)[:NUM_FOREIGN]
     some = asked[:NUM_FOREIGN]

@@ -19,13 +19,13 @@ import numpy as np
 
 from kitlib import configs
 from kitlib.data import files, tokenizer
-from kitlib.models import palix, weights
+from kitlib.models import checkpoint, palix
 from kitlib.models.vit import ViT
-from kitlib.multimodal import batching, generation, mixture_batches, ocr_pretraining, probes, stages
-from kitlib.multimodal.mixture import Mixture
+from kitlib.multimodal import batching, generation, mixtures, ocr_pretraining, probes, stages
+from kitlib.multimodal.mixtures import Mixture
 from kitlib.multimodal.tasks import SEED, Task
 from kitlib.training import classification, loop
-from kitlib.training.recipe import adamw_cosine_step
+from kitlib.training.optim import adamw_cosine_step
 
 TOWER_STEPS, TOWER_BATCH = 3000, 16
 TEST_EXAMPLES = 300
@@ -110,8 +110,8 @@ def pretrained_tower(stage: StageZero, seed: int, folder: Path) -> dict:
     if not path.is_file():
         params, _ = train_tower(stage, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        weights.save(path, params)
-    return weights.load(path, jax.eval_shape(lambda: classification.init_params(ViT(tower), (1, 64, 64, 3))))
+        checkpoint.save(path, params)
+    return checkpoint.load(path, jax.eval_shape(lambda: classification.init_params(ViT(tower), (1, 64, 64, 3))))
 
 
 def train_tower(stage: StageZero, seed: int) -> tuple[dict, dict[str, np.ndarray]]:
@@ -161,10 +161,10 @@ def trained(arm: PaLIXArm, seed: int, folder: Path, shown: Mapping[str, Task]) -
             freeze=("tower/",) if phase.frozen else (),
         )
         mixture = Mixture(shown, dict(phase.tasks), 10 * seed + number)
-        group = mixture_batches.Group(
+        group = mixtures.Group(
             mixture, phase.rows, phase.num_images, phase.prompt_length, phase.target_length, phase.image_size
         )
-        batches = (batch["all"] for batch in mixture_batches.batches({"all": group}, tokenizer.multilingual()))
+        batches = (batch["all"] for batch in mixtures.batches({"all": group}, tokenizer.multilingual()))
         state, _ = loop.fit(step, loop.init_state(params, tx, seed), batches, phase.steps)
         params = state.params
     return model, params

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kitlib.configs import PaLIXConfig
-from kitlib.models import weights
+from kitlib.models import checkpoint
 from kitlib.models.flops import t5_forward_flops, vit_forward_flops
 from kitlib.multimodal import ocr_pretraining
 from kitlib.multimodal.tasks import SEED
@@ -96,7 +96,7 @@ def run_tower(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
     """One row: the loss of stage 0, mean of its last tenth; its images are always new. The tower is kept for the
     trials of the models."""
     params, history = palix_runs.train_tower(one.tower, seed)
-    weights.save(palix_runs.tower_file(one.tower, seed, folder), params)
+    checkpoint.save(palix_runs.tower_file(one.tower, seed, folder), params)
     return [{"loss": float(history["loss"][-one.tower.steps // 10 :].mean())}]
 
 

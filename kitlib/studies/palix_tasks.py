@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from kitlib.data import keyed_rng, tokenizer
-from kitlib.metrics.answers import exact_match
+from kitlib.metrics.text_metrics import exact_match
 from kitlib.multimodal import boxes, objectives, prompts
 from kitlib.multimodal.example_builders import BINS, BOXES, SIDES
 from kitlib.multimodal.kit_data import SHOTS, KitData, kit_data, pick, place_on_background
-from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import Example, without_prefix
-from kitlib.multimodal.tasks import Task
+from kitlib.multimodal.tasks import Task, kit_tasks
 from kitlib.studies.palix_runs import Phase
 from kitlib.synthetic import rendered_text, scenes, video
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
 from kitlib.models import flops
 from kitlib.moe import capacity, e3
-from kitlib.parallel import mesh, roofline, rules, topologies
-from kitlib.parallel.hlo import Volume
+from kitlib.parallel import mesh, rules, topologies
+from kitlib.parallel.ahead_of_time import Volume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def all_to_all_minimum(pod: Pod) -> float:
 
     Experts: four per layer, two forward and two backward, of buffers with E * C slots of D numbers of two bytes for
     every group; each part of the batch is one group. Embeddings: with a table divided along D, one forward and one
-    backward for the D numbers of every token that is read (`parallel.embedding`).
+    backward for the D numbers of every token that is read (`parallel.mesh`).
     """
     c, rows = pod.config, pod.batch // mesh.parts_of(pod.axes)
     text = c.text if isinstance(c, PaLIXConfig) else c
@@ -115,7 +115,7 @@ def fsdp_and_tensor_traffic(pod: Pod) -> dict[str, Volume]:
     }
 
 
-def bounds(pod: Pod) -> roofline.Bounds:
+def bounds(pod: Pod) -> topologies.Bounds:
     """The roofline of a step of a dense ViT, without compiling it."""
     topology = topologies.find(pod.topology)
     model_flops, executed_flops = step_flops(pod)
@@ -123,6 +123,6 @@ def bounds(pod: Pod) -> roofline.Bounds:
     parameters = sum(flops.vit_parameters(pod.config).values()) / pod.axes.get("tensor", 1)
     moments = {"adamw": 8, "adafactor": 0, "adafactor-momentum": 2}[pod.optimizer]
     memory = 2 * (4 + moments) * parameters / pod.axes.get("fsdp", 1) + 3 * 2 * parameters
-    arriving = roofline.arriving_bytes(fsdp_and_tensor_traffic(pod))
-    work = roofline.Work(model_flops, executed_flops, memory, arriving)
-    return roofline.step_time(work, topology.chip, topology.chips)
+    arriving = topologies.arriving_bytes(fsdp_and_tensor_traffic(pod))
+    work = topologies.Work(model_flops, executed_flops, memory, arriving)
+    return topologies.step_time(work, topology.chip, topology.chips)

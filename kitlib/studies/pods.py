@@ -6,7 +6,7 @@
     kit pods L/16 --slice v5e:4x4 --mesh data=4,fsdp=4 --batch 1024  # any model of `configs`, or of a row, on any slice
 
 Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
-compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).
+compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.topologies`).
 Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by piece, with matrix products.
 
 Read in notebooks/16_from_laptop_to_pod.ipynb.
@@ -27,15 +27,14 @@ import numpy as np
 
 from kitlib import configs
 from kitlib.configs import T5Config, ViTConfig
-from kitlib.configs.arguments import whole
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of, whole
 from kitlib.configs.parts import DEEP
 from kitlib.data import files
 from kitlib.models import palix, t5
 from kitlib.models.vit import ViT
-from kitlib.parallel import ahead_of_time, mesh, roofline, rules, topologies
+from kitlib.parallel import ahead_of_time, mesh, rules, topologies
 from kitlib.studies.pod_formulas import Pod, all_to_all_minimum, hbm_bytes, step_flops
-from kitlib.training import classification, loop, optim, sharded
+from kitlib.training import classification, loop, optim
 
 COLUMNS = (
     "config", "topology", "chips", "mesh", "batch", "optimizer", "compile_seconds", "host_gib", "peak_gib", "hbm_gib",
@@ -96,7 +95,7 @@ def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
     device_mesh = topologies.mesh_of(topology, **pod.axes)
     loss, params, batch = loss_and_shapes(pod)
     tx = optim.assemble(optim.CORES[pod.optimizer](), 1e-3, clip_norm=1.0, freeze=pod.frozen)
-    state, specs = sharded.state_shapes(params, tx), sharded.state_specs(params, tx, device_mesh)
+    state, specs = loop.state_shapes(params, tx), loop.state_specs(params, tx, device_mesh)
     shardings = rules.shardings(specs, device_mesh)
     step = loop.make_step(loss, tx, shardings=shardings)
     arguments = ahead_of_time.abstract(state, shardings), ahead_of_time.abstract_batch(batch, device_mesh)
@@ -114,9 +113,9 @@ def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
         return row | {"fits": False}
     if report.peak_gib > topology.chip.hbm_gib:  # a GPU, whose memory is smaller than that of the chip compiled for
         return row | {"fits": False}
-    arriving = roofline.arriving_bytes(report.collectives)
-    work = roofline.Work(model_flops, executed_flops, hbm_bytes(state, specs, device_mesh), arriving)
-    bounds = roofline.step_time(work, topology.chip, topology.chips)
+    arriving = topologies.arriving_bytes(report.collectives)
+    work = topologies.Work(model_flops, executed_flops, hbm_bytes(state, specs, device_mesh), arriving)
+    bounds = topologies.step_time(work, topology.chip, topology.chips)
 
     def mib(*kinds):
         return round(sum(report.collectives[kind].bytes for kind in kinds) / 2**20, 3)

@@ -26,8 +26,8 @@ from kitlib.configs import E3Config, ViTConfig
 from kitlib.data import download, files
 from kitlib.ensembles import uncertainty
 from kitlib.layers.initialize import init_params
-from kitlib.models import dinov2, flops, vit_parts
-from kitlib.models.vit_parts import UpperViT
+from kitlib.models import dinov2, flops, vit
+from kitlib.models.vit import UpperViT
 from kitlib.studies import study
 from kitlib.training import classification, loop, optim
 from kitlib.upcycling import surgery, to_ensemble
@@ -90,13 +90,13 @@ def enlarged(pixels: jax.Array) -> jax.Array:
 def features() -> dict[str, np.ndarray]:
     """{"train": float16[n, 17, 384], "train_labels": int32[n], "valid": ..., "test": ...}, of all pictures."""
     config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE), num_classes=10)
-    lower, _ = vit_parts.split(params, FIRST)
+    lower, _ = vit.split(params, FIRST)
     arrays = {}
     for split in SPLITS:
         images, labels = pictures(split)
 
         def tokens(pixels, _):
-            return vit_parts.tokens_before(config, lower, enlarged(pixels), FIRST)
+            return vit.tokens_before(config, lower, enlarged(pixels), FIRST)
 
         found = classification.in_batches(tokens, images, 100)
         arrays |= {split: found.astype(np.float16), f"{split}_labels": labels}
@@ -125,7 +125,7 @@ def prepare(seed: int, folder: Path) -> None:
 def start(arm: RealArm, seed: int) -> dict:
     """The parameters of the upper part at step 0."""
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    upper = vit_parts.upper_config(arm.config, FIRST)
+    upper = vit.upper_config(arm.config, FIRST)
     if arm.kind.startswith("new"):
         return init_params(
             UpperViT(upper), np.zeros((1, arm.config.num_tokens, arm.config.width), np.float32), seed=seed
@@ -136,14 +136,14 @@ def start(arm: RealArm, seed: int) -> dict:
         params = surgery.apply(plan, params, key)
         if arm.config.e3:
             params = to_ensemble.split_routers(params, arm.config.e3.num_members)
-    return vit_parts.split(params, FIRST)[1]
+    return vit.split(params, FIRST)[1]
 
 
 def relative_cost(config: ViTConfig) -> float:
     """FLOPs of the trained part, per picture, over those of the dense one."""
 
     def upper(c: ViTConfig) -> int:
-        parts = flops.vit_forward_flops(vit_parts.upper_config(c, FIRST))
+        parts = flops.vit_forward_flops(vit.upper_config(c, FIRST))
         return sum(value for name, value in parts.items() if name != "embedding")
 
     return upper(config) / upper(dinov2.config((SIDE, SIDE), num_classes=10))
@@ -153,7 +153,7 @@ def run_arm(arm: RealArm, seed: int, folder: Path, *, split: str = "test") -> li
     """Trains one arm: rows of steps, cost in dense fine-tunings, accuracy, loss, calibration error."""
     arrays, cost = cached_features(folder), relative_cost(arm.config)
     steps = math.ceil(arm.cost * STEPS / cost)
-    model = UpperViT(vit_parts.upper_config(arm.config, FIRST))
+    model = UpperViT(vit.upper_config(arm.config, FIRST))
     schedule = optim.cosine(arm.peak, steps, warmup=min(50, steps // 4))
     tx = optim.assemble(optax.scale_by_adam(), schedule, weight_decay=0.01, clip_norm=1.0)
     step = loop.make_step(classification.classification_loss(model), tx)

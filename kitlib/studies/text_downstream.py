@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import optax
 
-from kitlib.configs.nearest_name import one_of
-from kitlib.data import byte_tokenizer, shuffled, texts
-from kitlib.data.text_batches import padded
+from kitlib.configs.arguments import one_of
+from kitlib.data import image_batches, texts, tokenizer
+from kitlib.data.denoise import padded
 from kitlib.models import t5
 from kitlib.studies import study, upcycling_ablations, upcycling_tuning
 from kitlib.studies.upcycling_runs import UpcyclingArm, trained
@@ -33,7 +33,7 @@ STEPS, BATCH, LENGTH = 500, 64, 40
 LABELLED = 5000  # examples that are fine-tuned on
 PEAKS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 SEEDS = 10
-WORDS = byte_tokenizer.ByteTokenizer()
+WORDS = tokenizer.ByteTokenizer()
 # Chosen by the trials of text_downstream_tuning; a test compares.
 CHOSEN = {
     ("category", "none"): 0.008,
@@ -100,7 +100,7 @@ def run_arm(task: Callable[[], Setup], split: str, arm: FineTuning, seed: int, f
     step = loop.make_step(t5.seq2seq_loss(model), tx)
     state = loop.init_state(trained(task, arm.upstream, seed, folder), tx, seed)
     known = examples(arm.task, "train")
-    batches = shuffled.batches(
+    batches = image_batches.shuffled_batches(
         LABELLED, BATCH, lambda rows, _: {name: values[rows] for name, values in known.items()}, seed=seed
     )
     state = loop.fit(step, state, batches, STEPS)[0]

@@ -9,7 +9,7 @@ import dataclasses
 
 import optax
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.training import optim
 
 WARMUP, TIMESCALE = 100, 400  # steps

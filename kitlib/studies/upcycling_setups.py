@@ -18,7 +18,7 @@ import optax
 
 from kitlib import configs, data, metrics
 from kitlib.configs import T5Config, ViTConfig
-from kitlib.data import image_batches, text_batches, tokenizer
+from kitlib.data import denoise, image_batches, tokenizer
 from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
 from kitlib.studies.upcycling_recipes import Recipe, schedule
@@ -109,8 +109,8 @@ def language(num_test: int = 896) -> Setup:
     num_test: the number of test texts of 64 tokens.
     """
     words = tokenizer.Tokenizer.load()
-    stream = text_batches.token_stream(data.glosses("train"), words)
-    held_out = text_batches.evaluation_set(text_batches.token_stream(data.glosses("test"), words), words, num_test)
+    stream = denoise.token_stream(data.glosses("train"), words)
+    held_out = denoise.evaluation_set(denoise.token_stream(data.glosses("test"), words), words, num_test)
 
     def evaluate(model, params):
         scores = np.concatenate([t5_scores(model)(params, *part) for part in parts(held_out, 64)], axis=1)
@@ -129,7 +129,7 @@ def language(num_test: int = 896) -> Setup:
         model=t5.T5,
         loss=t5.seq2seq_loss,
         init=t5.init_params,
-        batches=lambda seed: text_batches.batches(stream, words, 16, seed=seed),
+        batches=lambda seed: denoise.batches(stream, words, 16, seed=seed),
         evaluate=evaluate,
         forward_flops=lambda config: sum(flops.t5_forward_flops(config, 64, held_out["targets"].shape[1]).values()),
     )

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from kitlib import configs, data, metrics
-from kitlib.data import byte_tokenizer, denoise, image_batches, keyed_rng, text_batches, texts
-from kitlib.data import recall as recall_data
+from kitlib.data import denoise, image_batches, keyed_rng, texts, tokenizer
+from kitlib.data import texts as recall_data
 from kitlib.ensembles import uncertainty
 from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
@@ -80,7 +80,7 @@ def text(split: str = "test") -> Setup:
     trained on. Loss and accuracy count bytes of texts, not sentinels and ends, which are easy; loss is also measured on
     glosses and messages alone. Both kinds are mixed as in training: a router would drop tokens of a batch of one kind.
     """
-    words = byte_tokenizer.ByteTokenizer()
+    words = tokenizer.ByteTokenizer()
     length = {"inputs_length": 20, "denoisers": (SPANS,)}
 
     @functools.cache  # read when they are needed, not when studies are listed
@@ -92,8 +92,8 @@ def text(split: str = "test") -> Setup:
             asked = {"gloss": data.glosses("test"), "message": [text for _, text in texts.messages("test")]}
         taught = {"gloss": glosses[VALID:], "message": messages[VALID:]}
         return {
-            kind: {"taught": text_batches.token_stream(taught[kind], words)}
-            | {"asked": text_batches.token_stream(asked[kind], words)}
+            kind: {"taught": denoise.token_stream(taught[kind], words)}
+            | {"asked": denoise.token_stream(asked[kind], words)}
             for kind in taught
         }
 
@@ -106,7 +106,7 @@ def text(split: str = "test") -> Setup:
         found = []
         for kind, stream in streams().items():
             count = round(WINDOWS * len(stream["taught"]) / len(taught()))
-            part = text_batches.evaluation_set(stream["asked"], words, count, **length)
+            part = denoise.evaluation_set(stream["asked"], words, count, **length)
             found.append(part | {"kind": np.full(count, kind)})
         order = keyed_rng(0, 0).permutation(sum(len(part["kind"]) for part in found))
         return {name: np.concatenate([part[name] for part in found])[order] for name in found[0]}
@@ -121,8 +121,8 @@ def text(split: str = "test") -> Setup:
 
     return _tuned_t5(
         "T5, one missing span of bytes, glosses and messages in 96 languages", words.vocab_size, 32, 2, 3000, 128,
-        TEXT_RECIPES, evaluate, lambda seed: text_batches.batches(taught(), words, 128, seed=seed, **length),
-        (20, text_batches.Recipe(words, 20, (SPANS,)).targets_length),
+        TEXT_RECIPES, evaluate, lambda seed: denoise.batches(taught(), words, 128, seed=seed, **length),
+        (20, denoise.Recipe(words, 20, (SPANS,)).targets_length),
     )  # fmt: skip
 
 

@@ -12,18 +12,64 @@ A picture has 24 x 24 pixels and its language a strip of 12 x 24 below it: six p
 
 import functools
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 from PIL import Image, ImageDraw
 
-from kitlib.configs.nearest_name import one_of
-from kitlib.data import captioned, recall, shuffled
+from kitlib.configs.arguments import one_of
+from kitlib.data import captioned, image_batches, texts
 from kitlib.data.files import keyed_rng
 from kitlib.data.image_batches import to_float
+from kitlib.synthetic import scenes
 from kitlib.synthetic.rendered_text import font_of_size
 
+# DOC synthetic.drawings
+# | """Augmented drawings: an object as several designers draw it, with small changes.
+# |
+# |     drawn = cutouts([3, 7])                        # of two emoji: their cut-outs, one per style that has them
+# |     varied(drawn[0][0], keyed_rng(seed, i))        # mirrored, turned, in slightly other colours
+# |
+# | A cut-out is uint8[H, W, 4], as in `scenes`. The styles are those of `data.captioned`; Twemoji is held out.
+# | """
+TURN = 15.0  # degrees, at most, to either side
+SATURATION, BRIGHTNESS = (0.6, 1.3), (0.8, 1.2)  # factors
+TINT = 15.0  # of 255, at most, added to each of red, green and blue
+
+
+def cutouts(rows: Sequence[int], styles: Sequence[str] = captioned.TAUGHT) -> list[list[np.ndarray]]:
+    """Per emoji (rows of `captioned.emoji("train")`) its cut-outs uint8[32, 32, 4], in the styles that have it.
+
+    Raises ValueError for an unknown style, and for an emoji that none of the styles has.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in rows]
+    for style in styles:
+        drawings = captioned.drawings(style)
+        place = {row: i for i, row in enumerate(drawings.rows.tolist())}
+        has = [i for i, row in enumerate(rows) if row in place]
+        for i, cutout in zip(has, scenes.cut_outs(drawings.images[[place[rows[i]] for i in has]]), strict=True):
+            found[i].append(cutout)
+    if not all(found):
+        raise ValueError(f"None of {', '.join(styles)} has a drawing of emoji {rows[found.index([])]}.")
+    return found
+
+
+def varied(cutout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The cut-out, half of the time mirrored, turned by up to `TURN`, and in other colours: `SATURATION`, `BRIGHTNESS`
+    and `TINT`. What leaves the frame is cut off."""
+    if rng.integers(2):
+        cutout = cutout[:, ::-1]
+    turned = Image.fromarray(np.ascontiguousarray(cutout)).rotate(rng.uniform(-TURN, TURN), Image.Resampling.BILINEAR)
+    out = np.array(turned).astype(np.float64)
+    grey = out[..., :3].mean(-1, keepdims=True)
+    colours = grey + (out[..., :3] - grey) * rng.uniform(*SATURATION)
+    out[..., :3] = np.clip(colours * rng.uniform(*BRIGHTNESS) + rng.uniform(-TINT, TINT, 3), 0, 255)
+    return np.rint(out).astype(np.uint8)
+
+
+# DOC synthetic.named_pictures
 SIDE, STRIP = 24, 12  # pixels: of the thing's picture, and the height of the language's strip
 SIZE = (SIDE + STRIP, SIDE)
 BASELINE, FONT = 9, ("DejaVuSansMono", 10)  # pixels from the strip's top to its line; name and pixels per em
@@ -71,11 +117,11 @@ def questions(split: str = "taught", *, late: bool = False) -> Questions:
     Names that begin with another letter than a to z are left out. Raises ValueError for an unknown split.
     """
     one_of("split of the questions", split, SPLITS)
-    known, languages = things()[0], recall.vocabulary().languages
+    known, languages = things()[0], texts.vocabulary().languages
     chosen = set(languages[3::4]) if late else set(languages) - set(languages[3::4])
     new = len(captioned.emoji("test"))  # rows below are those of the test split
-    parts = recall.SPLITS if split == "novel" else (split,)
-    facts = [fact for part in parts for fact in recall.facts(part).names]
+    parts = texts.SPLITS if split == "novel" else (split,)
+    facts = [fact for part in parts for fact in texts.facts(part).names]
     rows = [
         (known[thing], languages.index(language), LETTERS.index(letter))
         for language, thing, name in facts
@@ -107,7 +153,7 @@ def pictures(asked: Questions, rng: np.random.Generator) -> np.ndarray:
 def _strips() -> np.ndarray:
     """float32[languages, 12, 24]: the code of each language in black on white, its letters equally far apart."""
     strips = []
-    for code in recall.vocabulary().languages:
+    for code in texts.vocabulary().languages:
         strip = Image.new("L", (SIDE, STRIP), 255)
         for i, letter in enumerate(code):
             place = (SIDE * (i + 0.5) / len(code), BASELINE)
@@ -127,4 +173,4 @@ def batches(asked: Questions, batch_size: int, *, seed: int = 0) -> grain.Datase
         images = to_float(pictures(asked[rows], keyed_rng(seed, 1, position)))
         return {"image": images, "label": asked.labels[rows]}
 
-    return shuffled.batches(len(asked), batch_size, batch, seed=seed)
+    return image_batches.shuffled_batches(len(asked), batch_size, batch, seed=seed)

@@ -294,7 +294,7 @@ def main() -> int:
     found = (run, lab, copy, check, test, doctor, bench, claims, train, export, show, pods, weights, stamp, docs)
     commands = {command.__name__: command for command in found}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
-        from kitlib.configs.nearest_name import one_of
+        from kitlib.configs.arguments import one_of
 
         one_of("command", arguments[0], commands, SystemExit)
     try:

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 from kitlib import __version__
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.data import download
 from kitlib.data.files import ROOT, write_text
 

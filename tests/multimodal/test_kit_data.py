@@ -6,8 +6,8 @@ import pytest
 from kitlib.data import captioned, keyed_rng, tokenizer
 from kitlib.multimodal import held_out
 from kitlib.multimodal.kit_data import kit_data, object_rows, place_on_background, retry_until_fits
-from kitlib.multimodal.kit_tasks import kit_tasks
-from kitlib.synthetic import drawings, episodes, scenes
+from kitlib.multimodal.tasks import kit_tasks
+from kitlib.synthetic import episodes, named_pictures, scenes
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_a_drawing_is_one_of_its_styles_varied(monkeypatch):
     data = kit_data("train")
     row = data.scene_rows[0]
     assert (data.drawing(row, keyed_rng(0)) != data.drawing(row, keyed_rng(1))).any()
-    monkeypatch.setattr(drawings, "varied", lambda cutout, rng: cutout)
+    monkeypatch.setattr(named_pictures, "varied", lambda cutout, rng: cutout)
     found = {data.drawing(row, keyed_rng(0, i)).tobytes() for i in range(60)}
     assert found == {cutout.tobytes() for cutout in data.drawn[row]} and len(found) == 4
 

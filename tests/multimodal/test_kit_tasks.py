@@ -1,4 +1,4 @@
-"""kitlib.multimodal.kit_tasks: every task draws valid examples, of a usual length, from its generator alone."""
+"""kitlib.multimodal.tasks: every task draws valid examples, of a usual length, from its generator alone."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from kitlib.data import keyed_rng, tokenizer
 from kitlib.data.tokenizer import Tokenizer
 from kitlib.multimodal.batching import tokenise
-from kitlib.multimodal.kit_tasks import MORE, PLURAL, kit_tasks
 from kitlib.multimodal.prompts import PREFIXES, without_prefix
+from kitlib.multimodal.tasks import MORE, PLURAL, kit_tasks
 
 COUNT = 20  # examples per task
 EPISODES = "made_up_words made_up_words_by_name two_exemplars four_exemplars two_exemplars_by_name"

@@ -12,7 +12,7 @@ from kitlib.models import palix
 from kitlib.models.vit import ViT
 from kitlib.multimodal import kit_data, ocr_pretraining
 from kitlib.multimodal.ocr_pretraining import found, labelled_batches, labelled_builder, labels_loss, start_bias
-from kitlib.synthetic import drawings, rendered_text, scenes
+from kitlib.synthetic import named_pictures, rendered_text, scenes
 from kitlib.training import classification, loop, optim
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def test_labels_are_the_drawn_objects_and_letters_at_their_positions(make, monke
     Every object is put into the upper left quarter, every letter into the lower right: 16 patches each."""
     objects, drawn = kit_data.object_rows("train"), []
     emoji = captioned.emoji("train")
-    number = {cutout.tobytes(): i for i, found in enumerate(drawings.cutouts(objects)) for cutout in found}
+    number = {cutout.tobytes(): i for i, found in enumerate(named_pictures.cutouts(objects)) for cutout in found}
     image = np.zeros((64, 64, 3), np.uint8)
 
     def place(cutout, rng):
@@ -47,7 +47,7 @@ def test_labels_are_the_drawn_objects_and_letters_at_their_positions(make, monke
         drawn.append(list(texts))
         return image, "".join(texts), np.array([[0.5, 0.5, 1, 1]] * len("".join(texts)))
 
-    monkeypatch.setattr(drawings, "varied", lambda cutout, rng: cutout)
+    monkeypatch.setattr(named_pictures, "varied", lambda cutout, rng: cutout)
     monkeypatch.setattr(ocr_pretraining, "place_on_background", place)
     monkeypatch.setattr(scenes, "compose", compose)
     monkeypatch.setattr(rendered_text, "spelled", spelled)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from devices import run_on_devices
 
-from kitlib.parallel.embedding import read_rows
+from kitlib.parallel.mesh import read_rows
 
 
 def test_on_one_device_rows_are_read():
@@ -12,7 +12,7 @@ def test_on_one_device_rows_are_read():
 
 
 ON_EIGHT = """
-from kitlib.parallel.embedding import read_rows
+from kitlib.parallel.mesh import read_rows
 rng = np.random.default_rng(0)
 table, tokens = rng.normal(size=(64, 32)).astype(np.float32), rng.integers(64, size=(16, 5))
 weights = rng.normal(size=(16, 5, 32)).astype(np.float32)

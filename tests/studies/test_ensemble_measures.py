@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kitlib import data
-from kitlib.data import corruptions
+from kitlib.data import shifts
 from kitlib.studies import ensemble_measures
 
 pytestmark = pytest.mark.slow
@@ -45,6 +45,6 @@ def test_outputs_are_measured(few_questions):
 
 def test_all_sets_of_images_are_there(few_questions):
     images = ensemble_measures.test_images()
-    assert len(images["corrupted"]) == len(corruptions.CORRUPTIONS) * 5 * 2
+    assert len(images["corrupted"]) == len(shifts.CORRUPTIONS) * 5 * 2
     assert set(images) == {"test", "corrupted", "inverted", "animals"}
     assert all(x.dtype == np.float32 and x.min() >= -1 and x.max() <= 1 for x in images.values())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kitlib.data import corruptions
+from kitlib.data import shifts
 from kitlib.metrics import fewshot
 from kitlib.studies import naming_pictures
 from kitlib.studies.ensemble_measures import NUM_DRAWS, NUM_QUERIES, SHOTS
@@ -35,7 +35,7 @@ def test_sets_show_other_things_above_the_same_languages():
         assert images.dtype == np.float32 and images.shape[1:] == (36, 24, 3), name
         assert -1 <= images.min() < images.max() <= 1
     asked, corrupted = sets["test"], sets["corrupted"]
-    assert len(corrupted) == len(corruptions.CORRUPTIONS) * 5 * NUM_CORRUPTED
+    assert len(corrupted) == len(shifts.CORRUPTIONS) * 5 * NUM_CORRUPTED
     for part in np.split(corrupted, len(corrupted) // NUM_CORRUPTED):
         np.testing.assert_array_equal(part[:, SIDE:], asked[:NUM_CORRUPTED, SIDE:])  # languages can be read
         assert (part[:, :SIDE] != asked[:NUM_CORRUPTED, :SIDE]).any()

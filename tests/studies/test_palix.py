@@ -3,8 +3,8 @@
 import pytest
 
 from kitlib.data import tokenizer
-from kitlib.multimodal import mixture_batches
-from kitlib.multimodal.mixture import Mixture
+from kitlib.multimodal import mixtures
+from kitlib.multimodal.mixtures import Mixture
 from kitlib.studies import runner
 from kitlib.studies.palix import questions
 from kitlib.studies.palix_tasks import study_tasks
@@ -35,12 +35,10 @@ def test_the_arms_of_a_study_have_the_same_tests():
 @pytest.mark.parametrize("phase", sorted(PHASES, key=str), ids=lambda phase: f"{phase.tasks[0][0]}-{phase.num_images}")
 def test_every_phase_makes_batches(phase):
     mixture = Mixture({name: study_tasks()[name] for name, _ in phase.tasks}, dict(phase.tasks), 0)
-    group = mixture_batches.Group(
-        mixture, 4, phase.num_images, phase.prompt_length, phase.target_length, phase.image_size
-    )
-    shares = mixture_batches.shares_that_fit(group, WORDS, count=100)
+    group = mixtures.Group(mixture, 4, phase.num_images, phase.prompt_length, phase.target_length, phase.image_size)
+    shares = mixtures.shares_that_fit(group, WORDS, count=100)
     assert min(shares.values()) >= 0.97, shares  # 0.99 of all; of 100 it may be less by chance
-    batch = mixture_batches.group_batch(group, WORDS, 0)
+    batch = mixtures.group_batch(group, WORDS, 0)
     assert batch["images"].shape == (4, phase.num_images, phase.image_size, phase.image_size, 3)
     assert (batch["weights"].sum(axis=1) > 0).all()
 

@@ -9,7 +9,7 @@ import pytest
 
 from kitlib import configs
 from kitlib.data import files
-from kitlib.parallel import ahead_of_time, hlo, mesh, topologies
+from kitlib.parallel import ahead_of_time, mesh, topologies
 from kitlib.studies import pod_formulas, pod_rows, pods
 from kitlib.studies.pod_formulas import Pod
 
@@ -78,8 +78,8 @@ def test_a_row_of_each_kind(pod, monkeypatch):
 
     def compiled(step, arguments, device_mesh, *, fast):
         seen.append((step.eval_shape(*arguments), arguments))
-        zero = {kind: hlo.Volume() for kind in hlo.KINDS}
-        return ahead_of_time.Report(1.0, 2.0, zero | {"all-gather": hlo.Volume(1, 2**20)})
+        zero = {kind: ahead_of_time.Volume() for kind in ahead_of_time.KINDS}
+        return ahead_of_time.Report(1.0, 2.0, zero | {"all-gather": ahead_of_time.Volume(1, 2**20)})
 
     compiled_by(monkeypatch, compiled)
     row = pods.compile_pod(pod)

@@ -10,9 +10,8 @@ from trees import random_params
 
 from kitlib import configs, data
 from kitlib.data import download
-from kitlib.models import dinov2, vit_parts
-from kitlib.models.vit import ViT
-from kitlib.models.vit_parts import UpperViT
+from kitlib.models import dinov2, vit
+from kitlib.models.vit import UpperViT, ViT
 from kitlib.studies import gates, real_parent
 from kitlib.studies.real_parent import RealArm
 from kitlib.upcycling import surgery
@@ -66,7 +65,7 @@ def test_features_are_what_enters_the_upper_blocks(parent, tmp_path):
 
 
 def logits_of(arm: RealArm, tokens):
-    model = UpperViT(vit_parts.upper_config(arm.config, real_parent.FIRST))
+    model = UpperViT(vit.upper_config(arm.config, real_parent.FIRST))
     return np.asarray(model.apply({"params": real_parent.start(arm, 0)}, tokens)[0])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from resuming import check_exact_resume
 
-from kitlib.data import captioned, recall
+from kitlib.data import captioned, texts
 from kitlib.synthetic import named_pictures
 from kitlib.synthetic.named_pictures import LETTERS, NOISE, SIDE, SPLITS, Questions
 
@@ -22,7 +22,7 @@ def test_splits_share_no_question_and_novel_things_are_those_of_the_test_emoji()
     assert len(set(found["held_out"].things.tolist()) - set(found["taught"].things.tolist())) < 10  # with one name only
     assert found["novel"].things.max() < len(captioned.emoji("test")) <= found["taught"].things.min()
     share = len(pairs["held_out"]) / (len(pairs["held_out"]) + len(pairs["taught"]))
-    assert share == pytest.approx(recall.HELD_OUT, abs=2e-3)
+    assert share == pytest.approx(texts.HELD_OUT, abs=2e-3)
     for asked in found.values():
         assert len(np.unique(asked.labels)) == 26  # of every split
         assert abs(np.bincount(asked.labels)[18] / len(asked) - 0.11) < 0.02  # s is the commonest, in every split
@@ -38,7 +38,7 @@ def asked():
 
 def test_a_question_by_hand(asked):
     """The dog (1F415) is "Hund" in German and "koira" in Finnish; "élan" loses its accent; "Øl" is not asked."""
-    dog, languages = named_pictures.things()[0]["\U0001f415"], recall.vocabulary().languages
+    dog, languages = named_pictures.things()[0]["\U0001f415"], texts.vocabulary().languages
     assert [LETTERS[asked[dog, languages.index(language)]] for language in ("de", "fi", "fr")] == ["h", "k", "c"]
     assert named_pictures._initial("élan") == "e" and named_pictures._initial("øl") not in LETTERS
     with pytest.raises(ValueError, match="Unknown split of the questions 'test'"):
@@ -47,8 +47,8 @@ def test_a_question_by_hand(asked):
 
 def test_labels_are_the_names_first_letters(asked):
     """Every fact about a pictured thing is asked once, unless the name begins with another letter than a to z."""
-    known, languages = named_pictures.things()[0], recall.vocabulary().languages
-    facts = [fact for split in recall.SPLITS for fact in recall.facts(split).names if fact[1] in known]
+    known, languages = named_pictures.things()[0], texts.vocabulary().languages
+    facts = [fact for split in texts.SPLITS for fact in texts.facts(split).names if fact[1] in known]
     expected = {
         (known[thing], languages.index(language)): LETTERS.index(name[0])
         for language, thing, name in facts

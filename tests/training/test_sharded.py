@@ -7,16 +7,16 @@ from devices import run_on_devices
 from jax.sharding import PartitionSpec as P
 
 from kitlib.parallel import mesh
-from kitlib.training import loop, optim, sharded
+from kitlib.training import loop, optim
 
 PARAMS = {"head": {"kernel": jnp.arange(8.0).reshape(4, 2), "bias": jnp.zeros(2)}}
 
 
 def test_shapes_and_specs_of_a_state():
     tx = optim.assemble(optax.scale_by_adam(), 1e-3)
-    shapes = sharded.state_shapes(PARAMS, tx)
+    shapes = loop.state_shapes(PARAMS, tx)
     assert shapes.params["head"]["kernel"].shape == (4, 2) and shapes.step.shape == ()
-    specs = sharded.state_specs(PARAMS, tx, mesh.make())
+    specs = loop.state_specs(PARAMS, tx, mesh.make())
     assert specs.params["head"]["kernel"] == P("fsdp") and specs.step == P()
     moments = [s for s in jax.tree.leaves(specs.opt_state, is_leaf=lambda x: isinstance(x, P)) if s == P("fsdp")]
     assert len(moments) == 2  # the two of Adam, for the kernel
@@ -25,7 +25,7 @@ def test_shapes_and_specs_of_a_state():
 def test_a_state_on_one_device_is_that_of_the_loop():
     tx = optim.assemble(optax.scale_by_adam(), 1e-3)
     want = loop.init_state(PARAMS, tx, seed=3)
-    got = sharded.init_state(lambda: PARAMS, tx, mesh.make(), seed=3)
+    got = loop.init_sharded(lambda: PARAMS, tx, mesh.make(), seed=3)
     jax.tree.map(np.testing.assert_array_equal, got.replace(key=0), want.replace(key=0))
     assert (jax.random.key_data(got.key) == jax.random.key_data(want.key)).all()
 

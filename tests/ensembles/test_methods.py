@@ -8,7 +8,7 @@ import pytest
 from trees import random_params
 
 from kitlib import configs, data
-from kitlib.ensembles.deep_ensemble import predict_members, stack, train_deep_ensemble, unstack
+from kitlib.ensembles.methods import predict_members, stack, train_deep_ensemble, unstack
 from kitlib.models.vit import ViT
 from kitlib.training import classification, loop, optim
 

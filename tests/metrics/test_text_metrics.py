@@ -5,8 +5,8 @@ from math import prod
 import numpy as np
 import pytest
 
-from kitlib.metrics import answers as answer_metrics
-from kitlib.metrics.answers import anls, exact_match, normalise_answer, similarity, vqa_accuracy, wu_palmer, wups
+from kitlib.metrics import text_metrics as answer_metrics
+from kitlib.metrics.text_metrics import anls, exact_match, normalise_answer, similarity, vqa_accuracy, wu_palmer, wups
 
 close, equal = np.testing.assert_allclose, np.testing.assert_array_equal
 

@@ -1,4 +1,4 @@
-"""kitlib.data.corruptions: each corruption against a value computed another way, its severities and draws."""
+"""kitlib.data.shifts: each corruption against a value computed another way, its severities and draws."""
 
 import itertools
 from types import SimpleNamespace
@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from kitlib import data
-from kitlib.data import corruptions
-from kitlib.data.corruptions import CORRUPTIONS, corrupt
+from kitlib.data import shifts
+from kitlib.data.shifts import CORRUPTIONS, corrupt
 
 WITHOUT_CHANCE = {"gaussian_blur", "pixelate", "scale", "contrast", "brightness"}
 
@@ -81,20 +81,20 @@ def test_severities_share_their_draws(clean):
 
 
 def test_names_have_keys_of_their_own_which_do_not_depend_on_other_names():
-    keys = [corruptions.name_key("corruption", name, CORRUPTIONS, 0) for name in CORRUPTIONS]
+    keys = [shifts.name_key("corruption", name, CORRUPTIONS, 0) for name in CORRUPTIONS]
     assert len({data.keyed_rng(0, key, 0).random() for key in keys}) == 15
-    assert keys == [corruptions.name_key("", name, [name], 0) for name in CORRUPTIONS]
+    assert keys == [shifts.name_key("", name, [name], 0) for name in CORRUPTIONS]
 
 
 def test_noise_has_its_deviation_is_poisson_or_hits_its_share_half_black_half_white():
     rng, image = np.random.default_rng(0), np.full((100, 100, 1), 0.4)
-    noise = corruptions.gaussian_noise(image, 0.1, rng) - image
+    noise = shifts.gaussian_noise(image, 0.1, rng) - image
     assert abs(noise.mean()) < 0.004 and abs(noise.std() - 0.1) < 0.003  # 4 standard errors
-    out = corruptions.shot_noise(image, 1 / 20, rng)
+    out = shifts.shot_noise(image, 1 / 20, rng)
     np.testing.assert_allclose(out * 20, np.rint(out * 20), atol=1e-9)  # whole photons
     assert abs(out.mean() - 0.4) < 0.006 and abs(out.var() - 0.4 / 20) < 0.0015
-    assert not corruptions.shot_noise(0 * image, 1 / 20, rng).any()
-    out = corruptions.impulse_noise(np.full((200, 200, 1), 0.4), 0.2, rng)
+    assert not shifts.shot_noise(0 * image, 1 / 20, rng).any()
+    out = shifts.impulse_noise(np.full((200, 200, 1), 0.4), 0.2, rng)
     for value, share in ((0.0, 0.1), (1.0, 0.1), (0.4, 0.8)):
         assert abs((out == value).mean() - share) < 0.01
 
@@ -102,7 +102,7 @@ def test_noise_has_its_deviation_is_poisson_or_hits_its_share_half_black_half_wh
 def test_gaussian_blur_spreads_a_point_as_the_bell_curve():
     image = np.zeros((28, 28, 2))
     image[14, 10, 0] = 1
-    out = corruptions.gaussian_blur(image, 1.5, None)
+    out = shifts.gaussian_blur(image, 1.5, None)
     bell = np.exp(-0.5 * (np.arange(-6, 7) / 1.5) ** 2)  # scipy cuts at 4 standard deviations
     bell /= bell.sum()
     np.testing.assert_allclose(out[8:21, 4:17, 0], bell[:, None] * bell, atol=1e-12)
@@ -112,14 +112,14 @@ def test_gaussian_blur_spreads_a_point_as_the_bell_curve():
 def test_motion_blur_along_an_axis_is_a_moving_average():
     image = photo(channels=2)
     for angle, axis in ((0.0, 1), (np.pi / 2, 0)):
-        out = corruptions.motion_blur(image, 4, fixed(angle))
+        out = shifts.motion_blur(image, 4, fixed(angle))
         np.testing.assert_allclose(out, ndimage.uniform_filter1d(image, 5, axis=axis, mode="nearest"), atol=1e-12)
 
 
 def test_motion_blur_at_an_angle_has_the_spread_of_a_straight_path():
     image = np.zeros((41, 41, 1))
     image[20, 20] = 1
-    weights = corruptions.motion_blur(image, 10 * 28 / 41, fixed(np.pi / 5))[..., 0]
+    weights = shifts.motion_blur(image, 10 * 28 / 41, fixed(np.pi / 5))[..., 0]
     y, x = np.mgrid[-20:21, -20:21]
     along, across = x * np.cos(np.pi / 5) + y * np.sin(np.pi / 5), y * np.cos(np.pi / 5) - x * np.sin(np.pi / 5)
     assert abs(weights.sum() - 1) < 1e-12 and abs((weights * along).sum()) < 1e-12
@@ -130,7 +130,7 @@ def test_motion_blur_at_an_angle_has_the_spread_of_a_straight_path():
 def test_pixelate_by_hand():
     image = np.arange(28.0)[:, None, None] * np.ones((1, 29, 1)) / 28
     image[:, 28] = 1
-    out = corruptions.pixelate(image, 3, None)
+    out = shifts.pixelate(image, 3, None)
     np.testing.assert_allclose(out[:6, 0, 0] * 28, [1, 1, 1, 4, 4, 4])
     np.testing.assert_allclose(out[26:, 0, 0] * 28, [25, 27])  # 28 = 9 x 3 + 1: the last square has one row
     np.testing.assert_allclose(out[0, 27:, 0], (1 / 28 + 1) / 2)  # and 29 = 9 x 3 + 2, two columns
@@ -139,7 +139,7 @@ def test_pixelate_by_hand():
 def test_translate_moves_by_whole_pixels_and_fills_with_black():
     image = photo(channels=3)
     angle = np.arctan2(-2, 3)  # 3 to the right, 2 up
-    out = corruptions.translate(image, np.hypot(2, 3), fixed(angle))
+    out = shifts.translate(image, np.hypot(2, 3), fixed(angle))
     expected = np.zeros_like(image)
     expected[:-2, 3:] = image[2:, :-3]
     np.testing.assert_array_equal(out, expected)
@@ -149,14 +149,14 @@ def test_rotate_is_scipys_scale_by_half_takes_the_mean_of_four_and_shear_by_hand
     image = photo(28, 28, 3)
     for sign in (1, -1):
         expected = ndimage.rotate(image, sign * 26, reshape=False, order=1, mode="grid-constant")
-        np.testing.assert_allclose(corruptions.rotate(image, 26, fixed(sign)), expected, atol=1e-9)
-    np.testing.assert_allclose(corruptions.rotate(image, 90, fixed(1)), np.rot90(image), atol=1e-9)
+        np.testing.assert_allclose(shifts.rotate(image, 26, fixed(sign)), expected, atol=1e-9)
+    np.testing.assert_allclose(shifts.rotate(image, 90, fixed(1)), np.rot90(image), atol=1e-9)
     image = photo(8, 8, 2)
-    out = corruptions.scale(image, 0.5, None)
+    out = shifts.scale(image, 0.5, None)
     np.testing.assert_allclose(out[2:6, 2:6], image.reshape(4, 2, 4, 2, 2).mean(axis=(1, 3)), atol=1e-12)
     out[2:6, 2:6] = 0
     assert not out.any()
-    right, left = (corruptions.shear(np.arange(1.0, 10.0).reshape(3, 3, 1), 1, fixed(s))[..., 0] for s in (-1, 1))
+    right, left = (shifts.shear(np.arange(1.0, 10.0).reshape(3, 3, 1), 1, fixed(s))[..., 0] for s in (-1, 1))
     np.testing.assert_allclose(right, [[2, 3, 0], [4, 5, 6], [0, 7, 8]], atol=1e-12)
     np.testing.assert_allclose(left, [[0, 1, 2], [4, 5, 6], [8, 9, 0]], atol=1e-12)
 
@@ -164,19 +164,19 @@ def test_rotate_is_scipys_scale_by_half_takes_the_mean_of_four_and_shear_by_hand
 def test_elastic_moves_points_by_its_distance():
     """On two ramps, one per axis, the change of the value is the distance moved."""
     image = np.stack(np.mgrid[:112, :112], axis=-1) / 1000
-    moved = 1000 * (corruptions.elastic(image, 1, np.random.default_rng(0)) - image)[12:-12, 12:-12]
+    moved = 1000 * (shifts.elastic(image, 1, np.random.default_rng(0)) - image)[12:-12, 12:-12]
     assert abs(np.sqrt((moved**2).sum(-1).mean()) - 4) < 0.8  # 1 pixel of 28 is 4 of 112
     assert abs(np.diff(moved, axis=0)).max() < 1.5  # neighbours move in the same direction
 
 
 def test_contrast_brightness_and_fog_by_hand(clean):
     image = np.array([[[0.2], [0.4]], [[0.6], [0.8]]])
-    np.testing.assert_allclose(corruptions.contrast(image, 0.5, None).ravel(), [0.35, 0.45, 0.55, 0.65])
+    np.testing.assert_allclose(shifts.contrast(image, 0.5, None).ravel(), [0.35, 0.45, 0.55, 0.65])
     bright = corrupt(clean[:5], "brightness", 3).astype(int)
     assert abs(bright - np.minimum(clean[:5] + 63.75, 255)).max() <= 0.5
-    cloud = corruptions.fog(photo(), 1.0, np.random.default_rng(0))  # nothing but fog
+    cloud = shifts.fog(photo(), 1.0, np.random.default_rng(0))  # nothing but fog
     assert abs(cloud.min() - 0.5) < 1e-9 and abs(cloud.max() - 1) < 1e-9 and abs(np.diff(cloud, axis=0)).max() < 0.2
-    mixed = corruptions.fog(photo(), 0.3, np.random.default_rng(0))
+    mixed = shifts.fog(photo(), 0.3, np.random.default_rng(0))
     np.testing.assert_allclose(mixed, 0.7 * photo() + 0.3 * cloud)
 
 
@@ -185,7 +185,7 @@ def test_occlusion_covers_a_square_also_over_the_edge(draw, rows):
     image = photo(channels=3)
     expected = image.copy()
     expected[rows, rows] = 0.5
-    np.testing.assert_array_equal(corruptions.occlusion(image, 10, fixed(draw)), expected)
+    np.testing.assert_array_equal(shifts.occlusion(image, 10, fixed(draw)), expected)
 
 
 def test_severity_and_indices_out_of_range(clean):

@@ -1,14 +1,13 @@
-"""kitlib.multimodal.mixture_batches: resumable batches, examples that do not fit, and full packed rows."""
+"""kitlib.multimodal.mixtures: resumable batches, examples that do not fit, and full packed rows."""
 
 import jax
 import numpy as np
 import pytest
 
 from kitlib.data import tokenizer
-from kitlib.multimodal import kit_tasks, mixture_batches
+from kitlib.multimodal import mixtures, tasks
 from kitlib.multimodal.batching import prompt_tokens, target_tokens
-from kitlib.multimodal.mixture import Mixture
-from kitlib.multimodal.mixture_batches import Group, batches, group_batch
+from kitlib.multimodal.mixtures import Group, Mixture, batches, group_batch
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.tasks import Task
 
@@ -19,8 +18,8 @@ SHORT = {"num_images": 1, "prompt_length": 8, "target_length": 8}
 
 def mixture_of(*names: str) -> Mixture:
     """Some of the kit's tasks, equally often."""
-    tasks = kit_tasks.kit_tasks("train")
-    return Mixture({name: tasks[name] for name in names}, dict.fromkeys(names, 1))
+    every = tasks.kit_tasks("train")
+    return Mixture({name: every[name] for name in names}, dict.fromkeys(names, 1))
 
 
 def dogs(lengths) -> Task:
@@ -56,24 +55,24 @@ def test_an_example_that_does_not_fit_is_replaced_by_the_next():
 def test_a_task_without_fitting_examples_is_named_before_training():
     """Otherwise all its draws would be left out, and only the other tasks would be trained on."""
     video = Example(np.repeat(RED, 3, 0), "a", (("dog", True),), "vqa")
-    tasks = {"short": dogs([1]), "long": dogs([30]), "film": Task("film", lambda rng: video)}
+    drawn = {"short": dogs([1]), "long": dogs([30]), "film": Task("film", lambda rng: video)}
     for name, weights in {"long": {"short": 9, "long": 1}, "film": {"short": 1, "film": 1}}.items():
         message = f"No example of {name} fits into the group 'one': all of 256 have more than 1 images, 8 prompt tokens"
         with pytest.raises(ValueError, match=message):
-            batches({"one": Group(Mixture(tasks, weights), 4, **SHORT)}, WORDS)
-    group = Group(Mixture(tasks, {"short": 1, "long": 0}), 4, **SHORT)
+            batches({"one": Group(Mixture(drawn, weights), 4, **SHORT)}, WORDS)
+    group = Group(Mixture(drawn, {"short": 1, "long": 0}), 4, **SHORT)
     assert next(batches({"one": group}, WORDS))["one"]["images"].shape == (4, 1, 64, 64, 3)
     with pytest.raises(ValueError, match="An example of vqa has 1 images"):
-        group_batch(Group(Mixture(tasks, {"long": 1}), 1, **SHORT), WORDS, 0)
+        group_batch(Group(Mixture(drawn, {"long": 1}), 1, **SHORT), WORDS, 0)
     with pytest.raises(ValueError, match="There is no group"):
         batches({}, WORDS)
 
 
 def test_shares_that_fit_are_those_of_the_draws():
     """One in four answers has 30 words: of 400 examples 100 +- 9 (standard deviation of a binomial)."""
-    tasks = {"some": dogs([1, 1, 1, 30]), "all": dogs([1]), "none": dogs([30])}
-    group = Group(Mixture(tasks, {"some": 1, "all": 2, "none": 1}, seed=3), 4, **SHORT)
-    shares = mixture_batches.shares_that_fit(group, WORDS, 400)
+    drawn = {"some": dogs([1, 1, 1, 30]), "all": dogs([1]), "none": dogs([30])}
+    group = Group(Mixture(drawn, {"some": 1, "all": 2, "none": 1}, seed=3), 4, **SHORT)
+    shares = mixtures.shares_that_fit(group, WORDS, 400)
     assert list(shares) == ["some", "all", "none"] and (shares["all"], shares["none"]) == (1, 0)
     assert abs(shares["some"] - 0.75) < 4 * 9 / 400
 
@@ -84,7 +83,7 @@ def test_packed_rows_are_full():
     batch = group_batch(group, WORDS, 5)
     for row in range(4):
         count = batch["prompt_segments"][row].max()
-        following = group.mixture.draw((5 * 4 + row) * mixture_batches.TRIES + int(count))
+        following = group.mixture.draw((5 * 4 + row) * mixtures.TRIES + int(count))
         used = [(batch[name][row] > 0).sum() for name in ("prompt_tokens", "targets")]
         more = len(prompt_tokens(following, WORDS)[0]), len(target_tokens(following, WORDS)[0])
         assert used[0] + more[0] > 128 or used[1] + more[1] > 64

@@ -7,16 +7,205 @@ Predictions are B strings. References are B lists of strings where people may di
 strings. Text is not lower-cased or stripped unless a function says so: published implementations differ in just that.
 """
 
+import functools
 import math
+import numbers
 import re
-from collections.abc import Collection, Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from kitlib.configs.arguments import number
-from kitlib.metrics.tokens import check_texts, tokenise
 
+# DOC metrics.tokens
+# | """The basis of all metrics of text: tokens, and checks of predictions and references.
+# |
+# |     tokenise("The man's T-shirt, 50%!")                         # ["the", "man", "'s", "t-shirt", "50"]
+# |
+# | `captions` and `answers` score texts against references.
+# | """
+# Scripts that put no space between words, by the first words of their characters' Unicode names. Korean has spaces.
+UNSPACED = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+# Matched against the kinds from `_kind`, not against the text: a character of an unspaced script with its marks, or a
+# word, which may have - and ' inside it, and . and , between digits.
+_TOKEN = re.compile(r"cm*|[adm](?:[adm]|[-'](?=[adm])|(?<=d)[.,](?=d))*")
+_CLITIC = re.compile(r"(.+)(n't|'(?:s|re|ve|ll|d|m))")
+
+
+def tokenise(caption: str) -> list[str]:
+    """Lower-cased tokens without punctuation, close to pycocoevalcap's (Penn Treebank, then punctuation removed).
+
+    Text is normalised first (Unicode NFKC: full-width forms, ligatures). Words keep inner hyphens (t-shirt) and numbers
+    their points and commas (3.5); clitics are tokens (do n't, man 's). Unlike in the original, symbols ($, %, &, emoji)
+    are dropped and abbreviations lose their full stops (u s). In scripts without spaces (Chinese, Japanese, Thai, Lao,
+    Khmer, Burmese), finding words takes a dictionary, so every character with its marks is a token.
+    """
+    if not isinstance(caption, str):
+        raise TypeError(f"A caption must be a string, got {type(caption).__name__}; of a list, tokenise each.")
+    text = unicodedata.normalize("NFKC", caption).lower().replace("\u2019", "'")
+    text = "".join(char for char in text if unicodedata.category(char) != "Cf")  # joiners, soft hyphens: invisible
+    # `re` knows no Unicode categories, and its \w would cut words at the vowel signs of Hindi or Tamil.
+    kinds = "".join(map(_kind, text))
+    tokens = []
+    for word in (text[found.start() : found.end()] for found in _TOKEN.finditer(kinds)):
+        clitic = _CLITIC.fullmatch(word)
+        tokens += clitic.groups() if clitic else [word]
+    return tokens
+
+
+@functools.cache
+def _kind(char: str) -> str:
+    """m: mark, c: character of an unspaced script, d: digit, a: other letter, -'., themselves; a space for the rest."""
+    category = unicodedata.category(char)
+    if category[0] == "M":
+        return "m"
+    if category == "Nd":
+        return "d"
+    if category[0] in "LN":
+        return "c" if unicodedata.name(char, "").startswith(UNSPACED) else "a"
+    return char if char in "-'.," else " "
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+def check_texts(predictions, references, *, several: bool) -> tuple[list[str], list]:
+    """(predictions, references) as lists of equal length B >= 1: B strings, and B strings or B lists of strings.
+
+    Args:
+        several: whether each item has a list of references (captions, VQA) or one string (OCR-VQA, AI2D).
+
+    Raises:
+        TypeError: for a string, dict or set in place of a list, or anything else in place of a string.
+        ValueError: for empty lists, or lists of different lengths.
+    """
+    predictions = _texts("predictions", predictions)
+    references = text_lists(references) if several else _texts("references", references)
+    if len(predictions) != len(references):
+        got = f"{len(predictions)} predictions and {len(references)} references"
+        raise ValueError(f"Expected one item of references for every prediction, got {got}.")
+    return predictions, references
+
+
+def text_lists(values) -> list[list[str]]:
+    """References as a list of lists of strings; raises the same errors as `check_texts`."""
+    return [_texts(f"references[{i}]", texts) for i, texts in enumerate(_listed("references", values))]
+
+
+def _texts(name: str, values) -> list[str]:
+    values = _listed(name, values)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(f"{name}[{i}] must be a string, got {type(value).__name__}.")
+    return values
+
+
+def _listed(name: str, values) -> list:
+    if isinstance(values, str | bytes):
+        raise TypeError(f"{name} must be a list, got the string {values[:40]!r}; write [{values[:40]!r}] for one text.")
+    if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, in one order for both arguments, got {type(values).__name__}.")
+    values = list(values)
+    if not values:
+        raise ValueError(f"{name} is empty, expected at least one text.")
+    return values
+
+
+# DOC metrics.captions
+# | """CIDEr-D (1411.5726): how close captions come to those that people wrote.
+# |
+# |     scores = cider_d(predictions, references)     # float64[B], 0 to 10; papers print 100 * scores.mean()
+# |
+# | Predictions are B strings and references B lists of at least one string each, in the same order; both are split into
+# | tokens by `tokens.tokenise`. CIDEr-D is a score per image, but its weights come from the whole set of references, so
+# | scores on different sets are not comparable.
+# | """
+# B images; an n-gram is a tuple of n tokens, 1 <= n <= 4.
+ORDERS = (1, 2, 3, 4)
+
+
+def document_frequency(references, *, split: Callable[[str], list[str]] = tokenise) -> tuple[dict[tuple, int], int]:
+    """(counts, images): for each n-gram, the number of images with it in at least one reference; and B.
+
+    Compute it once on the full set if scores on a part must be comparable with scores on the whole.
+    """
+    return _document_frequency([[_ngrams(split(text)) for text in texts] for texts in text_lists(references)])
+
+
+def cider_d(predictions, references, *, df=None, split: Callable[[str], list[str]] = tokenise) -> np.ndarray:
+    """float64[B], CIDEr-D of each image, from 0 to 10; the score of the corpus is their mean.
+
+    The vector of a text has an entry tf * (log images - log max(1, df)) for each of its n-grams. A prediction and a
+    reference are compared by the cosine of their vectors, in whose dot product the prediction's entries are clipped to
+    the reference's, times exp(-(difference of lengths)^2 / 72); this is averaged over n and over references. A
+    prediction equal to its only reference gets 10 if, for every n, it has an n-gram with a weight above 0. An n-gram
+    that occurs in all images has weight 0, so a set of one image scores 0.
+
+    Args:
+        predictions: B strings.
+        references: B lists of strings, at least one each; texts without tokens match nothing, but count in the mean.
+        df: (counts, images) from `document_frequency` of another set; None: computed from these references.
+        split: text -> tokens; `str.split` for captions that are already tokenised.
+    """
+    predictions, references = check_texts(predictions, references, several=True)
+    ngrams = [[_ngrams(split(text)) for text in texts] for texts in references]
+    counts, images = _document_frequency(ngrams) if df is None else _checked_df(df)
+
+    def vector(of):
+        return [
+            {gram: tf * (math.log(images) - math.log(max(1, counts.get(gram, 0)))) for gram, tf in level.items()}
+            for level in of
+        ]
+
+    scores = []
+    for prediction, texts in zip(predictions, ngrams, strict=True):
+        mine = _ngrams(split(prediction))
+        mine_weighted = vector(mine)
+        similarities = []
+        for theirs in texts:
+            cosines = [_clipped_cosine(a, b) for a, b in zip(mine_weighted, vector(theirs), strict=True)]
+            # The code behind published scores compares numbers of bigrams, not of words. The differences are equal if
+            # both texts have tokens; if one has none, its cosines are 0. The score is the same either way.
+            apart = mine[1].total() - theirs[1].total()
+            similarities.append(sum(cosines) / len(ORDERS) * math.exp(-(apart**2) / (2 * 6**2)))
+        scores.append(10 * sum(similarities) / len(texts))
+    return np.array(scores)
+
+
+def _ngrams(tokens) -> list[Counter]:
+    return [Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for n in ORDERS]
+
+
+def _document_frequency(ngrams) -> tuple[Counter, int]:
+    counts = Counter()
+    for texts in ngrams:
+        counts.update({gram for levels in texts for level in levels for gram in level})
+    return counts, len(ngrams)
+
+
+def _clipped_cosine(mine: dict, theirs: dict) -> float:
+    norms = math.sqrt(sum(v * v for v in mine.values())) * math.sqrt(sum(v * v for v in theirs.values()))
+    if norms == 0:
+        return 0.0
+    return sum(min(v, theirs[gram]) * theirs[gram] for gram, v in mine.items() if gram in theirs) / norms
+
+
+def _checked_df(df) -> tuple[Mapping, int]:
+    counts, images = df if isinstance(df, tuple) and len(df) == 2 else (None, None)
+    if not isinstance(counts, Mapping) or not isinstance(images, numbers.Integral):
+        raise TypeError(f"df must be the pair (counts, images) of document_frequency, got {type(df).__name__}.")
+    most = max(counts.values(), default=0)
+    if images < max(1, most):
+        got = f"{images} images and a count of {most}"
+        raise ValueError(f"No n-gram can be in more images than there are, got {got}; take both from one set.")
+    return counts, int(images)
+
+
+# DOC metrics.answers
 # B examples.
 
 NUMBERS = "zero one two three four five six seven eight nine ten"
