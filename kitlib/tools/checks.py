@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from kitlib.metrics import t_interval
-from kitlib.studies import claims, gates, statistics, tables
+from kitlib.studies import claims, statistics, tables
 from kitlib.studies.statistics import Verdict
+from kitlib.studies.upcycling import gates
 from kitlib.tools.closeness import assert_close
 from kitlib.tools.rich import display_row
 
@@ -163,7 +164,7 @@ def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFram
 
 
 def gate(task: str) -> pd.DataFrame:
-    """Shows whether claims about a task can be judged (`studies.gates`): its three conditions, and what the search for
+    """Shows whether claims about a task can be judged (`studies.upcycling.gates`): its three conditions, and what the search for
     recipes found. Returns the trials, for `plots.trials`. The numbers are those of stored tables, and compared."""
     found, arms, trials = gates.read(task), gates.arms_of(task), gates.trial_scores(task)
     print(f"gate of {task}: {'open' if found.open else 'closed'}")

@@ -1,11 +1,11 @@
-"""kitlib.studies.ensemble_measures: all metrics of outputs that are written by hand, and the images of the studies."""
+"""kitlib.studies.ensembles.measures: all metrics of outputs that are written by hand, and the images of the studies."""
 
 import numpy as np
 import pytest
 
 from kitlib import data
 from kitlib.data import shifts
-from kitlib.studies import ensemble_measures
+from kitlib.studies.ensembles import measures
 
 pytestmark = pytest.mark.slow
 
@@ -19,13 +19,13 @@ def test_outputs_are_measured(few_questions):
         return np.stack([20.0 * np.eye(10)[truth], np.zeros((len(truth), 10))]).astype(np.float32)
 
     rng = np.random.default_rng(0)
-    _, few_labels, _, query_labels = ensemble_measures.probe_task()
+    _, few_labels, _, query_labels = measures.probe_task()
     outputs = {"test": logits(labels), "corrupted": logits(shifted)}
     outputs["test"][:, 0] = -outputs["test"][:, 0]  # one wrong prediction, as otherwise no calibration AUC exists
-    outputs |= {name: np.zeros((2, 3, 10), np.float32) for name in ensemble_measures.OOD_SETS}
+    outputs |= {name: np.zeros((2, 3, 10), np.float32) for name in measures.OOD_SETS}
     features = np.eye(10)[few_labels] + rng.normal(scale=0.01, size=(len(few_labels), 10))
     outputs["few"], outputs["asked"] = (np.stack([x, x]) for x in (features, np.eye(10)[query_labels]))
-    row = ensemble_measures.measure(outputs)
+    row = measures.measure(outputs)
     n = len(labels)
     assert row["accuracy"] == pytest.approx(1 - 1 / n)
     # The mean probability of the true class is (1 + 0.1) / 2; the members' losses are 0 and log 10.
@@ -44,7 +44,7 @@ def test_outputs_are_measured(few_questions):
 
 
 def test_all_sets_of_images_are_there(few_questions):
-    images = ensemble_measures.test_images()
+    images = measures.test_images()
     assert len(images["corrupted"]) == len(shifts.CORRUPTIONS) * 5 * 2
     assert set(images) == {"test", "corrupted", "inverted", "animals"}
     assert all(x.dtype == np.float32 and x.min() >= -1 and x.max() <= 1 for x in images.values())

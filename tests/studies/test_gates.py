@@ -1,10 +1,11 @@
-"""kitlib.studies.gates: each of the three conditions alone closes a gate, on curves made by hand."""
+"""kitlib.studies.upcycling.gates: each of the three conditions alone closes a gate, on curves made by hand."""
 
 import pandas as pd
 import pytest
 
-from kitlib.studies import claims, gates
+from kitlib.studies import claims
 from kitlib.studies.claims import Question
+from kitlib.studies.upcycling import gates
 
 # Losses of the parent at 0, 20, 80 and 100 % of 100 steps. The first fifth buys 4, the last 0.2: a share of 0.05. The
 # whole training buys 5; as much dense training again 0.25 more: a share of 0.05.

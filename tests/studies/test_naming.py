@@ -1,4 +1,4 @@
-"""kitlib.studies.naming: what is made of a V-MoE, that it starts as the V-MoE, and that runs are shared."""
+"""kitlib.studies.ensembles.naming: what is made of a V-MoE, that it starts as the V-MoE, and that runs are shared."""
 
 import dataclasses
 
@@ -8,7 +8,8 @@ from trees import random_params
 
 from kitlib import ensembles
 from kitlib.models.vit import ViT
-from kitlib.studies import naming, naming_pictures, upcycling_ablations, upcycling_runs, upcycling_tasks
+from kitlib.studies.ensembles import naming
+from kitlib.studies.upcycling import ablations, runs, setups
 from kitlib.training import classification
 
 KINDS = naming.kinds()
@@ -18,11 +19,11 @@ KINDS = naming.kinds()
 def test_what_is_fine_tuned_was_pre_trained_as_the_curves_say(split, monkeypatch, tmp_path):
     """The arms at the end of pictures_curves, on "valid" the trials; an E3 for the cost of two parents, or of one."""
     found = []
-    monkeypatch.setattr(upcycling_runs, "trained", lambda make, arm, seed, folder: found.append(arm))
+    monkeypatch.setattr(runs, "trained", lambda make, arm, seed, folder: found.append(arm))
     for name in ("ViT", "V-MoE", "upcycled", "E3 M=2", "E3 pre-trained M=2"):
         naming.pretrained(KINDS[name], split, 0, tmp_path / "ensembles")
-    task = upcycling_tasks.pictures(split)
-    curves = upcycling_ablations.headline(task)
+    task = setups.pictures(split)
+    curves = ablations.headline(task)
     if split == "test":
         assert found[:4] == [curves["dense"], curves["scratch"], curves["upcycled"], curves["scratch"]]
     assert [arm.config for arm in found[:4]] == [curves[k].config for k in ("dense", "scratch", "upcycled", "scratch")]
@@ -81,12 +82,12 @@ def test_what_is_fine_tuned_starts_near_the_v_moe(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["V-MoE", "E3 M=2", "MC dropout M=2", "MIMO M=2", "2 x V-MoE downstream"])
 def test_an_arm_is_fine_tuned_once_and_measured(name, tmp_path, monkeypatch):
-    task = upcycling_tasks.pictures()
+    task = setups.pictures()
     arm = dataclasses.replace(naming.studies()["naming"].arms[name], steps=2)
     base = arm.config.replace(e3=None, dropout=0.0)
     monkeypatch.setattr(naming, "pretrained", lambda start, split, seed, folder: task.init(ViT(base), seed))
-    few = {part: images[:200] for part, images in naming_pictures.pictures().items()}
-    few["corrupted"] = naming_pictures.pictures()["corrupted"][:200]
+    few = {part: images[:200] for part, images in naming.pictures().items()}
+    few["corrupted"] = naming.pictures()["corrupted"][:200]
     monkeypatch.setattr(naming, "pictures", lambda: few)
     late, cut = naming.late, {"test": 200, "held_out": 200}
     monkeypatch.setattr(naming, "late", lambda split: late(split)[: cut.get(split)])
@@ -94,7 +95,7 @@ def test_an_arm_is_fine_tuned_once_and_measured(name, tmp_path, monkeypatch):
     assert all(np.isfinite(value) for value in row.values())
     assert row["members"] == (1 if name == "V-MoE" else 2)
     assert len(list(tmp_path.glob("naming-*.npz"))) == arm.trainings
-    assert {f"ood_{foreign}" for foreign in naming_pictures.FOREIGN} <= set(row)
+    assert {f"ood_{foreign}" for foreign in naming.FOREIGN} <= set(row)
     monkeypatch.setattr(naming, "fine_tuned", None)  # a second fine-tuning would fail
     assert naming.run_arm(arm, 0, tmp_path) == [row]
 
@@ -102,7 +103,7 @@ def test_an_arm_is_fine_tuned_once_and_measured(name, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_trial_is_scored_by_the_loss_of_the_ensemble(tmp_path, monkeypatch):
     """With a rate of 0 and equal logits for all letters the loss is log 26."""
-    task = upcycling_tasks.pictures()
+    task = setups.pictures()
     arm = dataclasses.replace(KINDS["E3 M=2"], steps=1, peak=0.0)
     base = arm.config.replace(e3=None)
     monkeypatch.setattr(naming, "pretrained", lambda start, split, seed, folder: task.init(ViT(base), seed))

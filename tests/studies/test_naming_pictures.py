@@ -1,13 +1,13 @@
-"""kitlib.studies.naming_pictures: the questions of fine-tuning, and the sets on which models are measured."""
+"""kitlib.studies.ensembles.naming: the questions of fine-tuning, and the sets on which models are measured."""
 
 import numpy as np
 import pytest
 
 from kitlib.data import shifts
 from kitlib.metrics import fewshot
-from kitlib.studies import naming_pictures
-from kitlib.studies.ensemble_measures import NUM_DRAWS, NUM_QUERIES, SHOTS
-from kitlib.studies.naming_pictures import FOREIGN, NUM_CORRUPTED, late
+from kitlib.studies.ensembles import naming
+from kitlib.studies.ensembles.measures import NUM_DRAWS, NUM_QUERIES, SHOTS
+from kitlib.studies.ensembles.naming import FOREIGN, NUM_CORRUPTED, late
 from kitlib.synthetic import named_pictures
 from kitlib.synthetic.named_pictures import SIDE
 
@@ -29,7 +29,7 @@ def test_what_is_asked_was_taught_but_for_the_held_out_pairs():
 
 @pytest.mark.slow
 def test_sets_show_other_things_above_the_same_languages():
-    sets = naming_pictures.pictures()
+    sets = naming.pictures()
     assert set(sets) == {"test", "held_out", "corrupted", *FOREIGN}
     for name, images in sets.items():
         assert images.dtype == np.float32 and images.shape[1:] == (36, 24, 3), name
@@ -49,7 +49,7 @@ def test_sets_show_other_things_above_the_same_languages():
 
 @pytest.mark.slow
 def test_few_shots_are_clothes_of_ten_classes_above_one_language():
-    few, few_labels, asked, asked_labels = naming_pictures.probe()
+    few, few_labels, asked, asked_labels = naming.probe()
     assert len(asked) == len(asked_labels) == NUM_QUERIES and len(few) == len(few_labels)
     assert set(few_labels.tolist()) == set(asked_labels.tolist()) == set(range(10))
     strips = np.concatenate([few[:, SIDE:], asked[:, SIDE:]])

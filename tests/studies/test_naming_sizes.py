@@ -1,22 +1,22 @@
-"""kitlib.studies.naming_sizes: three widths with the same trunk, each with its own recipes."""
+"""kitlib.studies.ensembles.naming: three widths with the same trunk, each with its own recipes."""
 
 import pytest
 
 from kitlib.models import flops
-from kitlib.studies import naming, naming_sizes
+from kitlib.studies.ensembles import naming
 from kitlib.upcycling import surgery
 
-ARMS = naming_sizes.studies()["naming_sizes"].arms
+ARMS = naming.sizes_studies()["naming_sizes"].arms
 
 
 def test_widths_differ_in_nothing_else():
-    for kind in naming_sizes.KINDS:
+    for kind in naming.KINDS:
         configs = [ARMS[f"{kind}, width {width}"].config for width in (8, 16, 32)]
         assert [config.width for config in configs] == [8, 16, 32]
         assert [(config.mlp_dim, config.num_heads) for config in configs] == [(32, 1), (64, 2), (128, 4)]
         same = [config.replace(width=16, mlp_dim=64, num_heads=2) for config in configs]
         assert same[0] == same[1] == same[2]
-    assert all(ARMS[f"{kind}, width 16"] == naming.kinds()[kind] for kind in naming_sizes.KINDS)
+    assert all(ARMS[f"{kind}, width 16"] == naming.kinds()[kind] for kind in naming.KINDS)
 
 
 @pytest.mark.parametrize("width", [8, 16, 32])

@@ -1,4 +1,4 @@
-"""kitlib.studies.palix: every study can run as it is written."""
+"""kitlib.studies.palix.arms: every study can run as it is written."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from kitlib.data import tokenizer
 from kitlib.multimodal import mixtures
 from kitlib.multimodal.mixtures import Mixture
 from kitlib.studies import runner
-from kitlib.studies.palix import questions
-from kitlib.studies.palix_tasks import study_tasks
+from kitlib.studies.palix.arms import questions
+from kitlib.studies.palix.easy_tasks import study_tasks
 
 WORDS = tokenizer.multilingual()
 PHASES = {phase for _, arms in questions().values() for arm in arms.values() for phase in arm.phases}

@@ -1,4 +1,4 @@
-"""kitlib.studies.palix_rare: how often kinds are shown and asked for, and the precision of known detectors."""
+"""kitlib.studies.palix.rare: how often kinds are shown and asked for, and the precision of known detectors."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from kitlib.data import keyed_rng, tokenizer
 from kitlib.multimodal import batching, boxes
 from kitlib.multimodal.example_builders import BINS
 from kitlib.multimodal.kit_data import kit_data
-from kitlib.studies import palix_rare
-from kitlib.studies.palix_rare import TIERS, counts_of, pairs, present, present_or_absent, training_pairs
-from kitlib.studies.palix_runs import PaLIXArm, Phase, StageZero
+from kitlib.studies.palix import rare
+from kitlib.studies.palix.rare import TIERS, counts_of, pairs, present, present_or_absent, training_pairs
+from kitlib.studies.palix.runs import PaLIXArm, Phase, StageZero
 
 DATA = kit_data("train")
 KINDS = len(DATA.scene_names)
@@ -36,8 +36,8 @@ def test_pairs_are_of_different_kinds_and_keep_the_counts():
 
 def test_training_pictures_are_fixed_and_are_those_of_the_seed_and_form(monkeypatch):
     calls, few = [], np.array([[3, 5], [3, 5], [1, 2]])
-    monkeypatch.setattr(palix_rare, "training_pairs", lambda seed, *, even=False: calls.append((seed, even)) or few)
-    shown = {palix_rare.training_picture(DATA, keyed_rng(9, i), 4, True).image.tobytes() for i in range(40)}
+    monkeypatch.setattr(rare, "training_pairs", lambda seed, *, even=False: calls.append((seed, even)) or few)
+    shown = {rare.training_picture(DATA, keyed_rng(9, i), 4, True).image.tobytes() for i in range(40)}
     for draw in (present, present_or_absent):
         for i in range(5):
             draw(DATA, keyed_rng(8, i), seed=4, even=True)
@@ -50,7 +50,7 @@ def test_half_of_the_prompts_ask_for_what_is_there_and_kinds_as_often_in_vain():
     examples = [present_or_absent(DATA, keyed_rng(9, i), seed=0) for i in range(600)]
     read = [boxes.from_text(example.answer, BINS)[1] for example in examples]
     there = np.array([any(name != boxes.NOISE for name in names) for names in read])
-    assert abs(there.mean() - 0.5) < 0.1 and all(len(names) == palix_rare.TOTAL for names in read)
+    assert abs(there.mean() - 0.5) < 0.1 and all(len(names) == rare.TOTAL for names in read)
     counts = counts_of(KINDS, 0)
     frequent = {DATA.scene_names[i] for i in np.argsort(counts)[-5:]}
     share = counts[np.argsort(counts)[-5:]].sum() / counts.sum()
@@ -66,8 +66,8 @@ def test_at_first_every_prompt_is_for_a_kind_that_is_there_and_its_boxes_are_all
 
 def test_all_arms_have_as_many_prompts_for_boxes():
     """Of a phase of 6,000 steps with weights 1 and 0.5, two thirds: the 4,000 of the other arms."""
-    for one in palix_rare.studies()["rare"].arms.values():
-        for phase, steps in zip(one.phases, (palix_rare.PRESENT_STEPS, palix_rare.STEPS), strict=True):
+    for one in rare.studies()["rare"].arms.values():
+        for phase, steps in zip(one.phases, (rare.PRESENT_STEPS, rare.STEPS), strict=True):
             weights = dict(phase.tasks)
             (asked,) = (weight for name, weight in weights.items() if name.startswith("present"))
             assert phase.steps * asked / sum(weights.values()) == pytest.approx(steps)
@@ -78,13 +78,13 @@ def test_all_arms_have_as_many_prompts_for_boxes():
 
 def detector(monkeypatch, write, certain=lambda example: 0.0):
     """The result of a model that writes write(example), with such a log-probability."""
-    monkeypatch.setattr(palix_rare, "TESTED", 2)
+    monkeypatch.setattr(rare, "TESTED", 2)
 
     def texts(model, params, examples):
         return [write(example) for example in examples], np.array([certain(example) for example in examples])
 
-    monkeypatch.setattr(palix_rare.generation, "texts_and_log_probs", texts)
-    return palix_rare.detect(None, None, 0)
+    monkeypatch.setattr(rare.generation, "texts_and_log_probs", texts)
+    return rare.detect(None, None, 0)
 
 
 def is_there(example):
@@ -122,9 +122,9 @@ def test_boxes_of_more_probable_texts_come_first(monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_has_a_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(palix_rare, "TESTED", 2)
+    monkeypatch.setattr(rare, "TESTED", 2)
     phase = Phase((("present", 1.0), ("present or absent, even", 1.0)), 2, rows=2, prompt_length=16, target_length=24)
-    (row,) = palix_rare.run(PaLIXArm((phase,), (), StageZero(steps=2)), 0, tmp_path)
+    (row,) = rare.run(PaLIXArm((phase,), (), StageZero(steps=2)), 0, tmp_path)
     assert set(row) == {f"AP: {name}" for name in ("all", "rare", "common", "frequent", "frequent minus rare")}
     assert row["AP: frequent minus rare"] == row["AP: frequent"] - row["AP: rare"]
 

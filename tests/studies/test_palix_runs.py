@@ -1,4 +1,4 @@
-"""kitlib.studies.palix_runs: an arm is trained in phases and tested; towers are saved and read again."""
+"""kitlib.studies.palix.runs: an arm is trained in phases and tested; towers are saved and read again."""
 
 import dataclasses
 
@@ -9,9 +9,9 @@ import pytest
 from kitlib.data import tokenizer
 from kitlib.models import palix
 from kitlib.multimodal import batching
-from kitlib.studies import palix_runs
-from kitlib.studies.palix_runs import MlpConnector, PaLIXArm, Phase, StageZero, config, run_arm
-from kitlib.studies.palix_tasks import study_tasks, tasks_of_tests
+from kitlib.studies.palix import runs
+from kitlib.studies.palix.easy_tasks import study_tasks, tasks_of_tests
+from kitlib.studies.palix.runs import MlpConnector, PaLIXArm, Phase, StageZero, config, run_arm
 
 pytestmark = pytest.mark.slow
 
@@ -20,13 +20,13 @@ WORDS = tokenizer.multilingual()
 
 def test_a_small_arm_is_trained_and_gives_its_row(tmp_path, monkeypatch):
     """Two phases at two resolutions. The tower is made once and saved, so a second run gives the same row."""
-    monkeypatch.setattr(palix_runs, "TOWER_BATCH", 2)
-    monkeypatch.setattr(palix_runs, "TEST_EXAMPLES", 6)
+    monkeypatch.setattr(runs, "TOWER_BATCH", 2)
+    monkeypatch.setattr(runs, "TEST_EXAMPLES", 6)
     whole = config()
     shallow = whole.replace(
         tower=whole.tower.replace(depth=1), text=whole.text.replace(num_encoder_layers=1, num_decoder_layers=1)
     )
-    monkeypatch.setattr(palix_runs, "config", lambda *widths: shallow)
+    monkeypatch.setattr(runs, "config", lambda *widths: shallow)
     shape = {"rows": 2, "prompt_length": 40, "target_length": 40}
     phases = (
         Phase((("counting", 1.0),), 2, **shape),
@@ -42,7 +42,7 @@ def test_a_small_arm_is_trained_and_gives_its_row(tmp_path, monkeypatch):
     bare = dataclasses.replace(arm, phases=phases[:1], connector="linear", positions=False, probed=True)
     (probed,) = run_arm(bare, 0, tmp_path, study_tasks(), tasks_of_tests())
     assert set(probed) == {*row, "patches: tower", "patches: encoder"}
-    model, params = palix_runs.trained(bare, 0, tmp_path, study_tasks())
+    model, params = runs.trained(bare, 0, tmp_path, study_tasks())
     assert not model.config.visual_positions and "positions" not in params
 
 
@@ -61,7 +61,7 @@ def test_the_mlp_connector_has_two_layers_and_towers_have_their_own_files(tmp_pa
     assert sizes[0] == {"kernel": (64, 64), "bias": (64,)}
     assert [layer["kernel"] for layer in sizes[1].values()] == [(64, 256), (256, 64)]
     recipes = [StageZero(), StageZero("words"), StageZero(width=32), StageZero(steps=5), StageZero(peak=1e-3)]
-    assert len({palix_runs.tower_file(recipe, seed, tmp_path) for recipe in recipes for seed in range(2)}) == 10
+    assert len({runs.tower_file(recipe, seed, tmp_path) for recipe in recipes for seed in range(2)}) == 10
 
 
 def test_the_test_loss_is_the_loss_of_the_model():
@@ -69,7 +69,7 @@ def test_the_test_loss_is_the_loss_of_the_model():
     examples = tasks_of_tests()["counting"].examples(6, 0)
     model = palix.PaLIX(config())
     params = palix.init_params(model)
-    got = palix_runs.loss_of(model, params, examples)
+    got = runs.loss_of(model, params, examples)
     batch = batching.to_arrays(examples, WORDS, num_images=1, prompt_length=64, target_length=8)  # more padding
     expected, _ = palix.answer_loss(model)(params, batch, jax.random.key(0))
     np.testing.assert_allclose(got, expected, rtol=1e-5)

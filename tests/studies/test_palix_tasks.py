@@ -1,4 +1,4 @@
-"""kitlib.studies.palix_tasks: every task and test of the studies, from its examples."""
+"""kitlib.studies.palix.easy_tasks: every task and test of the studies, from its examples."""
 
 import dataclasses
 
@@ -8,11 +8,11 @@ import pytest
 from kitlib.data import captioned, keyed_rng, tokenizer
 from kitlib.multimodal import batching, boxes
 from kitlib.multimodal.prompts import without_prefix
-from kitlib.studies import palix, palix_tasks
-from kitlib.studies.palix_tasks import counted_boxes, study_tasks, tasks_of_tests
+from kitlib.studies.palix import arms, easy_tasks
+from kitlib.studies.palix.easy_tasks import counted_boxes, study_tasks, tasks_of_tests
 
 WORDS = tokenizer.multilingual()
-TESTS = {name for _, arms in palix.questions().values() for arm in arms.values() for _, name in arm.tests}
+TESTS = {name for _, arms in arms.questions().values() for arm in arms.values() for _, name in arm.tests}
 
 
 def draw(name: str, seed: int, i: int = 0):
@@ -48,10 +48,10 @@ def test_only_the_exemplars_show_the_language():
         example = draw("shown_language", 6, i)
         *exemplars, query = example.prompt
         assert len(example.images) == 5 and len({*exemplars, example.answer}) == 5 and query == "<extra_id_0>"
-        languages = [code for code in palix_tasks.SPOKEN if {*exemplars, example.answer} <= set(names[code])]
+        languages = [code for code in easy_tasks.SPOKEN if {*exemplars, example.answer} <= set(names[code])]
         assert len(languages) == 1
         found += languages
-    assert all(abs(found.count(code) - 30) <= 13 for code in palix_tasks.SPOKEN)
+    assert all(abs(found.count(code) - 30) <= 13 for code in easy_tasks.SPOKEN)
 
 
 def test_counted_boxes_by_hand():
@@ -68,7 +68,7 @@ def test_counted_boxes_by_hand():
 def test_the_mixture_before_counting_has_no_counts():
     """Its answers have no number words and no digits, except for boxes and names: pizza is "1 slice of pizza" in Thai,
     however many there are."""
-    for name in palix.THREE_OBJECTIVES:
+    for name in arms.THREE_OBJECTIVES:
         for i in range(40):
             example = draw(name, 3, i)
             assert "how many" not in str(example.prompt)
@@ -106,12 +106,12 @@ def test_questions_about_words_are_about_their_order():
         with_text, alone = (draw(f"words_{kind}", 4, i) for kind in ("with_text", "alone"))
         np.testing.assert_array_equal(with_text.images, alone.images)
         assert with_text.answer == alone.answer and with_text.answer not in alone.prompt
-        pair = [word for word in with_text.prompt.split() if word in palix_tasks.few_words()]
+        pair = [word for word in with_text.prompt.split() if word in easy_tasks.few_words()]
         assert len(pair) == 2 and with_text.answer == pair["last" in alone.prompt]
 
 
 def test_bare_prompts_have_no_prefix():
-    for name in palix_tasks.BARE:
+    for name in easy_tasks.BARE:
         whole, bare = draw(name, 0), draw(f"bare_{name}", 0)
         assert whole.prompt.endswith(bare.prompt) and len(bare.prompt) < len(whole.prompt)
         assert whole.answer == bare.answer
@@ -119,7 +119,7 @@ def test_bare_prompts_have_no_prefix():
 
 def test_repeated_prompts_differ_only_in_their_loss():
     """Arms are tested on the same answers for the same images, and only those answers count in their test losses."""
-    for name in palix_tasks.REPEATED:
+    for name in easy_tasks.REPEATED:
         plain, asked = (tasks_of_tests()[test].examples(3, 0) for test in (name, f"asked_{name}"))
         for one, other in zip(plain, asked, strict=True):
             np.testing.assert_array_equal(one.images, other.images)
@@ -130,4 +130,4 @@ def test_repeated_prompts_differ_only_in_their_loss():
             assert sum(weights) == len(batching.target_tokens(one, WORDS)[0])
             assert WORDS.decode(ids) == f" {one.prompt} {one.answer}"
     texts = [f"{asked[0].prompt} {asked[0].target[1][0].strip()}", "is it?", asked[2].prompt]
-    assert palix_tasks.behind_the_prompt(texts, asked).tolist() == [1, 0, 0]
+    assert easy_tasks.behind_the_prompt(texts, asked).tolist() == [1, 0, 0]

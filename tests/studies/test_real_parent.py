@@ -1,4 +1,4 @@
-"""kitlib.studies.real_parent with a small parent of random weights in place of the real one, and made pictures."""
+"""kitlib.studies.upcycling.real_parent with a small parent of random weights in place of the real one, and made pictures."""
 
 import dataclasses
 import types
@@ -12,8 +12,8 @@ from kitlib import configs, data
 from kitlib.data import download
 from kitlib.models import dinov2, vit
 from kitlib.models.vit import UpperViT, ViT
-from kitlib.studies import gates, real_parent
-from kitlib.studies.real_parent import RealArm
+from kitlib.studies.upcycling import gates, real_parent
+from kitlib.studies.upcycling.real_parent import RealArm
 from kitlib.upcycling import surgery
 
 pytestmark = pytest.mark.slow

@@ -1,11 +1,11 @@
-"""kitlib.studies.real_probes: what the probes are fitted to, on made features whose answers are known."""
+"""kitlib.studies.upcycling.real_probes: what the probes are fitted to, on made features whose answers are known."""
 
 import numpy as np
 import pytest
 
 from kitlib.data import files
-from kitlib.studies import real_probes
-from kitlib.studies.real_probes import ProbeArm
+from kitlib.studies.upcycling import real_probes
+from kitlib.studies.upcycling.real_probes import ProbeArm
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
-"""kitlib.studies.recall_memory: more parameters at the same FLOPs, as often shown; recipes from trials."""
+"""kitlib.studies.upcycling.ablations: more parameters at the same FLOPs, as often shown; recipes from trials."""
 
 import jax
 import pytest
 
 from kitlib.configs import T5Config
-from kitlib.studies import gates, recall_memory, tables, upcycling_tasks
+from kitlib.studies import tables
+from kitlib.studies.upcycling import ablations, gates, setups
 from kitlib.upcycling import surgery
 
-TASK = upcycling_tasks.recall()
-STUDIES = recall_memory.studies()
+TASK = setups.recall()
+STUDIES = ablations.memory_studies()
 ARMS = STUDIES["recall_memory"].arms
 
 
@@ -25,13 +26,13 @@ def test_experts_add_parameters_and_no_flops_but_the_routers():
     """An expert is an MLP without biases: a gate, an input and an output of 32 x 128 (three matrices, 12,288), and a
     column of the router, 32. A token pays for one expert and for the router's column: 2 x 32 of the FLOPs."""
     mlp = 3 * 32 * 128
-    for n in recall_memory.EXPERTS:
+    for n in ablations.MEMORY_EXPERTS:
         config = ARMS[f"E={n}"].config
         assert {moe.num_experts for moe in surgery.moe_layers(config).values()} == {n}
         assert parameters(config) - parameters(TASK.dense) == 2 * ((n - 1) * mlp + 32 * n)
         assert 1.0 < TASK.relative_cost(config) < 1.05
         assert config.moe.capacity_factor == 1.0 and config.decoder_moe.num_selected == 1
-    for times in recall_memory.WIDER:
+    for times in ablations.WIDER:
         config = ARMS[f"{times} F"].config
         assert parameters(config) - parameters(TASK.dense) == 4 * (times - 1) * mlp
         assert TASK.relative_cost(config) > 1.5
@@ -41,7 +42,7 @@ def test_experts_add_parameters_and_no_flops_but_the_routers():
 def test_the_frozen_recipes_are_the_best_trials(kind):
     scores = tables.final(tables.read_table("upcycling", "recall_memory_tuning"), "loss").iloc[0]
     own = scores[scores.index.str.startswith(f"{kind}: ")]
-    assert recall_memory.trials()[kind][own.idxmin().removeprefix(f"{kind}: ")] == recall_memory.RECIPES[kind]
+    assert ablations.memory_trials()[kind][own.idxmin().removeprefix(f"{kind}: ")] == ablations.MEMORY_RECIPES[kind]
     found = own.rename_axis("trial").rename("loss").reset_index()
     found = found.assign(kind=kind, best=found["loss"] == found["loss"].min())
     assert gates.unfinished(found) == ()

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kitlib.studies import naming, naming_sizes, runner, tables, text_downstream
+from kitlib.studies import runner, tables
+from kitlib.studies.ensembles import naming
 from kitlib.studies.study import SEEDS, Study, kept
+from kitlib.studies.upcycling import fine_tuning
 
 
 @pytest.mark.parametrize("paper", runner.PAPERS)
@@ -24,8 +26,8 @@ def test_every_study_asks_one_question_of_at_least_two_arms(paper):
         assert len(different) == len(set(study.arms.values())), name
 
 
-SIZES = {f"{kind}, width {w}": peak for w in (8, 32) for kind, peak in naming_sizes.CHOSEN[w].items()}
-DOWNSTREAM = {f"{task} {start}": peak for (task, start), peak in text_downstream.CHOSEN.items()}
+SIZES = {f"{kind}, width {w}": peak for w in (8, 32) for kind, peak in naming.CHOSEN_BY_WIDTH[w].items()}
+DOWNSTREAM = {f"{task} {start}": peak for (task, start), peak in fine_tuning.CHOSEN.items()}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ DOWNSTREAM = {f"{task} {start}": peak for (task, start), peak in text_downstream
     [
         ("ensembles", "naming_tuning", naming.CHOSEN, naming.PEAKS),
         ("ensembles", "naming_sizes_tuning", SIZES, naming.PEAKS),
-        ("upcycling", "text_downstream_tuning", DOWNSTREAM, text_downstream.PEAKS),
+        ("upcycling", "text_downstream_tuning", DOWNSTREAM, fine_tuning.PEAKS),
     ],
 )
 def test_the_chosen_rates_are_the_best_of_the_trials_and_none_is_at_an_end(paper, table, chosen, peaks):

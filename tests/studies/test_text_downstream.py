@@ -1,4 +1,4 @@
-"""kitlib.studies.text_downstream: what is asked, from where fine-tuning starts, and that it learns."""
+"""kitlib.studies.upcycling.fine_tuning: what is asked, from where fine-tuning starts, and that it learns."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ import pytest
 
 from kitlib import data
 from kitlib.data import texts
-from kitlib.studies import text_downstream, upcycling_runs, upcycling_tasks
-from kitlib.studies.text_downstream import TASKS, FineTuning
-from kitlib.studies.upcycling_recipes import Recipe
-from kitlib.studies.upcycling_runs import UpcyclingArm
+from kitlib.studies.upcycling import fine_tuning, runs, setups
+from kitlib.studies.upcycling.fine_tuning import TASKS, FineTuning
+from kitlib.studies.upcycling.runs import UpcyclingArm
+from kitlib.studies.upcycling.setups import Recipe
 
 RATE = Recipe(2e-3)
 
@@ -19,15 +19,15 @@ RATE = Recipe(2e-3)
 def test_an_example_is_the_beginning_of_a_text_and_its_label():
     """By hand: "ab" is bytes 97 and 98, each plus 3; the end is 1; padding 0."""
     entry, category = texts.categorised_glosses("test")[7]
-    found = text_downstream.examples("category", "test")
+    found = fine_tuning.examples("category", "test")
     assert found["inputs"].shape == (2000, 40) and found["inputs"].dtype == np.int32
     start = [byte + 3 for byte in entry.encode()[:40]]
     assert found["inputs"][7].tolist() == start + [0] * (40 - len(start))
     label = [*(byte + 3 for byte in category.encode()), 1]
     assert found["targets"][7, : len(label)].tolist() == label and not found["targets"][7, len(label) :].any()
     code, message = texts.messages("test")[3]
-    found = text_downstream.examples("language", "test")
-    assert text_downstream.WORDS.decode(found["targets"][3]) == code
+    found = fine_tuning.examples("language", "test")
+    assert fine_tuning.WORDS.decode(found["targets"][3]) == code
     assert message.encode().startswith(bytes(i - 3 for i in found["inputs"][3] if i))
 
 
@@ -42,7 +42,7 @@ def test_splits_are_disjoint_and_have_the_same_labels_and_lengths(task):
     sizes = {"train": 5000, "valid": 1000 if task == "category" else 2000, "test": 2000 if task == "category" else 3000}
     seen: set = set()
     for split, size in sizes.items():
-        found = text_downstream.examples(task, split)
+        found = fine_tuning.examples(task, split)
         assert len(found["inputs"]) == len(found["targets"]) == size
         assert (found["targets"] == 1).sum() == size  # the longest label fits, with its end
         labels = {tuple(row) for row in found["targets"]}
@@ -53,12 +53,12 @@ def test_splits_are_disjoint_and_have_the_same_labels_and_lengths(task):
 
 def test_starts_are_the_ends_of_the_curves():
     """Every start but "none" is an arm of text_curves, so that its file is there; trials start from shorter arms."""
-    task = upcycling_tasks.text()
-    starts = text_downstream.upstream(task)
+    task = setups.text()
+    starts = fine_tuning.upstream(task)
     costs = {name: arm.steps * task.relative_cost(arm.config) / task.parent_steps for name, arm in starts.items()}
     expected = {"none": 0, "parent": 1, "dense": 1, "upcycled": 1, "scratch": 2}
     assert costs == pytest.approx(expected, abs=2e-3) and costs.keys() == expected.keys()
-    tried = text_downstream.trials(task)
+    tried = fine_tuning.trials(task)
     assert len(tried) == 2 * 5 * 7
     for name, arm in tried.items():
         start = name.split()[1].rstrip(":")
@@ -68,21 +68,21 @@ def test_starts_are_the_ends_of_the_curves():
 @pytest.mark.slow
 def test_fine_tuning_starts_from_the_end_of_its_arm_and_learns(tmp_path, monkeypatch):
     """With a rate of 0 labels are as good as the start writes them; with a real one the loss falls. Twice the same."""
-    monkeypatch.setattr(text_downstream, "STEPS", 20)
-    one = upcycling_tasks.text("valid")
+    monkeypatch.setattr(fine_tuning, "STEPS", 20)
+    one = setups.text("valid")
     quick = dataclasses.replace(one, parent_steps=4, name="short", recipes=dict.fromkeys(one.recipes, RATE))
     sparse = quick.sparse(quick.dense, num_experts=2, capacity_factor=1.0)
     upstream = UpcyclingArm(sparse, "upcycled", 2, RATE)
 
     def row(peak):
         arm = FineTuning("language", upstream, peak)
-        return text_downstream.run_arm(lambda: quick, "valid", arm, 0, tmp_path)[0]
+        return fine_tuning.run_arm(lambda: quick, "valid", arm, 0, tmp_path)[0]
 
     still, moved = row(0.0), row(0.01)
-    params = upcycling_runs.trained(lambda: quick, upstream, 0, tmp_path)
+    params = runs.trained(lambda: quick, upstream, 0, tmp_path)
     total = 0.0
     for first in range(0, 2000, 500):
-        inputs, targets = (x[first : first + 500] for x in text_downstream.examples("language", "valid").values())
+        inputs, targets = (x[first : first + 500] for x in fine_tuning.examples("language", "valid").values())
         shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]  # the decoder sees what comes before
         logits, _ = quick.model(sparse).apply(
             {"params": params}, inputs, shifted, decoder_segments=(targets != 0).astype(np.int32)

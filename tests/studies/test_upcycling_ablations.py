@@ -1,12 +1,12 @@
-"""kitlib.studies.upcycling_ablations: one choice differs, the cost does not."""
+"""kitlib.studies.upcycling.ablations: one choice differs, the cost does not."""
 
 import pytest
 
-from kitlib.studies import upcycling_setups, upcycling_tasks
-from kitlib.studies.upcycling_ablations import COST, ablations, headline, placed
+from kitlib.studies.upcycling import setups
+from kitlib.studies.upcycling.ablations import COST, ablations, headline, placed
 from kitlib.upcycling import surgery
 
-TASKS = [upcycling_tasks.recall, upcycling_tasks.text, upcycling_tasks.pictures]
+TASKS = [setups.recall, setups.text, setups.pictures]
 
 
 @pytest.mark.parametrize("setup", TASKS, ids=lambda setup: setup.__name__)
@@ -29,7 +29,7 @@ def test_the_tuned_default_is_in_every_study_of_upcycling(setup):
     recipe = task.recipes["upcycled"]
     c, kind = f"C={recipe.capacity:.0f}", "renormalized" if recipe.renormalize else "raw"
     here = {
-        "experts": "E=16", "capacity": c, "blocks": "last 2" if setup is upcycling_tasks.pictures else "last",
+        "experts": "E=16", "capacity": c, "blocks": "last 2" if setup is setups.pictures else "last",
         "routers": "expert choice", "init": "copies", "pretraining": "upcycled from 100 %",
         "optimizer": f"upcycled {'restarted' if recipe.moments == 'restart' else 'resumed'}",
         "renormalize": f"{kind} {c}",
@@ -40,14 +40,14 @@ def test_the_tuned_default_is_in_every_study_of_upcycling(setup):
 
 
 def test_places_of_experts():
-    task = upcycling_tasks.recall()
+    task = setups.recall()
     found = {name: " ".join(surgery.moe_layers(config)) for name, config in placed(task.sparse(task.dense)).items()}
     assert found == {
         "last": "encoder/layers_1 decoder/layers_1", "first": "encoder/layers_0 decoder/layers_0",
         "all": "encoder/layers_0 encoder/layers_1 decoder/layers_0 decoder/layers_1",
         "encoder only": "encoder/layers_1", "decoder only": "decoder/layers_1",
     }  # fmt: skip
-    vit = upcycling_setups.vision()
+    vit = setups.vision()
     blocks = {name: config.moe_blocks for name, config in placed(vit.sparse(vit.dense)).items()}
     assert blocks["last 2"] == (2, 3) and blocks["first 2"] == (0, 1) and blocks["all"] == (0, 1, 2, 3)
     assert blocks["every second"] == (1, 3)

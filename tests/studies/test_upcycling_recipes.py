@@ -1,8 +1,8 @@
-"""kitlib.studies.upcycling_recipes: the schedule by hand, and what a recipe sets."""
+"""kitlib.studies.upcycling.setups: the schedule by hand, and what a recipe sets."""
 
 import pytest
 
-from kitlib.studies.upcycling_recipes import Recipe, schedule
+from kitlib.studies.upcycling.setups import Recipe, schedule
 
 
 def test_the_schedule_by_hand():

@@ -1,4 +1,4 @@
-"""kitlib.studies.upcycling_runs: arms start from their parent, parents are resumed, damaged ones are refused."""
+"""kitlib.studies.upcycling.runs: arms start from their parent, parents are resumed, damaged ones are refused."""
 
 import dataclasses
 
@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from kitlib.studies import upcycling_recipes, upcycling_runs, upcycling_setups, upcycling_tasks
-from kitlib.studies.upcycling_recipes import Recipe
-from kitlib.studies.upcycling_runs import UpcyclingArm
+from kitlib.studies.upcycling import runs, setups
+from kitlib.studies.upcycling.runs import UpcyclingArm
+from kitlib.studies.upcycling.setups import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -18,14 +18,14 @@ RATE = Recipe(2e-3)
 
 def short(task):
     """The same setup with a parent of four steps and two layers per stack, evaluated on few examples."""
-    task = task() if task in (upcycling_tasks.recall, upcycling_tasks.pictures) else task(num_test=128)
+    task = task() if task in (setups.recall, setups.pictures) else task(num_test=128)
     layers = {name: 2 for name in LAYERS if hasattr(task.dense, name)}
     recipes = dict.fromkeys(task.recipes, RATE)
     dense = task.dense.replace(**layers)
     return dataclasses.replace(task, parent_steps=4, dense=dense, name=f"short {task.name}", recipes=recipes)
 
 
-TASKS = [upcycling_setups.vision, upcycling_setups.language, upcycling_tasks.recall, upcycling_tasks.pictures]
+TASKS = [setups.vision, setups.language, setups.recall, setups.pictures]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.__name__)
@@ -33,17 +33,17 @@ def test_arms_start_at_the_parent(task, tmp_path):
     """One step each from a parent of four steps: at step 0 dense and upcycled agree, as no token is dropped (C = E)."""
     quick = short(task)
     sparse = quick.sparse(quick.dense, num_experts=2, capacity_factor=2.0, renormalize=True)
-    upcycling_runs.prepare_parent(lambda: quick, 0, tmp_path)
+    runs.prepare_parent(lambda: quick, 0, tmp_path)
     restarted = dataclasses.replace(RATE, moments="restart")
     arms = {
         "parent": UpcyclingArm(quick.dense, "parent", 4, RATE),
         "dense": UpcyclingArm(quick.dense, "dense", 1, RATE),
         "half": UpcyclingArm(quick.dense, "dense", 1, RATE, parent=0.5),
         "upcycled": UpcyclingArm(sparse, "upcycled", 1, RATE),
-        "deeper": UpcyclingArm(upcycling_setups.deeper(quick.dense), "deeper", 1, restarted),
+        "deeper": UpcyclingArm(setups.deeper(quick.dense), "deeper", 1, restarted),
         "scratch": UpcyclingArm(sparse, "scratch", 1, RATE),
     }
-    rows = {name: upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path) for name, arm in arms.items()}
+    rows = {name: runs.run_arm(lambda: quick, arm, 0, tmp_path) for name, arm in arms.items()}
     parent = rows.pop("parent")
     assert [row["extra_steps"] for row in parent] == [0, 1, 2, 3, 4] and parent[-1]["extra_cost"] == 1.0
     assert parent[-1]["loss"] == rows["dense"][0]["loss"] and parent[2]["loss"] == rows["half"][0]["loss"]
@@ -55,20 +55,20 @@ def test_arms_start_at_the_parent(task, tmp_path):
     assert rows["dense"][1]["extra_cost"] == 0.25  # one step of four
     assert rows["upcycled"][1]["extra_cost"] > 0.25
     # With top-2 of 2 experts at capacity factor 1 the decoder may drop a token: for text the losses are only close.
-    tol = 1e-4 if task in (upcycling_setups.vision, upcycling_tasks.pictures) else 2e-2
+    tol = 1e-4 if task in (setups.vision, setups.pictures) else 2e-2
     assert rows["upcycled"][0]["loss"] == pytest.approx(rows["dense"][0]["loss"], abs=tol)
     assert rows["half"][0]["loss"] > rows["dense"][0]["loss"]
-    np.testing.assert_equal(upcycling_runs.run_arm(lambda: quick, arms["upcycled"], 0, tmp_path), rows["upcycled"])
+    np.testing.assert_equal(runs.run_arm(lambda: quick, arms["upcycled"], 0, tmp_path), rows["upcycled"])
 
 
 def test_recipes_differ_in_rate_moments_and_cooldown(tmp_path, monkeypatch):
-    monkeypatch.setattr(upcycling_recipes, "WARMUP", 1)  # the parent has four steps
-    quick = short(upcycling_tasks.recall)
-    upcycling_runs.prepare_parent(lambda: quick, 0, tmp_path)
+    monkeypatch.setattr(setups, "WARMUP", 1)  # the parent has four steps
+    quick = short(setups.recall)
+    runs.prepare_parent(lambda: quick, 0, tmp_path)
 
     def losses(**changes):
         arm = UpcyclingArm(quick.dense, "dense", 4, dataclasses.replace(RATE, **changes))
-        return [row["loss"] for row in upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path)]
+        return [row["loss"] for row in runs.run_arm(lambda: quick, arm, 0, tmp_path)]
 
     plain, faster = losses(), losses(peak=2e-2)
     restarted, cooled = losses(moments="restart"), losses(cooldown=3)
@@ -80,36 +80,36 @@ def test_recipes_differ_in_rate_moments_and_cooldown(tmp_path, monkeypatch):
 
 def test_the_end_of_an_arm_is_what_was_measured_last(tmp_path):
     """Trained before or not: the averaged parameters score as the last row of the arm; one file per arm and seed."""
-    quick = short(upcycling_tasks.recall)
+    quick = short(setups.recall)
     sparse = quick.sparse(quick.dense, num_experts=2, capacity_factor=1.0, renormalize=True)
     starts = ((quick.dense, "parent", 4), (quick.dense, "dense", 3), (sparse, "upcycled", 3), (sparse, "scratch", 3))
     for arm in (UpcyclingArm(*start, RATE) for start in starts):
-        params = upcycling_runs.trained(lambda: quick, arm, 0, tmp_path)
-        again = upcycling_runs.trained(lambda: quick, arm, 0, tmp_path)
+        params = runs.trained(lambda: quick, arm, 0, tmp_path)
+        again = runs.trained(lambda: quick, arm, 0, tmp_path)
         jax.tree.map(np.testing.assert_array_equal, params, again)
-        last = upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path)[-1]
+        last = runs.run_arm(lambda: quick, arm, 0, tmp_path)[-1]
         assert quick.evaluate(quick.model(arm.config), params).items() <= last.items()
     assert len(list(tmp_path.glob("end-*.npz"))) == 3
 
 
 def test_a_parent_is_made_once_and_a_damaged_one_is_refused(tmp_path):
-    quick = short(upcycling_tasks.recall)
-    upcycling_runs.prepare_parent(lambda: quick, 0, tmp_path)
+    quick = short(setups.recall)
+    runs.prepare_parent(lambda: quick, 0, tmp_path)
     stored = sorted(tmp_path.iterdir())
     assert [path.stem.split("-")[-1] for path in stored] == ["100", "25", "50", "75"]
     times = [path.stat().st_mtime_ns for path in stored]
-    upcycling_runs.prepare_parent(lambda: quick, 0, tmp_path)
+    runs.prepare_parent(lambda: quick, 0, tmp_path)
     assert [path.stat().st_mtime_ns for path in stored] == times
     whole = stored[0].read_bytes()
     arm = UpcyclingArm(quick.dense, "dense", 1, RATE)
     for damaged in (whole[: len(whole) // 2], b"", whole[:3000] + b"\xff" * 8 + whole[3008:]):
         stored[0].write_bytes(damaged)
         with pytest.raises(ValueError, match=rf"{stored[0].name} is damaged .*: delete it"):
-            upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path)
+            runs.run_arm(lambda: quick, arm, 0, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    quick = short(upcycling_tasks.recall)
+    quick = short(setups.recall)
     arm = UpcyclingArm(quick.dense, "scratch", 4, Recipe(1e38))
     with pytest.raises(FloatingPointError, match="The loss is nan at step"):
-        upcycling_runs.run_arm(lambda: quick, arm, 0, tmp_path)
+        runs.run_arm(lambda: quick, arm, 0, tmp_path)

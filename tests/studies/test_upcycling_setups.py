@@ -1,15 +1,15 @@
-"""kitlib.studies.upcycling_setups: what holds for every task, tuned or not, and the two older tasks."""
+"""kitlib.studies.upcycling.setups: what holds for every task, tuned or not, and the two older tasks."""
 
 import jax
 import numpy as np
 import pytest
 
 from kitlib.models import flops
-from kitlib.studies import upcycling_setups, upcycling_tasks
+from kitlib.studies.upcycling import setups
 from kitlib.upcycling import surgery
 
-TUNED = [upcycling_tasks.recall, upcycling_tasks.text, upcycling_tasks.pictures]
-SETUPS = [upcycling_setups.vision, upcycling_setups.language, *TUNED]
+TUNED = [setups.recall, setups.text, setups.pictures]
+SETUPS = [setups.vision, setups.language, *TUNED]
 
 
 @pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.__name__)
@@ -20,14 +20,14 @@ def test_the_sparse_model_has_experts_and_costs_what_is_counted(setup):
     assert {moe.num_experts for moe in surgery.moe_layers(sparse).values()} == {experts}
     assert surgery.dense_twin(sparse) == one.dense
     assert one.forward_flops(sparse) > one.forward_flops(one.dense) > 0
-    if setup in (upcycling_setups.vision, upcycling_tasks.pictures):
+    if setup in (setups.vision, setups.pictures):
         assert one.forward_flops(one.dense) == sum(flops.vit_forward_flops(one.dense).values())
 
 
 @pytest.mark.slow
 def test_the_evaluation_of_a_uniform_classifier():
     """A zero head gives every class the same probability: loss ln 10, and accuracy as if class 0 were always said."""
-    one = upcycling_setups.vision()
+    one = setups.vision()
     params = one.init(one.model(one.dense), 0)
     assert not np.any(jax.device_get(params["head"]["kernel"])) and not np.any(jax.device_get(params["head"]["bias"]))
     found = one.evaluate(one.model(one.dense), params)
@@ -45,5 +45,5 @@ def test_batches_depend_on_the_seed(setup):
 
 def test_the_deeper_model_has_one_block_more():
     for setup in SETUPS:
-        assert setup().relative_cost(upcycling_setups.deeper(setup().dense)) > 1
-    assert upcycling_setups.deeper(upcycling_tasks.recall().dense).num_decoder_layers == 3
+        assert setup().relative_cost(setups.deeper(setup().dense)) > 1
+    assert setups.deeper(setups.recall().dense).num_decoder_layers == 3

@@ -1,4 +1,4 @@
-"""kitlib.studies.upcycling_tasks: what is asked and counted in recall, span corruption of bytes, pictures of words."""
+"""kitlib.studies.upcycling.setups: what is asked and counted in recall, span corruption of bytes, pictures of words."""
 
 import itertools
 
@@ -9,16 +9,16 @@ import pytest
 from kitlib import data
 from kitlib.configs import E3Config
 from kitlib.data import texts
-from kitlib.studies import upcycling_tasks
+from kitlib.studies.upcycling import setups
 from kitlib.synthetic import named_pictures
 
 
 def test_experts_per_token_are_the_capacity_of_both_stacks():
-    for one, c in itertools.product((upcycling_tasks.recall(), upcycling_tasks.text()), (1.0, 2.0, 5.0)):
+    for one, c in itertools.product((setups.recall(), setups.text()), (1.0, 2.0, 5.0)):
         config = one.sparse(one.dense, capacity_factor=c, renormalize=True)
         assert config.moe.capacity_factor == c and config.decoder_moe.num_selected == c
         assert config.moe.renormalize and config.decoder_moe.renormalize
-    pictures = upcycling_tasks.pictures()  # 256 of 6 tokens are routed together
+    pictures = setups.pictures()  # 256 of 6 tokens are routed together
     config = pictures.sparse(pictures.dense, capacity_factor=1.0, renormalize=False)
     assert config.moe.group_size == 256 * config.num_tokens == 1536 and not config.moe.renormalize
 
@@ -26,7 +26,7 @@ def test_experts_per_token_are_the_capacity_of_both_stacks():
 @pytest.mark.slow
 def test_recall_of_a_model_that_knows_nothing_and_of_one_that_knows_all(monkeypatch):
     """Loss near the entropy of letters and no name right at first; 0 and 1 if every logit is that of the target."""
-    one = upcycling_tasks.recall("valid")
+    one = setups.recall("valid")
     model = one.model(one.dense)
     found = one.evaluate(model, one.init(model, 0))
     assert set(found) == {"accuracy", "loss", "held_out_accuracy", "held_out_loss"}
@@ -36,14 +36,14 @@ def test_recall_of_a_model_that_knows_nothing_and_of_one_that_knows_all(monkeypa
         count = (targets != 0).sum(axis=1)
         return np.stack([count, 0 * count, count, 0 * count + 1])
 
-    monkeypatch.setattr(upcycling_tasks, "t5_scores", lambda model: perfect)
+    monkeypatch.setattr(setups, "t5_scores", lambda model: perfect)
     assert one.evaluate(model, None) == {"accuracy": 1.0, "loss": 0.0, "held_out_accuracy": 1.0, "held_out_loss": 0.0}
 
 
 @pytest.mark.slow
 def test_bytes_are_counted_without_sentinels_and_ends():
     """A model that is always sure of the right token but at sentinels and ends, where it is sure of a wrong one."""
-    one = upcycling_tasks.text("valid")
+    one = setups.text("valid")
 
     class Knows:
         def apply(self, variables, inputs, decoder_tokens, decoder_segments):
@@ -62,8 +62,8 @@ def test_bytes_are_counted_without_sentinels_and_ends():
 def test_texts_that_are_asked_about_are_not_trained_on():
     """Validation and test texts, and the two splits of each, have no text in common with what is trained."""
     glosses, messages = [*data.glosses("train"), *data.glosses("more")], [m for _, m in texts.messages("train")]
-    trained = {*glosses[upcycling_tasks.VALID :], *messages[upcycling_tasks.VALID :]}
-    valid = {*glosses[: upcycling_tasks.VALID], *messages[: upcycling_tasks.VALID]}
+    trained = {*glosses[setups.VALID :], *messages[setups.VALID :]}
+    valid = {*glosses[: setups.VALID], *messages[: setups.VALID]}
     test = {*data.glosses("test"), *(m for _, m in texts.messages("test"))}
     assert len(valid) == 4_000 and len(test) == 5_000
     assert trained.isdisjoint(valid) and trained.isdisjoint(test) and valid.isdisjoint(test)
@@ -72,7 +72,7 @@ def test_texts_that_are_asked_about_are_not_trained_on():
 @pytest.mark.slow
 def test_pictures_for_a_model_that_knows_nothing():
     """A zero head gives each of the 26 letters the same probability; what is asked differs between the splits."""
-    one, other = upcycling_tasks.pictures("valid"), upcycling_tasks.pictures("test")
+    one, other = setups.pictures("valid"), setups.pictures("test")
     model = one.model(one.dense)
     params = one.init(model, 0)
     found = [task.evaluate(model, params) for task in (one, other)]
@@ -87,7 +87,7 @@ def test_pictures_for_a_model_that_knows_nothing():
 @pytest.mark.slow
 def test_an_e3_is_scored_by_its_members_mean(monkeypatch):
     """Two members, sure of two letters, one of them right: the mean gives each a half, and the loss is log 2."""
-    one = upcycling_tasks.pictures("valid")
+    one = setups.pictures("valid")
     config = one.sparse(one.dense, **one.recipes["E3"].experts).replace(e3=E3Config(2))
     labels = named_pictures.questions("taught")[4096:8192].labels
 
@@ -96,5 +96,5 @@ def test_an_e3_is_scored_by_its_members_mean(monkeypatch):
         logits = 50.0 * np.eye(26, dtype=np.float32)
         return np.stack([logits[right], logits[(right + 1) % 26]])
 
-    monkeypatch.setattr(upcycling_tasks.classification, "predict", sure)
+    monkeypatch.setattr(setups.classification, "predict", sure)
     assert one.evaluate(one.model(config), {})["loss"] == pytest.approx(np.log(2), rel=1e-5)

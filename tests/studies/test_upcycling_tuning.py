@@ -1,4 +1,4 @@
-"""kitlib.studies.upcycling_tuning: equally many trials for every kind, scored where it says; the frozen recipes."""
+"""kitlib.studies.upcycling.tuning: equally many trials for every kind, scored where it says; the frozen recipes."""
 
 import dataclasses
 import functools
@@ -6,25 +6,26 @@ import functools
 import pandas as pd
 import pytest
 
-from kitlib.studies import gates, runner, upcycling, upcycling_tasks, upcycling_tuning
+from kitlib.studies import runner
+from kitlib.studies.upcycling import ablations, gates, setups, tuning
 from kitlib.upcycling import surgery
 
-TUNED = {"recall": upcycling_tasks.recall, "text": upcycling_tasks.text, "pictures": upcycling_tasks.pictures}
-TUNED |= {f"pictures{width}": functools.partial(upcycling_tasks.pictures, width=width) for width in (8, 32)}
+TUNED = {"recall": setups.recall, "text": setups.text, "pictures": setups.pictures}
+TUNED |= {f"pictures{width}": functools.partial(setups.pictures, width=width) for width in (8, 32)}
 
 
 @pytest.mark.parametrize("name", TUNED)
 def test_trials_have_their_own_seed_and_run_until_they_are_scored(name):
-    found = upcycling_tuning.studies(name, TUNED[name])
+    found = tuning.studies(name, TUNED[name])
     setup = TUNED[name]("valid")
     for study in found.values():
-        assert list(runner.seeds_of(study)) == [upcycling_tuning.SEED]
-    assert upcycling_tuning.SEED not in runner.seeds_of(upcycling.studies()[f"{name}_curves"])
+        assert list(runner.seeds_of(study)) == [tuning.SEED]
+    assert tuning.SEED not in runner.seeds_of(ablations.studies()[f"{name}_curves"])
     for label, arm in found[f"{name}_tuning"].arms.items():
         kind = label.partition(":")[0]
         assert kind == arm.start and bool(surgery.moe_layers(arm.config)) == (kind in ("upcycled", "scratch", "E3"))
         cost = arm.steps * setup.relative_cost(arm.config) / setup.parent_steps
-        least = upcycling_tuning.COST[kind]
+        least = tuning.COST[kind]
         assert least <= cost < least + 2 * setup.relative_cost(arm.config) / setup.parent_steps
     assert {arm.steps for arm in found[f"{name}_parents"].arms.values()} == {setup.parent_steps}
 
@@ -33,7 +34,7 @@ def test_trials_have_their_own_seed_and_run_until_they_are_scored(name):
 def test_the_frozen_recipes_are_the_best_trials(name):
     """Each recipe of the setup is the trial with the lowest loss of the stored tables."""
     setup = TUNED[name]()
-    trials = upcycling_tuning.trials(name, setup.recipes["parent"].peak)
+    trials = tuning.trials(name, setup.recipes["parent"].peak)
     scores = gates.trial_scores(name)
     assert gates.unfinished(scores) == ()
     assert scores.groupby("kind")["best"].sum().eq(1).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib.studies import gates
+from kitlib.studies.upcycling import gates
 from kitlib.tools import checks, rich
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 from kitlib.studies import statistics, tables
 from kitlib.studies.statistics import Verdict
 
+# DOC studies.gates
 NOT_MET = "precondition not met"
 PLATEAU = 0.1  # the largest share of condition 1
 TRIALS = 6  # the smallest number of condition 3

@@ -19,9 +19,10 @@ from kitlib.metrics import fewshot
 from kitlib.models import dinov2
 from kitlib.models.vit import ViT
 from kitlib.studies import study
-from kitlib.studies.real_parent import NAME, SIDE, enlarged, pictures
+from kitlib.studies.upcycling.real_parent import NAME, SIDE, enlarged, pictures
 from kitlib.training import classification
 
+# DOC studies.real_probes
 SIZES = {"train": 5_000, "valid": 1_000, "test": 2_000}  # of what `real_parent.SPLITS` has
 PROBED, SHOTS, L2 = 2_000, (1, 5, 10), (1.0, 10.0, 100.0, 1000.0)
 

@@ -19,12 +19,12 @@ import optax
 
 from kitlib.configs import T5Config, ViTConfig
 from kitlib.data import files
-from kitlib.studies.upcycling_recipes import Recipe
-from kitlib.studies.upcycling_setups import Setup
+from kitlib.studies.upcycling.setups import Recipe, Setup
 from kitlib.training import loop
 from kitlib.upcycling import optimizer_state, surgery
 from kitlib.upcycling.surgery import COPIES, ExpertInit
 
+# DOC studies.upcycling_runs
 AVERAGE = 0.02  # weight of the newest parameters in the running average that is evaluated
 EVALUATIONS = 10  # per as many steps as the parent's training has
 SHARES = (0.25, 0.5, 0.75, 1.0)  # fractions of the parent's training at which it is saved

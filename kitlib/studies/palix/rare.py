@@ -31,11 +31,13 @@ from kitlib.multimodal.kit_data import KitData, kit_data, pick
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.scores import read_detections
 from kitlib.multimodal.tasks import Task
-from kitlib.studies import palix_runs, study
-from kitlib.studies.palix_runs import PaLIXArm, Phase
-from kitlib.studies.palix_tasks import study_tasks
+from kitlib.studies import study
+from kitlib.studies.palix import runs
+from kitlib.studies.palix.easy_tasks import study_tasks
+from kitlib.studies.palix.runs import PaLIXArm, Phase
 from kitlib.synthetic import scenes
 
+# DOC studies.palix_rare
 TIERS = ((2, 9), (10, 99), (400, 6400))  # pictures per rare, common and frequent kind: fewest and most
 TOTAL = 2  # boxes written if noise fills up, noise included
 TESTED = 16  # test pictures with each kind
@@ -160,7 +162,7 @@ def run(arm: PaLIXArm, seed: int, folder: Path) -> list[dict]:
         for name, even in (("", False), (", even", True))
     }
     shown = study_tasks() | {name: Task(name, draw) for name, draw in own.items()}
-    found = detect(*palix_runs.trained(arm, seed, folder, shown), seed)
+    found = detect(*runs.trained(arm, seed, folder, shown), seed)
     row = {"all": found.ap, "rare": found.rare, "common": found.common, "frequent": found.frequent}
     row["frequent minus rare"] = found.frequent - found.rare
     return [{f"AP: {name}": float(value) for name, value in row.items()}]
@@ -187,13 +189,13 @@ def studies() -> dict[str, study.Study]:
         "boxes, no tail": arm(", even"),
     }
     setting = (
-        f"{palix_runs.config()}, {TIERS} pictures per rare, common and frequent kind, {TESTED} test pictures per kind; "
-        f"AdamW, peak {palix_runs.PEAK}; towers as in the other studies"
+        f"{runs.config()}, {TIERS} pictures per rare, common and frequent kind, {TESTED} test pictures per kind; "
+        f"AdamW, peak {runs.PEAK}; towers as in the other studies"
     )
 
     def prepare(seed: int, folder: Path) -> None:
         """Trains the tower of a seed."""
-        palix_runs.pretrained_tower(palix_runs.StageZero(), seed, folder)
+        runs.pretrained_tower(runs.StageZero(), seed, folder)
 
     question = "Are rare kinds found as well as frequent ones?"
     return {"rare": study.Study(question, setting, arms, prepare, run, study.SEEDS)}

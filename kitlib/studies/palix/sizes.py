@@ -19,10 +19,12 @@ from kitlib.models import checkpoint
 from kitlib.models.flops import t5_forward_flops, vit_forward_flops
 from kitlib.multimodal import ocr_pretraining
 from kitlib.multimodal.tasks import SEED
-from kitlib.studies import palix_runs, study
-from kitlib.studies.palix_runs import WIDTH, PaLIXArm, Phase, StageZero
-from kitlib.studies.palix_tasks import mixed, study_tasks, tasks_of_tests
+from kitlib.studies import study
+from kitlib.studies.palix import runs
+from kitlib.studies.palix.easy_tasks import mixed, study_tasks, tasks_of_tests
+from kitlib.studies.palix.runs import WIDTH, PaLIXArm, Phase, StageZero
 
+# DOC studies.palix_sizes
 WIDTHS = (32, 64, 128)
 TOWER_STEPS, STEPS = 4000, 2400  # of the model whose halves are both 64 wide; the others have as much compute
 TOWER_PEAKS = (1e-3, 2e-3, 4e-3, 8e-3)  # tried for every tower (Muon)
@@ -58,9 +60,9 @@ def arm(tower: int, text: int, *, tower_peak: float | None = None, peak: float |
 
     tower_peak, peak: learning rates, by default the chosen ones.
     """
-    towers = {width: tower_flops(palix_runs.config(width)) for width in (tower, WIDTH)}
+    towers = {width: tower_flops(runs.config(width)) for width in (tower, WIDTH)}
     phase = mixed(*TASKS, steps=STEPS)
-    costs = [example_flops(palix_runs.config(*widths), phase) for widths in ((tower, text), (WIDTH, WIDTH))]
+    costs = [example_flops(runs.config(*widths), phase) for widths in ((tower, text), (WIDTH, WIDTH))]
     stage = StageZero(
         width=tower,
         steps=round(TOWER_STEPS * towers[WIDTH] / towers[tower]),
@@ -77,17 +79,16 @@ def arm(tower: int, text: int, *, tower_peak: float | None = None, peak: float |
 
 def run(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
     """One row: the scores and losses of `palix_runs.run_arm`, and "accuracy: mean", of the five tasks."""
-    (row,) = palix_runs.run_arm(one, seed, folder, study_tasks(), tasks_of_tests())
+    (row,) = runs.run_arm(one, seed, folder, study_tasks(), tasks_of_tests())
     return [row | {"accuracy: mean": float(np.mean([row[f"accuracy: {name}"] for name in TASKS]))}]
 
 
 def run_trial(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
     """One row: the mean loss of the five tasks on examples that nothing is judged on."""
-    model, params = palix_runs.trained(one, seed, folder, study_tasks())
+    model, params = runs.trained(one, seed, folder, study_tasks())
     tests = tasks_of_tests()
     losses = [
-        palix_runs.loss_of(model, params, tests[name].examples(palix_runs.TEST_EXAMPLES, SEED + TUNING_SEED))
-        for name in TASKS
+        runs.loss_of(model, params, tests[name].examples(runs.TEST_EXAMPLES, SEED + TUNING_SEED)) for name in TASKS
     ]
     return [{"loss": float(np.mean(losses))}]
 
@@ -95,8 +96,8 @@ def run_trial(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
 def run_tower(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
     """One row: the loss of stage 0, mean of its last tenth; its images are always new. The tower is kept for the
     trials of the models."""
-    params, history = palix_runs.train_tower(one.tower, seed)
-    checkpoint.save(palix_runs.tower_file(one.tower, seed, folder), params)
+    params, history = runs.train_tower(one.tower, seed)
+    checkpoint.save(runs.tower_file(one.tower, seed, folder), params)
     return [{"loss": float(history["loss"][-one.tower.steps // 10 :].mean())}]
 
 
@@ -104,7 +105,7 @@ def studies() -> dict[str, study.Study]:
     """sizes_towers_tuning, sizes_tuning and sizes."""
     setting = (
         f"widths {WIDTHS} of tower and text model, {TOWER_STEPS} steps of stage 0 and {STEPS} of the phase for both of "
-        f"{WIDTH}, the others for the same FLOPs; {palix_runs.config()}; {palix_runs.TEST_EXAMPLES} examples a test"
+        f"{WIDTH}, the others for the same FLOPs; {runs.config()}; {runs.TEST_EXAMPLES} examples a test"
     )
     towers = {
         f"tower {width}: peak {peak:g}": arm(width, WIDTH, tower_peak=peak) for width in WIDTHS for peak in TOWER_PEAKS
@@ -120,7 +121,7 @@ def studies() -> dict[str, study.Study]:
     def prepare(seed: int, folder: Path) -> None:
         """Trains the three towers of a seed."""
         for width in WIDTHS:
-            palix_runs.pretrained_tower(arm(width, WIDTH).tower, seed, folder)
+            runs.pretrained_tower(arm(width, WIDTH).tower, seed, folder)
 
     return {
         "sizes_towers_tuning": study.Study(

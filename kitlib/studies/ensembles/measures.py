@@ -17,6 +17,7 @@ from kitlib.models import flops
 from kitlib.models.vit import ViT
 from kitlib.training import classification
 
+# DOC studies.ensemble_measures
 NUM_CORRUPTED = 100  # images per corruption and severity
 NUM_OOD = 500  # images per out-of-distribution set
 OOD_SETS = ("vertical_flip", "quarter_turn", "inverted", "patches", "uniform_noise", "smooth_noise", "animals")
@@ -152,13 +153,13 @@ def few_shots(few: np.ndarray, few_labels: np.ndarray, asked: np.ndarray, asked_
 
 
 def model_of(arm) -> ViT | ensembles.Mimo:
-    """The model that an arm of `studies.ensembles` or `studies.naming` trains."""
+    """The model that an arm of `studies.ensembles.from_scratch` or `studies.ensembles.naming` trains."""
     return ensembles.Mimo(arm.config, arm.inputs) if arm.inputs else ViT(arm.config)
 
 
 def costs(arm, batch_size: int) -> dict[str, float]:
     """Millions of parameters and of FLOPs per image at test time, and training FLOPs in 10^12, of an arm of
-    `studies.ensembles` or `studies.naming`."""
+    `studies.ensembles.from_scratch` or `studies.ensembles.naming`."""
     config = arm.config
     if arm.inputs:
         config = config.replace(channels=arm.inputs * config.channels, num_classes=arm.inputs * config.num_classes)

@@ -1,16 +1,14 @@
-"""Fine-tuned ensembles of a pre-trained V-MoE, measured in every way (2110.03360, section 4).
+"""E3's gain against the size of the model (2110.03360, abstract).
 
-A V-MoE is pre-trained, then fine-tuned as itself, as an E3, and as every other kind of ensemble.
+The V-MoE of `naming` in three widths, with the same blocks below the first experts. (What an E3 computes twice adds 20,
+26 and 32 % to the FLOPs: the narrower the model, the larger the embedding's share.)
 
-    kit claims upcycling pictures_curves     # pre-training; its gate is that of notebook 07
-    kit claims ensembles naming_tuning       # six learning rates for every kind
-    kit claims ensembles naming
+    kit claims upcycling pictures8_parents pictures32_parents      # a recipe for each width, then pre-training
+    kit claims upcycling pictures8_tuning pictures32_tuning
+    kit claims upcycling pictures8_curves pictures32_curves        # the gates of both
+    kit claims ensembles naming_sizes_tuning naming_sizes          # fine-tuning
 
-Pre-training is the naming of things in 27 languages (`synthetic.named_pictures`), for the cost of two dense parents;
-the models are those at the end of the arms "dense", "scratch" and, for one study of upcycling, "upcycled" of
-pictures_curves, and an E3 that is trained as "scratch" is. Fine-tuning teaches 5,475 facts in eight more languages. As
-in pre-training, taught facts are asked, in pictures that are always new; beside them stand pairs of thing and language
-that were never taught.
+Task, fine-tuning and measures are those of `naming`; so are the models of width 16.
 """
 
 import dataclasses
@@ -20,26 +18,115 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from kitlib import ensembles
+from kitlib import data, ensembles
 from kitlib.configs import BatchEnsembleConfig, E3Config, ViTConfig
-from kitlib.data import files, keyed_rng
-from kitlib.data.image_batches import to_float
+from kitlib.configs.arguments import one_of
+from kitlib.data import files, keyed_rng, shifts
+from kitlib.data.image_batches import resize_and_crop, to_float
 from kitlib.ensembles import uncertainty
-from kitlib.studies import (
-    ensemble_measures,
-    study,
-    upcycling_ablations,
-    upcycling_runs,
-    upcycling_tasks,
-    upcycling_tuning,
+from kitlib.metrics import fewshot
+from kitlib.studies import study
+from kitlib.studies.ensembles import measures
+from kitlib.studies.ensembles.measures import (
+    NUM_DRAWS,
+    NUM_QUERIES,
+    SHOTS,
+    clean,
+    few_shots,
+    foreign,
+    model_of,
+    outputs_of,
+    shifted,
 )
-from kitlib.studies.ensemble_measures import clean, few_shots, foreign, model_of, outputs_of, shifted
-from kitlib.studies.naming_pictures import FOREIGN, NUM_CORRUPTED, late, pictures, probe
+from kitlib.studies.upcycling import ablations, runs, setups, tuning
 from kitlib.synthetic import named_pictures
+from kitlib.synthetic.named_pictures import SIDE, Questions
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
 from kitlib.upcycling import to_ensemble
 
+# DOC studies.naming_pictures
+# | """The test images of `naming`: in-distribution, corrupted, never taught, out-of-distribution, and few-shot."""
+ASKED, VALID = 1500, 500
+NUM_CORRUPTED = 100  # questions per corruption and severity
+NUM_FOREIGN = 1000  # pictures per out-of-distribution set
+FOREIGN = ("novel", "clothes", "turned", "noise")
+
+
+@functools.cache
+def late(split: str) -> Questions:
+    """Questions in the eight languages that are learned last: "train" (5,475); of these "test" (1,500), on which models
+    are compared, and "valid" (500), by which recipes are chosen; "held_out" (307), never taught.
+
+    Raises ValueError for another split.
+    """
+    one_of("split of the late languages", split, ("train", "test", "valid", "held_out"))
+    if split == "held_out":
+        return named_pictures.questions(split, late=True)
+    taught = named_pictures.questions("taught", late=True)
+    return {"train": taught, "test": taught[:ASKED], "valid": taught[ASKED : ASKED + VALID]}[split]
+
+
+@functools.cache
+def pictures() -> dict[str, np.ndarray]:
+    """float32[n, 36, 24, 3] by name: "test", "held_out", "corrupted" (15 kinds in five severities) and the
+    sets of `FOREIGN`.
+
+    Of these, "novel" has things that no model has seen, "clothes" Fashion-MNIST's, "turned" known things upside down
+    and "noise" uniform pixels, each above one of the eight languages. Only the thing is corrupted, not the language.
+    """
+    asked, rng = named_pictures.pictures(late("test"), keyed_rng(0, 2)), keyed_rng(0, 3)
+    first = asked[:NUM_CORRUPTED]
+    changed = [shifts.corrupt(first[:, :SIDE], name, s) for name in shifts.CORRUPTIONS for s in range(1, 6)]
+    sets = {"test": asked, "corrupted": np.concatenate([_above(things, first) for things in changed])}
+    novel = named_pictures.questions("novel", late=True)[:NUM_FOREIGN]
+    some = asked[:NUM_FOREIGN]
+    sets["held_out"] = named_pictures.pictures(late("held_out"), keyed_rng(0, 6))
+    sets["novel"] = named_pictures.pictures(novel, rng)
+    sets["clothes"] = _above(_clothes("test", np.arange(NUM_FOREIGN))[0], some)
+    sets["turned"] = _above(some[:, SIDE - 1 :: -1], some)
+    sets["noise"] = _above(rng.integers(0, 256, (len(some), SIDE, SIDE, 3), np.uint8), some)
+    return {name: to_float(images) for name, images in sets.items()}
+
+
+def _above(things: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Other things above the languages of uint8[n, 36, 24, 3]."""
+    return np.concatenate([things, images[:, SIDE:]], axis=1)
+
+
+def _clothes(split: str, rows) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8[n, 24, 24, 3], labels) of Fashion-MNIST, dark on white as the kit's things are."""
+    images, labels = data.load("fashion_mnist", split).take(rows)
+    return np.repeat(255 - resize_and_crop(images, SIDE, SIDE), 3, axis=-1), labels
+
+
+@functools.cache
+def probe() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The few-shot task, clothes above one language: pictures and labels to learn from, and for the score."""
+    labels = data.load("fashion_mnist", "train").arrays()[1]
+    rows = np.unique(np.concatenate([fewshot.shots(labels, max(SHOTS), seed) for seed in range(NUM_DRAWS)]))
+    strip = named_pictures.pictures(late("test")[:1], keyed_rng(0, 4))
+    few, few_labels = _clothes("train", rows)
+    asked, asked_labels = _clothes("test", np.arange(NUM_QUERIES))
+    few, asked = (to_float(_above(images, np.repeat(strip, len(images), axis=0))) for images in (few, asked))
+    return few, few_labels, asked, asked_labels
+
+
+# DOC studies.naming
+# | """Fine-tuned ensembles of a pre-trained V-MoE, measured in every way (2110.03360, section 4).
+# |
+# | A V-MoE is pre-trained, then fine-tuned as itself, as an E3, and as every other kind of ensemble.
+# |
+# |     kit claims upcycling pictures_curves     # pre-training; its gate is that of notebook 07
+# |     kit claims ensembles naming_tuning       # six learning rates for every kind
+# |     kit claims ensembles naming
+# |
+# | Pre-training is the naming of things in 27 languages (`synthetic.named_pictures`), for the cost of two dense parents;
+# | the models are those at the end of the arms "dense", "scratch" and, for one study of upcycling, "upcycled" of
+# | pictures_curves, and an E3 that is trained as "scratch" is. Fine-tuning teaches 5,475 facts in eight more languages. As
+# | in pre-training, taught facts are asked, in pictures that are always new; beside them stand pairs of thing and language
+# | that were never taught.
+# | """
 STEPS, BATCH = 500, 256
 PEAKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 SEEDS = 10
@@ -66,13 +153,13 @@ class NamingArm:
 def pretrained(arm: NamingArm, split: str, seed: int, folder: Path) -> dict:
     """The parameters before fine-tuning. split: of the task of pre-training; recipes are chosen on "valid", where
     models are trained for as long as its trials."""
-    make = functools.partial(upcycling_tasks.pictures, split, arm.config.width)
+    make = functools.partial(setups.pictures, split, arm.config.width)
     task, kind = make(), {"ViT": "dense", "V-MoE": "scratch"}.get(arm.start, arm.start)
-    before = upcycling_tuning.trial_arm(task, kind, task.recipes[kind])
+    before = tuning.trial_arm(task, kind, task.recipes[kind])
     if split == "test":
         cost = 1.0 if kind in ("dense", "upcycled") else 2.0  # with the parent's, two in all
-        before = upcycling_ablations.tuned_arm(task, kind, before.config, cost)
-    return upcycling_runs.trained(make, before, seed, folder.parent / "upcycling")
+        before = ablations.tuned_arm(task, kind, before.config, cost)
+    return runs.trained(make, before, seed, folder.parent / "upcycling")
 
 
 def converted(arm: NamingArm, params: dict, seed: int) -> dict:
@@ -143,7 +230,7 @@ def run_trial(arm: NamingArm, seed: int, folder: Path) -> list[dict]:
 
 def costs(arm: NamingArm) -> dict[str, float]:
     """`ensemble_measures.costs` of one ensemble; the training is that of fine-tuning."""
-    return ensemble_measures.costs(arm, BATCH)
+    return measures.costs(arm, BATCH)
 
 
 # ---------------------------------------------------------------------------------------------- the studies
@@ -173,12 +260,12 @@ CHOSEN = {
 
 def kinds() -> dict[str, NamingArm]:
     """What is fine-tuned: a ViT, the same upcycled, a V-MoE, and single models and ensembles made of the V-MoE."""
-    task = upcycling_tasks.pictures()
-    vmoe = upcycling_ablations.sparse(task, "scratch")
+    task = setups.pictures()
+    vmoe = ablations.sparse(task, "scratch")
     two = vmoe.replace(moe=vmoe.moe.replace(num_selected=2))
     dropout, rank_one = vmoe.replace(dropout=0.1), vmoe.replace(batch_ensemble=BatchEnsembleConfig((1,), 2))
     found = {"ViT": NamingArm("ViT", task.dense, 0.0)}
-    found["upcycled"] = NamingArm("upcycled", upcycling_ablations.sparse(task), 0.0)
+    found["upcycled"] = NamingArm("upcycled", ablations.sparse(task), 0.0)
     of_vmoe = {
         "V-MoE": vmoe,
         "V-MoE K=2": two,
@@ -204,7 +291,7 @@ def setting() -> str:
     """What all arms have in common."""
     return (
         f"{STEPS} steps of Adam with batches of {BATCH}, cosine, on {len(late('train'))} facts in eight languages, "
-        f"after: {upcycling_tasks.pictures().setting}"
+        f"after: {setups.pictures().setting}"
     )
 
 
@@ -229,7 +316,46 @@ def studies() -> dict[str, study.Study]:
     question = "A V-MoE is pre-trained and fine-tuned as itself, as an E3, and as other ensembles."
     return {
         "naming_tuning": study.Study(
-            "Which learning rate for which kind?", setting(), trials, study.nothing, run_trial, 1, upcycling_tuning.SEED
+            "Which learning rate for which kind?", setting(), trials, study.nothing, run_trial, 1, tuning.SEED
         ),
         "naming": study.Study(question, setting(), chosen | deep | longer, study.nothing, run_arm, SEEDS),
     }
+
+
+# DOC studies.naming_sizes
+KINDS = ("ViT", "V-MoE", "E3 M=2")
+# By width, the learning rates of fine-tuning, chosen by the trials of naming_sizes_tuning and naming_tuning.
+CHOSEN_BY_WIDTH = {
+    8: {"ViT": 0.032, "V-MoE": 0.016, "E3 M=2": 0.032},
+    16: {kind: CHOSEN[kind] for kind in KINDS},
+    32: {"ViT": 0.016, "V-MoE": 0.008, "E3 M=2": 0.016},
+}
+
+
+def kinds_of_width(width: int) -> dict[str, NamingArm]:
+    """A ViT, a V-MoE and the E3 that is made of it, all of one width."""
+    task = setups.pictures("test", width)
+    vmoe = ablations.sparse(task, "scratch")
+    models = {"ViT": ("ViT", task.dense), "V-MoE": ("V-MoE", vmoe), "E3 M=2": ("V-MoE", vmoe.replace(e3=E3Config(2)))}
+    return {kind: NamingArm(*models[kind], CHOSEN_BY_WIDTH[width][kind]) for kind in KINDS}
+
+
+def sizes_studies() -> dict[str, study.Study]:
+    """naming_sizes_tuning and naming_sizes."""
+    arms = {f"{kind}, width {width}": arm for width in CHOSEN_BY_WIDTH for kind, arm in kinds_of_width(width).items()}
+    trials = {
+        f"{name}: peak {peak:g}": dataclasses.replace(arm, peak=peak)
+        for name, arm in arms.items()
+        if arm.config.width != 16  # in naming_tuning
+        for peak in PEAKS
+    }
+    setting = f"widths {', '.join(map(str, CHOSEN_BY_WIDTH))}: {setting()}"
+    return {
+        "naming_sizes_tuning": study.Study(
+            "Which learning rate for which width?", setting, trials, study.nothing, run_trial, 1,
+            tuning.SEED,
+        ),
+        "naming_sizes": study.Study(
+            "A ViT, a V-MoE and an E3 in three widths.", setting, arms, study.nothing, run_arm, SEEDS
+        ),
+    }  # fmt: skip

@@ -32,6 +32,7 @@ from kitlib.studies import study
 from kitlib.training import classification, loop, optim
 from kitlib.upcycling import surgery, to_ensemble
 
+# DOC studies.real_parent
 NAME, FIRST, SIDE = "dinov2-s14", 10, 56  # the first block that is trained, and the pictures' side in pixels
 SPLITS = {"train": ("train", 0, 15_000), "valid": ("train", 15_000, 18_000), "test": ("test", 0, 5_000)}
 STEPS, BATCH, EVALUATIONS, EXPERTS = 400, 64, 5, 8

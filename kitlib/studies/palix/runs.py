@@ -5,7 +5,7 @@ The model is the XS rung on images of 64 pixels, unless the arm is wider or narr
 one shape. Phases follow each other, so an arm may learn one task and then another, at another resolution, or with a
 trainable tower.
 
-Used by `studies.palix`, `studies.palix_sizes` and `studies.palix_rare`.
+Used by `studies.palix.arms`, `studies.palix.sizes` and `studies.palix.rare`.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from kitlib.multimodal.tasks import SEED, Task
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
 
+# DOC studies.palix_runs
 TOWER_STEPS, TOWER_BATCH = 3000, 16
 TEST_EXAMPLES = 300
 PEAK = 2e-3  # of AdamW, and of Adam in stage 0

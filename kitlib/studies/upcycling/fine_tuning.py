@@ -22,12 +22,13 @@ from kitlib.configs.arguments import one_of
 from kitlib.data import image_batches, texts, tokenizer
 from kitlib.data.denoise import padded
 from kitlib.models import t5
-from kitlib.studies import study, upcycling_ablations, upcycling_tuning
-from kitlib.studies.upcycling_runs import UpcyclingArm, trained
-from kitlib.studies.upcycling_setups import Setup, parts, t5_scores
-from kitlib.studies.upcycling_tasks import VALID, text
+from kitlib.studies import study
+from kitlib.studies.upcycling import ablations, tuning
+from kitlib.studies.upcycling.runs import UpcyclingArm, trained
+from kitlib.studies.upcycling.setups import VALID, Setup, parts, t5_scores, text
 from kitlib.training import loop, optim
 
+# DOC studies.text_downstream
 TASKS = ("category", "language")
 STEPS, BATCH, LENGTH = 500, 64, 40
 LABELLED = 5000  # examples that are fine-tuned on
@@ -111,16 +112,14 @@ def run_arm(task: Callable[[], Setup], split: str, arm: FineTuning, seed: int, f
 
 def upstream(task: Setup) -> dict[str, UpcyclingArm]:
     """The arms of text_curves from which fine-tuning starts; "none": the dense model before any training."""
-    curves = upcycling_ablations.headline(task)
+    curves = ablations.headline(task)
     untrained = dataclasses.replace(curves["parent"], start="scratch", steps=0)
     return {"none": untrained} | {start: curves[start] for start in ("parent", "dense", "upcycled", "scratch")}
 
 
 def trials(task: Setup) -> dict[str, FineTuning]:
     """Seven learning rates for every task and start; the starts are the trials of the chosen recipes in text_tuning."""
-    later = {
-        kind: upcycling_tuning.trial_arm(task, kind, task.recipes[kind]) for kind in ("dense", "upcycled", "scratch")
-    }
+    later = {kind: tuning.trial_arm(task, kind, task.recipes[kind]) for kind in ("dense", "upcycled", "scratch")}
     starts = upstream(task) | later
     return {
         f"{name} {start}: peak {peak:g}": FineTuning(name, arm, peak)
@@ -149,7 +148,7 @@ def studies() -> dict[str, study.Study]:
             study.nothing,
             tuning,
             1,
-            upcycling_tuning.SEED,
+            tuning.SEED,
         ),
         "text_downstream": study.Study(
             question, setting, chosen, study.nothing, functools.partial(run_arm, text, "test"), SEEDS

@@ -7,11 +7,12 @@ arm; `palix_tasks` has the tasks that it is trained and tested on.
 from pathlib import Path
 
 from kitlib.multimodal.kit_data import SHOTS
-from kitlib.studies import palix_rare, palix_runs, palix_sizes
-from kitlib.studies.palix_runs import PaLIXArm, StageZero
-from kitlib.studies.palix_tasks import BARE, FRAME_COUNTS, REPEATED, mixed, study_tasks, tasks_of_tests
+from kitlib.studies.palix import rare, runs, sizes
+from kitlib.studies.palix.easy_tasks import BARE, FRAME_COUNTS, REPEATED, mixed, study_tasks, tasks_of_tests
+from kitlib.studies.palix.runs import PaLIXArm, StageZero
 from kitlib.studies.study import Study
 
+# DOC studies.palix
 SEEDS = 5
 
 
@@ -168,17 +169,17 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
 def studies() -> dict[str, Study]:
     """All studies, by name: those of `questions`, of `palix_sizes` and of `palix_rare`."""
     setting = (
-        f"{palix_runs.config()}, tower from {palix_runs.TOWER_STEPS} steps of stage 0 with batches of "
-        f"{palix_runs.TOWER_BATCH}, frozen unless an arm thaws it; AdamW, peak {palix_runs.PEAK}, cosine; "
-        f"{palix_runs.TEST_EXAMPLES} examples a test"
+        f"{runs.config()}, tower from {runs.TOWER_STEPS} steps of stage 0 with batches of "
+        f"{runs.TOWER_BATCH}, frozen unless an arm thaws it; AdamW, peak {runs.PEAK}, cosine; "
+        f"{runs.TEST_EXAMPLES} examples a test"
     )
 
     def towers(seed: int, folder: Path) -> None:
         """Trains the tower that most arms of a seed use."""
-        palix_runs.pretrained_tower(StageZero(), seed, folder)
+        runs.pretrained_tower(StageZero(), seed, folder)
 
     def run(arm: PaLIXArm, seed: int, folder: Path) -> list[dict]:
-        return palix_runs.run_arm(arm, seed, folder, study_tasks(), tasks_of_tests())
+        return runs.run_arm(arm, seed, folder, study_tasks(), tasks_of_tests())
 
     own = {name: Study(question, setting, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}
-    return own | palix_sizes.studies() | palix_rare.studies()
+    return own | sizes.studies() | rare.studies()

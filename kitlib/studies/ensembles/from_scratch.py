@@ -18,11 +18,13 @@ import numpy as np
 from kitlib import configs, data, ensembles
 from kitlib.configs import BatchEnsembleConfig, E3Config, MoEConfig, ViTConfig
 from kitlib.data import files, image_batches
-from kitlib.studies import ensemble_measures, naming, naming_sizes, study
-from kitlib.studies.ensemble_measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs, model_of
+from kitlib.studies import study
+from kitlib.studies.ensembles import measures, naming
+from kitlib.studies.ensembles.measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs, model_of
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
 
+# DOC studies.ensembles
 SEEDS = 8
 STEPS = 500
 BATCH = 128
@@ -87,7 +89,7 @@ def run_arm(arm: EnsembleArm, seed: int, folder: Path) -> list[dict]:
 
 def costs(arm: EnsembleArm) -> dict[str, float]:
     """`ensemble_measures.costs` of one ensemble."""
-    return ensemble_measures.costs(arm, BATCH)
+    return measures.costs(arm, BATCH)
 
 
 # ---------------------------------------------------------------------------------------------- the questions
@@ -116,7 +118,7 @@ def studies() -> dict[str, study.Study]:
     """All studies: naming_tuning, naming (see `naming`); naming_sizes_tuning, naming_sizes; methods, data."""
     return (
         naming.studies()
-        | naming_sizes.studies()
+        | naming.sizes_studies()
         | {
             name: study.Study(question, SETTING, arms, study.nothing, run_arm, SEEDS)
             for name, (question, arms) in questions().items()

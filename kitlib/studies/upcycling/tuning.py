@@ -17,10 +17,10 @@ from collections.abc import Callable
 
 from kitlib.configs import E3Config
 from kitlib.studies import study
-from kitlib.studies.upcycling_recipes import TOP_1, Recipe
-from kitlib.studies.upcycling_runs import UpcyclingArm, prepare_parent, run_arm
-from kitlib.studies.upcycling_setups import Setup, deeper
+from kitlib.studies.upcycling.runs import UpcyclingArm, prepare_parent, run_arm
+from kitlib.studies.upcycling.setups import TOP_1, Recipe, Setup, deeper
 
+# DOC studies.upcycling_tuning
 SEED = 100
 # How long the trials of a kind are, in parents of extra cost.
 COST = {"parent": 1.0, "scratch": 1.0, "dense": 0.5, "upcycled": 0.5, "deeper": 0.5, "E3": 1.0}
