@@ -5,9 +5,11 @@
     kit pods --all                   # all, a process each, and writes data/results/pods.csv; about 40 minutes
     kit pods L/16 --slice v5e:4x4 --mesh data=4,fsdp=4 --batch 1024  # any model of `configs`, or of a row, on any slice
 
-Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
-compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.topologies`).
-Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by piece, with matrix products.
+First what a training step has to compute, read and send, in closed form (`bounds`); then the rows of the table; then the
+same steps compiled. Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised.
+All-to-alls are compared with the least that expert parallelism can move, and the step with its lower bounds
+(`parallel.topologies`). Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by piece,
+with matrix products.
 
 Read in notebooks/16_from_laptop_to_pod.ipynb.
 """
@@ -38,16 +40,6 @@ from kitlib.parallel.ahead_of_time import Volume
 from kitlib.training import classification, loop, optim
 
 
-# DOC studies.pod_formulas
-# | """What a training step on a slice has to compute, read and send, in closed form: no model is built, nothing compiled.
-# |
-# |     pod = Pod("ViT-22B", config, "v5p:4x8x8", {"fsdp": 64, "tensor": 4}, 1_024, "adafactor-momentum")
-# |     bounds(pod)                      # the roofline of a dense ViT, from `fsdp_and_tensor_traffic`
-# |
-# | `pods` compiles the same steps and compares.
-# |
-# | Read in notebooks/16_from_laptop_to_pod.ipynb.
-# | """
 @dataclasses.dataclass(frozen=True)
 class Pod:
     """One row: a model and its training step on a slice."""
@@ -156,17 +148,12 @@ def bounds(pod: Pod) -> topologies.Bounds:
     return topologies.step_time(work, topology.chip, topology.chips)
 
 
-# DOC studies.pod_rows
-# | """The rows of data/results/pods.csv: the largest published sizes of the three papers, on slices that exist.
-# |
-# | Each model is on at least two slices, with a mesh on which it fits. Sizes and batches are the papers' where they state
-# | them (V-MoE and E3: the classes of JFT-300M and a batch of 4,096; ViT-22B: a batch of 65,536 on 1,024 TPU v4). PaLI-X
-# | states neither batch nor lengths: 2,048 is what RT-2 (2307.15818) fine-tuned the 55B with, 512 and 512 are UL2's, for
-# | stage 1. Meshes are ours.
-# |
-# | The ladder is for machines that people have: a v5e-8 (v5e:2x4), and one GPU with 80 GB, whose memory is measured with
-# | the compiler of one v5p chip: no GPU is compiled for. Its batch is the largest power of two that fits.
-# | """
+# ---------------------------------------------------------------------------------------------- the rows
+
+# Each model is on at least two slices, with a mesh on which it fits. Sizes and batches are the papers' where they state
+# them (V-MoE and E3: the classes of JFT-300M and a batch of 4,096; ViT-22B: a batch of 65,536 on 1,024 TPU v4). PaLI-X
+# states neither batch nor lengths: 2,048 is what RT-2 (2307.15818) fine-tuned the 55B with, 512 and 512 are UL2's, for
+# stage 1. Meshes are ours.
 JFT = {"num_classes": 29_593, **DEEP}  # JFT-3B
 JFT_300M = {"num_classes": 18_291, "pool": "gap", **DEEP}
 CHOICE = MoEConfig(num_experts=32, transport="bfloat16")  # V-MoE: K = 1, capacity factor 1.05
@@ -224,6 +211,8 @@ ROWS = (
     Pod("upcycled ViT-L/16", UPCYCLED_L16, "v4:4x4x4", {"data": 2, "expert": 32}, 4_096, "adamw"),
 )  # fmt: skip
 
+# The ladder is for machines that people have: a v5e-8 (v5e:2x4), and one GPU with 80 GB, whose memory is measured with
+# the compiler of one v5p chip: no GPU is compiled for. Its batch is the largest power of two that fits.
 FEW = MoEConfig(num_experts=8, group_size=4_096, transport="bfloat16")
 SMALL_VMOE = configs.vmoe("B/16", "every-2", FEW, pool="gap", num_classes=1_000, **DEEP)
 STEPS = (  # models of the ladder: name, configuration, optimiser, lengths, mesh on a v5e-8
@@ -241,7 +230,6 @@ LADDER = tuple(
 )
 
 
-# DOC studies.pods
 COLUMNS = (
     "config", "topology", "chips", "mesh", "batch", "optimizer", "compile_seconds", "host_gib", "peak_gib", "hbm_gib",
     "fits", "flops", "all_to_all_mib", "all_to_all_minimum_mib", "all_gather_mib", "reduce_mib", "permute_mib",

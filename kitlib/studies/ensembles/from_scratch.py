@@ -18,13 +18,12 @@ import numpy as np
 from kitlib import configs, data, ensembles
 from kitlib.configs import BatchEnsembleConfig, E3Config, MoEConfig, ViTConfig
 from kitlib.data import files, image_batches
-from kitlib.studies import study
-from kitlib.studies.ensembles import measures, naming
+from kitlib.studies.ensembles import measures
 from kitlib.studies.ensembles.measures import NUM_CORRUPTED, NUM_OOD, measure, member_outputs, model_of
+from kitlib.studies.study import Study, kept
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
 
-# DOC studies.ensembles
 SEEDS = 8
 STEPS = 500
 BATCH = 128
@@ -74,7 +73,7 @@ def outputs_file(arm: EnsembleArm, seed: int, folder: Path) -> Path:
 def stored_outputs(arm: EnsembleArm, seed: int, folder: Path) -> dict[str, np.ndarray]:
     """The outputs of one training run, from `folder` if they are there."""
     path = outputs_file(arm, seed, folder)
-    return study.kept(path, lambda: member_outputs(model_of(arm), _train(arm, seed), arm.passes, seed))
+    return kept(path, lambda: member_outputs(model_of(arm), _train(arm, seed), arm.passes, seed))
 
 
 # ---------------------------------------------------------------------------------------------- one ensemble
@@ -92,7 +91,7 @@ def costs(arm: EnsembleArm) -> dict[str, float]:
     return measures.costs(arm, BATCH)
 
 
-# ---------------------------------------------------------------------------------------------- the questions
+# ---------------------------------------------------------------------------------------------- the studies
 
 
 def model(width: int = 48, depth: int = 6, **fields) -> ViTConfig:
@@ -114,47 +113,37 @@ SETTING = (
 )
 
 
-def studies() -> dict[str, study.Study]:
-    """All studies: naming_tuning, naming (see `naming`); naming_sizes_tuning, naming_sizes; methods, data."""
-    return (
-        naming.studies()
-        | naming.sizes_studies()
-        | {
-            name: study.Study(question, SETTING, arms, study.nothing, run_arm, SEEDS)
-            for name, (question, arms) in questions().items()
-        }
-    )
-
-
-def questions() -> dict[str, tuple[str, dict[str, EnsembleArm]]]:
-    """By name: the question and the arms that answer it."""
+def methods() -> Study:
+    """methods."""
     vit = model()
     vmoe, e3 = sparse(vit), sparse(vit, 2)
     dropout = vit.replace(dropout=0.1)
     rank_one = vit.replace(batch_ensemble=BatchEnsembleConfig(e3.moe_blocks, 2))
-    two = {name: EnsembleArm(config, 2) for name, config in (("2 x ViT", vit), ("2 x V-MoE", vmoe), ("2 x E3", e3))}
-    return {
-        "methods": (
-            "What does each kind of ensemble give, at equal steps?",
-            {
-                "ViT": EnsembleArm(vit),
-                "V-MoE": EnsembleArm(vmoe),
-                "V-MoE K=2": EnsembleArm(sparse(vit, num_selected=2)),
-                "dropout": EnsembleArm(dropout),
-                "MC dropout M=2": EnsembleArm(dropout, passes=2),
-                "MC dropout M=8": EnsembleArm(dropout, passes=8),
-                "MIMO M=2": EnsembleArm(vit, inputs=2),
-                "BatchEnsemble M=2": EnsembleArm(rank_one),
-                "E3 M=2": EnsembleArm(e3),
-                **two,
-            },
-        ),
-        "data": (
-            "Does more data help experts and members more?",
-            {
-                f"{kind} n={n}": EnsembleArm(config, pictures=n)
-                for n in (1000, 3000, 10_000)
-                for kind, config in (("ViT", vit), ("V-MoE", vmoe), ("E3 M=2", e3))
-            },
-        ),
+    arms = {
+        "ViT": EnsembleArm(vit),
+        "V-MoE": EnsembleArm(vmoe),
+        "V-MoE K=2": EnsembleArm(sparse(vit, num_selected=2)),
+        "dropout": EnsembleArm(dropout),
+        "MC dropout M=2": EnsembleArm(dropout, passes=2),
+        "MC dropout M=8": EnsembleArm(dropout, passes=8),
+        "MIMO M=2": EnsembleArm(vit, inputs=2),
+        "BatchEnsemble M=2": EnsembleArm(rank_one),
+        "E3 M=2": EnsembleArm(e3),
+        "2 x ViT": EnsembleArm(vit, 2),
+        "2 x V-MoE": EnsembleArm(vmoe, 2),
+        "2 x E3": EnsembleArm(e3, 2),
     }
+    return Study("What does each kind of ensemble give, at equal steps?", SETTING, arms, run_arm, seeds=SEEDS)
+
+
+def amounts() -> Study:
+    """data."""
+    arms = {
+        f"{kind} n={n}": EnsembleArm(config, pictures=n)
+        for n in (1000, 3000, 10_000)
+        for kind, config in (("ViT", model()), ("V-MoE", sparse(model())), ("E3 M=2", sparse(model(), 2)))
+    }
+    return Study("Does more data help experts and members more?", SETTING, arms, run_arm, seeds=SEEDS)
+
+
+STUDIES = {"methods": methods, "data": amounts}

@@ -1,4 +1,4 @@
-"""The measures of the studies of ensembles: outputs of trained models, and the metrics that are computed from them.
+"""The measures of ensembles: outputs of trained models, and the metrics that are computed from them.
 
 *Outputs* are what an ensemble of M members returns for n images: logits float32[M, n, V], or for the few-shot task
 features [M, n, D]. The outputs of several training runs, joined along M, are those of a deep ensemble, so one function
@@ -17,7 +17,6 @@ from kitlib.models import flops
 from kitlib.models.vit import ViT
 from kitlib.training import classification
 
-# DOC studies.ensemble_measures
 NUM_CORRUPTED = 100  # images per corruption and severity
 NUM_OOD = 500  # images per out-of-distribution set
 OOD_SETS = ("vertical_flip", "quarter_turn", "inverted", "patches", "uniform_noise", "smooth_noise", "animals")
@@ -87,7 +86,7 @@ def measure(outputs: dict[str, np.ndarray]) -> dict[str, float]:
     labels = data.load("fashion_mnist", "test").arrays()[1]
     _, few_labels, _, asked_labels = probe_task()
     row = clean(outputs["test"], labels) | shifted(outputs["corrupted"], labels[:NUM_CORRUPTED])
-    row |= foreign(outputs["test"], {name: outputs[name] for name in OOD_SETS})
+    row |= out_of_distribution(outputs["test"], {name: outputs[name] for name in OOD_SETS})
     return row | few_shots(outputs["few"], few_labels, outputs["asked"], asked_labels)
 
 
@@ -120,7 +119,7 @@ def shifted(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def foreign(logits: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, float]:
+def out_of_distribution(logits: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, float]:
     """How well out-of-distribution sets can be told from known pictures: logits float32[M, n, V] of these, and by
     name."""
     row = {}

@@ -1,14 +1,20 @@
-"""E3's gain against the size of the model (2110.03360, abstract).
+"""Fine-tuned ensembles of a pre-trained V-MoE, measured in every way (2110.03360, section 4), and in three sizes.
 
-The V-MoE of `naming` in three widths, with the same blocks below the first experts. (What an E3 computes twice adds 20,
-26 and 32 % to the FLOPs: the narrower the model, the larger the embedding's share.)
+    kit claims upcycling pictures_curves     # pre-training; its gate is that of notebook 07
+    kit claims ensembles naming_tuning       # six learning rates for every kind
+    kit claims ensembles naming
+    kit claims upcycling pictures8_curves pictures32_curves        # pre-training in two more widths, after its trials
+    kit claims ensembles naming_sizes_tuning naming_sizes
 
-    kit claims upcycling pictures8_parents pictures32_parents      # a recipe for each width, then pre-training
-    kit claims upcycling pictures8_tuning pictures32_tuning
-    kit claims upcycling pictures8_curves pictures32_curves        # the gates of both
-    kit claims ensembles naming_sizes_tuning naming_sizes          # fine-tuning
+A V-MoE is pre-trained, then fine-tuned as itself, as an E3, and as every other kind of ensemble. Pre-training is the
+naming of objects in 27 languages (`synthetic.named_pictures`), for the cost of two dense parents; the models are those
+at the end of the arms "dense", "scratch" and, for one study of upcycling, "upcycled" of pictures_curves, and an E3 that
+is trained as "scratch" is. Fine-tuning teaches 5,475 facts in eight more languages. As in pre-training, taught facts
+are asked, in pictures that are always new; beside them stand pairs of object and language that were never taught.
 
-Task, fine-tuning and measures are those of `naming`; so are the models of width 16.
+E3's gain against the size of the model (2110.03360, abstract) is asked of the V-MoE in three widths, with the same
+blocks below the first experts. (What an E3 computes twice adds 20, 26 and 32 % to the FLOPs: the narrower the model, the
+larger the embedding's share.)
 """
 
 import dataclasses
@@ -33,24 +39,47 @@ from kitlib.studies.ensembles.measures import (
     SHOTS,
     clean,
     few_shots,
-    foreign,
     model_of,
+    out_of_distribution,
     outputs_of,
     shifted,
-)
-from kitlib.studies.upcycling import ablations, runs, setups, tuning
+)  # fmt: skip
+from kitlib.studies.study import Study, best_peak, kept
+from kitlib.studies.upcycling import ablations, runs, setups
+from kitlib.studies.upcycling.tuning import trial_arm
 from kitlib.synthetic import named_pictures
 from kitlib.synthetic.named_pictures import SIDE, Questions
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
 from kitlib.upcycling import to_ensemble
 
-# DOC studies.naming_pictures
-# | """The test images of `naming`: in-distribution, corrupted, never taught, out-of-distribution, and few-shot."""
+STEPS, BATCH = 500, 256
+PEAKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
+SEEDS = 10
+WIDTH, WIDTHS = 16, (8, 16, 32)  # of `naming`, and of `naming_sizes`
+
+
+@dataclasses.dataclass(frozen=True)
+class NamingArm:
+    """An ensemble or a single model: from what it is fine-tuned, as what, and how many runs or passes it combines."""
+
+    start: str  # "ViT", "V-MoE", "E3" (all from scratch) or "upcycled"
+    config: ViTConfig
+    peak: float  # of the learning rate of fine-tuning
+    trainings: int = 1  # fine-tunings that are combined; more than one: a deep ensemble
+    shared: bool = False  # its members start from one pre-trained model ("downstream"), else each from its own
+    passes: int = 0  # MC dropout: passes at test time
+    inputs: int = 0  # MIMO: M
+    of_mean: bool = False  # trained on the loss of the mean prediction instead of the mean of the members' losses
+    steps: int = STEPS
+
+
+# ---------------------------------------------------------------------------------------------- test images
+
 ASKED, VALID = 1500, 500
 NUM_CORRUPTED = 100  # questions per corruption and severity
-NUM_FOREIGN = 1000  # pictures per out-of-distribution set
-FOREIGN = ("novel", "clothes", "turned", "noise")
+NUM_OOD = 1000  # pictures per out-of-distribution set
+OOD_SETS = ("novel", "clothes", "turned", "noise")
 
 
 @functools.cache
@@ -70,7 +99,7 @@ def late(split: str) -> Questions:
 @functools.cache
 def pictures() -> dict[str, np.ndarray]:
     """float32[n, 36, 24, 3] by name: "test", "held_out", "corrupted" (15 kinds in five severities) and the
-    sets of `FOREIGN`.
+    sets of `OOD_SETS`.
 
     Of these, "novel" has things that no model has seen, "clothes" Fashion-MNIST's, "turned" known things upside down
     and "noise" uniform pixels, each above one of the eight languages. Only the thing is corrupted, not the language.
@@ -79,11 +108,11 @@ def pictures() -> dict[str, np.ndarray]:
     first = asked[:NUM_CORRUPTED]
     changed = [shifts.corrupt(first[:, :SIDE], name, s) for name in shifts.CORRUPTIONS for s in range(1, 6)]
     sets = {"test": asked, "corrupted": np.concatenate([_above(things, first) for things in changed])}
-    novel = named_pictures.questions("novel", late=True)[:NUM_FOREIGN]
-    some = asked[:NUM_FOREIGN]
+    novel = named_pictures.questions("novel", late=True)[:NUM_OOD]
+    some = asked[:NUM_OOD]
     sets["held_out"] = named_pictures.pictures(late("held_out"), keyed_rng(0, 6))
     sets["novel"] = named_pictures.pictures(novel, rng)
-    sets["clothes"] = _above(_clothes("test", np.arange(NUM_FOREIGN))[0], some)
+    sets["clothes"] = _above(_clothes("test", np.arange(NUM_OOD))[0], some)
     sets["turned"] = _above(some[:, SIDE - 1 :: -1], some)
     sets["noise"] = _above(rng.integers(0, 256, (len(some), SIDE, SIDE, 3), np.uint8), some)
     return {name: to_float(images) for name, images in sets.items()}
@@ -112,41 +141,6 @@ def probe() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return few, few_labels, asked, asked_labels
 
 
-# DOC studies.naming
-# | """Fine-tuned ensembles of a pre-trained V-MoE, measured in every way (2110.03360, section 4).
-# |
-# | A V-MoE is pre-trained, then fine-tuned as itself, as an E3, and as every other kind of ensemble.
-# |
-# |     kit claims upcycling pictures_curves     # pre-training; its gate is that of notebook 07
-# |     kit claims ensembles naming_tuning       # six learning rates for every kind
-# |     kit claims ensembles naming
-# |
-# | Pre-training is the naming of things in 27 languages (`synthetic.named_pictures`), for the cost of two dense parents;
-# | the models are those at the end of the arms "dense", "scratch" and, for one study of upcycling, "upcycled" of
-# | pictures_curves, and an E3 that is trained as "scratch" is. Fine-tuning teaches 5,475 facts in eight more languages. As
-# | in pre-training, taught facts are asked, in pictures that are always new; beside them stand pairs of thing and language
-# | that were never taught.
-# | """
-STEPS, BATCH = 500, 256
-PEAKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
-SEEDS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class NamingArm:
-    """An ensemble or a single model: from what it is fine-tuned, as what, and how many runs or passes it combines."""
-
-    start: str  # "ViT", "V-MoE", "E3" (all from scratch) or "upcycled"
-    config: ViTConfig
-    peak: float  # of the learning rate of fine-tuning
-    trainings: int = 1  # fine-tunings that are combined; more than one: a deep ensemble
-    shared: bool = False  # its members start from one pre-trained model ("downstream"), else each from its own
-    passes: int = 0  # MC dropout: passes at test time
-    inputs: int = 0  # MIMO: M
-    of_mean: bool = False  # trained on the loss of the mean prediction instead of the mean of the members' losses
-    steps: int = STEPS
-
-
 # ---------------------------------------------------------------------------------------------- one fine-tuning
 
 
@@ -155,7 +149,7 @@ def pretrained(arm: NamingArm, split: str, seed: int, folder: Path) -> dict:
     models are trained for as long as its trials."""
     make = functools.partial(setups.pictures, split, arm.config.width)
     task, kind = make(), {"ViT": "dense", "V-MoE": "scratch"}.get(arm.start, arm.start)
-    before = tuning.trial_arm(task, kind, task.recipes[kind])
+    before = trial_arm(task, kind, task.recipes[kind])
     if split == "test":
         cost = 1.0 if kind in ("dense", "upcycled") else 2.0  # with the parent's, two in all
         before = ablations.tuned_arm(task, kind, before.config, cost)
@@ -196,7 +190,7 @@ def stored_outputs(arm: NamingArm, first: int, seed: int, folder: Path) -> dict[
         few, _, asked, _ = probe()
         return outputs_of(model_of(arm), params, pictures(), few, asked, arm.passes, seed)
 
-    return study.kept(path, make)
+    return kept(path, make)
 
 
 # ---------------------------------------------------------------------------------------------- one ensemble
@@ -211,7 +205,7 @@ def run_arm(arm: NamingArm, seed: int, folder: Path) -> list[dict]:
     row = clean(joined["test"], labels) | shifted(joined["corrupted"], labels[:NUM_CORRUPTED])
     untaught = clean(joined["held_out"], late("held_out").labels)
     row |= {f"held_out_{name}": untaught[name] for name in ("accuracy", "loss", "ece")}
-    row |= foreign(joined["test"], {name: joined[name] for name in FOREIGN})
+    row |= out_of_distribution(joined["test"], {name: joined[name] for name in OOD_SETS})
     row |= few_shots(joined["few"], few_labels, joined["asked"], asked_labels)
     return [row | costs(arm)]
 
@@ -234,28 +228,6 @@ def costs(arm: NamingArm) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------------------------------------- the studies
-
-# Chosen by the trials of naming_tuning; a test compares.
-CHOSEN = {
-    "ViT": 0.032,
-    "upcycled": 0.032,
-    "V-MoE": 0.016,
-    "V-MoE K=2": 0.032,
-    "E3 M=2": 0.032,
-    "E3 M=4": 0.032,
-    "E3 K=2 M=2": 0.016,
-    "E3 pre-trained M=2": 0.032,
-    "dropout": 0.032,
-    "MC dropout M=2": 0.032,
-    "MC dropout M=8": 0.032,
-    "MIMO M=2": 0.016,
-    "BatchEnsemble M=2": 0.016,
-    "tiling only": 0.016,
-    "partition only": 0.016,
-    "ranked": 0.032,
-    "overlap 4": 0.032,
-    "loss of the mean": 0.016,
-}
 
 
 def kinds() -> dict[str, NamingArm]:
@@ -284,7 +256,22 @@ def kinds() -> dict[str, NamingArm]:
     found["MIMO M=2"] = NamingArm("V-MoE", vmoe, 0.0, inputs=2)
     found["E3 pre-trained M=2"] = NamingArm("E3", of_vmoe["E3 M=2"], 0.0)
     found["loss of the mean"] = NamingArm("V-MoE", of_vmoe["E3 M=2"], 0.0, of_mean=True)
-    return {name: dataclasses.replace(arm, peak=CHOSEN[name]) for name, arm in found.items()}
+    return found
+
+
+def sizes() -> dict[str, NamingArm]:
+    """A ViT, a V-MoE and the E3 that is made of it, in three widths."""
+    found = {}
+    for width in WIDTHS:
+        task = setups.pictures("test", width)
+        vmoe = ablations.sparse(task, "scratch")
+        for kind, start, config in (
+            ("ViT", "ViT", task.dense),
+            ("V-MoE", "V-MoE", vmoe),
+            ("E3 M=2", "V-MoE", vmoe.replace(e3=E3Config(2))),
+        ):
+            found[f"{kind}, width {width}"] = NamingArm(start, config, 0.0)
+    return found
 
 
 def setting() -> str:
@@ -295,14 +282,38 @@ def setting() -> str:
     )
 
 
-def studies() -> dict[str, study.Study]:
-    """naming_tuning and naming."""
-    chosen = kinds()
-    trials = {
-        f"{name}: peak {peak:g}": dataclasses.replace(arm, peak=peak) for name, arm in chosen.items() for peak in PEAKS
-    }
+def sizes_setting() -> str:
+    """The same of the arms of `sizes`."""
+    return f"widths {', '.join(map(str, WIDTHS))}: {setting()}"
+
+
+def tried(arms: dict[str, NamingArm]) -> dict[str, NamingArm]:
+    """Six learning rates for every kind."""
+    return {f"{name}: peak {p:g}": dataclasses.replace(arm, peak=p) for name, arm in arms.items() for p in PEAKS}
+
+
+def tuned(arms: dict[str, NamingArm]) -> dict[str, NamingArm]:
+    """The arms with the best of these; models of width 16 are those of naming_tuning."""
+
+    def peak(name: str) -> float:
+        kind, _, width = name.partition(", width ")
+        if width in ("", str(WIDTH)):
+            return best_peak("ensembles", "naming_tuning", kind)
+        return best_peak("ensembles", "naming_sizes_tuning", name)
+
+    return {name: dataclasses.replace(arm, peak=peak(name)) for name, arm in arms.items()}
+
+
+def tuning() -> Study:
+    """naming_tuning."""
+    return study.trials("Which learning rate for which kind?", setting(), tried(kinds()), run_trial)
+
+
+def naming() -> Study:
+    """naming."""
+    arms = tuned(kinds())
     deep = {
-        f"2 x {name}{' downstream' * shared}": dataclasses.replace(chosen[kind], trainings=2, shared=shared)
+        f"2 x {name}{' downstream' * shared}": dataclasses.replace(arms[kind], trainings=2, shared=shared)
         for name, kind, shared in (
             ("ViT", "ViT", False),
             ("V-MoE", "V-MoE", False),
@@ -311,51 +322,22 @@ def studies() -> dict[str, study.Study]:
             ("E3", "E3 M=2", False),
         )
     }
-    ratio = costs(chosen["E3 M=2"])["mflops"] / costs(chosen["V-MoE"])["mflops"]
-    longer = {"V-MoE, E3's FLOPs": dataclasses.replace(chosen["V-MoE"], steps=round(STEPS * ratio))}
+    ratio = costs(arms["E3 M=2"])["mflops"] / costs(arms["V-MoE"])["mflops"]
+    longer = {"V-MoE, E3's FLOPs": dataclasses.replace(arms["V-MoE"], steps=round(STEPS * ratio))}
     question = "A V-MoE is pre-trained and fine-tuned as itself, as an E3, and as other ensembles."
-    return {
-        "naming_tuning": study.Study(
-            "Which learning rate for which kind?", setting(), trials, study.nothing, run_trial, 1, tuning.SEED
-        ),
-        "naming": study.Study(question, setting(), chosen | deep | longer, study.nothing, run_arm, SEEDS),
-    }
+    return Study(question, setting(), arms | deep | longer, run_arm, seeds=SEEDS)
 
 
-# DOC studies.naming_sizes
-KINDS = ("ViT", "V-MoE", "E3 M=2")
-# By width, the learning rates of fine-tuning, chosen by the trials of naming_sizes_tuning and naming_tuning.
-CHOSEN_BY_WIDTH = {
-    8: {"ViT": 0.032, "V-MoE": 0.016, "E3 M=2": 0.032},
-    16: {kind: CHOSEN[kind] for kind in KINDS},
-    32: {"ViT": 0.016, "V-MoE": 0.008, "E3 M=2": 0.016},
-}
+def sizes_tuning() -> Study:
+    """naming_sizes_tuning."""
+    other = {name: arm for name, arm in sizes().items() if arm.config.width != WIDTH}
+    return study.trials("Which learning rate for which width?", sizes_setting(), tried(other), run_trial)
 
 
-def kinds_of_width(width: int) -> dict[str, NamingArm]:
-    """A ViT, a V-MoE and the E3 that is made of it, all of one width."""
-    task = setups.pictures("test", width)
-    vmoe = ablations.sparse(task, "scratch")
-    models = {"ViT": ("ViT", task.dense), "V-MoE": ("V-MoE", vmoe), "E3 M=2": ("V-MoE", vmoe.replace(e3=E3Config(2)))}
-    return {kind: NamingArm(*models[kind], CHOSEN_BY_WIDTH[width][kind]) for kind in KINDS}
+def naming_sizes() -> Study:
+    """naming_sizes."""
+    question = "A ViT, a V-MoE and an E3 in three widths."
+    return Study(question, sizes_setting(), tuned(sizes()), run_arm, seeds=SEEDS)
 
 
-def sizes_studies() -> dict[str, study.Study]:
-    """naming_sizes_tuning and naming_sizes."""
-    arms = {f"{kind}, width {width}": arm for width in CHOSEN_BY_WIDTH for kind, arm in kinds_of_width(width).items()}
-    trials = {
-        f"{name}: peak {peak:g}": dataclasses.replace(arm, peak=peak)
-        for name, arm in arms.items()
-        if arm.config.width != 16  # in naming_tuning
-        for peak in PEAKS
-    }
-    setting = f"widths {', '.join(map(str, CHOSEN_BY_WIDTH))}: {setting()}"
-    return {
-        "naming_sizes_tuning": study.Study(
-            "Which learning rate for which width?", setting, trials, study.nothing, run_trial, 1,
-            tuning.SEED,
-        ),
-        "naming_sizes": study.Study(
-            "A ViT, a V-MoE and an E3 in three widths.", setting, arms, study.nothing, run_arm, SEEDS
-        ),
-    }  # fmt: skip
+STUDIES = {"naming_tuning": tuning, "naming": naming, "naming_sizes_tuning": sizes_tuning, "naming_sizes": naming_sizes}

@@ -1,22 +1,20 @@
 """The studies of PaLI-X (2305.18565) at kit scale: stages, objectives, few-shot prompts, videos, words in the prompt.
 
-The arms of a study see the same number of examples of what they are compared in. `palix_runs` defines and trains an
-arm; `palix_tasks` has the tasks that it is trained and tested on.
+The arms of a study see the same number of examples of what they are compared in. `runs` defines and trains an arm;
+`easy_tasks` has the tasks that it is trained and tested on.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from kitlib.multimodal.kit_data import SHOTS
-from kitlib.studies.palix import rare, runs, sizes
+from kitlib.studies.palix import runs
 from kitlib.studies.palix.easy_tasks import BARE, FRAME_COUNTS, REPEATED, mixed, study_tasks, tasks_of_tests
 from kitlib.studies.palix.runs import PaLIXArm, StageZero
 from kitlib.studies.study import Study
 
-# DOC studies.palix
 SEEDS = 5
-
-
-# ---------------------------------------------------------------------------------------------- the questions
 
 
 def same(*names: str) -> tuple[tuple[str, str], ...]:
@@ -166,20 +164,28 @@ def questions() -> dict[str, tuple[str, dict[str, PaLIXArm]]]:
     }
 
 
-def studies() -> dict[str, Study]:
-    """All studies, by name: those of `questions`, of `palix_sizes` and of `palix_rare`."""
-    setting = (
-        f"{runs.config()}, tower from {runs.TOWER_STEPS} steps of stage 0 with batches of "
-        f"{runs.TOWER_BATCH}, frozen unless an arm thaws it; AdamW, peak {runs.PEAK}, cosine; "
-        f"{runs.TEST_EXAMPLES} examples a test"
+def setting() -> str:
+    """What all arms have in common."""
+    return (
+        f"{runs.config()}, tower from {runs.TOWER_STEPS} steps of stage 0 with batches of {runs.TOWER_BATCH}, frozen "
+        f"unless an arm thaws it; AdamW, peak {runs.PEAK}, cosine; {runs.TEST_EXAMPLES} examples a test"
     )
 
-    def towers(seed: int, folder: Path) -> None:
-        """Trains the tower that most arms of a seed use."""
-        runs.pretrained_tower(StageZero(), seed, folder)
 
-    def run(arm: PaLIXArm, seed: int, folder: Path) -> list[dict]:
-        return runs.run_arm(arm, seed, folder, study_tasks(), tasks_of_tests())
+def towers(seed: int, folder: Path) -> None:
+    """Trains the tower that most arms of a seed use."""
+    runs.pretrained_tower(StageZero(), seed, folder)
 
-    own = {name: Study(question, setting, arms, towers, run, SEEDS) for name, (question, arms) in questions().items()}
-    return own | sizes.studies() | rare.studies()
+
+def run(arm: PaLIXArm, seed: int, folder: Path) -> list[dict]:
+    """`runs.run_arm` with all tasks."""
+    return runs.run_arm(arm, seed, folder, study_tasks(), tasks_of_tests())
+
+
+def study_of(name: str) -> Study:
+    """One of `questions`."""
+    question, arms = questions()[name]
+    return Study(question, setting(), arms, run, towers, SEEDS)
+
+
+STUDIES: dict[str, Callable[[], Study]] = {name: functools.partial(study_of, name) for name in questions()}

@@ -22,7 +22,6 @@ from kitlib.multimodal.tasks import Task, kit_tasks
 from kitlib.studies.palix.runs import Phase
 from kitlib.synthetic import rendered_text, scenes, video
 
-# DOC studies.palix_tasks
 SMALL = 96  # pixels of an image whose letters are too small to read once it is shrunk to 64
 SPOKEN = ("en", "de", "ja")  # languages of names in the studies
 FRAME_COUNTS = (2, 4, 8, 16)  # chosen from the 16 moments of a video

@@ -31,13 +31,13 @@ from kitlib.multimodal.kit_data import KitData, kit_data, pick
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.scores import read_detections
 from kitlib.multimodal.tasks import Task
-from kitlib.studies import study
 from kitlib.studies.palix import runs
+from kitlib.studies.palix.arms import towers
 from kitlib.studies.palix.easy_tasks import study_tasks
 from kitlib.studies.palix.runs import PaLIXArm, Phase
+from kitlib.studies.study import Study
 from kitlib.synthetic import scenes
 
-# DOC studies.palix_rare
 TIERS = ((2, 9), (10, 99), (400, 6400))  # pictures per rare, common and frequent kind: fewest and most
 TOTAL = 2  # boxes written if noise fills up, noise included
 TESTED = 16  # test pictures with each kind
@@ -168,7 +168,7 @@ def run(arm: PaLIXArm, seed: int, folder: Path) -> list[dict]:
     return [{f"AP: {name}": float(value) for name, value in row.items()}]
 
 
-def studies() -> dict[str, study.Study]:
+def rare() -> Study:
     """rare."""
     forms = (("present", PRESENT_STEPS), ("present or absent", STEPS))
 
@@ -192,10 +192,7 @@ def studies() -> dict[str, study.Study]:
         f"{runs.config()}, {TIERS} pictures per rare, common and frequent kind, {TESTED} test pictures per kind; "
         f"AdamW, peak {runs.PEAK}; towers as in the other studies"
     )
+    return Study("Are rare kinds found as well as frequent ones?", setting, arms, run, towers)
 
-    def prepare(seed: int, folder: Path) -> None:
-        """Trains the tower of a seed."""
-        runs.pretrained_tower(runs.StageZero(), seed, folder)
 
-    question = "Are rare kinds found as well as frequent ones?"
-    return {"rare": study.Study(question, setting, arms, prepare, run, study.SEEDS)}
+STUDIES = {"rare": rare}

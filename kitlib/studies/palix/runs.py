@@ -27,7 +27,6 @@ from kitlib.multimodal.tasks import SEED, Task
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
 
-# DOC studies.palix_runs
 TOWER_STEPS, TOWER_BATCH = 3000, 16
 TEST_EXAMPLES = 300
 PEAK = 2e-3  # of AdamW, and of Adam in stage 0

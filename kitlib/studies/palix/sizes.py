@@ -23,21 +23,13 @@ from kitlib.studies import study
 from kitlib.studies.palix import runs
 from kitlib.studies.palix.easy_tasks import mixed, study_tasks, tasks_of_tests
 from kitlib.studies.palix.runs import WIDTH, PaLIXArm, Phase, StageZero
+from kitlib.studies.study import TRIAL_SEED, Study, best_peak
 
-# DOC studies.palix_sizes
 WIDTHS = (32, 64, 128)
 TOWER_STEPS, STEPS = 4000, 2400  # of the model whose halves are both 64 wide; the others have as much compute
 TOWER_PEAKS = (1e-3, 2e-3, 4e-3, 8e-3)  # tried for every tower (Muon)
 PEAKS = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)  # and for every model (AdamW)
-TUNING_SEED = 100  # of models and of examples; nothing is judged on it
 TASKS = ("captioning", "easy_vqa", "object_aware_vqa", "counting", "finding")
-# By width, the rate of stage 0; by widths of tower and text model, that of the phase with text.
-CHOSEN_TOWERS = {32: 4e-3, 64: 4e-3, 128: 4e-3}
-CHOSEN = {
-    (32, 32): 2e-3, (32, 64): 2e-3, (32, 128): 1e-3,
-    (64, 32): 2e-3, (64, 64): 2e-3, (64, 128): 1e-3,
-    (128, 32): 4e-3, (128, 64): 2e-3, (128, 128): 1e-3,
-}  # fmt: skip
 
 
 def tower_flops(config: PaLIXConfig) -> int:
@@ -58,7 +50,7 @@ def example_flops(config: PaLIXConfig, phase: Phase) -> int:
 def arm(tower: int, text: int, *, tower_peak: float | None = None, peak: float | None = None) -> PaLIXArm:
     """A model of these widths, trained for as many steps as the compute of the middle one allows.
 
-    tower_peak, peak: learning rates, by default the chosen ones.
+    tower_peak, peak: learning rates; None: the best of the trials.
     """
     towers = {width: tower_flops(runs.config(width)) for width in (tower, WIDTH)}
     phase = mixed(*TASKS, steps=STEPS)
@@ -66,14 +58,14 @@ def arm(tower: int, text: int, *, tower_peak: float | None = None, peak: float |
     stage = StageZero(
         width=tower,
         steps=round(TOWER_STEPS * towers[WIDTH] / towers[tower]),
-        peak=CHOSEN_TOWERS[tower] if tower_peak is None else tower_peak,
+        peak=tower_peak or best_peak("palix", "sizes_towers_tuning", f"tower {tower}"),
     )
     return PaLIXArm(
         (dataclasses.replace(phase, steps=round(STEPS * costs[1] / costs[0])),),
         tuple((name, name) for name in TASKS),
         stage,
         text_width=text,
-        peak=CHOSEN[tower, text] if peak is None else peak,
+        peak=peak or best_peak("palix", "sizes_tuning", f"tower {tower}, text {text}"),
     )
 
 
@@ -88,7 +80,7 @@ def run_trial(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
     model, params = runs.trained(one, seed, folder, study_tasks())
     tests = tasks_of_tests()
     losses = [
-        runs.loss_of(model, params, tests[name].examples(runs.TEST_EXAMPLES, SEED + TUNING_SEED)) for name in TASKS
+        runs.loss_of(model, params, tests[name].examples(runs.TEST_EXAMPLES, SEED + TRIAL_SEED)) for name in TASKS
     ]
     return [{"loss": float(np.mean(losses))}]
 
@@ -101,42 +93,45 @@ def run_tower(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
     return [{"loss": float(history["loss"][-one.tower.steps // 10 :].mean())}]
 
 
-def studies() -> dict[str, study.Study]:
-    """sizes_towers_tuning, sizes_tuning and sizes."""
-    setting = (
+def setting() -> str:
+    """What all arms have in common."""
+    return (
         f"widths {WIDTHS} of tower and text model, {TOWER_STEPS} steps of stage 0 and {STEPS} of the phase for both of "
         f"{WIDTH}, the others for the same FLOPs; {runs.config()}; {runs.TEST_EXAMPLES} examples a test"
     )
-    towers = {
-        f"tower {width}: peak {peak:g}": arm(width, WIDTH, tower_peak=peak) for width in WIDTHS for peak in TOWER_PEAKS
+
+
+def prepare(seed: int, folder: Path) -> None:
+    """Trains the three towers of a seed."""
+    for width in WIDTHS:
+        runs.pretrained_tower(arm(width, WIDTH, peak=runs.PEAK).tower, seed, folder)
+
+
+def towers_tuning() -> Study:
+    """sizes_towers_tuning."""
+    arms = {
+        f"tower {width}: peak {peak:g}": arm(width, WIDTH, tower_peak=peak, peak=runs.PEAK)
+        for width in WIDTHS
+        for peak in TOWER_PEAKS
     }
-    grid = [(tower, text) for tower in WIDTHS for text in WIDTHS]
-    trials = {
+    return study.trials("Which learning rate for which tower?", f"stage 0 alone; {setting()}", arms, run_tower)
+
+
+def tuning() -> Study:
+    """sizes_tuning."""
+    arms = {
         f"tower {tower}, text {text}: peak {peak:g}": arm(tower, text, peak=peak)
-        for tower, text in grid
+        for tower in WIDTHS
+        for text in WIDTHS
         for peak in PEAKS
     }
-    arms = {f"tower {tower}, text {text}": arm(tower, text) for tower, text in grid}
+    return study.trials("Which learning rate for which model?", setting(), arms, run_trial, prepare)
 
-    def prepare(seed: int, folder: Path) -> None:
-        """Trains the three towers of a seed."""
-        for width in WIDTHS:
-            runs.pretrained_tower(arm(width, WIDTH).tower, seed, folder)
 
-    return {
-        "sizes_towers_tuning": study.Study(
-            "Which learning rate for which tower?",
-            f"stage 0 alone; {setting}",
-            towers,
-            study.nothing,
-            run_tower,
-            1,
-            TUNING_SEED,
-        ),
-        "sizes_tuning": study.Study(
-            "Which learning rate for which model?", setting, trials, prepare, run_trial, 1, TUNING_SEED
-        ),
-        "sizes": study.Study(
-            "A larger tower or a larger text model, at equal compute?", setting, arms, prepare, run, study.SEEDS
-        ),
-    }
+def sizes() -> Study:
+    """sizes."""
+    arms = {f"tower {tower}, text {text}": arm(tower, text) for tower in WIDTHS for text in WIDTHS}
+    return Study("A larger tower or a larger text model, at equal compute?", setting(), arms, run, prepare)
+
+
+STUDIES = {"sizes_towers_tuning": towers_tuning, "sizes_tuning": tuning, "sizes": sizes}

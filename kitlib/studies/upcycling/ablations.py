@@ -1,9 +1,12 @@
-"""The studies of Sparse Upcycling (2212.05055) at kit scale: which arms answer which question.
+"""The studies of Sparse Upcycling (2212.05055) at kit scale: the paper's main figures, and one choice at a time.
 
-For every seed a dense parent is trained. Each arm then continues from it (or starts from scratch), see
-`upcycling_runs`. Every kind of arm has its own recipe (`upcycling_tuning`).
+For every seed a dense parent is trained; each arm then continues from it or starts from scratch (`runs`), with the
+recipe of its kind (`recipes`). In ablations (4.2 and appendix B) every arm costs a quarter of its parent, so arms with
+more experts per token take fewer steps. (Arms that cost the same per step take the same number of them.) The recipe, the
+learning rate first of all, is that of the tuned default: a choice that would be better with another rate is not seen
+here.
 
-Read in notebooks/07_sparse_upcycling.ipynb, 08_t5_and_upcycling.ipynb and 18_real_weights.ipynb.
+Read in notebooks/07_sparse_upcycling.ipynb and 08_t5_and_upcycling.ipynb.
 """
 
 import dataclasses
@@ -13,19 +16,14 @@ from collections.abc import Callable
 
 from kitlib.configs import ViTConfig
 from kitlib.studies import study
-from kitlib.studies.upcycling import fine_tuning, real_parent, real_probes, tuning
+from kitlib.studies.study import Study
+from kitlib.studies.upcycling import tuning
+from kitlib.studies.upcycling.recipes import Recipe
 from kitlib.studies.upcycling.runs import SHARES, UpcyclingArm, depth, prepare_parent, run_arm
-from kitlib.studies.upcycling.setups import Recipe, Setup, deeper, pictures, recall, text
+from kitlib.studies.upcycling.setups import Setup, deeper, pictures, recall, text
 from kitlib.upcycling import surgery
 from kitlib.upcycling.surgery import ExpertInit
 
-# DOC studies.upcycling_ablations
-# | """Ablations of upcycling: one choice at a time is changed, the rest is as tuned (2212.05055, 4.2 and appendix B).
-# |
-# | Every arm costs a quarter of its parent, so arms with more experts per token take fewer steps. (Arms that cost the same
-# | per step take the same number of them.) The recipe, the learning rate first of all, is that of the tuned default: a
-# | choice that would be better with another rate is not seen here.
-# | """
 COST = 0.25  # of every arm, in parents
 EXPERTS = (4, 8, 16, 32, 64)
 
@@ -33,18 +31,18 @@ EXPERTS = (4, 8, 16, 32, 64)
 def tuned_arm(task: Setup, start: str, config, cost: float = COST, **fields) -> UpcyclingArm:
     """An arm that is trained for `cost` parents, with the recipe of its kind unless another is given."""
     steps = math.ceil(cost * task.parent_steps / task.relative_cost(config))
-    return UpcyclingArm(config, start, **{"steps": steps, "recipe": task.recipes[start]} | fields)
+    return UpcyclingArm(config, start, **{"steps": steps, "recipe": task.recipe(start)} | fields)
 
 
 def sparse(task: Setup, start: str = "upcycled", **fields):
     """The configuration with experts that the recipe of a kind asks for; fields: of MoEConfig, in its place."""
-    return task.sparse(task.dense, **task.recipes[start].experts | fields)
+    return task.sparse(task.dense, **task.recipe(start).experts | fields)
 
 
 def gated(task: Setup) -> dict[str, UpcyclingArm]:
     """The arms that a gate looks at: dense training for the cost of two parents, and a mixture from scratch."""
     return {
-        "parent": UpcyclingArm(task.dense, "parent", task.parent_steps, task.recipes["parent"]),
+        "parent": UpcyclingArm(task.dense, "parent", task.parent_steps, task.recipe("parent")),
         "dense": tuned_arm(task, "dense", task.dense, 1.0),
         "scratch": tuned_arm(task, "scratch", sparse(task, "scratch"), 2.0),
     }
@@ -67,8 +65,8 @@ def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
     upcycled, configured = functools.partial(tuned_arm, task, "upcycled"), functools.partial(sparse, task)
     default = configured()
     e = next(iter(surgery.moe_layers(default).values())).num_experts
-    c = task.recipes["upcycled"].capacity
-    recipe, on = task.recipes["upcycled"], task.recipes["dense"]
+    c = task.recipe("upcycled").capacity
+    recipe, on = task.recipe("upcycled"), task.recipe("dense")
     dense = {"dense": tuned_arm(task, "dense", task.dense)}
     inits = {"copies": {}, "noise 0.25": {"noise": 0.25}, "noise 1": {"noise": 1.0}, "half redrawn": {"redraw": 0.5}}
     inits |= {"half random": {"fresh": e // 2}, "random": {"fresh": e}}
@@ -160,89 +158,47 @@ def placed(config) -> dict[str, object]:
     }
 
 
-# DOC studies.recall_memory
-# | """Memory of mixtures: recall against parameters, at equal FLOPs per token (after 2410.19034).
-# |
-# |     kit claims upcycling recall_memory_tuning     # six trials of a mixture, six of a wider model
-# |     kit claims upcycling recall_memory
-# |
-# | Names are learned by heart (`upcycling_tasks.recall`). All models are trained from scratch for as many steps as the
-# | dense one, so each of them sees every name as often. Mixtures get more experts, of which a token uses one (C = 1), and
-# | so more parameters at the same FLOPs; dense models get wider MLPs, and so more of both.
-# | """
-MEMORY_EXPERTS = (2, 4, 16, 64)
-WIDER = (2, 4)  # times the MLP's width
-# Chosen by the trials, of E = 16 and of twice the width; a test compares. The dense model has its own (`recall`).
-MEMORY_RECIPES = {"mixture": Recipe(0.008, renormalize=False), "wider": Recipe(0.016)}
+# ---------------------------------------------------------------------------------------------- the studies
 
-
-def memory_trials() -> dict[str, dict[str, Recipe]]:
-    """By kind: recipes by name."""
-    mixture = {
-        f"peak {peak:g}, {'renormalised' if sums else 'raw'}": Recipe(peak, renormalize=sums)
-        for peak in (0.004, 0.008, 0.016)
-        for sums in (False, True)
-    }
-    return {"mixture": mixture, "wider": {f"peak {p:g}": Recipe(p) for p in tuning.PEAKS["recall"]}}
-
-
-def mixture(task: Setup, num_experts: int, recipe: Recipe) -> UpcyclingArm:
-    """A T5 with experts, at the FLOPs of the dense one (and those of its router)."""
-    config = sparse(task, "scratch", num_experts=num_experts, capacity_factor=1.0, renormalize=recipe.renormalize)
-    return UpcyclingArm(config, "scratch", task.parent_steps, recipe)
-
-
-def wider(task: Setup, times: int, recipe: Recipe) -> UpcyclingArm:
-    """A dense T5 whose MLPs have `times` the width."""
-    return UpcyclingArm(task.dense.replace(mlp_dim=times * task.dense.mlp_dim), "scratch", task.parent_steps, recipe)
-
-
-def memory_studies() -> dict[str, study.Study]:
-    """recall_memory_tuning and recall_memory."""
-    task, valid = recall(), functools.partial(recall, "valid")
-    tried = {f"mixture: {name}": mixture(task, 16, recipe) for name, recipe in memory_trials()["mixture"].items()}
-    tried |= {f"wider: {name}": wider(task, 2, recipe) for name, recipe in memory_trials()["wider"].items()}
-    arms = {"F": UpcyclingArm(task.dense, "parent", task.parent_steps, task.recipes["parent"])}
-    arms |= {f"{times} F": wider(task, times, MEMORY_RECIPES["wider"]) for times in WIDER}
-    arms |= {f"E={n}": mixture(task, n, MEMORY_RECIPES["mixture"]) for n in MEMORY_EXPERTS}
-    return {
-        "recall_memory_tuning": study.Study(
-            "Which recipe for a mixture of C = 1, which for a wider MLP?", task.setting, tried, study.nothing,
-            functools.partial(run_arm, valid), 1, tuning.SEED,
-        ),
-        "recall_memory": study.Study(
-            "What is remembered with more experts, at the FLOPs of the dense model? And with a wider one, at more?",
-            task.setting, arms, functools.partial(prepare_parent, recall), functools.partial(run_arm, recall),
-        ),
-    }  # fmt: skip
-
-
-# DOC studies.upcycling
 HEADLINE_SEEDS = 10
 
 
-def studies() -> dict[str, study.Study]:
-    """All studies: real_probes, real_tuning, real_curves, recall_parents, recall_tuning, recall_curves, ..."""
-    by_name = real_probes.studies() | real_parent.studies() | fine_tuning.studies() | memory_studies()
+def study_of(task: Callable[..., Setup], question: str, arms: dict, seeds: int = study.SEEDS) -> Study:
+    """Arms that start from the parent of their seed; task(): the setup."""
+    run, prepare = functools.partial(run_arm, task), functools.partial(prepare_parent, task)
+    return Study(question, task().setting, arms, run, prepare, seeds)
+
+
+def curves(task: Callable[..., Setup]) -> Study:
+    """<task>_curves, the main figures."""
     question = "Upcycled against dense continuation, MoE from scratch and depth tiling."
-    for name, task in (("recall", recall), ("text", text), ("pictures", pictures)):
-        by_name |= _studies(name, task, question, headline(task()))
-    for name, task in (("text", text), ("pictures", pictures)):
-        for topic, (asked, arms) in ablations(task()).items():
-            by_name[f"{name}_{topic}"] = _study(task, asked, arms, study.SEEDS)
-    for width in (8, 32):  # of which narrower and wider E3s are made (`naming_sizes`)
-        task = functools.partial(pictures, width=width)
-        question = f"A ViT of width {width}, and a V-MoE from scratch."
-        by_name |= _studies(f"pictures{width}", task, question, gated(task()))
-    return by_name
+    return study_of(task, question, headline(task()), HEADLINE_SEEDS)
 
 
-def _studies(name: str, task: Callable[..., Setup], question: str, curves: dict) -> dict[str, study.Study]:
-    """The trials of a task, and the arms that are judged by ten seeds."""
-    found = {f"{name}_curves": _study(task, question, curves, HEADLINE_SEEDS)}
-    return tuning.studies(name, task) | found
+def width_curves(width: int) -> Study:
+    """pictures8_curves and pictures32_curves: what narrower and wider E3s are made of (`ensembles.naming`)."""
+    task = functools.partial(pictures, width=width)
+    return study_of(task, f"A ViT of width {width}, and a V-MoE from scratch.", gated(task()), HEADLINE_SEEDS)
 
 
-def _study(task: Callable[..., Setup], question: str, arms: dict, seeds: int) -> study.Study:
-    prepare, run = functools.partial(prepare_parent, task), functools.partial(run_arm, task)
-    return study.Study(question, task().setting, arms, prepare, run, seeds)
+def ablation(task: Callable[..., Setup], topic: str) -> Study:
+    """<task>_<topic>, one of TOPICS."""
+    return study_of(task, *ablations(task())[topic])
+
+
+TUNED = {"recall": recall, "text": text, "pictures": pictures}
+TUNED |= {f"pictures{width}": functools.partial(pictures, width=width) for width in (8, 32)}
+TOPICS = (
+    "experts", "capacity", "blocks", "routers", "init", "optimizer", "renormalize", "pretraining", "cooldown",
+)  # fmt: skip
+STUDIES: dict[str, Callable[[], Study]] = {
+    **{f"{name}_parents": functools.partial(tuning.parents, task, name) for name, task in TUNED.items()},
+    **{f"{name}_tuning": functools.partial(tuning.tuning, task, name) for name, task in TUNED.items()},
+    **{f"{name}_curves": functools.partial(curves, TUNED[name]) for name in ("recall", "text", "pictures")},
+    **{f"pictures{width}_curves": functools.partial(width_curves, width) for width in (8, 32)},
+    **{
+        f"{name}_{topic}": functools.partial(ablation, TUNED[name], topic)
+        for name in ("text", "pictures")
+        for topic in TOPICS
+    },
+}

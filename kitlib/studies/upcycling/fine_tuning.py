@@ -16,38 +16,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import optax
 
 from kitlib.configs.arguments import one_of
 from kitlib.data import image_batches, texts, tokenizer
 from kitlib.data.denoise import padded
 from kitlib.models import t5
 from kitlib.studies import study
-from kitlib.studies.upcycling import ablations, tuning
+from kitlib.studies.study import Study, best_peak
+from kitlib.studies.upcycling import ablations
 from kitlib.studies.upcycling.runs import UpcyclingArm, trained
 from kitlib.studies.upcycling.setups import VALID, Setup, parts, t5_scores, text
-from kitlib.training import loop, optim
+from kitlib.studies.upcycling.tuning import trial_arm
+from kitlib.training import loop
+from kitlib.training.optim import adamw_cosine_step
 
-# DOC studies.text_downstream
 TASKS = ("category", "language")
 STEPS, BATCH, LENGTH = 500, 64, 40
 LABELLED = 5000  # examples that are fine-tuned on
 PEAKS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 SEEDS = 10
 WORDS = tokenizer.ByteTokenizer()
-# Chosen by the trials of text_downstream_tuning; a test compares.
-CHOSEN = {
-    ("category", "none"): 0.008,
-    ("category", "parent"): 0.004,
-    ("category", "dense"): 0.008,
-    ("category", "upcycled"): 0.004,
-    ("category", "scratch"): 0.008,
-    ("language", "none"): 0.008,
-    ("language", "parent"): 0.008,
-    ("language", "dense"): 0.008,
-    ("language", "upcycled"): 0.016,
-    ("language", "scratch"): 0.008,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +84,7 @@ def run_arm(task: Callable[[], Setup], split: str, arm: FineTuning, seed: int, f
     task: the setup of pre-training; split: of what is asked.
     """
     model = task().model(arm.upstream.config)
-    rate = optim.cosine(arm.peak, STEPS, warmup=STEPS // 10)
-    tx = optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0)
-    step = loop.make_step(t5.seq2seq_loss(model), tx)
+    tx, step = adamw_cosine_step(t5.seq2seq_loss, model, STEPS, arm.peak, warmup=STEPS // 10)
     state = loop.init_state(trained(task, arm.upstream, seed, folder), tx, seed)
     known = examples(arm.task, "train")
     batches = image_batches.shuffled_batches(
@@ -117,40 +103,36 @@ def upstream(task: Setup) -> dict[str, UpcyclingArm]:
     return {"none": untrained} | {start: curves[start] for start in ("parent", "dense", "upcycled", "scratch")}
 
 
-def trials(task: Setup) -> dict[str, FineTuning]:
-    """Seven learning rates for every task and start; the starts are the trials of the chosen recipes in text_tuning."""
-    later = {kind: tuning.trial_arm(task, kind, task.recipes[kind]) for kind in ("dense", "upcycled", "scratch")}
-    starts = upstream(task) | later
-    return {
+def tuning() -> Study:
+    """text_downstream_tuning: seven learning rates for every task and start; the starts are the trials of the chosen
+    recipes in text_tuning."""
+    valid = functools.partial(text, "valid")
+    task = valid()
+    later = {kind: trial_arm(task, kind, task.recipe(kind)) for kind in ("dense", "upcycled", "scratch")}
+    arms = {
         f"{name} {start}: peak {peak:g}": FineTuning(name, arm, peak)
         for name in TASKS
-        for start, arm in starts.items()
+        for start, arm in (upstream(task) | later).items()
         for peak in PEAKS
     }
+    run = functools.partial(run_arm, valid, "valid")
+    return study.trials("Which learning rate for which start?", setting(), arms, run)
 
 
-def studies() -> dict[str, study.Study]:
-    """text_downstream_tuning and text_downstream."""
-    setting = f"{STEPS} steps with {BATCH} of {LABELLED} labelled texts, after: {text().setting}"
-    chosen = {
-        f"{name} {start}": FineTuning(name, arm, CHOSEN[name, start])
+def downstream() -> Study:
+    """text_downstream."""
+    arms = {
+        f"{name} {start}": FineTuning(name, arm, best_peak("upcycling", "text_downstream_tuning", f"{name} {start}"))
         for name in TASKS
         for start, arm in upstream(text()).items()
     }
-    valid = functools.partial(text, "valid")
-    tuning = functools.partial(run_arm, valid, "valid")
     question = "Does upcycling's gain carry over to fine-tuning?"
-    return {
-        "text_downstream_tuning": study.Study(
-            "Which learning rate for which start?",
-            setting,
-            trials(valid()),
-            study.nothing,
-            tuning,
-            1,
-            tuning.SEED,
-        ),
-        "text_downstream": study.Study(
-            question, setting, chosen, study.nothing, functools.partial(run_arm, text, "test"), SEEDS
-        ),
-    }
+    return Study(question, setting(), arms, functools.partial(run_arm, text, "test"), seeds=SEEDS)
+
+
+def setting() -> str:
+    """What all arms have in common."""
+    return f"{STEPS} steps with {BATCH} of {LABELLED} labelled texts, after: {text().setting}"
+
+
+STUDIES = {"text_downstream_tuning": tuning, "text_downstream": downstream}

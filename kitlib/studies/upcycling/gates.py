@@ -24,7 +24,6 @@ import pandas as pd
 from kitlib.studies import statistics, tables
 from kitlib.studies.statistics import Verdict
 
-# DOC studies.gates
 NOT_MET = "precondition not met"
 PLATEAU = 0.1  # the largest share of condition 1
 TRIALS = 6  # the smallest number of condition 3
@@ -118,15 +117,8 @@ def judge(curves: pd.DataFrame, ends: Sequence[str], arms: Arms = UPCYCLING) -> 
 
 
 def trial_scores(task: str) -> pd.DataFrame:
-    """A row per trial, from the stored tables: kind, trial, loss (of the validation split, at the end), best of its
-    kind."""
-    rows = []
-    for table in arms_of(task).trials:
-        for label, loss in tables.final(tables.read_table("upcycling", f"{task}_{table}"), "loss").iloc[0].items():
-            kind, _, trial = (f"parent: {label}" if table == "parents" else str(label)).partition(": ")
-            rows.append({"kind": kind, "trial": trial, "loss": float(loss)})
-    found = pd.DataFrame(rows)
-    return found.assign(best=found.index.isin(found.groupby("kind")["loss"].idxmin()))  # the first of equal ones
+    """`tables.trials` of a task, those of its parent first."""
+    return pd.concat([tables.trials("upcycling", f"{task}_{name}") for name in arms_of(task).trials], ignore_index=True)
 
 
 def unfinished(found: pd.DataFrame) -> tuple[str, ...]:
@@ -138,9 +130,3 @@ def unfinished(found: pd.DataFrame) -> tuple[str, ...]:
         if len(rows) < TRIALS or chosen in (rows["peak"].min(), rows["peak"].max()):
             kinds.append(str(kind))
     return tuple(kinds)
-
-
-def best(task: str, kind: str) -> str:
-    """The name of the best trial of a kind."""
-    found = trial_scores(task)
-    return found[(found["kind"] == kind) & found["best"]]["trial"].iloc[0]

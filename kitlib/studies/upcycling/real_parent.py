@@ -19,7 +19,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 
 from kitlib import data, metrics
 from kitlib.configs import E3Config, ViTConfig
@@ -29,10 +28,11 @@ from kitlib.layers.initialize import init_params
 from kitlib.models import dinov2, flops, vit
 from kitlib.models.vit import UpperViT
 from kitlib.studies import study
-from kitlib.training import classification, loop, optim
+from kitlib.studies.study import Study, best_trial
+from kitlib.training import classification, loop
+from kitlib.training.optim import adamw_cosine_step
 from kitlib.upcycling import surgery, to_ensemble
 
-# DOC studies.real_parent
 NAME, FIRST, SIDE = "dinov2-s14", 10, 56  # the first block that is trained, and the pictures' side in pixels
 SPLITS = {"train": ("train", 0, 15_000), "valid": ("train", 15_000, 18_000), "test": ("test", 0, 5_000)}
 STEPS, BATCH, EVALUATIONS, EXPERTS = 400, 64, 5, 8
@@ -155,9 +155,9 @@ def run_arm(arm: RealArm, seed: int, folder: Path, *, split: str = "test") -> li
     arrays, cost = cached_features(folder), relative_cost(arm.config)
     steps = math.ceil(arm.cost * STEPS / cost)
     model = UpperViT(vit.upper_config(arm.config, FIRST))
-    schedule = optim.cosine(arm.peak, steps, warmup=min(50, steps // 4))
-    tx = optim.assemble(optax.scale_by_adam(), schedule, weight_decay=0.01, clip_norm=1.0)
-    step = loop.make_step(classification.classification_loss(model), tx)
+    tx, step = adamw_cosine_step(
+        classification.classification_loss, model, steps, arm.peak, warmup=min(50, steps // 4), weight_decay=0.01
+    )
     state, rows = loop.init_state(start(arm, seed), tx, seed), []
     rng, every = np.random.default_rng([seed, 2]), max(1, round(STEPS / EVALUATIONS / cost))
     for t in range(steps + 1):
@@ -185,15 +185,7 @@ def _measured(model, params, arrays: dict[str, np.ndarray], split: str) -> dict[
 # ---------------------------------------------------------------------------------------------- the studies
 
 PEAKS = (1e-4, 3e-4, 1e-3)
-# Chosen by the trials of real_tuning; a test compares.
-RECIPES = {
-    "dense": RealArm("dense", math.sqrt(3) * 1e-4),
-    "upcycled": RealArm("upcycled", 3e-4, 1.0, False),
-    "top-1": RealArm("top-1", math.sqrt(3) * 1e-4),
-    "E3": RealArm("E3", 3e-4),
-    "new dense": RealArm("new dense", 1e-3),
-    "new mixture": RealArm("new mixture", 1e-3, 1.0, False),
-}
+KINDS = ("dense", "upcycled", "top-1", "E3", "new dense", "new mixture")
 # Tried in addition: a larger C for upcycling, since C = 1 leaves tokens without any expert at the start, and what lies
 # beyond a best one at an end of its range.
 MORE = {
@@ -206,7 +198,7 @@ def trials() -> dict[str, dict[str, RealArm]]:
     """By kind: six recipes or more. Kinds with one choice less than others try twice as many learning rates."""
     fine = sorted({*PEAKS, *(math.sqrt(3) * peak for peak in PEAKS)})
     found = {}
-    for kind in RECIPES:
+    for kind in KINDS:
         if kind in ("upcycled", "new mixture"):
             arms = {
                 f"peak {p:.2g}, {'renormalised' if r else 'raw'}": RealArm(kind, p, 1.0, r)
@@ -219,14 +211,19 @@ def trials() -> dict[str, dict[str, RealArm]]:
     return found
 
 
-def studies() -> dict[str, study.Study]:
-    """real_tuning and real_curves."""
-    tried = {f"{kind}: {name}": arm for kind, arms in trials().items() for name, arm in arms.items()}
-    run_valid = functools.partial(run_arm, split="valid")
-    tuning = study.Study("Which recipe for which kind?", setting(), tried, prepare, run_valid, 1, 100)
-    longer = {"dense, twice as long": dataclasses.replace(RECIPES["dense"], cost=2.0)}
+def tuning() -> Study:
+    """real_tuning."""
+    arms = {f"{kind}: {name}": arm for kind, tried in trials().items() for name, arm in tried.items()}
+    run = functools.partial(run_arm, split="valid")
+    return study.trials("Which recipe for which kind?", setting(), arms, run, prepare)
+
+
+def curves() -> Study:
+    """real_curves."""
+    arms = {kind: tried[best_trial("upcycling", "real_tuning", kind)] for kind, tried in trials().items()}
+    arms |= {"dense, twice as long": dataclasses.replace(arms["dense"], cost=2.0)}
     question = "A real parent: dense fine-tuning, upcycled, as an E3, and without its last blocks."
-    return {
-        "real_tuning": tuning,
-        "real_curves": study.Study(question, setting(), RECIPES | longer, prepare, run_arm, SEEDS),
-    }
+    return Study(question, setting(), arms, run_arm, prepare, SEEDS)
+
+
+STUDIES = {"real_tuning": tuning, "real_curves": curves}

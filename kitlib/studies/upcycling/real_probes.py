@@ -6,7 +6,6 @@ The features of a picture are its class token beside the mean of its 16 patches,
 pictures that the probes are fitted to; nothing else is random.
 """
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -18,20 +17,12 @@ from kitlib.data import download, files
 from kitlib.metrics import fewshot
 from kitlib.models import dinov2
 from kitlib.models.vit import ViT
-from kitlib.studies import study
+from kitlib.studies.study import Study, kept
 from kitlib.studies.upcycling.real_parent import NAME, SIDE, enlarged, pictures
 from kitlib.training import classification
 
-# DOC studies.real_probes
 SIZES = {"train": 5_000, "valid": 1_000, "test": 2_000}  # of what `real_parent.SPLITS` has
 PROBED, SHOTS, L2 = 2_000, (1, 5, 10), (1.0, 10.0, 100.0, 1000.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeArm:
-    """Where the features are taken: after a block, counted from 0, or "pixels"."""
-
-    source: str
 
 
 def setting() -> str:
@@ -66,7 +57,7 @@ def features_file(folder: Path) -> Path:
 @functools.cache  # one process makes many runs
 def cached_features(folder: Path) -> dict[str, np.ndarray]:
     """`features`, from `folder` if they are there: a minute, 200 MB."""
-    return study.kept(features_file(folder), features)
+    return kept(features_file(folder), features)
 
 
 def prepare(seed: int, folder: Path) -> None:
@@ -74,13 +65,14 @@ def prepare(seed: int, folder: Path) -> None:
     cached_features(folder)
 
 
-def run_arm(arm: ProbeArm, seed: int, folder: Path) -> list[dict]:
+def run_arm(source: str, seed: int, folder: Path) -> list[dict]:
     """One row: the accuracy of a probe fitted to 2,000 pictures, and with 1, 5 and 10 pictures per class.
 
+    source: where the features are taken, "pixels" or "block00" (after the first block) and so on.
     The weight decay of the first is the best of four on the validation split; the others have 1, as in notebook 11.
     """
     arrays = cached_features(folder)
-    x, y = ({split: arrays[f"{split}_{what}"] for split in SIZES} for what in (arm.source, "labels"))
+    x, y = ({split: arrays[f"{split}_{what}"] for split in SIZES} for what in (source, "labels"))
 
     def score(rows: np.ndarray, l2: float, split: str) -> float:
         probe = fewshot.fit_probe(x["train"][rows], y["train"][rows], l2=l2)
@@ -92,8 +84,11 @@ def run_arm(arm: ProbeArm, seed: int, folder: Path) -> list[dict]:
     return [{"accuracy": score(many, best, "test"), "l2": best, **few}]
 
 
-def studies() -> dict[str, study.Study]:
+def probes() -> Study:
     """real_probes."""
-    arms = {"pixels": ProbeArm("pixels")} | {f"block {i + 1}": ProbeArm(f"block{i:02d}") for i in range(12)}
+    arms = {"pixels": "pixels"} | {f"block {i + 1}": f"block{i:02d}" for i in range(12)}
     question = "What does a real parent know about classes, block by block?"
-    return {"real_probes": study.Study(question, setting(), arms, prepare, run_arm)}
+    return Study(question, setting(), arms, run_arm, prepare)
+
+
+STUDIES = {"real_probes": probes}

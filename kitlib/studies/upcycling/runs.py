@@ -19,12 +19,12 @@ import optax
 
 from kitlib.configs import T5Config, ViTConfig
 from kitlib.data import files
-from kitlib.studies.upcycling.setups import Recipe, Setup
+from kitlib.studies.upcycling.recipes import Recipe
+from kitlib.studies.upcycling.setups import Setup
 from kitlib.training import loop
 from kitlib.upcycling import optimizer_state, surgery
 from kitlib.upcycling.surgery import COPIES, ExpertInit
 
-# DOC studies.upcycling_runs
 AVERAGE = 0.02  # weight of the newest parameters in the running average that is evaluated
 EVALUATIONS = 10  # per as many steps as the parent's training has
 SHARES = (0.25, 0.5, 0.75, 1.0)  # fractions of the parent's training at which it is saved
@@ -55,7 +55,7 @@ def prepare_parent(task: Callable[[], Setup], seed: int, folder: Path) -> None:
     rows, done = [{"step": 0, **task.evaluate(model, average)}], 0
     for share in SHARES:
         steps = round(share * task.parent_steps)
-        state, average, new = _train(task, task.dense, task.recipes["parent"], state, average, batches, steps)
+        state, average, new = _train(task, task.dense, task.recipe("parent"), state, average, batches, steps)
         rows, done = rows + [row for row in new if row["step"] > done], steps
         _save(_parent_path(task, folder, seed, share), (state, average), batches, rows)
 

@@ -1,7 +1,9 @@
-"""The tasks of upcycling whose recipes are tuned (`upcycling_tuning`): recall of names and span corruption of bytes by
-a T5, and things in pictures, named by a ViT. Whether upcycling can be judged on them their gates say (`gates`).
+"""The tasks of upcycling: what a study needs to know of each, `Setup`, and five of them, small enough for two CPU cores.
 
-Used by `studies.upcycling.ablations`; recall is built in notebook 08.
+`vision` and `language` are for runs of a minute, in notebooks 07 and 08: they have too much data to memorise, as images
+are cropped at random and texts get new noise. Studies have tasks with tuned recipes (`recipes`): `recall` of names and
+missing bytes (`text`) by a T5, and `pictures` of objects, named by a ViT. Whether upcycling can be judged on them their
+gates say (`gates`).
 """
 
 import dataclasses
@@ -15,68 +17,16 @@ import optax
 
 from kitlib import configs, data, metrics
 from kitlib.configs import T5Config, ViTConfig
-from kitlib.configs.arguments import one_of
 from kitlib.data import denoise, image_batches, keyed_rng, texts, tokenizer
-from kitlib.data import texts as recall_data
 from kitlib.ensembles import uncertainty
 from kitlib.models import flops, t5
 from kitlib.models.vit import ViT
+from kitlib.studies.upcycling.recipes import Recipe, chosen, schedule
 from kitlib.synthetic import named_pictures
 from kitlib.training import classification, optim
 from kitlib.upcycling import surgery
 
-# DOC studies.upcycling_recipes
-# | """Training recipes of the upcycling studies: learning rate, the optimiser's moments, combine weights.
-# |
-# | A reciprocal square root schedule has no end, so any run can be continued from any step. At a parent's end the rate is
-# | at about 30 % of its peak, as in the paper. Every kind of arm has a recipe of its own, chosen by the same number of
-# | trials (`studies.upcycling.tuning`).
-# | """
-WARMUP, TIMESCALE = 100, 400  # steps
-TOP_1 = {"capacity": 1.0, "renormalize": False, "router": "top_k"}  # fields of a recipe in which tokens choose
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What is chosen for a kind of arm."""
-
-    peak: float  # of the learning rate
-    moments: str = "resume"  # of the optimiser, at a parent's end; or "restart": new ones, while the schedule goes on
-    capacity: float | None = None  # C, experts per token, or K of token choice; None: the setup's
-    renormalize: bool | None = None  # whether the weights of a token's experts sum to 1; None: the setup's
-    cooldown: int = 0  # the last steps of the arm, in which the rate falls to 0
-    # "top_k": tokens choose, with room for 1.5 times as many as on average; None: the setup's router. (An arm's
-    # configuration shows it, so its name does not.)
-    router: str | None = dataclasses.field(default=None, repr=False)
-
-    def __post_init__(self):
-        one_of("treatment of moments", self.moments, ("resume", "restart"))
-        if self.router is not None:
-            one_of("router of a recipe", self.router, ("top_k",))
-
-    @property
-    def experts(self) -> dict:
-        """The fields of MoEConfig that the recipe sets."""
-        fields = {"capacity_factor": self.capacity, "renormalize": self.renormalize}
-        if self.router == "top_k":
-            fields |= {"router": "top_k", "num_selected": int(self.capacity or 1), "capacity_factor": 1.5}
-        return {name: value for name, value in fields.items() if value is not None}
-
-
-def schedule(peak: float, *, cooldown: int = 0, end: int = 10**6) -> optax.Schedule:
-    """100 steps of warm-up to `peak`, then a reciprocal square root; the last `cooldown` steps before `end` go to 0."""
-    return optim.rsqrt(peak, end, warmup=WARMUP, cooldown=cooldown, timescale=TIMESCALE)
-
-
-# DOC studies.upcycling_setups
-# | """What a study of upcycling needs to know of its task, `Setup`, and two tasks for runs of a minute: a ViT on
-# | Fashion-MNIST and a T5 on WordNet's glosses. Those of the studies, whose recipes are tuned, are in `upcycling_tasks`.
-# |
-# | All models are small enough for two CPU cores. These two have too much data to memorise: images are cropped at random,
-# | texts get new noise.
-# |
-# | Used by `studies.upcycling.setups` and by notebooks 07 and 08.
-# | """
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, so that it can be the key of a cache
 class Setup:
     """Everything that differs between the studies of one task and another."""
@@ -86,7 +36,7 @@ class Setup:
     parent_steps: int
     optimizer: str  # a description of transform
     transform: Callable[[optax.Schedule], optax.GradientTransformation]  # the optimiser, but for the learning rate
-    recipes: dict[str, Recipe]  # by the start of an arm, one of KINDS
+    recipe: Callable[[str], Recipe]  # by the kind of an arm: "parent", "dense", "upcycled", "scratch", "deeper", "E3"
     top_k: dict  # further fields of MoEConfig for a token-choice router
     sparse: Callable  # (dense, **fields of MoEConfig) -> configuration: the paper's recipe at kit scale
     model: Callable  # configuration -> Linen module
@@ -98,13 +48,13 @@ class Setup:
 
     @property
     def setting(self) -> str:
-        peak = f"{self.optimizer}, peak {self.recipes['parent'].peak:g}, rsqrt"
+        peak = f"{self.optimizer}, peak {self.recipe('parent').peak:g}, rsqrt"
         return f"{self.name}: {self.dense}, parent {self.parent_steps} steps, {peak}"
 
     @property
     def tx(self) -> optax.GradientTransformation:
-        """The parent's optimiser. The states of all optimisers of a setup have one structure."""
-        return self.optimizer_for(self.recipes["parent"])
+        """An optimiser, for the structure of its state: all those of a setup have the same."""
+        return self.optimizer_for(Recipe(1.0))
 
     def optimizer_for(self, recipe: Recipe, end: int | None = None) -> optax.GradientTransformation:
         """The optimiser of an arm; end: its last step, for a recipe with a cool-down."""
@@ -113,9 +63,6 @@ class Setup:
     def relative_cost(self, config) -> float:
         """FLOPs of a model, per example, over those of the dense one."""
         return self.forward_flops(config) / self.forward_flops(self.dense)
-
-
-KINDS = ("parent", "dense", "upcycled", "scratch", "deeper")
 
 
 @functools.cache
@@ -139,7 +86,7 @@ def vision(num_test: int = 5000) -> Setup:
         parent_steps=800,
         optimizer="AdamW",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, weight_decay=0.1, clip_norm=1.0),
-        recipes=dict.fromkeys(KINDS, Recipe(2e-3)),
+        recipe=lambda kind: Recipe(2e-3),
         top_k={},
         # In training, one batch of 128 images with 16 tokens each is one group; the test set has the same groups.
         sparse=lambda dense, **fields: surgery.vision_recipe(dense, **{"num_experts": 8, "group_size": 2048} | fields),
@@ -174,7 +121,7 @@ def language(num_test: int = 896) -> Setup:
         parent_steps=1600,
         optimizer="Adafactor",
         transform=lambda rate: optim.assemble(optim.scale_by_adafactor(), rate),
-        recipes=dict.fromkeys(KINDS, Recipe(0.05)),
+        recipe=lambda kind: Recipe(0.05),
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},  # as in the decoder: no noise
         sparse=lambda dense, **fields: surgery.language_recipe(dense, **{"num_experts": 8} | fields),
         model=t5.T5,
@@ -222,16 +169,7 @@ def t5_scores(model, words=None) -> Callable:
     return jax.jit(scores)
 
 
-# DOC studies.upcycling_tasks
-# Chosen by the trials of `upcycling_tuning`, whose tables say how (data/results/upcycling_recall_parents.csv and
-# ..._tuning.csv; a test compares).
-RECALL_RECIPES = {
-    "parent": Recipe(0.016),
-    "dense": Recipe(0.008),
-    "upcycled": Recipe(0.016, "restart", capacity=2.0, renormalize=False),
-    "scratch": Recipe(0.008, capacity=2.0, renormalize=True),
-    "deeper": Recipe(0.016, "restart"),
-}
+# ---------------------------------------------------------------------------------------------- with tuned recipes
 
 
 @functools.cache
@@ -241,8 +179,8 @@ def recall(split: str = "test") -> Setup:
     split: of what is taught, the 4,096 facts on which models are compared ("test"), or 4,096 others, by which recipes
     are chosen ("valid"). Measured are loss per letter and exact recall, and both on facts that were never taught.
     """
-    taught, words = recall_data.facts("taught"), recall_data.vocabulary()
-    asked = {"": taught[:4096] if split == "test" else taught[4096:8192], "held_out_": recall_data.facts("held_out")}
+    taught, words = texts.facts("taught"), texts.vocabulary()
+    asked = {"": taught[:4096] if split == "test" else taught[4096:8192], "held_out_": texts.facts("held_out")}
 
     def evaluate(model, params):
         row = {}
@@ -253,19 +191,11 @@ def recall(split: str = "test") -> Setup:
         return row
 
     return _tuned_t5(
-        "T5, recall of names in 35 languages", words.size, 32, 4, 4000, 256, RECALL_RECIPES, evaluate,
-        lambda seed: recall_data.batches(taught, 256, seed=seed), (taught.inputs.shape[1], taught.targets.shape[1]),
+        "T5, recall of names in 35 languages", words.size, 32, 4, 4000, 256, "recall", evaluate,
+        lambda seed: texts.batches(taught, 256, seed=seed), (taught.inputs.shape[1], taught.targets.shape[1]),
     )  # fmt: skip
 
 
-# As for recall; ..._text_parents.csv and ..._text_tuning.csv.
-TEXT_RECIPES = {
-    "parent": Recipe(0.016),
-    "dense": Recipe(0.008, "restart"),
-    "upcycled": Recipe(0.016, "restart", capacity=2.0, renormalize=True),
-    "scratch": Recipe(0.016, capacity=2.0, renormalize=True),
-    "deeper": Recipe(0.016, "restart"),
-}
 # Windows of 36 bytes, the second half of which is one missing span: UL2's S, a language model with a prefix. (With
 # spans of a word, 15 % of the text, a T5 of this size has not learned after 2,400 steps to use what surrounds them: 2.5
 # nats a byte.)
@@ -323,13 +253,14 @@ def text(split: str = "test") -> Setup:
 
     return _tuned_t5(
         "T5, one missing span of bytes, glosses and messages in 96 languages", words.vocab_size, 32, 2, 3000, 128,
-        TEXT_RECIPES, evaluate, lambda seed: denoise.batches(taught(), words, 128, seed=seed, **length),
+        "text", evaluate, lambda seed: denoise.batches(taught(), words, 128, seed=seed, **length),
         (20, denoise.Recipe(words, 20, (SPANS,)).targets_length),
     )  # fmt: skip
 
 
-def _tuned_t5(name, vocab_size, width, heads, steps, batch_size, recipes, evaluate, batches, lengths) -> Setup:
-    """A T5 of 2 + 2 layers with experts in the second of both; lengths: of inputs and targets, to count FLOPs."""
+def _tuned_t5(name, vocab_size, width, heads, steps, batch_size, task, evaluate, batches, lengths) -> Setup:
+    """A T5 of 2 + 2 layers with experts in the second of both; task: whose recipes; lengths: of inputs and targets, to
+    count FLOPs."""
     sizes = {"width": width, "mlp_dim": 4 * width, "num_encoder_layers": 2, "num_decoder_layers": 2}
     return Setup(
         name=name,
@@ -337,7 +268,7 @@ def _tuned_t5(name, vocab_size, width, heads, steps, batch_size, recipes, evalua
         parent_steps=steps,
         optimizer=f"Adam, batches of {batch_size}",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
-        recipes=recipes,
+        recipe=functools.partial(chosen, task),
         top_k={"importance_weight": 0.0, "load_weight": 0.0, "balance_weight": 0.01},
         sparse=_sparse_t5,
         model=t5.T5,
@@ -356,29 +287,14 @@ def _sparse_t5(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **
     return config.replace(decoder_moe=config.decoder_moe.replace(num_selected=max(1, int(capacity_factor))))
 
 
-# As for recall; ..._pictures_parents.csv and ..._pictures_tuning.csv. By width; at the others only E3 is asked about.
-PICTURES_RECIPES = {
-    16: {
-        "parent": Recipe(0.011),
-        "dense": Recipe(0.022, "restart"),
-        "upcycled": Recipe(0.044, "restart", capacity=2.0, renormalize=False),
-        "scratch": Recipe(0.011, **TOP_1),
-        "deeper": Recipe(0.022),
-        "E3": Recipe(0.022, **TOP_1),
-    },
-    8: {"parent": Recipe(0.016), "dense": Recipe(0.032, "restart"), "scratch": Recipe(0.016, **TOP_1)},
-    32: {"parent": Recipe(0.008), "dense": Recipe(0.008), "scratch": Recipe(0.008, **TOP_1)},
-}
-
-
 @functools.cache
 def pictures(split: str = "test", width: int = 16) -> Setup:
-    """A ViT of 4 blocks sees a thing and a language and says what the thing's name begins with; experts in the last two
+    """A ViT of 4 blocks sees an object and a language and says what the object's name begins with; experts in the last two
     blocks.
 
     split: of what is taught, the 4,096 questions on which models are compared ("test"), or 4,096 others, by which
-    recipes are chosen ("valid"), in new pictures. Measured are loss and accuracy, and both on pairs of thing and
-    language that were never taught, and on things that were never seen.
+    recipes are chosen ("valid"), in new pictures. Measured are loss and accuracy, and both on pairs of object
+    and language that were never taught, and on objects that were never seen.
     """
     taught = named_pictures.questions("taught")
 
@@ -409,7 +325,7 @@ def pictures(split: str = "test", width: int = 16) -> Setup:
         parent_steps=6000,
         optimizer="Adam, batches of 256",
         transform=lambda rate: optim.assemble(optax.scale_by_adam(), rate, clip_norm=1.0),
-        recipes=PICTURES_RECIPES[width],
+        recipe=functools.partial(chosen, "pictures" if width == 16 else f"pictures{width}"),
         top_k={},
         sparse=_sparse_vit,
         model=ViT,

@@ -3,7 +3,7 @@
 import pytest
 
 from kitlib.studies.upcycling import setups
-from kitlib.studies.upcycling.ablations import COST, ablations, headline, placed
+from kitlib.studies.upcycling.ablations import COST, TOPICS, ablations, headline, placed
 from kitlib.upcycling import surgery
 
 TASKS = [setups.recall, setups.text, setups.pictures]
@@ -25,8 +25,9 @@ def test_the_tuned_default_is_in_every_study_of_upcycling(setup):
     """So that each choice is compared with it; arms that are equal share their runs."""
     task = setup()
     studies = ablations(task)
+    assert tuple(studies) == TOPICS
     default = studies["init"][1]["copies"]
-    recipe = task.recipes["upcycled"]
+    recipe = task.recipe("upcycled")
     c, kind = f"C={recipe.capacity:.0f}", "renormalized" if recipe.renormalize else "raw"
     here = {
         "experts": "E=16", "capacity": c, "blocks": "last 2" if setup is setups.pictures else "last",

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 
 from kitlib.models import flops
-from kitlib.studies import tables
 from kitlib.studies.palix import runs, sizes
-from kitlib.studies.palix.sizes import CHOSEN, CHOSEN_TOWERS, PEAKS, STEPS, TASKS, TOWER_PEAKS, TOWER_STEPS, arm
-
-STUDIES = sizes.studies()
+from kitlib.studies.palix.sizes import STEPS, TASKS, TOWER_STEPS, WIDTHS, arm
 
 
 def spent(one) -> tuple[float, float]:
@@ -21,8 +18,10 @@ def spent(one) -> tuple[float, float]:
 
 
 def test_all_nine_models_may_spend_the_same():
-    arms = STUDIES["sizes"].arms
-    assert len(arms) == 9 and {(one.tower.width, one.text_width) for one in arms.values()} == set(CHOSEN)
+    arms = sizes.sizes().arms
+    assert len(arms) == 9 and {(one.tower.width, one.text_width) for one in arms.values()} == {
+        (a, b) for a in WIDTHS for b in WIDTHS
+    }
     costs = np.array([spent(one) for one in arms.values()])
     np.testing.assert_allclose(costs / costs[4], 1.0, atol=0.001)
     middle = arms["tower 64, text 64"]
@@ -39,15 +38,6 @@ def test_the_flops_of_an_example_by_hand():
     decoder = 2 * (m * (6 * d * d + 3 * d * 64) + n * 2 * d * d + 2 * m * m * d + 2 * m * n * d)
     text = encoder + decoder + m * d * config.text.vocab_size
     assert sizes.example_flops(config, phase) == 2 * tower + 6 * (64 * 64 * d + text)
-
-
-@pytest.mark.parametrize(
-    ("table", "chosen", "tried"), [("sizes_towers_tuning", CHOSEN_TOWERS, TOWER_PEAKS), ("sizes_tuning", CHOSEN, PEAKS)]
-)
-def test_the_chosen_rates_are_the_best_of_the_stored_trials_and_at_no_edge(table, chosen, tried):
-    losses = tables.final(tables.read_table("palix", table), "loss").iloc[0].to_numpy()
-    best = np.array(tried)[losses.reshape(len(chosen), len(tried)).argmin(axis=1)]
-    assert best.tolist() == list(chosen.values()) and min(tried) < min(best) and max(best) < max(tried)
 
 
 def test_a_trial_and_a_run(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from kitlib.studies.ensembles import naming
 from kitlib.studies.upcycling import ablations, runs, setups
 from kitlib.training import classification
 
-KINDS = naming.kinds()
+KINDS = naming.tuned(naming.kinds())
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])
@@ -27,7 +27,7 @@ def test_what_is_fine_tuned_was_pre_trained_as_the_curves_say(split, monkeypatch
     if split == "test":
         assert found[:4] == [curves["dense"], curves["scratch"], curves["upcycled"], curves["scratch"]]
     assert [arm.config for arm in found[:4]] == [curves[k].config for k in ("dense", "scratch", "upcycled", "scratch")]
-    assert found[4].config == KINDS["E3 M=2"].config and found[4].recipe == task.recipes["E3"]
+    assert found[4].config == KINDS["E3 M=2"].config and found[4].recipe == task.recipe("E3")
     cost = found[4].steps * task.relative_cost(found[4].config) / task.parent_steps
     assert cost == pytest.approx(2 if split == "test" else 1, rel=1e-3)
     params = {"any": 1}

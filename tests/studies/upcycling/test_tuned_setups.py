@@ -88,7 +88,7 @@ def test_pictures_for_a_model_that_knows_nothing():
 def test_an_e3_is_scored_by_its_members_mean(monkeypatch):
     """Two members, sure of two letters, one of them right: the mean gives each a half, and the loss is log 2."""
     one = setups.pictures("valid")
-    config = one.sparse(one.dense, **one.recipes["E3"].experts).replace(e3=E3Config(2))
+    config = one.sparse(one.dense, **one.recipe("E3").experts).replace(e3=E3Config(2))
     labels = named_pictures.questions("taught")[4096:8192].labels
 
     def sure(model, params, images, batch_size):

@@ -58,7 +58,7 @@ def test_starts_are_the_ends_of_the_curves():
     costs = {name: arm.steps * task.relative_cost(arm.config) / task.parent_steps for name, arm in starts.items()}
     expected = {"none": 0, "parent": 1, "dense": 1, "upcycled": 1, "scratch": 2}
     assert costs == pytest.approx(expected, abs=2e-3) and costs.keys() == expected.keys()
-    tried = fine_tuning.trials(task)
+    tried = fine_tuning.tuning().arms
     assert len(tried) == 2 * 5 * 7
     for name, arm in tried.items():
         start = name.split()[1].rstrip(":")
@@ -70,7 +70,7 @@ def test_fine_tuning_starts_from_the_end_of_its_arm_and_learns(tmp_path, monkeyp
     """With a rate of 0 labels are as good as the start writes them; with a real one the loss falls. Twice the same."""
     monkeypatch.setattr(fine_tuning, "STEPS", 20)
     one = setups.text("valid")
-    quick = dataclasses.replace(one, parent_steps=4, name="short", recipes=dict.fromkeys(one.recipes, RATE))
+    quick = dataclasses.replace(one, parent_steps=4, name="short", recipe=lambda kind: RATE)
     sparse = quick.sparse(quick.dense, num_experts=2, capacity_factor=1.0)
     upstream = UpcyclingArm(sparse, "upcycled", 2, RATE)
 

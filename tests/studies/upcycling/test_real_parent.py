@@ -12,7 +12,7 @@ from kitlib import configs, data
 from kitlib.data import download
 from kitlib.models import dinov2, vit
 from kitlib.models.vit import UpperViT, ViT
-from kitlib.studies.upcycling import gates, real_parent
+from kitlib.studies.upcycling import real_parent
 from kitlib.studies.upcycling.real_parent import RealArm
 from kitlib.upcycling import surgery
 
@@ -79,14 +79,14 @@ def test_step_0(parent, tmp_path):
     assert np.abs(logits_of(RealArm("upcycled", 1e-3), tokens) - dense).max() > 1e-4
     assert logits_of(RealArm("E3", 1e-3), tokens).shape == (2, 8, 10)
     assert not logits_of(RealArm("new mixture", 1e-3), tokens).any()  # a zero head
-    for kind in real_parent.RECIPES:
+    for kind in real_parent.KINDS:
         layers = surgery.moe_layers(RealArm(kind, 1e-3).config)
         assert list(layers) == ([] if "dense" in kind else [f"Transformer/encoderblock_{i}" for i in (10, 11)])
 
 
 @pytest.mark.parametrize("kind", ["dense", "upcycled", "E3", "new mixture"])
 def test_rows_end_at_their_cost(kind, parent, tmp_path):
-    arm = dataclasses.replace(real_parent.RECIPES[kind], peak=1e-2)
+    arm = dataclasses.replace(real_parent.curves().arms[kind], peak=1e-2)
     rows = real_parent.run_arm(arm, 0, tmp_path, split="valid")
     assert rows[0]["extra_steps"] == 0 and rows[-1]["extra_cost"] >= 1.0
     assert all(np.isfinite(list(row.values())).all() for row in rows)
@@ -96,18 +96,10 @@ def test_rows_end_at_their_cost(kind, parent, tmp_path):
 
 def test_costs():
     """C = 1 costs what the dense blocks cost, and the router; an E3 of two members costs more than its V-MoE."""
-    cost = {kind: real_parent.relative_cost(arm.config) for kind, arm in real_parent.RECIPES.items()}
+    cost = {
+        kind: real_parent.relative_cost(arm.config) for kind, arm in real_parent.curves().arms.items() if arm.cost == 1
+    }
     assert cost["dense"] == 1.0 and 1.0 < cost["upcycled"] < 1.01
     assert cost["E3"] > 1.2 * cost["top-1"]
     twice = real_parent.relative_cost(RealArm("upcycled", 1e-3, capacity=2.0).config)
     assert twice == pytest.approx(1.0 + 2 * 384 * 1536 / (4 * 384**2 + 2 * 384 * 1536 + 2 * 17 * 384), rel=0.01)
-
-
-def test_the_frozen_recipes_are_the_best_trials():
-    scores = gates.trial_scores("real")
-    assert gates.unfinished(scores) == () and scores.groupby("kind")["best"].sum().eq(1).all()
-    trials = real_parent.trials()
-    assert set(scores["kind"]) == set(trials) == set(real_parent.RECIPES)
-    for kind, recipe in real_parent.RECIPES.items():
-        assert set(scores[scores["kind"] == kind]["trial"]) == set(trials[kind])
-        assert trials[kind][gates.best("real", kind)] == recipe, kind

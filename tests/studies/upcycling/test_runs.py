@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kitlib.studies.upcycling import runs, setups
+from kitlib.studies.upcycling.recipes import Recipe
 from kitlib.studies.upcycling.runs import UpcyclingArm
-from kitlib.studies.upcycling.setups import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +20,8 @@ def short(task):
     """The same setup with a parent of four steps and two layers per stack, evaluated on few examples."""
     task = task() if task in (setups.recall, setups.pictures) else task(num_test=128)
     layers = {name: 2 for name in LAYERS if hasattr(task.dense, name)}
-    recipes = dict.fromkeys(task.recipes, RATE)
     dense = task.dense.replace(**layers)
-    return dataclasses.replace(task, parent_steps=4, dense=dense, name=f"short {task.name}", recipes=recipes)
+    return dataclasses.replace(task, parent_steps=4, dense=dense, name=f"short {task.name}", recipe=lambda kind: RATE)
 
 
 TASKS = [setups.vision, setups.language, setups.recall, setups.pictures]

@@ -16,7 +16,8 @@ PHASES = {phase for _, arms in questions().values() for arm in arms.values() for
 def test_studies_share_a_run_only_if_they_measure_the_same():
     """A run is stored under its setting, arm and seed alone, so another measure needs another setting."""
     measures = {}
-    for study in runner.studies_of("palix").values():
+    for make in runner.studies_of("palix").values():
+        study = make()
         for arm in study.arms:
             for seed in runner.seeds_of(study):
                 file = runner.run_file("palix", study, arm, seed).name

@@ -5,7 +5,6 @@ import pytest
 
 from kitlib.data import files
 from kitlib.studies.upcycling import real_probes
-from kitlib.studies.upcycling.real_probes import ProbeArm
 
 
 @pytest.fixture
@@ -23,15 +22,15 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_probes_of_features_that_know_everything_and_nothing(folder, monkeypatch):
-    (row,) = real_probes.run_arm(ProbeArm("block01"), 0, folder)
+    (row,) = real_probes.run_arm("block01", 0, folder)
     assert row | {"l2": 1.0} == dict.fromkeys(("accuracy", "shots_1", "shots_5", "shots_10", "l2"), 1.0)
-    (row,) = real_probes.run_arm(ProbeArm("pixels"), 0, folder)
+    (row,) = real_probes.run_arm("pixels", 0, folder)
     assert all(row[name] < 0.3 for name in ("accuracy", "shots_1", "shots_5", "shots_10"))
     assert row["l2"] in real_probes.L2
-    rows = [real_probes.run_arm(ProbeArm("pixels"), seed, folder)[0] for seed in (0, 1)]
+    rows = [real_probes.run_arm("pixels", seed, folder)[0] for seed in (0, 1)]
     assert rows[0] == row != rows[1]  # other pictures
     # The decay is chosen on the validation split alone: whatever the test labels are, it is the same.
     arrays = files.read_arrays(real_probes.features_file(folder))
     turned = arrays | {"test_labels": arrays["test_labels"][::-1]}
     monkeypatch.setattr(real_probes, "cached_features", lambda folder: turned)
-    assert real_probes.run_arm(ProbeArm("pixels"), 0, folder)[0]["l2"] == row["l2"]
+    assert real_probes.run_arm("pixels", 0, folder)[0]["l2"] == row["l2"]

@@ -1,4 +1,4 @@
-"""kitlib.studies.ensembles.from_scratch: training runs are shared, costs are counted, and an arm is trained once and measured."""
+"""kitlib.studies.ensembles.from_scratch: runs are shared, costs counted, an arm is trained once and measured."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from kitlib.studies.ensembles import from_scratch
 
 pytestmark = pytest.mark.slow
 
-METHODS = from_scratch.questions()["methods"][1]
+METHODS = from_scratch.methods().arms
 
 
 def test_a_deep_ensemble_uses_the_training_runs_of_single_models(tmp_path):

@@ -6,17 +6,18 @@ from kitlib.models import flops
 from kitlib.studies.ensembles import naming
 from kitlib.upcycling import surgery
 
-ARMS = naming.sizes_studies()["naming_sizes"].arms
+ARMS = naming.naming_sizes().arms
+KINDS = ("ViT", "V-MoE", "E3 M=2")
 
 
 def test_widths_differ_in_nothing_else():
-    for kind in naming.KINDS:
+    for kind in KINDS:
         configs = [ARMS[f"{kind}, width {width}"].config for width in (8, 16, 32)]
         assert [config.width for config in configs] == [8, 16, 32]
         assert [(config.mlp_dim, config.num_heads) for config in configs] == [(32, 1), (64, 2), (128, 4)]
         same = [config.replace(width=16, mlp_dim=64, num_heads=2) for config in configs]
         assert same[0] == same[1] == same[2]
-    assert all(ARMS[f"{kind}, width 16"] == naming.kinds()[kind] for kind in naming.KINDS)
+    assert all(ARMS[f"{kind}, width 16"] == naming.naming().arms[kind] for kind in KINDS)
 
 
 @pytest.mark.parametrize("width", [8, 16, 32])

@@ -1,16 +1,13 @@
-"""kitlib.studies.upcycling.ablations: more parameters at the same FLOPs, as often shown; recipes from trials."""
+"""kitlib.studies.upcycling.recall_memory: more parameters at the same FLOPs, as often shown."""
 
 import jax
-import pytest
 
 from kitlib.configs import T5Config
-from kitlib.studies import tables
-from kitlib.studies.upcycling import ablations, gates, setups
+from kitlib.studies.upcycling import recall_memory, setups
 from kitlib.upcycling import surgery
 
 TASK = setups.recall()
-STUDIES = ablations.memory_studies()
-ARMS = STUDIES["recall_memory"].arms
+ARMS = recall_memory.memory().arms
 
 
 def parameters(config: T5Config) -> int:
@@ -26,23 +23,13 @@ def test_experts_add_parameters_and_no_flops_but_the_routers():
     """An expert is an MLP without biases: a gate, an input and an output of 32 x 128 (three matrices, 12,288), and a
     column of the router, 32. A token pays for one expert and for the router's column: 2 x 32 of the FLOPs."""
     mlp = 3 * 32 * 128
-    for n in ablations.MEMORY_EXPERTS:
+    for n in recall_memory.EXPERTS:
         config = ARMS[f"E={n}"].config
         assert {moe.num_experts for moe in surgery.moe_layers(config).values()} == {n}
         assert parameters(config) - parameters(TASK.dense) == 2 * ((n - 1) * mlp + 32 * n)
         assert 1.0 < TASK.relative_cost(config) < 1.05
         assert config.moe.capacity_factor == 1.0 and config.decoder_moe.num_selected == 1
-    for times in ablations.WIDER:
+    for times in recall_memory.WIDER:
         config = ARMS[f"{times} F"].config
         assert parameters(config) - parameters(TASK.dense) == 4 * (times - 1) * mlp
         assert TASK.relative_cost(config) > 1.5
-
-
-@pytest.mark.parametrize("kind", ["mixture", "wider"])
-def test_the_frozen_recipes_are_the_best_trials(kind):
-    scores = tables.final(tables.read_table("upcycling", "recall_memory_tuning"), "loss").iloc[0]
-    own = scores[scores.index.str.startswith(f"{kind}: ")]
-    assert ablations.memory_trials()[kind][own.idxmin().removeprefix(f"{kind}: ")] == ablations.MEMORY_RECIPES[kind]
-    found = own.rename_axis("trial").rename("loss").reset_index()
-    found = found.assign(kind=kind, best=found["loss"] == found["loss"].min())
-    assert gates.unfinished(found) == ()

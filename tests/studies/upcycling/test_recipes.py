@@ -1,8 +1,8 @@
-"""kitlib.studies.upcycling.setups: the schedule by hand, and what a recipe sets."""
+"""kitlib.studies.upcycling.recipes: the schedule by hand, and what a recipe sets."""
 
 import pytest
 
-from kitlib.studies.upcycling.setups import Recipe, schedule
+from kitlib.studies.upcycling.recipes import Recipe, schedule
 
 
 def test_the_schedule_by_hand():
