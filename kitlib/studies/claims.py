@@ -49,7 +49,7 @@ class Question:
         position: see `column`.
         published: the paper's own answer, in a word; "-" if it has none.
         floor: chance; arms that are not above it cannot be compared.
-        gate: the task whose gate (`studies.upcycling.gates`) has to be open; else the verdict is "precondition not met".
+        gate: the task whose gate (`upcycling.gates`) has to be open; else the verdict is "precondition not met".
         needs: claims of other questions of the table, for which the same holds unless all of them are seen.
         where: the notebook and section that shows the verdict, such as "07.8".
     """

@@ -5,11 +5,11 @@
     kit pods --all                   # all, a process each, and writes data/results/pods.csv; about 40 minutes
     kit pods L/16 --slice v5e:4x4 --mesh data=4,fsdp=4 --batch 1024  # any model of `configs`, or of a row, on any slice
 
-First what a training step has to compute, read and send, in closed form (`bounds`); then the rows of the table; then the
-same steps compiled. Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised.
-All-to-alls are compared with the least that expert parallelism can move, and the step with its lower bounds
-(`parallel.topologies`). Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by piece,
-with matrix products.
+First what a training step has to compute, read and send, in closed form (`bounds`); then the rows of the table; then
+the same steps compiled. Activations are bfloat16, parameters and optimiser float32; stacks are scanned and
+rematerialised. All-to-alls are compared with the least that expert parallelism can move, and the step with its lower
+bounds (`parallel.topologies`). Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by
+piece, with matrix products.
 
 Read in notebooks/16_from_laptop_to_pod.ipynb.
 """

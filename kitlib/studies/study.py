@@ -1,7 +1,7 @@
 """The type of a study, and what all studies share: files that are made once, seeds, the best of several trials.
 
-A study compares *arms*: trained models that differ in one choice. `runner` trains every arm once per seed and writes the
-table, `tables` reads it, `claims` says what it shows.
+A study compares *arms*: trained models that differ in one choice. `runner` trains every arm once per seed and writes
+the table, `tables` reads it, `claims` says what it shows.
 """
 
 from collections.abc import Callable

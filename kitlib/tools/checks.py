@@ -164,8 +164,8 @@ def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFram
 
 
 def gate(task: str) -> pd.DataFrame:
-    """Shows whether claims about a task can be judged (`studies.upcycling.gates`): its three conditions, and what the search for
-    recipes found. Returns the trials, for `plots.trials`. The numbers are those of stored tables, and compared."""
+    """Shows whether claims about a task can be judged (`upcycling.gates`): its three conditions, and what the search
+    for recipes found. Returns the trials, for `plots.trials`. The numbers are those of stored tables, and compared."""
     found, arms, trials = gates.read(task), gates.arms_of(task), gates.trial_scores(task)
     print(f"gate of {task}: {'open' if found.open else 'closed'}")
     for reason in found.reasons:

@@ -153,7 +153,8 @@ def list_studies(paper: str) -> int:
     """`kit claims PAPER --help`: the studies of a paper, with their questions, arms and seeds."""
     from kitlib.studies import runner, tables
 
-    for name, study in runner.studies_of(paper).items():
+    for name, make in runner.studies_of(paper).items():
+        study = make()
         stored = ", stored" if tables.is_stored(paper, name) else ""
         print(f"{name}: {study.question} {len(study.arms)} arms, {study.seeds} seeds{stored}")
     print(f"run them with: kit claims {paper} NAME ...; the tables go to {runner.RESULTS}")
@@ -260,15 +261,10 @@ def stamp() -> int:
 
 
 def docs() -> int:
-    """Write the tables of docs/claims.md, from the stored runs, lessons and tests."""
-    from kitlib.data import files
-    from kitlib.tools import site_pages
+    """Write the tables of results in README.md, docs/claims.md and docs/palix.md, from the stored results."""
+    from kitlib.tools import result_tables
 
-    page = files.ROOT / "docs" / "claims.md"
-    old = page.read_text(encoding="utf-8")
-    files.write_text(page, new := site_pages.with_claims(old))
-    print(f"{page}: {'as it was' if new == old else 'written'}")
-    return 0
+    return result_tables.main()
 
 
 def _needs_pytest(command: str) -> None:

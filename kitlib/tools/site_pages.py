@@ -12,9 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kitlib.data.files import ROOT
 from kitlib.studies import claims
-from kitlib.tools import notebook_files
 from kitlib.tools.executed import Check
 
 TITLES = {"upcycling": "Sparse Upcycling", "ensembles": "Sparse MoEs meet Efficient Ensembles", "palix": "PaLI-X"}
@@ -67,13 +65,6 @@ def folded_checks(checks: list[Check]) -> str:
     rows = [[escaped(cell) for cell in check] for check in checks]
     shown = table(("mark", "claim", "measured", "expected"), rows)
     return f"## All checks of this lesson\n\n:::{{dropdown}} {len(checks)} checks\n{shown}\n:::"
-
-
-def with_claims(page: str, root: Path = ROOT) -> str:
-    """docs/claims.md with all claims as they are now between its marks: `kit docs` writes it."""
-    notebooks = {path.name[:2]: path.name for path in notebook_files.find((), root)}
-    tables = f"\n{claims_table(claims.table(), notebooks)}\n\n"
-    return re.sub("(?<=<!-- claims -->\n).*(?=<!-- end of claims -->)", lambda _: tables, page, flags=re.DOTALL)
 
 
 def claims_table(found: pd.DataFrame, notebooks: dict[str, str]) -> str:

@@ -13,8 +13,8 @@ is trained as "scratch" is. Fine-tuning teaches 5,475 facts in eight more langua
 are asked, in pictures that are always new; beside them stand pairs of object and language that were never taught.
 
 E3's gain against the size of the model (2110.03360, abstract) is asked of the V-MoE in three widths, with the same
-blocks below the first experts. (What an E3 computes twice adds 20, 26 and 32 % to the FLOPs: the narrower the model, the
-larger the embedding's share.)
+blocks below the first experts. (What an E3 computes twice adds 20, 26 and 32 % to the FLOPs: the narrower the model,
+the larger the embedding's share.)
 """
 
 import dataclasses

@@ -2,9 +2,9 @@
 
 For every seed a dense parent is trained; each arm then continues from it or starts from scratch (`runs`), with the
 recipe of its kind (`recipes`). In ablations (4.2 and appendix B) every arm costs a quarter of its parent, so arms with
-more experts per token take fewer steps. (Arms that cost the same per step take the same number of them.) The recipe, the
-learning rate first of all, is that of the tuned default: a choice that would be better with another rate is not seen
-here.
+more experts per token take fewer steps. (Arms that cost the same per step take the same number of them.) The recipe,
+the learning rate first of all, is that of the tuned default: a choice that would be better with another rate is not
+seen here.
 
 Read in notebooks/07_sparse_upcycling.ipynb and 08_t5_and_upcycling.ipynb.
 """

@@ -28,7 +28,7 @@ from kitlib.layers.initialize import init_params
 from kitlib.models import dinov2, flops, vit
 from kitlib.models.vit import UpperViT
 from kitlib.studies import study
-from kitlib.studies.study import Study, best_trial
+from kitlib.studies.study import Study, best_trial, kept
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
 from kitlib.upcycling import surgery, to_ensemble
@@ -88,7 +88,7 @@ def enlarged(pixels: jax.Array) -> jax.Array:
     return jax.image.resize(pixels, (len(pixels), SIDE, SIDE, 3), "bilinear")
 
 
-def features() -> dict[str, np.ndarray]:
+def _features() -> dict[str, np.ndarray]:
     """{"train": float16[n, 17, 384], "train_labels": int32[n], "valid": ..., "test": ...}, of all pictures."""
     config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE), num_classes=10)
     lower, _ = vit.split(params, FIRST)
@@ -111,8 +111,8 @@ def features_file(folder: Path) -> Path:
 
 @functools.cache  # one process makes many runs
 def cached_features(folder: Path) -> dict[str, np.ndarray]:
-    """`features`, from `folder` if they are there: a minute, 400 MB."""
-    return study.kept(features_file(folder), features)
+    """All features, from `folder` if they are there: a minute, 400 MB."""
+    return kept(features_file(folder), _features)
 
 
 def prepare(seed: int, folder: Path) -> None:

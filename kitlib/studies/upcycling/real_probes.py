@@ -30,7 +30,7 @@ def setting() -> str:
     return f"{NAME}, {SIDE} pixels, frozen; CIFAR-10, ridge probes on [class token, mean of patches], sizes {SIZES}"
 
 
-def features() -> dict[str, np.ndarray]:
+def _features() -> dict[str, np.ndarray]:
     """Of all pictures after every block, and their pixels: "train_block03" float16[n, 768], "train_pixels", ..."""
     config, params = dinov2.load(download.weights_file(NAME), (SIDE, SIDE))
 
@@ -56,8 +56,8 @@ def features_file(folder: Path) -> Path:
 
 @functools.cache  # one process makes many runs
 def cached_features(folder: Path) -> dict[str, np.ndarray]:
-    """`features`, from `folder` if they are there: a minute, 200 MB."""
-    return kept(features_file(folder), features)
+    """All features, from `folder` if they are there: a minute, 200 MB."""
+    return kept(features_file(folder), _features)
 
 
 def prepare(seed: int, folder: Path) -> None:

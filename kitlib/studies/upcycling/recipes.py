@@ -3,9 +3,9 @@
 A reciprocal square root schedule has no end, so any run can be continued from any step. At a parent's end the rate is
 at about 30 % of its peak, as in the paper.
 
-Every kind of arm has a recipe of its own. All kinds of a task have equally many trials, six, or eight of pictures; where
-the best one has the smallest or largest learning rate that was tried, the next one beyond is tried, too, until it is
-not. What they vary is what is known to matter for the kind: for all the peak of the learning rate; for a dense model
+Every kind of arm has a recipe of its own. All kinds of a task have equally many trials, six, or eight of pictures;
+where the best one has the smallest or largest learning rate that was tried, the next one beyond is tried, too, until it
+is not. What they vary is what is known to matter for the kind: for all the peak of the learning rate; for a dense model
 whether the moments of the optimiser go on; for a new mixture whether weights are renormalised; for upcycling both. With
 pictures, for which the papers have both kinds of routers, tokens may choose, too. `tuning` runs the trials, and
 `chosen` reads the best one from its tables.

@@ -1,4 +1,4 @@
-"""The tasks of upcycling: what a study needs to know of each, `Setup`, and five of them, small enough for two CPU cores.
+"""The tasks of upcycling: what a study needs to know of each, `Setup`, and five that two CPU cores can train.
 
 `vision` and `language` are for runs of a minute, in notebooks 07 and 08: they have too much data to memorise, as images
 are cropped at random and texts get new noise. Studies have tasks with tuned recipes (`recipes`): `recall` of names and
@@ -289,8 +289,8 @@ def _sparse_t5(dense, capacity_factor=2.0, renormalize=False, num_experts=16, **
 
 @functools.cache
 def pictures(split: str = "test", width: int = 16) -> Setup:
-    """A ViT of 4 blocks sees an object and a language and says what the object's name begins with; experts in the last two
-    blocks.
+    """A ViT of 4 blocks sees an object and a language and says what the object's name begins with; experts in the last
+    two blocks.
 
     split: of what is taught, the 4,096 questions on which models are compared ("test"), or 4,096 others, by which
     recipes are chosen ("valid"), in new pictures. Measured are loss and accuracy, and both on pairs of object

@@ -7,7 +7,7 @@ from kitlib.data import shifts
 from kitlib.metrics import fewshot
 from kitlib.studies.ensembles import naming
 from kitlib.studies.ensembles.measures import NUM_DRAWS, NUM_QUERIES, SHOTS
-from kitlib.studies.ensembles.naming import FOREIGN, NUM_CORRUPTED, late
+from kitlib.studies.ensembles.naming import NUM_CORRUPTED, OOD_SETS, late
 from kitlib.synthetic import named_pictures
 from kitlib.synthetic.named_pictures import SIDE
 
@@ -30,7 +30,7 @@ def test_what_is_asked_was_taught_but_for_the_held_out_pairs():
 @pytest.mark.slow
 def test_sets_show_other_things_above_the_same_languages():
     sets = naming.pictures()
-    assert set(sets) == {"test", "held_out", "corrupted", *FOREIGN}
+    assert set(sets) == {"test", "held_out", "corrupted", *OOD_SETS}
     for name, images in sets.items():
         assert images.dtype == np.float32 and images.shape[1:] == (36, 24, 3), name
         assert -1 <= images.min() < images.max() <= 1

@@ -1,4 +1,4 @@
-"""kitlib.studies.upcycling.real_parent with a small parent of random weights in place of the real one, and made pictures."""
+"""kitlib.studies.upcycling.real_parent with a small random parent in place of the real one, and made pictures."""
 
 import dataclasses
 import types
