@@ -122,7 +122,8 @@ MAKE = {
 CURVES = "upcycled beats dense, extra cost 0.5: +0.3974 [+0.3851, +0.4097], seen (paper: yes)"
 SAYS = {
     "kit run": ("kit run --help", "refresh"), "kit doctor": ("kit doctor", "nothing to repair in the library\n"),
-    "kit claims --list": ("kit claims --list", " claims\n"), "kit docs": ("kit docs --help", "claims.md"), "kit pods": ("kit pods", "PaLI-X 55B on v5p:8x8x8\n"),
+    "kit claims --list": ("kit claims --list", " claims\n"), "kit docs": ("kit docs --help", "claims.md"),
+    "kit pods": ("kit pods", "PaLI-X 55B on v5p:8x8x8\n"),
     "kit claims upcycling recall_curves --list": ("kit claims upcycling recall_curves --list", CURVES),
     "kit train palix_s": ("kit train palix_s --help", "resumable"),  # it takes hours
     "kit train palix --data": ("kit train palix --help", "--data"), "kit --help": ("kit --help", "doctor"),

@@ -19,9 +19,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+# ---------------------------------------------------------------------------------------------- names
 
-# DOC configs.nearest_name
-# | """One error for every unknown name: what was given, the nearest known name, and all known names."""
+
 def one_of(what: str, got: str, known: Iterable[str], error: type[BaseException] = ValueError) -> None:
     """Raises `error` unless `got` is one of the known names. what: the kind of name, for the message.
 
@@ -35,7 +35,8 @@ def one_of(what: str, got: str, known: Iterable[str], error: type[BaseException]
     raise error(f"Unknown {what} {got!r}{hint} Known: {', '.join(map(str, known)) or 'none'}.")
 
 
-# DOC configs.arguments
+# ---------------------------------------------------------------------------------------------- values
+
 LARGEST = float(np.finfo(np.float32).max)  # 1e308 becomes infinite as soon as a model computes with it
 
 

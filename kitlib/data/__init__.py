@@ -1,10 +1,9 @@
 """Data: real files that are part of the kit, the full public sets, and batches of both.
 
-Read `files` (paths, checksums, seeded generators) and `files` (their content), then `images` and `datasets` (what
-`load` returns), then `image_batches`; `own_files` (your own pictures and texts). For text: `texts`, `tokenizer`,
-`tokenizer`, `denoise`, `denoise`; `texts` (names to know by heart); `image_batches` (epochs of rows). For
-multimodal work: `captioned` (emoji with names in 16 languages, easy-VQA) and `captioned` (the same emoji, drawn by
-others). For robustness: `shifts`, `shifts`. `datasets` prepares full public sets, `download` fetches weights.
+Read `files` (paths, checksums, seeded generators, content), then `images` and `datasets` (what `load` returns, and the
+full public sets), then `image_batches`; `own_files` (your own pictures and texts). For text: `texts`, `tokenizer`,
+`denoise` (objectives and batches). For multimodal work: `captioned` (emoji with names in 16 languages, in several
+drawing styles; easy-VQA). For robustness: `shifts`. `download` fetches weights.
 """
 
 from kitlib.data.datasets import load

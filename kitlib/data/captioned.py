@@ -21,7 +21,6 @@ import numpy as np
 from kitlib.configs.arguments import one_of
 from kitlib.data.files import data_folder, decoded, decoded_arrays
 
-# DOC data.captioned
 SCRIPT = "make_pictures"  # has made the files
 LANGUAGES = {
     "en": "English", "de": "German", "fr": "French", "es": "Spanish", "pt": "Portuguese", "it": "Italian",
@@ -208,15 +207,15 @@ def _check_texts(groups) -> None:
             raise ValueError(f"{wrong[0]!r} is no name")
 
 
-# DOC data.emoji_styles
-# | """The emoji of `captioned` in four more drawing styles, of other designers.
-# |
-# |     drawings("flat")                      # 409 of the training emoji, in one of the styles to train on
-# |     drawings("twemoji")                   # all 417, in the style that is held out: for tests only
-# |
-# | A model that has seen one drawing of a dog may have learned its pixels. Shown another designer's dog, it has to have
-# | learned what dogs look like. Sources and licences are in data/LICENSES; data/make_styles.py made the file.
-# | """
+# ---------------------------------------------------------------------------------------------- more drawing styles
+
+# The emoji of `captioned` in four more drawing styles, of other designers.
+#
+#     drawings("flat")                      # 409 of the training emoji, in one of the styles to train on
+#     drawings("twemoji")                   # all 417, in the style that is held out: for tests only
+#
+# A model that has seen one drawing of a dog may have learned its pixels. Shown another designer's dog, it has to have
+# learned what dogs look like. Sources and licences are in data/LICENSES; data/make_styles.py made the file.
 TAUGHT = ("noto", "flat", "solid", "noto_v1")  # Google's, Microsoft's flat and solid one, Google's of 2013
 HELD_OUT = "twemoji"
 EMOJI_STYLES = (*TAUGHT, HELD_OUT)

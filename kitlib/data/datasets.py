@@ -27,18 +27,19 @@ from kitlib.configs.arguments import flag, one_of
 from kitlib.data.files import cannot_write, disk_error
 from kitlib.data.images import COMMITTED, Source, load_committed, read_idx
 
+# ---------------------------------------------------------------------------------------------- TensorFlow Datasets
 
-# DOC data.tfds_builders
-# | """TensorFlow Datasets (TFDS) without TensorFlow: builders for the committed files and for the full public sets.
-# |
-# |     prepare("cifar10", data_dir)                                  # downloads once, writes array_record files
-# |     tfds.data_source("cifar10", data_dir=data_dir, download=False)  # TFDS's own, unchanged class reads them
-# |
-# | TFDS's own builders need TensorFlow to write, because they open files and encode pictures with it. The classes here keep
-# | the name, version, features and keys of TFDS's own, and so the order of the records; they read with gzip and tarfile and
-# | encode with Pillow. `datasets.load` calls `open_records`. Users of TFDS itself can use `KitFashionMnist` and
-# | `KitAnimalMnist`, which hold the committed files.
-# | """
+# TensorFlow Datasets (TFDS) without TensorFlow: builders for the committed files and for the full public sets.
+#
+#     prepare("cifar10", data_dir)                                  # downloads once, writes array_record files
+#     tfds.data_source("cifar10", data_dir=data_dir, download=False)  # TFDS's own, unchanged class reads them
+#
+# TFDS's own builders need TensorFlow to write, because they open files and encode pictures with it. The classes here
+# keep the name, version, features and keys of TFDS's own, and so the order of the records; they read with gzip and
+# tarfile and encode with Pillow. `datasets.load` calls `open_records`. Users of TFDS itself can use `KitFashionMnist`
+# and `KitAnimalMnist`, which hold the committed files.
+
+
 def png(image: np.ndarray) -> io.BytesIO:
     """The PNG file of a picture uint8[H, W, 1] or uint8[H, W, 3]: TFDS writes such a file without encoding it."""
     file = io.BytesIO()
@@ -308,7 +309,8 @@ def _reading(path: Path):
         raise ValueError(f"{path} is not the whole original archive ({error}): get it again.") from error
 
 
-# DOC data.datasets
+# ---------------------------------------------------------------------------------------------- sets by name
+
 # TFDS's own names and splits. ImageNet's test split has no labels, so it is not listed.
 FULL = {
     "fashion_mnist": ("train", "test"),

@@ -23,7 +23,6 @@ from kitlib.configs.arguments import number, whole
 from kitlib.data.files import keyed_rng
 from kitlib.data.tokenizer import Tokenizer
 
-# DOC data.denoise
 # --- which tokens are noise ---
 
 
@@ -263,16 +262,18 @@ def ul2_example(
     return np.concatenate([np.array(tokenizer.encode(denoiser.mode), np.int32), inputs]), targets
 
 
-# DOC data.text_batches
-# | """Batches of text for denoising: fixed shapes, seeded, resumable to the exact batch; `image_batches` for text.
-# |
-# |     stream = token_stream(data.glosses("train"), tokenizer)          # all texts, concatenated
-# |     for batch in batches(stream, tokenizer, 64, denoisers=denoise.UL2, num_epochs=1): ...
-# |
-# | Every epoch cuts the stream, closed to a ring, into chunks from a random position, visits the chunks in a random order
-# | and draws new noise for each. Example i of epoch e is a pure function of (seed, e, i): the state of a training run is
-# | one integer, and the examples do not depend on the batch size.
-# | """
+# ---------------------------------------------------------------------------------------------- batches
+
+# Batches of text for denoising: fixed shapes, seeded, resumable to the exact batch; `image_batches` for text.
+#
+#     stream = token_stream(data.glosses("train"), tokenizer)          # all texts, concatenated
+#     for batch in batches(stream, tokenizer, 64, denoisers=denoise.UL2, num_epochs=1): ...
+#
+# Every epoch cuts the stream, closed to a ring, into chunks from a random position, visits the chunks in a random order
+# and draws new noise for each. Example i of epoch e is a pure function of (seed, e, i): the state of a training run is
+# one integer, and the examples do not depend on the batch size.
+
+
 def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
     """All texts as one sequence, int32[T], each followed by the end of sequence."""
     return np.array([i for text in texts for i in (*tokenizer.encode(text), tokenizer.eos_id)], np.int32)

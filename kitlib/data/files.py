@@ -23,7 +23,6 @@ import numpy as np
 
 from kitlib.configs.arguments import whole
 
-# DOC data.files
 ROOT = Path(__file__).resolve().parents[2]  # the checkout, or site-packages
 
 
@@ -225,12 +224,14 @@ def keyed_rng(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(whole("seed", seed, 0), spawn_key=key))
 
 
-# DOC data.committed
-# | """How the kit's own data files are read: checked first, then decoded, and refused by name if something else is in them.
-# |
-# | decoded(data_folder(), "taxonomy.json.gz", "make_pictures", lambda content: json.loads(gzip.decompress(content)))
-# | decoded_arrays(data_folder(), "emoji.npz", "make_pictures", lambda arrays: arrays["test_images"])
-# | """
+# ---------------------------------------------------------------------------------------------- their content
+
+# How the kit's own data files are read: checked first, then decoded, and refused by name if something else is in them.
+#
+# decoded(data_folder(), "taxonomy.json.gz", "make_pictures", lambda content: json.loads(gzip.decompress(content)))
+# decoded_arrays(data_folder(), "emoji.npz", "make_pictures", lambda arrays: arrays["test_images"])
+
+
 def decoded(folder: Path, file: str, script: str, decode: Callable[[bytes], Any]):
     """decode(content) of a file of the kit, which data/`script`.py has made; `decode` raises for other content.
 

@@ -20,14 +20,9 @@ from kitlib.configs.arguments import flag, one_of, whole
 from kitlib.data.files import keyed_rng
 from kitlib.data.images import Source
 
+# ---------------------------------------------------------------------------------------------- rows
 
-# DOC data.shuffled
-# | """An endless iterator over batches of rows: each epoch has all rows once, in a new order.
-# |
-# |     iterator = batches(len(facts), 256, lambda rows, position: {"inputs": facts.inputs[rows]}, seed=0)
-# |
-# | `recall` and `synthetic.named_pictures` make their batches with it.
-# | """
+
 def shuffled_batches(
     size: int, batch_size: int, make: Callable[[np.ndarray, int], dict[str, np.ndarray]], *, seed: int = 0
 ) -> grain.DatasetIterator:
@@ -51,7 +46,8 @@ def shuffled_batches(
     return iter(grain.MapDataset.range(steps * (sys.maxsize // steps)).map(batch).to_iter_dataset(options))
 
 
-# DOC data.image_batches
+# ---------------------------------------------------------------------------------------------- images
+
 AUGMENTS = ("none", "flip", "crop_flip", "inception")
 
 

@@ -1,10 +1,7 @@
-"""Out-of-distribution (OOD) sets: pictures of other objects than Fashion-MNIST's, or views that it does not have.
+"""Shifted test sets: corrupted pictures, and out-of-distribution (OOD) pictures of other objects or from other views.
 
-    ood.images("animals", 1000)                   # uint8[1000, 28, 28, 1]
-    ood.images("vertical_flip", 1000, seed=1)
-
-All draws come from a generator keyed by (seed, name) and, for each picture, its index in the set. So the first n
-pictures do not depend on count.
+    corrupt(images, "motion_blur", 3)     # severity 3 of 5
+    images("inverted", 500)               # 500 pictures of an OOD set
 
 Built in notebooks/11_shift_ood_few_shot.ipynb.
 """
@@ -23,20 +20,18 @@ from kitlib.data.datasets import load
 from kitlib.data.files import keyed_rng
 from kitlib.data.images import read_idx
 
-# DOC data.corruptions
-# | """Corrupted test sets: the same pictures with noise, blur, warps or changed light, in five severities.
-# |
-# |     corrupt(images, "motion_blur", 3)     # severity 3 of 5
-# |
-# | The fifteen corruptions follow the idea of ImageNet-C (1903.12261) and MNIST-C (1906.02337), but they are the kit's own
-# | and set for 28 x 28 pixels: compare their errors only with each other. All draws come from a generator keyed by (seed,
-# | name, index of the picture). So a picture is changed in the same way alone and in any batch, and its severities share
-# | angle, side and position. The module needs numpy and scipy and takes about 0.1 ms per picture.
-# |
-# | Built in notebooks/11_shift_ood_few_shot.ipynb.
-# | """
-# Each function takes (picture float64[H, W, C] in [0, 1], strength, rng) and returns a changed picture of the same
-# shape, whose values may leave [0, 1].
+# ---------------------------------------------------------------------------------------------- corruptions
+
+# Corrupted test sets: the same pictures with noise, blur, warps or changed light, in five severities.
+#
+#     corrupt(images, "motion_blur", 3)     # severity 3 of 5
+#
+# The fifteen corruptions follow the idea of ImageNet-C (1903.12261) and MNIST-C (1906.02337), but they are the kit's
+# own and set for 28 x 28 pixels: compare their errors only with each other. All draws come from a generator keyed by
+# (seed, name, index of the picture). So a picture is changed in the same way alone and in any batch, and its severities
+# share angle, side and position. The module needs numpy and scipy and takes about 0.1 ms per picture. Each function
+# takes (picture float64[H, W, C] in [0, 1], strength, rng) and returns a changed picture of the same shape, whose
+# values may leave [0, 1].
 
 
 def gaussian_noise(image, deviation, rng):
@@ -226,7 +221,9 @@ def _warp(image, matrix) -> np.ndarray:
     return ndimage.affine_transform(image, full, centre - full @ centre, order=1, mode="grid-constant")
 
 
-# DOC data.ood
+# --------------------------------------------------------------------------------------------- out-of-distribution sets
+
+
 def _scrambled(picture, rng):
     grid = picture.reshape(4, 7, 4, 7).swapaxes(1, 2).reshape(16, 7, 7)
     return rng.permutation(grid).reshape(4, 4, 7, 7).swapaxes(1, 2).reshape(28, 28, 1)
@@ -234,7 +231,7 @@ def _scrambled(picture, rng):
 
 # Each function takes (picture uint8[28, 28, 1], rng) and returns a picture of the set. The two numbers are the AUROC
 # between the set and the test pictures (0.5 not separable, 1 fully separable): by the pixel distance to the nearest of
-# the 10,000 training pictures, and by 1 - largest probability of the perceptron of `corruptions` (mean of 4 seeds).
+# the 10,000 training pictures, and by 1 - largest probability of the perceptron of the corruptions (mean of 4 seeds).
 # Flipped, turned and inverted pictures still have a correct class, in a view that the training lacks; the others have
 # none. There is no flip left to right: most clothes look the same, and training with flips has seen it.
 SETS: dict[str, Callable] = {

@@ -1,12 +1,10 @@
-"""The kit's text: entries of WordNet's dictionary, and messages of Django in 96 languages, as strings.
+"""The kit's text: entries of WordNet's dictionary, messages of Django in 96 languages, and names to know by heart.
 
-    glosses("train")                             # 18,000 entries
-    glosses("more")                              # 67,938 others
-    categorised_glosses("train")                 # 6,000 others with their category, such as "noun.animal"
-    entries()                                    # (category, entry) of all 75,938 that have a category
-    messages("train")                            # (language, message), 51,512 of them
+    glosses("train")                                  # strings
+    facts("taught")                                   # a dog in German -> h u n d </s>
+    for batch in batches(facts("taught"), 256, seed=0): ...
 
-`text_batches` makes training batches from them.
+`denoise` makes training batches from strings. Built in notebooks/08_t5_and_upcycling.ipynb.
 """
 
 import functools
@@ -23,7 +21,8 @@ from kitlib.configs.arguments import one_of
 from kitlib.data import image_batches
 from kitlib.data.files import data_folder, decoded
 
-# DOC data.texts
+# ---------------------------------------------------------------------------------------------- texts
+
 CATEGORISED = {"train": 6_000, "test": 2_000}  # the last of the file
 TEST_MESSAGES = 3_000  # the last of the file
 
@@ -93,18 +92,18 @@ def _lines(folder: Path, file: str) -> list[tuple[str, str]]:
     return decoded(folder, file, "make_texts", pairs)
 
 
-# DOC data.recall
-# | """Closed-book recall: what is this thing called in that language? 31,747 facts that a model can only know by heart.
-# |
-# |     facts = recall.facts("taught")                    # a dog in German -> h u n d </s>
-# |     for batch in recall.batches(facts, 256, seed=0): ...
-# |
-# | An example has three input tokens, the language and the number of the thing in two digits, and the letters of the name
-# | as targets. There is nothing to compute, so the task measures how much a model *stores*. 5 % of the pairs of thing and
-# | language are held out: they say what a model can guess from the other languages' names.
-# |
-# | The names are CLDR's; data/make_names.py made the file. Built in notebooks/08_t5_and_upcycling.ipynb.
-# | """
+# ---------------------------------------------------------------------------------------------- names to know by heart
+
+# Closed-book recall: what is this thing called in that language? 31,747 facts that a model can only know by heart.
+#
+#     facts = recall.facts("taught")                    # a dog in German -> h u n d </s>
+#     for batch in recall.batches(facts, 256, seed=0): ...
+#
+# An example has three input tokens, the language and the number of the thing in two digits, and the letters of the name
+# as targets. There is nothing to compute, so the task measures how much a model *stores*. 5 % of the pairs of thing and
+# language are held out: they say what a model can guess from the other languages' names.
+#
+# The names are CLDR's; data/make_names.py made the file.
 FILE = "names.txt.gz"
 PAD, EOS = 0, 1
 BASE = 42  # a thing's number, below 42 * 42 = 1,764, is written in two digits of this base

@@ -30,7 +30,6 @@ import sentencepiece
 from kitlib.configs.arguments import whole
 from kitlib.data import files
 
-# DOC data.tokenizer
 VOCAB_SIZE = 2048
 SENTINELS = 64
 MODES = ("[NLU]", "[NLG]", "[S2S]")  # arXiv 2205.05131; the tokens of the published UL2 20B
@@ -218,16 +217,16 @@ def train(
     return model.getvalue()
 
 
-# DOC data.byte_tokenizer
-# | """A tokenizer without a vocabulary of words: every byte of UTF-8 is a token, as in ByT5 (2105.13626).
-# |
-# |     words = ByteTokenizer()
-# |     words.encode("né")                    # [113, 198, 172]: bytes 110, 195, 169, each plus 3
-# |     words.decode([113, 198, 172])         # "né"
-# |
-# | It needs no file and knows every language; sequences are three to four times as long as with pieces. It has the
-# | interface of `tokenizer.Tokenizer`, so `denoise` and `text_batches` take either.
-# | """
+# ---------------------------------------------------------------------------------------------- bytes
+
+# A tokenizer without a vocabulary of words: every byte of UTF-8 is a token, as in ByT5 (2105.13626).
+#
+#     words = ByteTokenizer()
+#     words.encode("né")                    # [113, 198, 172]: bytes 110, 195, 169, each plus 3
+#     words.decode([113, 198, 172])         # "né"
+#
+# It needs no file and knows every language; sequences are three to four times as long as with pieces. It has the
+# interface of `tokenizer.Tokenizer`, so `denoise` takes either.
 SPECIAL = 3  # pad, end, unknown: as in ByT5, where no byte is unknown either
 BYTES = 256
 

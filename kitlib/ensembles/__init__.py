@@ -1,6 +1,6 @@
 """Ensembles of several training runs, several dropout masks or several inputs, and their evaluation.
 
-`methods`, `methods` and `methods` all predict logits float32[M, B, V]; `uncertainty` evaluates them.
+`methods` (deep ensembles, MC dropout, MIMO) predict logits float32[M, B, V]; `uncertainty` evaluates them.
 BatchEnsemble and E3 have all their members in one model: see `layers.batch_ensemble` and `moe.e3`.
 """
 

@@ -1,6 +1,12 @@
-"""MIMO (2010.06610): one network reads M images at once and has M heads.
+"""Ensembles: several training runs, several dropout masks, or several inputs at once; all predict float32[M, B, V].
 
-    logits, out = Mimo(config, num_members=2).apply(variables, images)       # float32[2, B, V]
+    params, history = train_deep_ensemble(model, source, seeds=(0, 1, 2))     # 1612.01474: three runs, as one program
+    logits = predict_members(model, unstack(params), images)                  # float32[3, B, V]
+    logits = mc_dropout(model, params, images, num_samples=8)                 # 1506.02142: eight passes with dropout on
+    logits, out = Mimo(config, num_members=2).apply(variables, images)        # 2010.06610: reads two images, two heads
+
+`uncertainty` and `metrics` evaluate these logits. A BatchEnsemble or an E3 has all its members in one model
+(`layers.batch_ensemble`, `moe.e3`), for which `training.classification.predict` is enough.
 
 Built in notebooks/09_ensembles_and_uncertainty.ipynb.
 """
@@ -19,18 +25,9 @@ from kitlib.models.vit import ViT
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
 
+# ---------------------------------------------------------------------------------------------- deep ensembles
 
-# DOC ensembles.deep_ensemble
-# | """Deep ensembles (1612.01474): M training runs of one model that differ in their seed.
-# |
-# |     params, history = train_deep_ensemble(model, source, seeds=(0, 1, 2))     # three members, trained as one program
-# |     logits = predict_members(model, unstack(params), images)                  # float32[3, B, V]
-# |
-# | `uncertainty` and `metrics` evaluate these logits. A BatchEnsemble or an E3 has all its members in one model
-# | (`layers.batch_ensemble`, `moe.e3`), for which `training.classification.predict` is enough.
-# |
-# | Built in notebooks/09_ensembles_and_uncertainty.ipynb.
-# | """
+
 def stack(trees: Sequence):
     """M trees of the same shapes -> one tree whose leaves have a leading M axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -92,13 +89,9 @@ def predict_members(model, members: Sequence[dict], images, *, batch_size: int =
     return logits.reshape(-1, *logits.shape[-2:])
 
 
-# DOC ensembles.monte_carlo_dropout
-# | """MC dropout (1506.02142): several passes through one model with dropout left on.
-# |
-# |     logits = mc_dropout(model, params, images, num_samples=8)        # float32[8, B, V]
-# |
-# | Built in notebooks/09_ensembles_and_uncertainty.ipynb.
-# | """
+# ---------------------------------------------------------------------------------------------- MC dropout
+
+
 def mc_dropout(model, params, images, num_samples: int, *, seed: int = 0, batch_size: int = 500) -> np.ndarray:
     """Logits float32[M, B, V] of M passes with dropout on; router noise and drop path are off, as at test time.
 
@@ -131,7 +124,9 @@ def _noisy_apply(model):
     return jax.jit(lambda params, x, key: model.apply({"params": params}, x, train=True, rngs={"dropout": key})[0])
 
 
-# DOC ensembles.mimo
+# ---------------------------------------------------------------------------------------------- MIMO
+
+
 class Mimo(nn.Module):
     """A ViT that reads M images, concatenated over channels, and classifies each: (logits float32[M, B, V], out).
 

@@ -21,19 +21,18 @@ import jax.numpy as jnp
 from kitlib.configs import BatchEnsembleConfig
 from kitlib.parallel import mesh
 
+# ---------------------------------------------------------------------------------------------- the layout of members
 
-# DOC layers.members
-# | """The layout of an ensemble in one model: one copy of the batch per member, on the batch axis.
-# |
-# |     x = tile(x, 2)                # [B, ...] -> [M * B, ...]
-# |     x = split(x, 2)               # [M * B, ...] -> [M, B, ...]
-# |     x = merge(x)                  # and back
-# |
-# | On one device, members are outermost: a b c -> a b c a b c. On a mesh, each device holds the members of its own part of
-# | the batch, so that copying a token moves nothing between devices: with two devices, a b | c d -> a b a b | c d c d.
-# |
-# | Built in notebooks/10_e3.ipynb.
-# | """
+# The layout of an ensemble in one model: one copy of the batch per member, on the batch axis.
+#
+#     x = tile(x, 2)                # [B, ...] -> [M * B, ...]
+#     x = split(x, 2)               # [M * B, ...] -> [M, B, ...]
+#     x = merge(x)                  # and back
+#
+# On one device, members are outermost: a b c -> a b c a b c. On a mesh, each device holds the members of its own part
+# of the batch, so that copying a token moves nothing between devices: with two devices, a b | c d -> a b a b | c d c d.
+
+
 def tile(x: jax.Array, num_members: int) -> jax.Array:
     """One copy of the batch per member: [B, ...] -> [M * B, ...]."""
     return merge(jnp.broadcast_to(x[None], (num_members, *x.shape)))
@@ -67,7 +66,9 @@ def check_members(x: jax.Array, num_members: int) -> None:
         )
 
 
-# DOC layers.batch_ensemble
+# ---------------------------------------------------------------------------------------------- the layers
+
+
 def rank_one_dense(x: jax.Array, kernel: jax.Array, alpha: jax.Array, gamma: jax.Array) -> jax.Array:
     """x float[M, R, C], kernel [C, D], alpha [M, C], gamma [M, D] -> float[M, R, D]: x_m (W * alpha_m gamma_m^T)."""
     return ((x * alpha[:, None]) @ kernel) * gamma[:, None]

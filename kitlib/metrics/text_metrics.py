@@ -1,10 +1,10 @@
-"""Scores of answers to questions about images, by the rules of each benchmark.
+"""Scores of texts: captions (CIDEr-D, 1411.5726) and answers to questions about images, by the rules of each benchmark.
 
-    scores = vqa_accuracy(predictions, references)     # float64[B], one score per question, from 0 to 1
-    mean, low, high = metrics.bootstrap(scores)        # papers print 100 * mean
+    scores = cider_d(predictions, references)     # float64[B], 0 to 10; papers print 100 * scores.mean()
+    scores = vqa_accuracy(predictions, answers)   # float64[B], 0 to 1
+    tokenise("The man's T-shirt, 50%!")           # ["the", "man", "'s", "t-shirt", "50"]
 
-Predictions are B strings. References are B lists of strings where people may differ (VQA, ANLS, WUPS), otherwise B
-strings. Text is not lower-cased or stripped unless a function says so: published implementations differ in just that.
+Predictions are B strings and references B lists of at least one string each, in the same order.
 """
 
 import functools
@@ -20,13 +20,8 @@ from rapidfuzz.distance import Levenshtein
 
 from kitlib.configs.arguments import number
 
-# DOC metrics.tokens
-# | """The basis of all metrics of text: tokens, and checks of predictions and references.
-# |
-# |     tokenise("The man's T-shirt, 50%!")                         # ["the", "man", "'s", "t-shirt", "50"]
-# |
-# | `captions` and `answers` score texts against references.
-# | """
+# ---------------------------------------------------------------------------------------------- tokens
+
 # Scripts that put no space between words, by the first words of their characters' Unicode names. Korean has spaces.
 UNSPACED = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
@@ -115,15 +110,15 @@ def _listed(name: str, values) -> list:
     return values
 
 
-# DOC metrics.captions
-# | """CIDEr-D (1411.5726): how close captions come to those that people wrote.
-# |
-# |     scores = cider_d(predictions, references)     # float64[B], 0 to 10; papers print 100 * scores.mean()
-# |
-# | Predictions are B strings and references B lists of at least one string each, in the same order; both are split into
-# | tokens by `tokens.tokenise`. CIDEr-D is a score per image, but its weights come from the whole set of references, so
-# | scores on different sets are not comparable.
-# | """
+# ---------------------------------------------------------------------------------------------- captions
+
+# CIDEr-D (1411.5726): how close captions come to those that people wrote.
+#
+#     scores = cider_d(predictions, references)     # float64[B], 0 to 10; papers print 100 * scores.mean()
+#
+# Predictions are B strings and references B lists of at least one string each, in the same order; both are split into
+# tokens by `tokenise`. CIDEr-D is a score per image, but its weights come from the whole set of references, so
+# scores on different sets are not comparable.
 # B images; an n-gram is a tuple of n tokens, 1 <= n <= 4.
 ORDERS = (1, 2, 3, 4)
 
@@ -205,7 +200,8 @@ def _checked_df(df) -> tuple[Mapping, int]:
     return counts, int(images)
 
 
-# DOC metrics.answers
+# ---------------------------------------------------------------------------------------------- answers
+
 # B examples.
 
 NUMBERS = "zero one two three four five six seven eight nine ten"

@@ -32,13 +32,15 @@ from kitlib.models.checkpoint_files import CheckpointError, as_float32, read_jso
 from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
 
+# ---------------------------------------------------------------------------------------------- names
 
-# DOC models.checkpoint_names
-# | """Translates the names of public checkpoints into the kit's: of leaves, in flat dicts, and of Hugging Face's fields.
-# |
-# | The kit's names are those of big_vision (ViT), V-MoE (experts) and t5x (T5). Where two leaves would get one name, or two
-# | conventions are mixed so that nobody can say which leaf counts, the checkpoint is refused. `path`: the file, for errors.
-# | """
+# Translates the names of public checkpoints into the kit's: of leaves, in flat dicts, and of Hugging Face's fields.
+#
+# The kit's names are those of big_vision (ViT), V-MoE (experts) and t5x (T5). Where two leaves would get one name, or
+# two conventions are mixed so that nobody can say which leaf counts, the checkpoint is refused. `path`: the file, for
+# errors.
+
+
 def kit_names(flat: dict[str, np.ndarray], path="The checkpoint") -> dict[str, np.ndarray]:
     """Renames the leaves of a ViT from any of the public conventions to the kit's names, those of big_vision.
 
@@ -216,7 +218,8 @@ def _t5_config(stored: dict) -> T5Config:
     )
 
 
-# DOC models.checkpoint
+# ---------------------------------------------------------------------------------------------- loading
+
 # ---------------------------------------------------------------------------------------------- fitting
 
 
@@ -342,17 +345,19 @@ def compare(flat: dict, expected: dict, path) -> None:
         raise CheckpointError(f"{path} does not fit the configuration; {'; '.join(problems)}.")
 
 
-# DOC models.weights
-# | """The kit's own weight files: the parameters of a model by name, in 16 bits, in one `.safetensors`.
-# |
-# |     save("palix_s.safetensors", params)
-# |     params = load("palix_s.safetensors", expected)   # expected: a tree of the right shapes, e.g. from jax.eval_shape
-# |
-# | This halves the bytes, with errors too small to matter: float16 keeps 11 significant bits, a relative error of at most
-# | 1/2048 (below 6e-5, an absolute error of at most 3e-8). bfloat16, which is made for gradients, keeps 8. The largest
-# | float16 is 65,504; larger numbers are refused instead of becoming infinite. Files are written atomically; leaves that do
-# | not fit are refused by name. The format has no checksum of its own, so the header carries one.
-# | """
+# ---------------------------------------------------------------------------------------------- the kit's own files
+
+# The kit's own weight files: the parameters of a model by name, in 16 bits, in one `.safetensors`.
+#
+#     save("palix_s.safetensors", params)
+#     params = load("palix_s.safetensors", expected)   # expected: a tree of the right shapes, e.g. from jax.eval_shape
+#
+# This halves the bytes, with errors too small to matter: float16 keeps 11 significant bits, a relative error of at most
+# 1/2048 (below 6e-5, an absolute error of at most 3e-8). bfloat16, which is made for gradients, keeps 8. The largest
+# float16 is 65,504; larger numbers are refused instead of becoming infinite. Files are written atomically; leaves that
+# do not fit are refused by name. The format has no checksum of its own, so the header carries one.
+
+
 def save(path: str | Path, params: dict) -> None:
     """Writes all parameters as float16, by their names "a/b/c". Raises ValueError for one that float16 cannot hold."""
     arrays = {}

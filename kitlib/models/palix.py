@@ -33,16 +33,17 @@ from kitlib.layers.initialize import init_params as initialize
 from kitlib.models.t5 import PAD, T5, check_packing, check_tokens, shift_right, token_loss
 from kitlib.models.vit import ViT
 
+# ----------------------------------------------------------------------------------- learned positions of visual tokens
 
-# DOC layers.visual_positions
-# | """Learned positions of visual tokens: vectors per row, per column and per image, added after the projection.
-# |
-# |     tokens = VisualPositions(grid=(8, 8), max_images=16, width=64)(tokens)      # float[B, n, k, D], k = 64, D = 64
-# |
-# | A departure from PaLI-X (2305.18565), whose visual tokens carry only what the tower's position embeddings left in them;
-# | T5's relative positions tell near from far along the sequence, and nothing of a second dimension. That suffices in a
-# | large model; these vectors are for small ones, whose towers pass on little of where a patch is.
-# | """
+# Learned positions of visual tokens: vectors per row, per column and per image, added after the projection.
+#
+#     tokens = VisualPositions(grid=(8, 8), max_images=16, width=64)(tokens)      # float[B, n, k, D], k = 64, D = 64
+#
+# A departure from PaLI-X (2305.18565), whose visual tokens carry only what the tower's position embeddings left in
+# them; T5's relative positions tell near from far along the sequence, and nothing of a second dimension. That suffices
+# in a large model; these vectors are for small ones, whose towers pass on little of where a patch is.
+
+
 def positions(rows: jax.Array, columns: jax.Array, images: jax.Array) -> jax.Array:
     """The vector of every visual token: its row's, its column's and its image's, added.
 
@@ -81,7 +82,8 @@ class VisualPositions(nn.Module):
         return self.image_embedding[:n][::-1]  # the last one is the first
 
 
-# DOC models.palix
+# ---------------------------------------------------------------------------------------------- the model
+
 # The maximum number of tokens of a few-shot text. Every text takes as many positions, so that the position of the next
 # image depends neither on the text nor on its padding.
 FEW_SHOT_TEXT_LENGTH = 28

@@ -27,12 +27,9 @@ from kitlib.moe import MoEMlp, routing
 from kitlib.parallel import mesh
 from kitlib.parallel.mesh import read_rows
 
+# ---------------------------------------------------------------------------------------------- encoder and decoder
 
-# DOC models.t5_stacks
-# | """The encoder and the decoder of T5: layers one after the other, or as loops over equal layers (see `stacking`).
-# |
-# | Built in notebooks/08_t5_and_upcycling.ipynb.
-# | """
+
 def single_layers(c: T5Config, decoder: bool, first: int, count: int) -> dict[str, Layer]:
     """Layers first ... first + count - 1 of a stack, by number, for the `setup` of a module."""
     moe, sparse = (c.decoder_moe, c.decoder_moe_layers) if decoder else (c.moe, c.moe_layers)
@@ -160,7 +157,8 @@ class Decoder(nn.Module):
         return self.drop(self.decoder_norm(x), deterministic=not train), out
 
 
-# DOC models.t5
+# ---------------------------------------------------------------------------------------------- the model
+
 PAD = 0  # also the token the decoder starts with
 
 # ---------------------------------------------------------------------------------------------- the model

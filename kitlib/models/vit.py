@@ -26,7 +26,6 @@ from kitlib.moe.e3 import E3Mlp
 from kitlib.parallel import mesh
 
 
-# DOC models.vit
 class Encoder(nn.Module):
     """`depth` blocks and a final LayerNorm: float[B, N, D] -> (float[B, N, D], {"block00": {...}, ...}).
 
@@ -203,16 +202,16 @@ def check_images(images, config: ViTConfig) -> None:
         )
 
 
-# DOC models.vit_parts
-# | """A ViT in two parts: the lower blocks, frozen and run once per picture, and the upper ones, which are trained.
-# |
-# |     lower, upper = vit_parts.split(params, 9)
-# |     tokens = vit_parts.tokens_before(config, lower, images, 9)      # float[B, N, D], to be kept
-# |     logits, out = UpperViT(vit_parts.upper_config(config, 9)).apply({"params": upper}, tokens)
-# |
-# | The two parts together compute what the whole model does. A model is upcycled as a whole, before it is split; `join`
-# | puts the parts together again. The blocks of the upper part count from 0.
-# | """
+# ---------------------------------------------------------------------------------------------- in two parts
+
+# A ViT in two parts: the lower blocks, frozen and run once per picture, and the upper ones, which are trained.
+#
+#     lower, upper = vit_parts.split(params, 9)
+#     tokens = vit_parts.tokens_before(config, lower, images, 9)      # float[B, N, D], to be kept
+#     logits, out = UpperViT(vit_parts.upper_config(config, 9)).apply({"params": upper}, tokens)
+#
+# The two parts together compute what the whole model does. A model is upcycled as a whole, before it is split; `join`
+# puts the parts together again. The blocks of the upper part count from 0.
 BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/(.*)")
 
 

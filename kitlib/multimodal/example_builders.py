@@ -1,15 +1,14 @@
 """Examples of every objective from the kit's own data: one builder function per objective, over one data object.
-Those with exemplars are in `exemplar_builders`.
 
     data = kit_data("train")
     counting(data, rng)                  # an `Example`; the generator decides everything that is random
     captionings(data, rng)               # several examples about one picture: its name in four languages
 
 All images are 64 x 64 and made here: emoji, each anywhere on a random background; scenes and videos of emoji; easy-VQA;
-rendered words, pages and receipts. `kit_tasks` gives each builder a name and a metric.
+rendered words, pages and receipts. `tasks` gives each builder a name and a metric.
 
 A builder with a plural name gives several examples about the same images, up to `PROMPTS`: what a frozen tower says of
-an image is computed once for all of them (`features`). Pictures that are named in training are named in the languages
+an image is computed once for all of them (`mixtures`). Pictures that are named in training are named in the languages
 of `held_out.languages_with_pictures` only, in the answer as in the prompt.
 """
 
@@ -24,7 +23,6 @@ from kitlib.multimodal.prompts import Example
 from kitlib.synthetic import episodes, rendered_text, scenes, video
 from kitlib.synthetic.scenes import SIZE
 
-# DOC multimodal.example_builders
 PROMPTS = 4  # examples about one picture, at most
 FRAMES = 4  # per video, as in PaLI-X
 CELL = 8  # pixels: the width of a patch
@@ -294,19 +292,21 @@ def _video_question(data: KitData, rng) -> tuple[video.Video, str, str]:
     return video.draw_question(kind, cutouts, data.scene_names, FRAMES, rng, pace=PACE)
 
 
-# DOC multimodal.exemplar_builders
-# | """Few-shot examples: exemplars with pictures in the prompt, and names with a word each to look up.
-# |
-# |     made_up_words(data, rng)             # "what is this? dax ; what is this? zug ; what is this?" with three images
-# |     recall(data, rng)                    # "what is Hund? vuck ; what is Apfel? gub ; what is Hund?", a text
-# |     repeated_pairs(data, rng)            # "dog dax ; cat zug ; dog dax ; dog dax ; cat zug", the target of a text
-# |
-# | To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks like
-# | the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the training it
-# | is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". From the stage "shots" on, a word stands
-# | right behind its name, "dog dax ; cat zug ; dog dax": then its last step is to repeat what followed a name before, which
-# | texts alone can teach (`repeated_pairs`). Words for all this must be many: 52 are memorised.
-# | """
+# ---------------------------------------------------------------------------------------------- few-shot prompts
+
+# Few-shot examples: exemplars with pictures in the prompt, and names with a word each to look up.
+#
+#     made_up_words(data, rng)             # "what is this? dax ; what is this? zug ; what is this?" with three images
+#     recall(data, rng)                    # "what is Hund? vuck ; what is Apfel? gub ; what is Hund?", a text
+#     repeated_pairs(data, rng)            # "dog dax ; cat zug ; dog dax ; dog dax ; cat zug", the target of a text
+#
+# To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks
+# like the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the
+# training it is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". From the stage "shots" on,
+# a word stands right behind its name, "dog dax ; cat zug ; dog dax": then its last step is to repeat what followed a
+# name before, which texts alone can teach (`repeated_pairs`). Words for all this must be many: 52 are memorised.
+
+
 def episodic_captioning(data: KitData, rng) -> Example:
     """Five objects that share an English keyword, with names in one language: loosely related pairs."""
     rows = rng.choice(pick(data.related, rng), SHOTS + 1, replace=False)

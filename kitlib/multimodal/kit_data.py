@@ -3,7 +3,7 @@
     data = kit_data("train")
     image, box = place_on_background(data.drawing(0, rng), rng)
 
-The builders that draw from it are in `example_builders` and `exemplar_builders`.
+The builders that draw from it are in `example_builders`.
 """
 
 import contextlib

@@ -1,16 +1,30 @@
-"""Cached features of a frozen tower: training batches from shards on disk, computed once for many prompts.
+"""Mixtures of tasks, and endless training batches from them, with pictures or with a frozen tower's features.
 
-    tower = Tower(config.tower, params["tower"])
-    for batch in batches(groups, tokenizer, tower, folder): ...  # as `mixture_batches.batches`: "features", no "images"
+    stage1 = Mixture(kit_tasks("train"), {"captioning": 4, "vqa": 1, "detection": 1})
+    stage1.draw(7)                                       # a pure function of (seed, 7), whatever was drawn before
+    groups = {
+        "one": Group(stage1, 32, num_images=1, prompt_length=40, target_length=32),
+        "few": Group(Mixture(tasks, {"episodic_vqa": 1}), 4, num_images=5, prompt_length=24, target_length=8),
+        "text": Group(Mixture(tasks, {"span_corruption": 1}), 4, num_images=0, prompt_length=128, target_length=48),
+    }
+    for batch in batches(groups, tokenizer): ...         # {"one": {"images": ..., "prompt_tokens": ..., ...}, ...}
+    for batch in feature_batches(groups, tokenizer, tower, folder): ...      # the same: "features", no "images"
+
+An image with a caption, four images with questions, and a text have little in common. Padded to one shape, most of a
+batch would be padding. In three groups, each with its own shape, every step still sees all of them, and the shapes
+never change, so the step compiles once. An example that does not fit into the shape of its group is left out and the
+next one is drawn; `shares_that_fit` reports how many fit. Batches are seeded and resumable to the exact batch.
+
+We found no text that gives the weights of PaLI-X (arXiv 2305.18565); its second stage has split_ocr,
+screenshot_to_markup and detection alone.
 
 In stages in which the tower is frozen, its output for an image is always the same. So it is computed once per image,
-for all questions about it: names in many languages, boxes of every object, all rows of a receipt (`Task.draw_all`).
-
-A *shard* holds the rows of a number of steps: the features of all different images, and per row the texts and the
-numbers of its images. Its rows are shuffled, so that a batch has different images. A shard is a pure function of its
-number, the groups and the tower. Between two steps only one is in memory; on disk are the last one and the first, as a
-run that goes on compares its first batch. So a run can stop at any step: it continues from the step of its checkpoint,
-and a shard that is missing is made again.
+for all questions about it: names in many languages, boxes of every object, all rows of a receipt (`Task.draw_all`). A
+*shard* holds the rows of a number of steps: the features of all different images, and per row the texts and the numbers
+of its images. Its rows are shuffled, so that a batch has different images. A shard is a pure function of its number,
+the groups and the tower. Between two steps only one is in memory; on disk are the last one and the first, as a run that
+goes on compares its first batch. So a run can stop at any step: it continues from the step of its checkpoint, and a
+shard that is missing is made again.
 """
 
 import dataclasses
@@ -33,17 +47,9 @@ from kitlib.multimodal.frozen_tower import Images, Tower
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.tasks import Task
 
+# ---------------------------------------------------------------------------------------------- mixtures
 
-# DOC multimodal.mixture
-# | """Mixtures of tasks: training example i is a pure function of (seed, i), so a run resumes at any i.
-# |
-# |     stage1 = Mixture(kit_tasks("train"), {"captioning": 4, "vqa": 1, "detection": 1})
-# |     stage1.draw(7)                                                     # the same whatever was drawn before
-# |     everything = Mixture(kit_tasks("train"), dict.fromkeys(PREFIXES, 1))     # all thirteen objectives, equally often
-# |
-# | We found no text that gives the weights of PaLI-X (arXiv 2305.18565); its second stage has split_ocr,
-# | screenshot_to_markup and detection alone.
-# | """
+
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """Tasks that are drawn at random.
@@ -89,23 +95,8 @@ class Mixture:
         return self.tasks[str(rng.choice(names, p=weights / weights.sum()))], rng
 
 
-# DOC multimodal.mixture_batches
-# | """Endless training batches from mixtures, in groups of several shapes at once, seeded and resumable to the exact batch.
-# |
-# |     groups = {
-# |         "one": Group(Mixture(tasks, {"captioning": 2, "vqa": 1}), 32, num_images=1, prompt_length=40, target_length=32),
-# |         "few": Group(Mixture(tasks, {"episodic_vqa": 1}), 4, num_images=5, prompt_length=24, target_length=8),
-# |         "text": Group(Mixture(tasks, {"span_corruption": 1}), 4, num_images=0, prompt_length=128, target_length=48),
-# |     }
-# |     for batch in batches(groups, tokenizer): ...    # {"one": {"images": ..., "prompt_tokens": ..., ...}, ...}
-# |
-# | An image with a caption, four images with questions, and a text have little in common. Padded to one shape, most of a
-# | batch would be padding. In three groups, each with its own shape, every step still sees all of them, and the shapes
-# | never change, so the step compiles once.
-# |
-# | An example that does not fit into the shape of its group is left out and the next one is drawn. `shares_that_fit`
-# | reports how many fit. If no example of a task fits, `batches` raises ValueError.
-# | """
+# ---------------------------------------------------------------------------------------------- batches
+
 TRIES = 256  # draws for one row; a packed row takes several
 
 
@@ -224,7 +215,8 @@ def _fitting(draws: Iterator[Tokenised], group: Group) -> list[Tokenised]:
     return chosen or [example]  # one that does not fit: making the row raises ValueError
 
 
-# DOC multimodal.features
+# ---------------------------------------------------------------------------------------------- with a tower's features
+
 STEPS = 100  # per shard
 MANY = 10**9  # numbers of draws that a shard has for itself
 SHARD = "shard-{:05d}.npz"
@@ -301,7 +293,7 @@ def feature_batches(
 ) -> FeatureBatches:
     """Training batches of these groups whose images went through the tower before. folder: for shards; steps: of each.
 
-    Raises ValueError as `mixture_batches.batches`. The iterator raises it, with the file's name, for a shard in the
+    Raises ValueError as `batches`. The iterator raises it, with the file's name, for a shard in the
     folder that is damaged or was made with another tower, other groups or data, or another number of steps.
     """
     check_groups(groups, tokenizer)

@@ -35,15 +35,9 @@ from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.scores import read_detections
 from kitlib.multimodal.tasks import Task
 
+# ---------------------------------------------------------------------------------------------- reading official files
 
-# DOC multimodal.public_files
-# | """Validation of the official files of public sets: every problem is one sentence with the file's name.
-# |
-# |     rows = read_json("captions_val2017.json", decode)            # decode: content -> rows, by the functions below
-# |     picture = square_picture(picture_path("val2017", name), 224)   # uint8[224, 224, 3]
-# |
-# | Used by `public_sets`.
-# | """
+
 def read_json(file: str | Path, decode: Callable):
     """The result of decode for the content of an official JSON file.
 
@@ -113,7 +107,8 @@ def shares_of(objects: Sequence, image) -> np.ndarray:
     return inside / size
 
 
-# DOC multimodal.public_sets
+# ---------------------------------------------------------------------------------------------- the sets
+
 PIXELS = 224
 KNOWN = ("neg_category_ids", "not_exhaustive_category_ids")  # of the images of LVIS
 # A class of LVIS has a letter for its number of training images: less than 10, 10 to 99, 100 or more.

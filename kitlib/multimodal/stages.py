@@ -10,9 +10,9 @@
     stage 6 "words"  the same with the 48 kinds and 52 made-up words of the tests, whose meaning is drawn again for
                      every prompt; and texts in which such a word is to be looked up
     stage 7 "look"   the same with more prompts of five images: to tell the third from the fifth takes longest
-    at last          parameters between those after "weak" and after "look" (`interpolation`)
+    at last          parameters between those after "weak" and after "look" (`interpolate`)
 
-From stage 1 on the tower is frozen, and its output is computed once per picture (`features`): a thing is named, found
+From stage 1 on the tower is frozen, and its output is computed once per picture (`mixtures`): a thing is named, found
 and asked about in several languages at once, so that more is learned in an hour. PaLI-X trains in another way: first
 all objectives with a frozen tower, then reading, markup and boxes at a higher resolution with a trainable one. Ours has
 a reason of size. A small model learns names only when most examples are names, and to tell one image of a prompt from
@@ -47,16 +47,16 @@ from kitlib.multimodal.mixtures import Group, Mixture
 from kitlib.multimodal.tasks import Task, kit_tasks, scorecard
 from kitlib.training import loop, optim
 
-# DOC multimodal.interpolation
-# | """Weight interpolation between two stages: the skill of the later one, and less of its forgetting.
-# |
-# |     table = scores_between(model, before, after, tasks)  # what the later stage taught, and what it cost
-# |     params = interpolate(before, after, share_chosen(table))
-# |
-# | The last stages of the released model teach few-shot prompts, and names and boxes get worse meanwhile. On the straight
-# | line from the parameters before to those after, names come back sooner than the new skill is lost (WiSE-FT, 2109.01903,
-# | section 3, for a fine-tuned CLIP). PaLI-X's paper has nothing like it.
-# | """
+# ---------------------------------------------------------------------------------------------- between two stages
+
+# Weight interpolation between two stages: the skill of the later one, and less of its forgetting.
+#
+#     table = scores_between(model, before, after, tasks)  # what the later stage taught, and what it cost
+#     params = interpolate(before, after, share_chosen(table))
+#
+# The last stages of the released model teach few-shot prompts, and names and boxes get worse meanwhile. On the straight
+# line from the parameters before to those after, names come back sooner than the new skill is lost (WiSE-FT,
+# 2109.01903, section 3, for a fine-tuned CLIP). PaLI-X's paper has nothing like it.
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the later stage; closer where the new skill comes
 LEARNED = "4-shot, new words, by way of English"  # the skill of the last stages
 ENOUGH = 0.8  # the score in it that is enough
@@ -86,7 +86,8 @@ def share_chosen(table: pd.DataFrame) -> float:
     return float(enough.min()) if len(enough) else 1.0
 
 
-# DOC multimodal.stages
+# ---------------------------------------------------------------------------------------------- the stages
+
 SHAPES = {  # per group: images, tokens of the prompt, of the target
     "name": (1, 18, 18),
     "short": (1, 26, 18),
@@ -113,7 +114,7 @@ class Stage:
     """One of the stages with images and text.
 
     Attributes:
-        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task in `kit_tasks.PLURAL` gives up
+        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task in `tasks.PLURAL` gives up
             to four examples, each in a row of its own, so its share of the rows is larger.
         rows: the rows of each group in a batch, which are also the group's weight in the loss.
         steps: the number of training steps.
@@ -121,7 +122,7 @@ class Stage:
             0. Muon's is `RATIO` times as high.
     """
 
-    checkpoint: Mapping[str, Mapping[str, float]]
+    weights: Mapping[str, Mapping[str, float]]
     rows: Mapping[str, int]
     steps: int
     peak: float

@@ -9,7 +9,7 @@ A score means little without the scores of two controls. *Blind*: the same model
 answers are worded and which are frequent. *Shuffled*: every question with the images of the next one. The model sees an
 image, but the wrong one, so its score shows how much the words of the question give away.
 
-A `mixture.Mixture` trains on tasks; studies and public sets (`public_sets`) are evaluated with the same type.
+A `mixtures.Mixture` trains on tasks; studies and public sets (`public_sets`) are evaluated with the same type.
 """
 
 import dataclasses
@@ -28,7 +28,6 @@ from kitlib.multimodal.kit_data import kit_data
 from kitlib.multimodal.prompts import PREFIXES, Example
 from kitlib.multimodal.scores import anls_values, ap50, exact_matches
 
-# DOC multimodal.tasks
 SEED = 77  # of test examples; training draws from other seeds
 CONTROLS = ("blind", "shuffled")
 
@@ -106,14 +105,8 @@ def with_control(examples: Sequence[Example], control: str | None) -> list[Examp
     return [dataclasses.replace(e, images=other.images) for e, other in zip(examples, others, strict=True)]
 
 
-# DOC multimodal.kit_tasks
-# | """The kit's own tasks: one per example builder, for mixtures and studies.
-# |
-# |     kit_tasks("train")["captioning"].draw(rng)
-# |     kit_tasks("train")["captioning"].draw_all(rng)       # about one picture, in several languages
-# |
-# | The tests of the released model, which use them, are in `kit_scores`.
-# | """
+# ---------------------------------------------------------------------------------------------- the kit's tasks
+
 # Tasks other than the thirteen objectives: parts of vqa, split_ocr, detection and episodic_vqa, and tasks of the kit's
 # own stages.
 MORE = ("easy_vqa", "receipts", "naming", "naming_by_english", "translation", "reading", "finding", "counting")
@@ -121,7 +114,7 @@ MORE += ("recall", "two_exemplars", "four_exemplars", "made_up_words", "made_up_
 MORE += ("two_exemplars_by_name", "four_exemplars_by_name", "two_made_up_words_by_name", "repeated_made_up_words")
 MORE += ("video_questions", "video_questions_by_positions", "counting_by_positions", "translation_by_text")
 TRAINED_ONLY = ("translation_by_text",)  # no names are held out in the test split
-# Every task that is not in PLURAL has the builder of its own name, which is in `exemplar_builders` for these:
+# Every task that is not in PLURAL has the builder of its own name. These have exemplars:
 EXEMPLARS = ("episodic_captioning", "episodic_vqa", "recall", "two_exemplars", "four_exemplars")
 EXEMPLARS += ("made_up_words", "made_up_words_by_name", "repeated_pairs")
 EXEMPLARS += ("two_exemplars_by_name", "four_exemplars_by_name", "two_made_up_words_by_name", "repeated_made_up_words")

@@ -24,18 +24,17 @@ from jax.sharding import PartitionSpec as P
 
 from kitlib.parallel.mesh import BATCH_AXES
 
-# DOC parallel.hlo
-# | """What a compiled program sends between devices: its collectives, by kind and volume, read from XLA's text.
-# |
-# |     totals(compiled.as_text())         # {"all-to-all": Volume(count=4, bytes=81395712), ...}, per device and run
-# |
-# | A program's text lists computations; one may call others, and a loop runs its body many times. Three traps. XLA counts
-# | a loop's body once in its own statistics: here it counts as often as it runs, by the trip count that XLA notes, or (TPU)
-# | by the constant that the loop's condition compares with. Reduce-scatters of TPUs are written as an all-reduce inside a
-# | fusion called all-reduce-scatter. Asynchronous collectives are split into start and done, and are counted once.
-# |
-# | Built in notebooks/16_from_laptop_to_pod.ipynb.
-# | """
+# ---------------------------------------------------------------------------------------------- collectives
+
+# What a compiled program sends between devices: its collectives, by kind and volume, read from XLA's text.
+#
+#     totals(compiled.as_text())         # {"all-to-all": Volume(count=4, bytes=81395712), ...}, per device and run
+#
+# A program's text lists computations; one may call others, and a loop runs its body many times. Three traps. XLA counts
+# a loop's body once in its own statistics: here it counts as often as it runs, by the trip count that XLA notes, or
+# (TPU) by the constant that the loop's condition compares with. Reduce-scatters of TPUs are written as an all-reduce
+# inside a fusion called all-reduce-scatter. Asynchronous collectives are split into start and done, and are counted
+# once.
 KINDS = ("all-to-all", "all-gather", "all-reduce", "reduce-scatter", "collective-permute")
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "c64": 64, "c128": 128}  # others have them in their name: s32, f8e4m3
 
@@ -145,7 +144,8 @@ def _called(instruction: Instruction, attribute: str) -> str:
     return re.search(rf"\b{attribute}=%?([\w.\-]+)", instruction.rest)[1]
 
 
-# DOC parallel.ahead_of_time
+# ---------------------------------------------------------------------------------------------- compiling
+
 FAST = {"exec_time_optimization_effort": -1.0}  # in a tenth of the time; of most models the same collectives, see tests
 
 

@@ -33,7 +33,6 @@ from jax.sharding import PartitionSpec as P
 
 from kitlib.configs.arguments import one_of, whole
 
-# DOC parallel.mesh
 AXES = ("data", "fsdp", "tensor", "expert")
 BATCH_AXES = ("data", "fsdp", "expert")  # every device along these has examples of its own
 
@@ -181,18 +180,18 @@ def global_batch(mesh: Mesh, batch):
     return jax.tree.map(put, batch)
 
 
-# DOC parallel.embedding
-# | """Reading rows of an embedding table that is divided among devices, without gathering the table.
-# |
-# |     x = read_rows(table, tokens)            # float[V, D], int[B, N] -> float[B, N, D]
-# |
-# | Along `fsdp`, the table is divided by its columns, and a device has the tokens of its own part of the batch. XLA may
-# | gather the table to read a few rows of it: 250,112 x 4,096 numbers for a PaLI-X of 55B. Instead, the devices of a group
-# | exchange their tokens, which are small; each reads its columns for all of them; one all-to-all brings the columns of a
-# | token together. The gradient goes the same way back, and is then complete along `fsdp`.
-# |
-# | Built in notebooks/16_from_laptop_to_pod.ipynb.
-# | """
+# ---------------------------------------------------------------------------------------------- a divided table
+
+# Reading rows of an embedding table that is divided among devices, without gathering the table.
+#
+#     x = read_rows(table, tokens)            # float[V, D], int[B, N] -> float[B, N, D]
+#
+# Along `fsdp`, the table is divided by its columns, and a device has the tokens of its own part of the batch. XLA may
+# gather the table to read a few rows of it: 250,112 x 4,096 numbers for a PaLI-X of 55B. Instead, the devices of a
+# group exchange their tokens, which are small; each reads its columns for all of them; one all-to-all brings the
+# columns of a token together. The gradient goes the same way back, and is then complete along `fsdp`.
+
+
 def read_rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
     """table float[V, D], tokens int[B, N] -> float[B, N, D]; on a mesh, tokens and result are divided along B."""
     here = current()

@@ -5,7 +5,7 @@
 
 A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the thing and the language
 and to remember the fact; the languages' names are often akin, so some can be guessed. Every picture has new light and
-new noise. The things are emoji (`captioned`), their names CLDR's (`recall`).
+new noise. The objects are emoji (`captioned`), their names CLDR's (`data.texts`).
 
 A picture has 24 x 24 pixels and its language a strip of 12 x 24 below it: six patches of 12 x 12.
 """
@@ -26,14 +26,14 @@ from kitlib.data.image_batches import to_float
 from kitlib.synthetic import scenes
 from kitlib.synthetic.rendered_text import font_of_size
 
-# DOC synthetic.drawings
-# | """Augmented drawings: an object as several designers draw it, with small changes.
-# |
-# |     drawn = cutouts([3, 7])                        # of two emoji: their cut-outs, one per style that has them
-# |     varied(drawn[0][0], keyed_rng(seed, i))        # mirrored, turned, in slightly other colours
-# |
-# | A cut-out is uint8[H, W, 4], as in `scenes`. The styles are those of `data.captioned`; Twemoji is held out.
-# | """
+# ---------------------------------------------------------------------------------------------- drawings
+
+# Augmented drawings: an object as several designers draw it, with small changes.
+#
+#     drawn = cutouts([3, 7])                        # of two emoji: their cut-outs, one per style that has them
+#     varied(drawn[0][0], keyed_rng(seed, i))        # mirrored, turned, in slightly other colours
+#
+# A cut-out is uint8[H, W, 4], as in `scenes`. The styles are those of `data.captioned`; Twemoji is held out.
 TURN = 15.0  # degrees, at most, to either side
 SATURATION, BRIGHTNESS = (0.6, 1.3), (0.8, 1.2)  # factors
 TINT = 15.0  # of 255, at most, added to each of red, green and blue
@@ -69,7 +69,8 @@ def varied(cutout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.rint(out).astype(np.uint8)
 
 
-# DOC synthetic.named_pictures
+# ---------------------------------------------------------------------------------------------- questions
+
 SIDE, STRIP = 24, 12  # pixels: of the thing's picture, and the height of the language's strip
 SIZE = (SIDE + STRIP, SIDE)
 BASELINE, FONT = 9, ("DejaVuSansMono", 10)  # pixels from the strip's top to its line; name and pixels per em
@@ -82,7 +83,7 @@ SPLITS = ("taught", "held_out", "novel")
 class Questions:
     """n pairs of a thing and a language. Attributes:
 
-    things, languages: int32[n], rows of `things()` and of `recall.vocabulary().languages`.
+    things, languages: int32[n], rows of `things()` and of `texts.vocabulary().languages`.
     labels: int32[n], the first letter of the name: 0 for a to 25 for z, without its accents.
     """
 

@@ -29,17 +29,18 @@ from kitlib.configs import arguments
 from kitlib.parallel import mesh, processes, rules
 from kitlib.training import checkpoints
 
+# ---------------------------------------------------------------------------------------------- preemption
 
-# DOC training.preemption
-# | """Preemption: clusters that take a machine away send SIGTERM, and some seconds later SIGKILL.
-# |
-# |     with Watch(every=50) as watch:
-# |         ...
-# |         if watch.asked(step): ...                   # save, then raise Preempted
-# |
-# | A checkpoint of several processes needs all of them, and the signal may reach only one. So all have to agree, every
-# | few steps; a process alone looks after every step.
-# | """
+# Preemption: clusters that take a machine away send SIGTERM, and some seconds later SIGKILL.
+#
+#     with Watch(every=50) as watch:
+#         ...
+#         if watch.asked(step): ...                   # save, then raise Preempted
+#
+# A checkpoint of several processes needs all of them, and the signal may reach only one. So all have to agree, every
+# few steps; a process alone looks after every step.
+
+
 class Preempted(SystemExit):
     """The run was asked to end; saved: its state is kept. Ends a program with the status that SIGTERM gives, 143."""
 
@@ -75,7 +76,9 @@ class Watch:
         return step % self.every == 0 and any(processes.gather_json(self.received))
 
 
-# DOC training.loop
+# ---------------------------------------------------------------------------------------------- the loop
+
+
 class TrainState(flax.struct.PyTreeNode):
     """All that a run needs to continue: with the iterator's state, it determines the rest of the run bitwise."""
 
@@ -281,17 +284,17 @@ def _extend(history: dict, pending: list[dict], saver) -> dict:
     return {name: np.concatenate([history[name], values]) if history else values for name, values in new.items()}
 
 
-# DOC training.sharded
-# | """The sharded state of a run on a mesh: born divided, so that no device ever holds a whole large model.
-# |
-# |     shardings = state_shardings(shapes, tx, devices)                  # of TrainState, by `parallel.rules`
-# |     state = init_state(make_params, tx, devices, seed=0)              # every device draws its own part
-# |     step = loop.make_step(loss_fn, tx, shardings=shardings)
-# |     with jax.set_mesh(devices):                                       # devices: a Mesh, from `parallel.mesh`
-# |         state, metrics = step(state, mesh.global_batch(devices, batch))
-# |
-# | Built in notebooks/16_from_laptop_to_pod.ipynb.
-# | """
+# ---------------------------------------------------------------------------------------------- on a mesh
+
+# The sharded state of a run on a mesh: born divided, so that no device ever holds a whole large model.
+#
+#     shardings = state_shardings(shapes, tx, devices)                  # of TrainState, by `parallel.rules`
+#     state = init_state(make_params, tx, devices, seed=0)              # every device draws its own part
+#     step = loop.make_step(loss_fn, tx, shardings=shardings)
+#     with jax.set_mesh(devices):                                       # devices: a Mesh, from `parallel.mesh`
+#         state, metrics = step(state, mesh.global_batch(devices, batch))
+
+
 def state_shapes(params, tx: optax.GradientTransformation) -> TrainState:
     """The shapes of a fresh state for parameters, arrays or shapes; nothing is computed."""
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)

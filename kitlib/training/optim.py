@@ -21,7 +21,6 @@ from jax.tree_util import keystr
 from kitlib.configs.arguments import number, whole
 from kitlib.training import loop
 
-# DOC training.optim
 # ---------------------------------------------------------------------------------------------- schedules
 
 
@@ -212,14 +211,9 @@ CORES = {
     "adafactor-momentum": scale_by_big_vision_adafactor,
 }
 
+# ------------------------------------------------------------------------------------- the recipe of most training runs
 
-# DOC training.recipe
-# | """AdamW with a cosine schedule, compiled once per model: the recipe of most training runs of the kit.
-# |
-# |     tx, step = adamw_cosine_step(classification_loss, model, num_steps=800, peak=4e-3, warmup=100, weight_decay=0.1)
-# |
-# | `optim` has the parts for other recipes, `loop` the step.
-# | """
+
 @functools.cache  # compiled once for several seeds of one model
 def adamw_cosine_step(
     make_loss: Callable,

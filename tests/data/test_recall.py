@@ -65,7 +65,7 @@ def test_the_committed_facts():
 
 
 def test_batches_are_of_facts_and_resume():
-    """That an epoch has each row once is tested with `shuffled`."""
+    """That an epoch has each row once is tested with `shuffled_batches`."""
     facts = texts.facts()[:1000]
     rows = {tuple(row) for row in np.concatenate([facts.inputs, facts.targets], axis=1).tolist()}
     first = next(texts.batches(facts, 256, seed=3))

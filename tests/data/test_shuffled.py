@@ -1,4 +1,4 @@
-"""kitlib.data.image_batches: every epoch has each row once, batches go on where they stopped, wrong sizes are refused."""
+"""kitlib.data.image_batches: rows are seen once per epoch, batches go on where they stopped, sizes are checked."""
 
 import numpy as np
 import pytest

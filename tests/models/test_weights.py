@@ -1,4 +1,4 @@
-"""kitlib.models.checkpoint: numbers are kept to half a unit of float16; a refused save leaves the old file as it was."""
+"""kitlib.models.checkpoint: numbers are kept to half a unit of float16; a refused save leaves the old file."""
 
 import functools
 

@@ -87,7 +87,7 @@ def run_arm(arm: EnsembleArm, seed: int, folder: Path) -> list[dict]:
 
 
 def costs(arm: EnsembleArm) -> dict[str, float]:
-    """`ensemble_measures.costs` of one ensemble."""
+    """`measures.costs` of one ensemble."""
     return measures.costs(arm, BATCH)
 
 

@@ -152,13 +152,13 @@ def few_shots(few: np.ndarray, few_labels: np.ndarray, asked: np.ndarray, asked_
 
 
 def model_of(arm) -> ViT | ensembles.Mimo:
-    """The model that an arm of `studies.ensembles.from_scratch` or `studies.ensembles.naming` trains."""
+    """The model that an arm of `from_scratch` or `naming` trains."""
     return ensembles.Mimo(arm.config, arm.inputs) if arm.inputs else ViT(arm.config)
 
 
 def costs(arm, batch_size: int) -> dict[str, float]:
     """Millions of parameters and of FLOPs per image at test time, and training FLOPs in 10^12, of an arm of
-    `studies.ensembles.from_scratch` or `studies.ensembles.naming`."""
+    `from_scratch` or `naming`."""
     config = arm.config
     if arm.inputs:
         config = config.replace(channels=arm.inputs * config.channels, num_classes=arm.inputs * config.num_classes)

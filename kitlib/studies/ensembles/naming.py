@@ -56,7 +56,7 @@ from kitlib.upcycling import to_ensemble
 STEPS, BATCH = 500, 256
 PEAKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 SEEDS = 10
-WIDTH, WIDTHS = 16, (8, 16, 32)  # of `naming`, and of `naming_sizes`
+WIDTH, WIDTHS = 16, (8, 16, 32)  # of `naming`, and of `sizes`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ def pretrained(arm: NamingArm, split: str, seed: int, folder: Path) -> dict:
     models are trained for as long as its trials."""
     make = functools.partial(setups.pictures, split, arm.config.width)
     task, kind = make(), {"ViT": "dense", "V-MoE": "scratch"}.get(arm.start, arm.start)
-    before = trial_arm(task, kind, task.recipes[kind])
+    before = trial_arm(task, kind, task.recipe(kind))
     if split == "test":
         cost = 1.0 if kind in ("dense", "upcycled") else 2.0  # with the parent's, two in all
         before = ablations.tuned_arm(task, kind, before.config, cost)
@@ -223,7 +223,7 @@ def run_trial(arm: NamingArm, seed: int, folder: Path) -> list[dict]:
 
 
 def costs(arm: NamingArm) -> dict[str, float]:
-    """`ensemble_measures.costs` of one ensemble; the training is that of fine-tuning."""
+    """`measures.costs` of one ensemble; the training is that of fine-tuning."""
     return measures.costs(arm, BATCH)
 
 

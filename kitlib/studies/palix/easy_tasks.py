@@ -1,7 +1,7 @@
 """The tasks of the PaLI-X studies: the tasks of the kit, some in easier forms, and others for single studies.
 
     study_tasks()["captioning"]        # objects with 48 names in three languages, where the kit's have 417 in sixteen
-    tasks_of_tests()["captioning"]     # what an arm is tested on, by the name that `palix` uses
+    tasks_of_tests()["captioning"]     # what an arm is tested on, by the name that `arms` uses
 
 One builder function per task over `kit_data`, as in `multimodal.example_builders`.
 """

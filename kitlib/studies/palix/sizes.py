@@ -70,7 +70,7 @@ def arm(tower: int, text: int, *, tower_peak: float | None = None, peak: float |
 
 
 def run(one: PaLIXArm, seed: int, folder: Path) -> list[dict]:
-    """One row: the scores and losses of `palix_runs.run_arm`, and "accuracy: mean", of the five tasks."""
+    """One row: the scores and losses of `runs.run_arm`, and "accuracy: mean", of the five tasks."""
     (row,) = runs.run_arm(one, seed, folder, study_tasks(), tasks_of_tests())
     return [row | {"accuracy: mean": float(np.mean([row[f"accuracy: {name}"] for name in TASKS]))}]
 

@@ -38,7 +38,7 @@ def test_members_of_deep_ensembles_are_the_runs_of_single_models(monkeypatch, tm
     """Two upstream models, or one that is fine-tuned twice; no fine-tuned model is in two ensembles of an arm."""
     asked = []
     monkeypatch.setattr(naming, "stored_outputs", lambda arm, first, seed, folder: asked.append((first, seed)))
-    arms = naming.studies()["naming"].arms
+    arms = naming.naming().arms
     expected = {"V-MoE": [(3, 3)], "2 x V-MoE": [(3, 3), (3 + 10, 3 + 10)], "2 x V-MoE downstream": [(3, 3), (3, 13)]}
     for name, pairs in expected.items():
         asked.clear()
@@ -49,7 +49,7 @@ def test_members_of_deep_ensembles_are_the_runs_of_single_models(monkeypatch, tm
 
 def test_costs_by_hand():
     """An E3 has the parameters of its V-MoE; two models cost twice as much, eight passes eight times at test time."""
-    found = {name: naming.costs(arm) for name, arm in naming.studies()["naming"].arms.items()}
+    found = {name: naming.costs(arm) for name, arm in naming.naming().arms.items()}
     assert found["E3 M=2"]["mparams"] == found["V-MoE"]["mparams"]
     assert found["2 x V-MoE"] == {name: pytest.approx(2 * value) for name, value in found["V-MoE"].items()}
     assert found["MC dropout M=8"]["mflops"] == pytest.approx(8 * found["V-MoE"]["mflops"])
@@ -83,7 +83,7 @@ def test_what_is_fine_tuned_starts_near_the_v_moe(name):
 @pytest.mark.parametrize("name", ["V-MoE", "E3 M=2", "MC dropout M=2", "MIMO M=2", "2 x V-MoE downstream"])
 def test_an_arm_is_fine_tuned_once_and_measured(name, tmp_path, monkeypatch):
     task = setups.pictures()
-    arm = dataclasses.replace(naming.studies()["naming"].arms[name], steps=2)
+    arm = dataclasses.replace(naming.naming().arms[name], steps=2)
     base = arm.config.replace(e3=None, dropout=0.0)
     monkeypatch.setattr(naming, "pretrained", lambda start, split, seed, folder: task.init(ViT(base), seed))
     few = {part: images[:200] for part, images in naming.pictures().items()}

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kitlib.studies.upcycling import runs, setups
+from kitlib.studies.upcycling import recipes, runs, setups
 from kitlib.studies.upcycling.recipes import Recipe
 from kitlib.studies.upcycling.runs import UpcyclingArm
 
@@ -61,7 +61,7 @@ def test_arms_start_at_the_parent(task, tmp_path):
 
 
 def test_recipes_differ_in_rate_moments_and_cooldown(tmp_path, monkeypatch):
-    monkeypatch.setattr(setups, "WARMUP", 1)  # the parent has four steps
+    monkeypatch.setattr(recipes, "WARMUP", 1)  # the parent has four steps
     quick = short(setups.recall)
     runs.prepare_parent(lambda: quick, 0, tmp_path)
 
