@@ -66,7 +66,7 @@ def test_at_first_every_prompt_is_for_a_kind_that_is_there_and_its_boxes_are_all
 
 def test_all_arms_have_as_many_prompts_for_boxes():
     """Of a phase of 6,000 steps with weights 1 and 0.5, two thirds: the 4,000 of the other arms."""
-    for one in rare.studies()["rare"].arms.values():
+    for one in rare.rare().arms.values():
         for phase, steps in zip(one.phases, (rare.PRESENT_STEPS, rare.STEPS), strict=True):
             weights = dict(phase.tasks)
             (asked,) = (weight for name, weight in weights.items() if name.startswith("present"))
