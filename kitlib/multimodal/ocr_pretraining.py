@@ -7,8 +7,8 @@
 The tower of PaLI-X learns objects from JFT and learns to read from a second classification: does token t of the
 vocabulary occur in the text of the image? Here both are one list of labels: first one per letter, then one per object
 of `kit_data.object_rows`. An image shows words, one object, or a scene of several objects. Every label has its own
-sigmoid, so that several labels can be true. Objects come in the four styles of `named_pictures`, varied; Twemoji is held
-out. The words are those of all languages whose letters the tests read, at 8 to 20 pixels.
+sigmoid, so that several labels can be true. Objects come in the four styles of `named_pictures`, varied; Twemoji is
+held out. The words are those of all languages whose letters the tests read, at 8 to 20 pixels.
 
 We depart from PaLI-X in three points. PaLI-X classifies the whole image, we classify every patch: our images are drawn,
 so the position of each letter is known. Without the positions the small model did not learn to read: after 160,000

@@ -12,7 +12,7 @@ from kitlib.data import files
 from kitlib.multimodal import stages
 from kitlib.studies import claims, tables
 from kitlib.tools import notebook_files
-from kitlib.tools.site_pages import claims_table, table
+from kitlib.tools.site import claims_table, table
 
 
 def upcycling() -> str:

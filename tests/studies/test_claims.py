@@ -12,7 +12,7 @@ from kitlib.data.files import ROOT
 from kitlib.studies import claims, runner, tables
 from kitlib.studies.claims import Claim, Question
 from kitlib.studies.palix import easy_tasks
-from kitlib.tools.executed import check_lines
+from kitlib.tools.notebook_files import check_lines
 
 
 @pytest.fixture
