@@ -316,66 +316,33 @@ def episodic_captioning(data: KitData, rng) -> Example:
     return objectives.episodic_captioning(images, captions, language)
 
 
-def made_up_words(data: KitData, rng) -> Example:
+def made_up_words(data: KitData, rng, shots: int = SHOTS, by_name: bool = False) -> Example:
     """Exemplars that name two kinds of objects by made-up words, then a query. The words are few enough to be
-    memorised, but their meaning is drawn again for every prompt."""
-    return objectives.made_up_words(episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng))
+    memorised, but their meaning is drawn again for every prompt.
+
+    shots: exemplars. by_name: the answer names what every image shows, in English, each name with its made-up word.
+    """
+    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, shots, rng)
+    return objectives.made_up_words(episode, **({"names": data.scene_names, "joint": " "} if by_name else {}))
 
 
-def made_up_words_by_name(data: KitData, rng) -> Example:
-    """The same with an answer that names what every image shows, in English, each name with its made-up word."""
-    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng)
-    return objectives.made_up_words(episode, names=data.scene_names, joint=" ")
-
-
-def two_made_up_words_by_name(data: KitData, rng) -> Example:
-    """The same with one exemplar of each kind."""
-    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, 2, rng)
-    return objectives.made_up_words(episode, names=data.scene_names, joint=" ")
-
-
-def four_exemplars(data: KitData, rng) -> Example:
+def exemplars(data: KitData, rng, shots: int = SHOTS, by_name: bool = False) -> Example:
     """Any two objects and two of thousands of words that mean nothing here: made-up ones of two syllables, or short
     ones of other languages. Half of the time the answer names every image.
 
-    Not quite nothing: of the 3,497 short words 70 are Turkish or Vietnamese names of things that the kit names, and 20
+    shots: exemplars. by_name: the answer always names every image, each name with its word right behind it; half of the
+    time the objects are those of scenes, with which few-shot prompts are tested.
+
+    Not quite nothing: of the 3,497 short words 70 are Turkish or Vietnamese names of objects that the kit names, and 20
     of these are held out from pictures (`held_out`). To leave them out would be another training than the released one.
     """
-    return _exemplars(data, rng, SHOTS)
-
-
-def two_exemplars(data: KitData, rng) -> Example:
-    """`four_exemplars` with one of each object."""
-    return _exemplars(data, rng, 2)
-
-
-def two_exemplars_by_name(data: KitData, rng) -> Example:
-    """`two_exemplars` with an answer that names every image, each name with its word right behind it."""
-    return _exemplars_by_name(data, rng, 2)
-
-
-def four_exemplars_by_name(data: KitData, rng) -> Example:
-    """The same with four exemplars."""
-    return _exemplars_by_name(data, rng, SHOTS)
-
-
-def _exemplars(data: KitData, rng, shots: int) -> Example:
-    episode, names = _episode(data, data.object_rows, rng, shots)
-    return objectives.made_up_words(episode, names=names if rng.integers(2) else None)
-
-
-def _exemplars_by_name(data: KitData, rng, shots: int) -> Example:
-    """Half of the time of the objects of scenes, with which few-shot prompts are tested."""
-    episode, names = _episode(data, pick((data.object_rows, data.scene_rows), rng), rng, shots)
-    return objectives.made_up_words(episode, names=names, joint=" ")
-
-
-def _episode(data: KitData, rows: Sequence[int], rng, shots: int) -> tuple[episodes.Episode, list[str]]:
-    """(episode of two of the rows, their English names)"""
-    rows = rng.choice(rows, 2, replace=False)
+    rows = rng.choice(pick((data.object_rows, data.scene_rows), rng) if by_name else data.object_rows, 2, replace=False)
     words = _words(data, rng)
     episode = episodes.episode([data.drawing(row, rng) for row in rows], 2, shots, rng, words=words)
-    return episode, [data.emoji.names["en"][row] for row in rows]
+    names = [data.emoji.names["en"][row] for row in rows]
+    if by_name:
+        return objectives.made_up_words(episode, names=names, joint=" ")
+    return objectives.made_up_words(episode, names=names if rng.integers(2) else None)
 
 
 def _words(data: KitData, rng) -> Sequence[str]:
@@ -418,7 +385,7 @@ def recall(data: KitData, rng) -> Example:
 def episodic_vqa(data: KitData, rng) -> Example:
     """New words for two objects, or five questions of easy-VQA."""
     if rng.integers(2):
-        return four_exemplars(data, rng)
+        return exemplars(data, rng)
     easy, rows = data.questions, rng.integers(len(data.questions), size=SHOTS + 1)
     questions, answers = ([texts[row] for row in rows] for texts in (easy.questions, easy.answers))
     return objectives.episodic_vqa(easy.images[easy.image_index[rows]], questions, answers, "en")

@@ -6,7 +6,7 @@
 Half of the sixteen languages are taught every name with pictures. In the other half, a quarter of the things are named
 in texts alone ("what is dog?", answered in French): no picture of such a thing ever comes with its name in that
 language, neither as an answer nor in a prompt (but for a gap in the words of exemplars, which
-`example_builders.four_exemplars` describes). To name it from a picture, what the model sees and what it reads must
+`example_builders.exemplars` describes). To name it from a picture, what the model sees and what it reads must
 have met. Which quarter depends on the thing's code and the language, so it differs from language to language.
 """
 

@@ -114,7 +114,7 @@ class Stage:
     """One of the stages with images and text.
 
     Attributes:
-        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task in `tasks.PLURAL` gives up
+        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task with several examples gives up
             to four examples, each in a row of its own, so its share of the rows is larger.
         rows: the rows of each group in a batch, which are also the group's weight in the loss.
         steps: the number of training steps.

@@ -92,7 +92,7 @@ def test_a_word_is_recalled_in_every_language():
 
 
 def test_how_many_short_words_are_names_of_the_kit():
-    """The gap that `four_exemplars` describes: Turkish and Vietnamese are in no list of words to read."""
+    """The gap that `exemplars` describes: Turkish and Vietnamese are in no list of words to read."""
     data = kit_data("train")
     named = {}
     for language, names in data.emoji.names.items():
