@@ -94,19 +94,19 @@ def _lines(folder: Path, file: str) -> list[tuple[str, str]]:
 
 # ---------------------------------------------------------------------------------------------- names to know by heart
 
-# Closed-book recall: what is this thing called in that language? 31,747 facts that a model can only know by heart.
+# Closed-book recall: what is this object called in that language? 31,747 facts that a model can only know by heart.
 #
 #     facts = recall.facts("taught")                    # a dog in German -> h u n d </s>
 #     for batch in recall.batches(facts, 256, seed=0): ...
 #
-# An example has three input tokens, the language and the number of the thing in two digits, and the letters of the name
-# as targets. There is nothing to compute, so the task measures how much a model *stores*. 5 % of the pairs of thing and
-# language are held out: they say what a model can guess from the other languages' names.
+# An example has three input tokens, the language and the number of the object in two digits, and the letters of the
+# name as targets. There is nothing to compute, so the task measures how much a model *stores*. 5 % of the pairs of
+# object and language are held out: they say what a model can guess from the other languages' names.
 #
 # The names are CLDR's; data/make_names.py made the file.
 FILE = "names.txt.gz"
 PAD, EOS = 0, 1
-BASE = 42  # a thing's number, below 42 * 42 = 1,764, is written in two digits of this base
+BASE = 42  # an object's number, below 42 * 42 = 1,764, is written in two digits of this base
 HELD_OUT = 0.05  # of all facts
 SPLITS = ("taught", "held_out")
 
@@ -115,9 +115,9 @@ SPLITS = ("taught", "held_out")
 class Facts:
     """n facts. Attributes:
 
-    inputs: int32[n, 3], tokens of the language, of the first and of the second digit of the thing's number.
+    inputs: int32[n, 3], tokens of the language, of the first and of the second digit of the object's number.
     targets: int32[n, 13], the letters of its name and `EOS`; then padding.
-    names: what was encoded: (language, thing, name) per fact, such as ("de", "🐕", "hund").
+    names: what was encoded: (language, object, name) per fact, such as ("de", "🐕", "hund").
     """
 
     inputs: np.ndarray
@@ -147,7 +147,7 @@ class Vocabulary:
         return 2 + len(self.languages) + 2 * BASE + len(self.letters)
 
     def inputs(self, language: str, number: int) -> list[int]:
-        """The three tokens that ask for the name of thing `number` in `language`."""
+        """The three tokens that ask for the name of object `number` in `language`."""
         first = 2 + len(self.languages)
         return [2 + self.languages.index(language), first + number // BASE, first + BASE + number % BASE]
 
@@ -176,7 +176,7 @@ def facts(split: str = "taught", *, data_dir: str | Path | None = None) -> Facts
     """The facts of a split, "taught" (30,160) or "held_out" (1,587).
 
     The order is random but fixed: the first n are a fair sample. Whether a fact is held out, and its place, is decided
-    by the sha256 of language and thing. data_dir: as for `datasets.load`.
+    by the sha256 of language and object. data_dir: as for `datasets.load`.
 
     Raises ValueError for an unknown split or a file with other content, and the errors of `files.read_checked`.
     """
@@ -207,7 +207,7 @@ def all_names(*, data_dir: str | Path | None = None) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=2)
 def _table(folder: Path) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
-    """(languages, ((thing, its names by language), ...)); "" where there is no name."""
+    """(languages, ((object, its names by language), ...)); "" where there is no name."""
 
     def table(packed: bytes):
         head, *lines = gzip.decompress(packed).decode().splitlines()

@@ -84,7 +84,7 @@ def translations(data: KitData, rng) -> list[Example]:
 
 
 def translations_by_text(data: KitData, rng) -> list[Example]:
-    """`translations` into languages in which no picture of the thing is named: a quarter of the names in half of the
+    """`translations` into languages in which no picture of the object is named: a quarter of the names in half of the
     languages, which would else be rare."""
     row = pick([row for row in data.object_rows if len(data.languages[row]) < len(captioned.LANGUAGES)], rng)
     return _translated(data, row, [code for code in captioned.LANGUAGES if code not in data.languages[row]], rng)

@@ -40,7 +40,7 @@ class KitData:
         scene_names, scene_rows: their English names, their emoji rows.
         vocabularies: (language, words to read, those of them that are short enough for receipts).
         more_words: words of further languages, in the same letters.
-        short_words: those of them that are short and of few pieces: names for things that are given in a prompt.
+        short_words: those of them that are short and of few pieces: names for objects that are given in a prompt.
         related: groups of more than `SHOTS` rows of `object_rows` that share an English keyword.
     """
 

@@ -1,20 +1,20 @@
 """The tests of the released model: what "seen" and "unseen" mean, and one `Task` per row of its table of scores.
 
     scorecard(model, params, TASKS)                      # a row per test, with controls (see `tasks`)
-    caption_examples("fr", style="twemoji")(300, 77)     # known things as another designer draws them
+    caption_examples("fr", style="twemoji")(300, 77)     # known objects as another designer draws them
 
 Three things can be new, and each has a test of its own:
 
-- the picture: a known thing on a new background, or in a style that was held out (Twemoji);
-- the pair of a thing and a language: the French name of a thing whose pictures were named in other languages, and whose
+- the picture: a known object on a new background, or in a style that was held out (Twemoji);
+- the pair of an object and a language: the French name of one whose pictures were named in other languages, and whose
   French name was met in texts alone (`held_out`);
-- the thing: objects and words of the test split, which are in no training image.
+- the object: objects and words of the test split, which are in no training image.
 
 In few-shot prompts the meaning of the words is new: of 52 made-up words two are drawn for every prompt, in training as
 here, so that only the prompt tells what they mean. The 48 kinds of objects are known; those of the test split have rows
 of their own.
 
-A thing without a known name cannot be named. What is asked is whether the answer is near: by its place in WordNet
+An object without a known name cannot be named. What is asked is whether the answer is near: by its place in WordNet
 (WUPS), and whether no other name that was taught would have been nearer ("nearest name").
 """
 
@@ -58,7 +58,7 @@ def caption_examples(language: str, split: str = "train", style: str = "noto") -
 
 
 def pair_examples(*, by_english: bool) -> Callable:
-    """(count, seed) -> pictures to be named in a language in which no picture of the thing was named in training.
+    """(count, seed) -> pictures to be named in a language in which no picture of the object was named in training.
 
     by_english: the prompt asks for the English name first.
     """

@@ -218,7 +218,7 @@ def _fitting(draws: Iterator[Tokenised], group: Group) -> list[Tokenised]:
 # ---------------------------------------------------------------------------------------------- with a tower's features
 
 STEPS = 100  # per shard
-MANY = 10**9  # numbers of draws that a shard has for itself
+DRAWS_PER_SHARD = 10**9  # shard k begins with draw k * DRAWS_PER_SHARD
 SHARD = "shard-{:05d}.npz"
 FIRST = SHARD.format(0)
 
@@ -330,7 +330,7 @@ def make_shard(
 def draw_rows(group: Group, tokenizer: Tokenizer, number: int, count: int) -> list[list[Tokenised]]:
     """The examples of `count` rows of shard `number`: one each, or packed texts; those that do not fit are left out."""
     rows = []
-    for i in itertools.count(number * MANY):
+    for i in itertools.count(number * DRAWS_PER_SHARD):
         examples = (batching.tokenise(example, tokenizer) for example in group.mixture.draw_all(i))
         for example in (example for example in examples if fits(example, group)):
             if rows and not group.num_images and fits(example, group, rows[-1]):

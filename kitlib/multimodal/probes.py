@@ -1,9 +1,9 @@
 """Linear probes on patch features.
 
     tower = Tower(model.config.tower, params["tower"])
-    named_by_style(tower)          # things that were trained, also in the held-out style
+    named_by_style(tower)          # objects that were trained, also in the held-out style
     read_by_size(tower)            # letters of words that were not trained
-    told_patches(model, params, examples)     # which patch is it? from the tower's output and from the encoder's
+    position_accuracy(model, params, examples)     # which patch is it? from the tower's output and from the encoder's
 
 A probe (`metrics.fewshot`) is fitted to some images and judged on others. It separates two reasons for a wrong answer:
 the tower does not show what was asked for, or the text model does not use it.
@@ -40,9 +40,9 @@ def answers_of(features, labels, new, classes: int | None = None) -> np.ndarray:
 def named_by_style(
     tower: Tower, styles: Sequence[str] = captioned.EMOJI_STYLES, *, views: int = 16, seed: int = 0
 ) -> pd.DataFrame:
-    """How many of the 417 things does a probe of an image's patches (their mean and largest values) name?
+    """How many of the 417 objects does a probe of an image's patches (their mean and largest values) name?
 
-    Fitted to `views` images of each thing, in the taught styles and varied, and judged on two images of each thing in
+    Fitted to `views` images of each object, in the taught styles and varied, and judged on two images of each object in
     each of `styles`. Columns: "style", "taught", "right", "low", "high" (95 %), "n".
     """
     rows, drawn = object_rows("train"), drawn_objects("train")
@@ -109,7 +109,7 @@ def _letters(tower: Tower, split: str, count: int, sizes: tuple[int, int], seed:
     return vectors, np.concatenate(found), np.repeat(np.arange(len(found)), [len(text) for text in found])
 
 
-def told_patches(model, params, examples: Sequence[Example], *, fitted: int = 200) -> dict[str, float]:
+def position_accuracy(model, params, examples: Sequence[Example], *, fitted: int = 200) -> dict[str, float]:
     """Of how many patches does a probe tell both row and column? {"tower": share, "encoder": share}
 
     From the tower's output, and from what the encoder makes of the visual tokens. The probes, one for rows and one for

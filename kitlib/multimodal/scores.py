@@ -68,7 +68,7 @@ def ap50(
     Texts give no confidences: boxes are ranked by their position in the text. bins: see `boxes`.
 
     number: the class of every name, such as "dog" and "Hund" of the same; by default every name of an object is a class
-    of its own. As in COCO, a class without objects is left out of the mean. So with many names for a few things a box
+    of its own. As in COCO, a class without objects is left out of the mean. So with many names for a few objects a box
     for something that is not there costs nothing, unless another example has that very name: then give the classes.
     """
     if number is None:

@@ -2,7 +2,7 @@
 
     stage 0 "ocr"    the tower alone learns to name objects and to read (`ocr_pretraining`)
     stage 1 "base"   the first things that a picture can say: names in all languages, one word, one or two boxes
-    stage 2 "bind"   which image is which: positions in every frame of a film, exemplars with made-up words
+    stage 2 "bind"   which image is which: positions in every frame of a video, exemplars with made-up words
     stage 3 "all"    all thirteen objectives and the evaluated tasks
     stage 4 "weak"   the same with more of what was still badly learned: names that no picture teaches, exemplars,
                      counting by way of positions
@@ -12,7 +12,7 @@
     stage 7 "look"   the same with more prompts of five images: to tell the third from the fifth takes longest
     at last          parameters between those after "weak" and after "look" (`interpolate`)
 
-From stage 1 on the tower is frozen, and its output is computed once per picture (`mixtures`): a thing is named, found
+From stage 1 on the tower is frozen, and its output is computed once per picture (`mixtures`): an object is named, found
 and asked about in several languages at once, so that more is learned in an hour. PaLI-X trains in another way: first
 all objectives with a frozen tower, then reading, markup and boxes at a higher resolution with a trainable one. Ours has
 a reason of size. A small model learns names only when most examples are names, and to tell one image of a prompt from

@@ -1,9 +1,9 @@
 """Naming pictured objects: which letter does the name begin with, in the language that is written below?
 
-    taught = questions("taught")                      # 17,000 pairs of a thing and a language
+    taught = questions("taught")                      # 17,000 pairs of an object and a language
     for batch in batches(taught, 256, seed=0): ...    # {"image": float32[B, 36, 24, 3], "label": int32[B]}
 
-A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the thing and the language
+A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the object and the language
 and to remember the fact; the languages' names are often akin, so some can be guessed. Every picture has new light and
 new noise. The objects are emoji (`captioned`), their names CLDR's (`data.texts`).
 
@@ -71,7 +71,7 @@ def varied(cutout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------- questions
 
-SIDE, STRIP = 24, 12  # pixels: of the thing's picture, and the height of the language's strip
+SIDE, STRIP = 24, 12  # pixels: of the object's picture, and the height of the language's strip
 SIZE = (SIDE + STRIP, SIDE)
 BASELINE, FONT = 9, ("DejaVuSansMono", 10)  # pixels from the strip's top to its line; name and pixels per em
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -81,13 +81,13 @@ SPLITS = ("taught", "held_out", "novel")
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """n pairs of a thing and a language. Attributes:
+    """n pairs of an object and a language. Attributes:
 
-    things, languages: int32[n], rows of `things()` and of `texts.vocabulary().languages`.
+    objects, languages: int32[n], rows of `objects()` and of `texts.vocabulary().languages`.
     labels: int32[n], the first letter of the name: 0 for a to 25 for z, without its accents.
     """
 
-    things: np.ndarray
+    objects: np.ndarray
     languages: np.ndarray
     labels: np.ndarray
 
@@ -95,12 +95,12 @@ class Questions:
         return len(self.labels)
 
     def __getitem__(self, rows) -> "Questions":
-        return Questions(self.things[rows], self.languages[rows], self.labels[rows])
+        return Questions(self.objects[rows], self.languages[rows], self.labels[rows])
 
 
 @functools.cache
-def things() -> tuple[dict[str, int], np.ndarray]:
-    """({thing: its row}, uint8[things, 24, 24, 3]): the emoji, first the 186 of the test split."""
+def objects() -> tuple[dict[str, int], np.ndarray]:
+    """({object: its row}, uint8[objects, 24, 24, 3]): the emoji, first the 186 of the test split."""
     found, pictures = {}, []
     for split in ("test", "valid", "train"):
         emoji = captioned.emoji(split)
@@ -113,12 +113,12 @@ def things() -> tuple[dict[str, int], np.ndarray]:
 def questions(split: str = "taught", *, late: bool = False) -> Questions:
     """The questions of a split, in an order that is random but fixed: the first n are a fair sample.
 
-    split: "taught"; "held_out" (5 % of the pairs of such things and languages) or "novel" (about things that are in
+    split: "taught"; "held_out" (5 % of the pairs of such objects and languages) or "novel" (about objects that are in
     neither). late: in every fourth of the 35 languages, which a model may learn after the others; False: in those.
     Names that begin with another letter than a to z are left out. Raises ValueError for an unknown split.
     """
     one_of("split of the questions", split, SPLITS)
-    known, languages = things()[0], texts.vocabulary().languages
+    known, languages = objects()[0], texts.vocabulary().languages
     chosen = set(languages[3::4]) if late else set(languages) - set(languages[3::4])
     new = len(captioned.emoji("test"))  # rows below are those of the test split
     parts = texts.SPLITS if split == "novel" else (split,)
@@ -140,10 +140,10 @@ def _initial(name: str) -> str:
 
 
 def pictures(asked: Questions, rng: np.random.Generator) -> np.ndarray:
-    """uint8[n, 36, 24, 3]: things in new light above their languages, with noise."""
+    """uint8[n, 36, 24, 3]: objects in new light above their languages, with noise."""
     n = len(asked)
     light = rng.uniform(*LIGHT, (n, 1, 1, 1)).astype(np.float32)
-    shown = things()[1][asked.things].astype(np.float32) / 255 * light
+    shown = objects()[1][asked.objects].astype(np.float32) / 255 * light
     written = np.broadcast_to(_strips()[asked.languages, :, :, None], (n, STRIP, SIDE, 3))
     image = np.concatenate([shown, written], axis=1)
     image = image + NOISE * (2 * rng.random(image.shape, np.float32) - 1)

@@ -198,7 +198,7 @@ def palix_s(*, folder: Path = Path("build/palix_s"), seed: int = 0) -> int:
 def show(files: Names, /, *, question: str = "", out: Path = Path("build/show.html")) -> int:
     """Show your own pictures to the kit's PaLI-X: names in sixteen languages, boxes, a count and an answer, as a page.
 
-    The model has seen drawings of 417 things, 64 pixels wide, and simple shapes, so it fails on most other pictures.
+    The model has seen drawings of 417 objects, 64 pixels wide, and simple shapes, so it fails on most other pictures.
 
     Args:
         files: pictures: PNG, JPEG, WebP and others.

@@ -80,11 +80,11 @@ def test_rows_and_columns_after_the_projection_can_be_read_from_the_encoder():
     for positions in (True, False):
         model, params = small(positions)
         tower = params["tower"] | {"pos_embedding": np.zeros_like(params["tower"]["pos_embedding"])}
-        shares[positions] = probes.told_patches(model, params | {"tower": tower}, asked, fitted=40)
+        shares[positions] = probes.position_accuracy(model, params | {"tower": tower}, asked, fitted=40)
     assert shares[True]["tower"] == shares[False]["tower"] < 0.15
     assert shares[True]["encoder"] > 0.9 > 0.3 > shares[False]["encoder"]
     with pytest.raises(ValueError, match="41 examples; expected at least 42"):
-        probes.told_patches(model, params, asked[:41], fitted=40)
+        probes.position_accuracy(model, params, asked[:41], fitted=40)
 
 
 @pytest.fixture(scope="module")

@@ -101,13 +101,13 @@ def pictures() -> dict[str, np.ndarray]:
     """float32[n, 36, 24, 3] by name: "test", "held_out", "corrupted" (15 kinds in five severities) and the
     sets of `OOD_SETS`.
 
-    Of these, "novel" has things that no model has seen, "clothes" Fashion-MNIST's, "turned" known things upside down
-    and "noise" uniform pixels, each above one of the eight languages. Only the thing is corrupted, not the language.
+    Of these, "novel" has objects that no model has seen, "clothes" Fashion-MNIST's, "turned" known objects upside down
+    and "noise" uniform pixels, each above one of the eight languages. Only the object is corrupted, not the language.
     """
     asked, rng = named_pictures.pictures(late("test"), keyed_rng(0, 2)), keyed_rng(0, 3)
     first = asked[:NUM_CORRUPTED]
     changed = [shifts.corrupt(first[:, :SIDE], name, s) for name in shifts.CORRUPTIONS for s in range(1, 6)]
-    sets = {"test": asked, "corrupted": np.concatenate([_above(things, first) for things in changed])}
+    sets = {"test": asked, "corrupted": np.concatenate([_above(objects, first) for objects in changed])}
     novel = named_pictures.questions("novel", late=True)[:NUM_OOD]
     some = asked[:NUM_OOD]
     sets["held_out"] = named_pictures.pictures(late("held_out"), keyed_rng(0, 6))
@@ -118,13 +118,13 @@ def pictures() -> dict[str, np.ndarray]:
     return {name: to_float(images) for name, images in sets.items()}
 
 
-def _above(things: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Other things above the languages of uint8[n, 36, 24, 3]."""
-    return np.concatenate([things, images[:, SIDE:]], axis=1)
+def _above(objects: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Other objects above the languages of uint8[n, 36, 24, 3]."""
+    return np.concatenate([objects, images[:, SIDE:]], axis=1)
 
 
 def _clothes(split: str, rows) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8[n, 24, 24, 3], labels) of Fashion-MNIST, dark on white as the kit's things are."""
+    """(uint8[n, 24, 24, 3], labels) of Fashion-MNIST, dark on white as the kit's objects are."""
     images, labels = data.load("fashion_mnist", split).take(rows)
     return np.repeat(255 - resize_and_crop(images, SIDE, SIDE), 3, axis=-1), labels
 

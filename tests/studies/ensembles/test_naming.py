@@ -95,7 +95,7 @@ def test_an_arm_is_fine_tuned_once_and_measured(name, tmp_path, monkeypatch):
     assert all(np.isfinite(value) for value in row.values())
     assert row["members"] == (1 if name == "V-MoE" else 2)
     assert len(list(tmp_path.glob("naming-*.npz"))) == arm.trainings
-    assert {f"ood_{foreign}" for foreign in naming.OOD_SETS} <= set(row)
+    assert {f"ood_{name}" for name in naming.OOD_SETS} <= set(row)
     monkeypatch.setattr(naming, "fine_tuned", None)  # a second fine-tuning would fail
     assert naming.run_arm(arm, 0, tmp_path) == [row]
 
