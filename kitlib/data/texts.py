@@ -18,7 +18,6 @@ import grain
 import numpy as np
 
 from kitlib.configs.arguments import one_of
-from kitlib.data import image_batches
 from kitlib.data.files import data_folder, decoded
 
 # ---------------------------------------------------------------------------------------------- texts
@@ -230,4 +229,6 @@ def batches(facts: Facts, batch_size: int, *, seed: int = 0) -> grain.DatasetIte
     def batch(rows: np.ndarray, position: int) -> dict[str, np.ndarray]:
         return {"inputs": facts.inputs[rows], "targets": facts.targets[rows]}
 
-    return image_batches.shuffled_batches(len(facts), batch_size, batch, seed=seed)
+    from kitlib.data.image_batches import shuffled_batches  # Grain, which texts alone do not need
+
+    return shuffled_batches(len(facts), batch_size, batch, seed=seed)

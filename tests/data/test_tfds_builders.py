@@ -1,4 +1,4 @@
-"""kitlib.data.datasets: every data set is written without TensorFlow and read by TFDS's own, unchanged classes.
+"""kitlib.data.tfds_builders: every data set is written without TensorFlow and read by TFDS's own, unchanged classes.
 
 The original files are replaced by tiny ones in the same formats; no test uses the network.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from kitlib import data
-from kitlib.data import datasets
+from kitlib.data import tfds_builders
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def by_picture(images, labels):
 
 def test_fashion_mnist_is_read_by_tfds_and_by_load(tmp_path):
     made = write_fashion(tmp_path / "files")
-    datasets.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
+    tfds_builders.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
     for split, (images, labels) in made.items():
         records = tfds.data_source("fashion_mnist", split=split, data_dir=tmp_path / "tfds", download=False)
         got = by_picture([r["image"] for r in records], [r["label"] for r in records])
@@ -120,7 +120,7 @@ def test_fashion_mnist_is_read_by_tfds_and_by_load(tmp_path):
 def test_cifar_is_read_by_tfds_and_by_load(num_classes, tmp_path):
     name = f"cifar{num_classes}"
     made = write_cifar(tmp_path / "files", num_classes)
-    datasets.prepare(name, tmp_path / "tfds", files=tmp_path / "files")
+    tfds_builders.prepare(name, tmp_path / "tfds", files=tmp_path / "files")
     for split, (images, labels) in made.items():
         records = list(tfds.data_source(name, split=split, data_dir=tmp_path / "tfds", download=False))
         order = [int(r["id"].decode().removeprefix(f"{split}_")) for r in records]
@@ -140,7 +140,7 @@ def write_imagenet(folder, train=True):
     folder.mkdir(parents=True, exist_ok=True)
     classes = {}
     for name in ("n01440764_1.JPEG", "n01739381_1309.JPEG", "n01739381_2.JPEG"):
-        cmyk = name in datasets.imagenet.CMYK_IMAGES
+        cmyk = name in tfds_builders.imagenet.CMYK_IMAGES
         pixels = rng.integers(0, 256, (12, 10, 4 if cmyk else 3), np.uint8)
         classes.setdefault(name.split("_")[0], {})[name] = jpeg(pixels, "CMYK" if cmyk else None)
     if train:
@@ -186,11 +186,11 @@ def test_imagenets_error_names_the_files_and_their_folder(tmp_path):
     (tmp_path / "other").mkdir()
     tar(tmp_path / "other" / "ILSVRC2012_img_val.tar", {"cat.JPEG": jpeg(np.zeros((4, 4, 3), np.uint8))})
     with pytest.raises(ValueError, match=r"img_val\.tar is not the whole original archive \('cat\.JPEG'\)"):
-        datasets.prepare("imagenet2012", tmp_path / "new", files=tmp_path / "other")
+        tfds_builders.prepare("imagenet2012", tmp_path / "new", files=tmp_path / "other")
 
 
 def test_names_and_info_are_tfdss_own(tmp_path):
-    for name, builder in datasets.BUILDERS.items():
+    for name, builder in tfds_builders.BUILDERS.items():
         ours, theirs = builder(data_dir=tmp_path), tfds.builder(name, data_dir=tmp_path)
         assert (ours.name, ours.version, ours.data_dir) == (theirs.name, theirs.version, theirs.data_dir)
         assert ours.info.features.to_json() == theirs.info.features.to_json()
@@ -211,17 +211,17 @@ def server(tmp_path):
 
 
 def fashion_urls(base):
-    return tuple(base + url.rsplit("/", 1)[-1] for url in datasets.FashionMNIST.urls)
+    return tuple(base + url.rsplit("/", 1)[-1] for url in tfds_builders.FashionMNIST.urls)
 
 
 def test_load_downloads_once_and_then_needs_no_network(tmp_path, server, monkeypatch):
     made = write_fashion(tmp_path / "files")
-    monkeypatch.setattr(datasets.FashionMNIST, "urls", fashion_urls(server))
+    monkeypatch.setattr(tfds_builders.FashionMNIST, "urls", fashion_urls(server))
     source = data.load("fashion_mnist", "train", full=True, data_dir=tmp_path / "tfds")
     assert by_picture(*source.arrays()) == by_picture(*made["train"])
     for path in (tmp_path / "files").iterdir():
         path.unlink()
-    monkeypatch.setattr(datasets.FashionMNIST, "urls", fashion_urls("http://127.0.0.1:9/"))
+    monkeypatch.setattr(tfds_builders.FashionMNIST, "urls", fashion_urls("http://127.0.0.1:9/"))
     monkeypatch.setenv("KIT_DATA_DIR", str(tmp_path / "tfds"))
     assert len(data.load("fashion_mnist", "test", full=True)) == 4
 
@@ -239,8 +239,8 @@ def test_file_with_the_wrong_checksum_is_refused(tmp_path, server, monkeypatch):
     write_cifar(tmp_path / "files", 10)
     url = server + "cifar-10-binary.tar.gz"
     info = tfds.download.checksums.UrlInfo(size=5, checksum="0" * 64, filename="cifar-10-binary.tar.gz")
-    monkeypatch.setattr(datasets.Cifar10, "urls", (url,))
-    monkeypatch.setattr(datasets.Cifar10, "url_infos", {url: info})
+    monkeypatch.setattr(tfds_builders.Cifar10, "urls", (url,))
+    monkeypatch.setattr(tfds_builders.Cifar10, "url_infos", {url: info})
     with pytest.raises(NonMatchingChecksumError, match="wrong checksum"):
         data.load("cifar10", full=True, data_dir=tmp_path / "tfds")
     assert not (tmp_path / "tfds" / "cifar10" / "3.0.2").exists()
@@ -252,19 +252,19 @@ def test_a_failed_preparation_leaves_nothing_that_counts_as_prepared(tmp_path):
     good = damaged.read_bytes()
     damaged.write_bytes(good[:-4])
     with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz is not a whole"):
-        datasets.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
+        tfds_builders.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
     assert not (tmp_path / "tfds" / "fashion_mnist" / "3.0.1").exists()
     damaged.write_bytes(good)
-    datasets.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
+    tfds_builders.prepare("fashion_mnist", tmp_path / "tfds", files=tmp_path / "files")
     source = data.load("fashion_mnist", "test", full=True, data_dir=tmp_path / "tfds")
     assert by_picture(*source.arrays()) == by_picture(*made["test"])
     write_cifar(tmp_path / "files", 10)
     path = tmp_path / "files" / "cifar-10-binary.tar.gz"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz is not the whole original archive"):
-        datasets.prepare("cifar10", tmp_path / "tfds", files=tmp_path / "files")
+        tfds_builders.prepare("cifar10", tmp_path / "tfds", files=tmp_path / "files")
     with pytest.raises(FileNotFoundError, match=r"cifar-100-binary\.tar\.gz is missing"):
-        datasets.prepare("cifar100", tmp_path / "tfds", files=tmp_path / "files")
+        tfds_builders.prepare("cifar100", tmp_path / "tfds", files=tmp_path / "files")
 
 
 def test_data_folder_that_cannot_be_written_or_holds_something_else(tmp_path):
@@ -276,11 +276,11 @@ def test_data_folder_that_cannot_be_written_or_holds_something_else(tmp_path):
         data.load("cifar10", full=True, data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("builder", [datasets.KitFashionMnist, datasets.KitAnimalMnist])
+@pytest.mark.parametrize("builder", [tfds_builders.KitFashionMnist, tfds_builders.KitAnimalMnist])
 def test_committed_files_as_tfds_data_sets(builder, tmp_path, monkeypatch):
     """Record i of TFDS is record i of load, on a slice of each split."""
     load = data.load
-    monkeypatch.setattr(datasets, "load_committed", lambda name, split: load(name, split)[100:160])
+    monkeypatch.setattr(tfds_builders, "load_committed", lambda name, split: load(name, split)[100:160])
     made = builder(data_dir=tmp_path)
     made.download_and_prepare(file_format="array_record")
     monkeypatch.undo()

@@ -248,7 +248,7 @@ def test_what_is_released_lies_between_the_two_stages_and_is_what_was_scored(tmp
     made = {name: {"a": float(i), "tower": {}} for i, name in enumerate(STAGES)}
     table, asked, used = pd.DataFrame({"share": [0.0, 0.9], stages.LEARNED: [0.0, 1.0]}), [], []
     monkeypatch.setattr(stages, "train_all", lambda *_, **__: (made, {}))
-    monkeypatch.setattr(stages.interpolation, "scores_between", lambda _, *ends: asked.extend(ends[:2]) or table)
+    monkeypatch.setattr(stages, "scores_between", lambda _, *ends: asked.extend(ends[:2]) or table)
     monkeypatch.setattr(stages, "scorecard", lambda _, params, *__, **___: used.append(params["a"]) or table)
     monkeypatch.setattr(stages.probes, "named_by_style", lambda tower: table)
     monkeypatch.setattr(stages.files, "writable", lambda name: tmp_path / name)

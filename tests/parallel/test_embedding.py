@@ -27,7 +27,7 @@ for name, axes in meshes.items():
         x = mesh.global_batch(m, tokens)
         compiled = jax.jit(jax.value_and_grad(loss)).lower(t, x).compile()
         value, grad = compiled(t, x)
-        volumes = hlo.totals(jax.jit(read_rows).lower(t, x).compile().as_text())
+        volumes = ahead_of_time.totals(jax.jit(read_rows).lower(t, x).compile().as_text())
         found[name] = {
             "loss": abs(float(value - loss(table, tokens))), "grad": float(jnp.abs(grad - want).max()),
             "all_to_all": volumes["all-to-all"].bytes, "gathered": volumes["all-gather"].bytes,

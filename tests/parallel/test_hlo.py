@@ -95,7 +95,7 @@ def scanned(x, w):  # four times: a matrix product whose result is added up betw
     return jax.lax.scan(body, x, w)[0]
 x = jax.device_put(jnp.ones((16, 32)), NamedSharding(m, P("data")))
 text = jax.jit(scanned).lower(x, jnp.ones((4, 32, 32))).compile().as_text()
-found["all-reduce"] = list(hlo.totals(text)["all-reduce"])
+found["all-reduce"] = list(ahead_of_time.totals(text)["all-reduce"])
 """
 
 

@@ -94,7 +94,7 @@ def test_stored_tables_are_whole():
     alone = {"real_probes": ["accuracy"], **{name: ["loss"] for name in trials}}  # all others have both
     for path in stored:
         paper, name = path.stem.split("_", 1)
-        study, table = runner.studies_of(paper)[name], tables.read_table(paper, name)
+        study, table = runner.studies_of(paper)[name](), tables.read_table(paper, name)
         assert list(table["arm"].unique()) == list(study.arms), name
         for arm, rows in table.groupby("arm"):
             assert sorted(rows["seed"].unique()) == [*runner.seeds_of(study)], (name, arm)

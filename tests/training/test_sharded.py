@@ -32,7 +32,7 @@ def test_a_state_on_one_device_is_that_of_the_loop():
 
 ON_EIGHT = """
 import optax
-from kitlib.training import loop, optim, sharded
+from kitlib.training import loop, optim
 from kitlib.layers.initialize import init_params
 m = mesh.make(data=2, fsdp=4)
 def make():
@@ -42,13 +42,13 @@ def loss(params, batch, key):
     return jnp.mean((batch["x"] @ params["head"]["kernel"] + params["head"]["bias"] - batch["y"]) ** 2), {}
 rng = np.random.default_rng(0)
 batch = {"x": rng.normal(size=(32, 64)).astype(np.float32), "y": rng.normal(size=(32, 8)).astype(np.float32)}
-plain, state = loop.init_state(make(), tx), sharded.init_state(make, tx, m)
+plain, state = loop.init_state(make(), tx), loop.init_sharded(make, tx, m)
 kernel = state.params["head"]["kernel"]
 found["spec"], found["rows"] = str(kernel.sharding.spec), kernel.addressable_shards[0].data.shape[0]
-shardings = sharded.state_shardings(jax.eval_shape(make), tx, m)
+shardings = loop.state_shardings(jax.eval_shape(make), tx, m)
 steps = loop.make_step(loss, tx), loop.make_step(loss, tx, shardings=shardings)
 accumulated = loop.make_step(loss, tx, accumulate=4, shardings=shardings)
-again = sharded.init_state(make, tx, m)
+again = loop.init_sharded(make, tx, m)
 with jax.set_mesh(m):
     rows = mesh.global_batch(m, batch)
     for _ in range(3):
@@ -60,14 +60,14 @@ found["after"] = str(state.params["head"]["kernel"].sharding.spec)
 for name, other in (("difference", state), ("accumulated", again)):
     pairs = zip(jax.tree.leaves(plain.params), jax.tree.leaves(other.params))
     found[name] = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
-found["volumes"] = {n: {k: list(v) for k, v in hlo.totals(t).items()} for n, t in text.items()}
+found["volumes"] = {n: {k: list(v) for k, v in ahead_of_time.totals(t).items()} for n, t in text.items()}
 only = mesh.make(data=8)
 def volumes(accumulate):
     with jax.set_mesh(only):
         step = loop.make_step(loss, tx, accumulate=accumulate)
-        state = sharded.init_state(make, tx, only)
+        state = loop.init_sharded(make, tx, only)
         text = step.lower(state, mesh.global_batch(only, batch)).compile().as_text()
-        return {k: list(v) for k, v in hlo.totals(text).items()}
+        return {k: list(v) for k, v in ahead_of_time.totals(text).items()}
 found["data"] = volumes(1), volumes(4)
 try:
     with jax.set_mesh(m):

@@ -53,8 +53,8 @@ class Setup:
 
     @property
     def tx(self) -> optax.GradientTransformation:
-        """An optimiser, for the structure of its state: all those of a setup have the same."""
-        return self.optimizer_for(Recipe(1.0))
+        """The parent's optimiser. The states of all optimisers of a setup have one structure."""
+        return self.optimizer_for(self.recipe("parent"))
 
     def optimizer_for(self, recipe: Recipe, end: int | None = None) -> optax.GradientTransformation:
         """The optimiser of an arm; end: its last step, for a recipe with a cool-down."""
