@@ -4,8 +4,8 @@
 # make test    lint, types, all unit tests, strict nbval over all notebooks
 # make newest  all unit tests with the newest versions of every dependency, in an environment of its own
 # make lock    refreshes the pinned set (requirements.lock and environment.yml) from pyproject.toml
-# PYTHON=path/to/python3 chooses the Python, 3.11 to 3.13; otherwise the newest of these that is installed.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+# PYTHON=path/to/python3 chooses the Python, 3.11 to 3.13; otherwise the first of these that is installed.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 NB ?=

@@ -13,12 +13,15 @@ import hashlib
 import lzma
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
 from kitlib.configs.arguments import one_of
 from kitlib.data.files import data_folder, decoded
+
+if TYPE_CHECKING:
+    import grain
 
 # ---------------------------------------------------------------------------------------------- texts
 
@@ -219,7 +222,7 @@ def _table(folder: Path) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, .
     return decoded(folder, FILE, "make_names", table)
 
 
-def batches(facts: Facts, batch_size: int, *, seed: int = 0) -> grain.DatasetIterator:
+def batches(facts: Facts, batch_size: int, *, seed: int = 0) -> "grain.DatasetIterator":
     """An endless iterator over {"inputs": int32[B, 3], "targets": int32[B, 13]}; every epoch has a new order.
 
     `get_state` and `set_state` continue with the very next batch. The last incomplete batch of an epoch is dropped.

@@ -252,7 +252,7 @@ def test_what_is_released_lies_between_the_two_stages_and_is_what_was_scored(tmp
     monkeypatch.setattr(stages, "scorecard", lambda _, params, *__, **___: used.append(params["a"]) or table)
     monkeypatch.setattr(stages.probes, "named_by_style", lambda tower: table)
     monkeypatch.setattr(stages.files, "writable", lambda name: tmp_path / name)
-    monkeypatch.setattr(stages.weights, "save", lambda path, params: used.append(params["a"]))
+    monkeypatch.setattr(stages.checkpoint, "save", lambda path, params: used.append(params["a"]))
     monkeypatch.setattr(stages, "write_scores", lambda *_: None)
     stages.main(tmp_path)
     assert [one["a"] for one in asked] == [3, 6] and used == pytest.approx([5.7, 5.7])
