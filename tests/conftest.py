@@ -73,16 +73,16 @@ def optimised(monkeypatch):
 @pytest.fixture
 def few_questions(monkeypatch):
     """Studies of ensembles ask about few pictures; nothing is kept from one test for the next."""
-    from kitlib.studies import ensemble_measures
+    from kitlib.studies.ensembles import measures
 
-    monkeypatch.setattr(ensemble_measures, "NUM_CORRUPTED", 2)
-    monkeypatch.setattr(ensemble_measures, "NUM_OOD", 3)
-    monkeypatch.setattr(ensemble_measures, "NUM_QUERIES", 20)
-    monkeypatch.setattr(ensemble_measures, "OOD_SETS", ("inverted", "animals"))
-    monkeypatch.setattr(ensemble_measures, "SHOTS", (1, 2))
-    monkeypatch.setattr(ensemble_measures, "NUM_DRAWS", 2)
-    for function in (ensemble_measures.test_images, ensemble_measures.probe_task):
+    monkeypatch.setattr(measures, "NUM_CORRUPTED", 2)
+    monkeypatch.setattr(measures, "NUM_OOD", 3)
+    monkeypatch.setattr(measures, "NUM_QUERIES", 20)
+    monkeypatch.setattr(measures, "OOD_SETS", ("inverted", "animals"))
+    monkeypatch.setattr(measures, "SHOTS", (1, 2))
+    monkeypatch.setattr(measures, "NUM_DRAWS", 2)
+    for function in (measures.test_images, measures.probe_task):
         function.cache_clear()
     yield
-    for function in (ensemble_measures.test_images, ensemble_measures.probe_task):
+    for function in (measures.test_images, measures.probe_task):
         function.cache_clear()

@@ -21,7 +21,7 @@ from trees import random_params
 
 import kitlib
 from kitlib import configs, data, ensembles, metrics, moe
-from kitlib.data import corruptions, denoise, image_batches
+from kitlib.data import denoise, image_batches, shifts
 from kitlib.ensembles import uncertainty
 from kitlib.layers import vit_layers
 from kitlib.metrics import fewshot
@@ -209,7 +209,7 @@ def cases():
                {"length": 20, "density": 0.2, "mean_span": 3.0, "rng": np.random.default_rng(0)},
                {"length": "count", "density": "inside", "mean_span": "positive"},
                "rng")
-    yield Case(corruptions.corrupt,
+    yield Case(shifts.corrupt,
                {"images": np.tile(BYTES[:2], (1, 2, 2, 1)), "name": "fog", "severity": 2, "seed": 0, "indices": None},
                {"images": "bytes", "name": "name", "severity": "count", "seed": "seed"},
                "indices")

@@ -101,8 +101,8 @@ def test_checkpoints(disk, what):
 def test_results(disk, what, monkeypatch):
     """A run whose rows cannot be written is not counted as made; an old table stays."""
     rows = [{"extra_steps": t, "loss": float(t)} for t in range(3)]
-    study = Study("Is it steep?", "lines", {"flat": 0.0}, lambda seed, folder: None, lambda *run: rows, seeds=2)
-    monkeypatch.setattr(runner, "studies_of", lambda paper: {"one": study})
+    study = Study("Is it steep?", "lines", {"flat": 0.0}, lambda *run: rows, seeds=2)
+    monkeypatch.setattr(runner, "studies_of", lambda paper: {"one": lambda: study})
     monkeypatch.setattr(runner, "WORK", disk.folder / "work")
     monkeypatch.setattr(runner, "RESULTS", disk.folder / "results")
     monkeypatch.setattr(runner, "in_processes", lambda units, jobs, label: [runner.run_unit(*unit) for unit in units])
@@ -110,8 +110,8 @@ def test_results(disk, what, monkeypatch):
     table = disk.folder / "results" / "lines_one.csv"
     before, names = table.read_bytes(), [name for name in disk.names() if not name.endswith(".lock")]
     longer = [*rows, {"extra_steps": 3, "loss": 0.5}] * 500
-    changed = Study("Is it steep?", "lines", {"flat": 1.0}, lambda seed, folder: None, lambda *run: longer, seeds=2)
-    monkeypatch.setattr(runner, "studies_of", lambda paper: {"one": changed})
+    changed = Study("Is it steep?", "lines", {"flat": 1.0}, lambda *run: longer, seeds=2)
+    monkeypatch.setattr(runner, "studies_of", lambda paper: {"one": lambda: changed})
     spoil(disk, what)
     with pytest.raises(OSError, match=FULL if what == "full" else "Read-only file system"):
         runner.main("lines", ("one",))

@@ -16,9 +16,10 @@ from malformed import malformed
 from trees import random_params
 
 from kitlib import configs, data
-from kitlib.data import captioned, files, recall, tokenizer
-from kitlib.models import checkpoint, checkpoint_files, dinov2, hugging_face, weights
-from kitlib.models.checkpoint_names import CheckpointError, kit_config
+from kitlib.data import captioned, files, texts, tokenizer
+from kitlib.models import checkpoint, checkpoint_files, dinov2, hugging_face
+from kitlib.models.checkpoint import kit_config
+from kitlib.models.checkpoint_files import CheckpointError
 from kitlib.multimodal import kit_data
 from kitlib.studies import tables
 
@@ -65,9 +66,9 @@ def test_public_checkpoints(config, tmp_path):
 
 def test_the_kits_own_weights(tmp_path):
     params, path = random_params(VIT, spread=0.1), tmp_path / "own.safetensors"
-    weights.save(path, params)
-    expected = weights.load(path, params)
-    check(path, lambda: weights.load(path, params), expected, 150, seed=1, errors=CheckpointError)
+    checkpoint.save(path, params)
+    expected = checkpoint.load(path, params)
+    check(path, lambda: checkpoint.load(path, params), expected, 150, seed=1, errors=CheckpointError)
 
 
 def test_configurations_of_hugging_face(tmp_path):
@@ -109,11 +110,11 @@ def refused(path, read) -> None:
     for damaged in (malformed(content, rng) for _ in range(20)):
         if damaged != content:
             path.write_bytes(damaged)
-            recall._table.cache_clear()
+            texts._table.cache_clear()
             with pytest.raises(ValueError, match=f"{path.name} is damaged or was changed") as error:
                 read()
             assert "\n" not in str(error.value)
-    recall._table.cache_clear()
+    texts._table.cache_clear()
 
 
 COMMITTED = {
@@ -123,7 +124,7 @@ COMMITTED = {
     "emoji_names.json.gz": lambda folder: captioned.emoji(data_dir=folder).names["de"],
     "easy_vqa.npz": lambda folder: captioned.easy_vqa("test", data_dir=folder).image_index,
     "taxonomy.json.gz": lambda folder: captioned.taxonomy(data_dir=folder),
-    "names.txt.gz": lambda folder: recall.facts("held_out", data_dir=folder).inputs,
+    "names.txt.gz": lambda folder: texts.facts("held_out", data_dir=folder).inputs,
 }
 
 

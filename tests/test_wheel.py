@@ -34,13 +34,13 @@ CODE = """
 import kitlib, json
 from pathlib import Path
 from kitlib import data
-from kitlib.data import files, captioned, recall
+from kitlib.data import files, captioned, texts
 from kitlib.multimodal import stages
 from kitlib.studies import runner, tables
 from kitlib.tools import notebook_files
 assert not files.is_checkout()
 print(json.dumps({
-    "package": kitlib.__file__, "pictures": len(data.load("fashion_mnist", "test")), "facts": len(recall.facts()),
+    "package": kitlib.__file__, "pictures": len(data.load("fashion_mnist", "test")), "facts": len(texts.facts()),
     "table": len(tables.read_table("upcycling", "recall_curves")), "weights": str(stages.released_file()),
     "results": str(runner.RESULTS), "work": str(runner.WORK),
     "copies": len(notebook_files.copy(Path("lessons"))),

@@ -1,6 +1,6 @@
 """`kit bench palix`: the time of `kit train palix_s`, stage by stage: seconds per step, examples included, times steps.
 
-The examples of a stage with a frozen tower come in shards, whose images the tower has seen (`features`): the time of
+The examples of a stage with a frozen tower come in shards, whose images the tower has seen (`mixtures`): the time of
 one is divided among its steps. For the timing see `timing`.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from kitlib.bench import timing
 from kitlib.models import palix
-from kitlib.multimodal import features, ocr_pretraining, stages
+from kitlib.multimodal import mixtures, ocr_pretraining, stages
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def trainings(folder: Path) -> tuple[dict[str, Callable], dict[str, float]]:
         batches.tower.features(np.zeros((1, *config.tower.image_size, config.tower.channels), np.uint8))  # compiles
         start = time.perf_counter()
         next(batches)  # makes the shard
-        examples[name] = (time.perf_counter() - start) / features.STEPS
+        examples[name] = (time.perf_counter() - start) / mixtures.STEPS
         calls[name] = _stepper(state, step, batches)
     return calls, examples
 

@@ -13,9 +13,29 @@ Each returns the value, so that it can stand where the value is used, and raises
 what was got, what was expected. Values that exist only when a program is traced by JAX cannot be checked.
 """
 
+import difflib
 import numbers
+from collections.abc import Iterable
 
 import numpy as np
+
+# ---------------------------------------------------------------------------------------------- names
+
+
+def one_of(what: str, got: str, known: Iterable[str], error: type[BaseException] = ValueError) -> None:
+    """Raises `error` unless `got` is one of the known names. what: the kind of name, for the message.
+
+    Commands pass SystemExit, which prints the message without a traceback.
+    """
+    known = list(known)
+    if got in known:
+        return
+    near = difflib.get_close_matches(str(got), map(str, known), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise error(f"Unknown {what} {got!r}{hint} Known: {', '.join(map(str, known)) or 'none'}.")
+
+
+# ---------------------------------------------------------------------------------------------- values
 
 LARGEST = float(np.finfo(np.float32).max)  # 1e308 becomes infinite as soon as a model computes with it
 

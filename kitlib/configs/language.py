@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Self
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.configs.parts import REMAT, Config, MoEConfig
 
 

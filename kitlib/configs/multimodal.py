@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from kitlib.configs.arguments import one_of
 from kitlib.configs.language import T5Config, t5
-from kitlib.configs.nearest_name import one_of
 from kitlib.configs.parts import Config
 from kitlib.configs.vision import VIT22B_BLOCK, ViTConfig, vit
 
@@ -16,7 +16,7 @@ class PaLIXConfig(Config):
     tower: ViTConfig  # pool="none", num_classes=0: its output is all its patches
     text: T5Config
     max_images: int = 16  # the largest n: images, frames or exemplars of one example
-    # Learned vectors per row, column and image after the projection (`layers.visual_positions`): our departure for
+    # Learned vectors per row, column and image after the projection (`models.palix`): our departure for
     # small models, off for the published sizes.
     visual_positions: bool = False
 

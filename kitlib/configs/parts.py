@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Self, get_args, get_origin
 
-from kitlib.configs.arguments import flag, number, whole
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import flag, number, one_of, whole
 
 REMAT = ("none", "dots", "full")  # what the backward pass computes again: see `models.stacking`
 DEEP = {"scan": True, "remat": "full", "dtype": "bfloat16"}  # fields of models that are too large without

@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from kitlib.configs.arguments import whole
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of, whole
 from kitlib.configs.parts import REMAT, BatchEnsembleConfig, Config, E3Config, MoEConfig
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kitlib.configs.arguments import flag
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import flag, one_of
 from kitlib.data.images import COMMITTED, Source, load_committed
 
 # TFDS's own names and splits. ImageNet's test split has no labels, so it is not listed.

@@ -10,15 +10,43 @@ ten times faster than one Python call per record.
 import functools
 import os
 import sys
+from collections.abc import Callable
 
 import grain
 import numpy as np
 from PIL import Image
 
-from kitlib.configs.arguments import flag, whole
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import flag, one_of, whole
 from kitlib.data.files import keyed_rng
 from kitlib.data.images import Source
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def shuffled_batches(
+    size: int, batch_size: int, make: Callable[[np.ndarray, int], dict[str, np.ndarray]], *, seed: int = 0
+) -> grain.DatasetIterator:
+    """Yields make(rows int[batch_size], number of the batch) without end.
+
+    `get_state` and `set_state` continue with the very next batch. The last incomplete batch of an epoch is dropped.
+    Raises ValueError if there are fewer rows than batch_size, or it is not positive.
+    """
+    whole("batch_size (of all examples at most)", batch_size, 1, size)
+    steps = size // batch_size
+
+    @functools.lru_cache(maxsize=2)  # the reader thread may be in two epochs at once
+    def order(epoch: int) -> np.ndarray:
+        return keyed_rng(seed, 0, epoch).permutation(size)
+
+    def batch(position: int) -> dict[str, np.ndarray]:
+        epoch, step = divmod(position, steps)
+        return make(order(epoch)[step * batch_size : (step + 1) * batch_size], position)
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # works while the device computes
+    return iter(grain.MapDataset.range(steps * (sys.maxsize // steps)).map(batch).to_iter_dataset(options))
+
+
+# ---------------------------------------------------------------------------------------------- images
 
 AUGMENTS = ("none", "flip", "crop_flip", "inception")
 

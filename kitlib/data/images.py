@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kitlib.data.committed import decoded_arrays
-from kitlib.data.files import data_folder
+from kitlib.data.files import data_folder, decoded_arrays
 
 # Data set -> splits. The committed files are described in data/LICENSES.
 COMMITTED = {"fashion_mnist": ("train", "test"), "animal_mnist": ("train", "test")}

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kitlib.configs.arguments import whole
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of, whole
 from kitlib.data.files import read_arrays
 from kitlib.data.images import Source, from_arrays
 
@@ -137,7 +136,7 @@ def _from_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]
 
 
 def texts_from_file(path: str | Path, split: str) -> list[str]:
-    """The lines of a UTF-8 file that are not empty, for `text_batches.token_stream`; a tenth of them is the "test".
+    """The lines of a UTF-8 file that are not empty, for `denoise.token_stream`; a tenth of them is the "test".
 
     Raises FileNotFoundError if it is missing, and ValueError with its name if it is no such file or has no two texts.
     """

@@ -148,8 +148,8 @@ def detection(scores_in, scores_out) -> Detection:
         if finite(name, values).ndim != 1 or not np.size(values):
             raise ValueError(f"{name} must hold one score an example, at least one, got shape {np.shape(values)}.")
     scores = np.concatenate([scores_in, scores_out])
-    foreign = np.arange(len(scores)) >= len(scores_in)
-    return Detection(auroc(scores, foreign), average_precision(scores, foreign), fpr_at(scores, foreign))
+    out = np.arange(len(scores)) >= len(scores_in)
+    return Detection(auroc(scores, out), average_precision(scores, out), fpr_at(scores, out))
 
 
 def calibration_auc(probs, labels) -> float:

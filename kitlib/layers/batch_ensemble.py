@@ -6,7 +6,7 @@
 Member m's kernel is W * (alpha_m gamma_m^T), elementwise, but this kernel is never computed: scaling the inputs by
 alpha_m and the outputs by gamma_m gives the same result, with one matrix product by W for all members. This adds
 M * (C + D) parameters to a kernel of C * D; each member has its own biases. Tokens are copied before the first block of
-this kind, in the layout of `members`; the head is such a layer too. A layer's parameters have the names of the
+this kind, in the layout of `tile`; the head is such a layer too. A layer's parameters have the names of the
 public code (edward2); the names of the layers differ, and `models.checkpoint.load_vit` translates them.
 
 Built in notebooks/09_ensembles_and_uncertainty.ipynb.
@@ -19,7 +19,54 @@ import jax
 import jax.numpy as jnp
 
 from kitlib.configs import BatchEnsembleConfig
-from kitlib.layers import members
+from kitlib.parallel import mesh
+
+# ---------------------------------------------------------------------------------------------- the layout of members
+
+# The layout of an ensemble in one model: one copy of the batch per member, on the batch axis.
+#
+#     x = tile(x, 2)                # [B, ...] -> [M * B, ...]
+#     x = split(x, 2)               # [M * B, ...] -> [M, B, ...]
+#     x = merge(x)                  # and back
+#
+# On one device, members are outermost: a b c -> a b c a b c. On a mesh, each device holds the members of its own part
+# of the batch, so that copying a token moves nothing between devices: with two devices, a b | c d -> a b a b | c d c d.
+
+
+def tile(x: jax.Array, num_members: int) -> jax.Array:
+    """One copy of the batch per member: [B, ...] -> [M * B, ...]."""
+    return merge(jnp.broadcast_to(x[None], (num_members, *x.shape)))
+
+
+def split(x: jax.Array, num_members: int) -> jax.Array:
+    """Gives members an axis of their own: [M * B, ...] -> [M, B, ...]. Raises ValueError for parts that are unequal."""
+    check_members(x, num_members)
+    parts = mesh.num_shards()
+    x = x.reshape(parts, num_members, -1, *x.shape[1:]).swapaxes(0, 1)  # [M, parts, B / parts, ...]
+    return x.reshape(num_members, -1, *x.shape[3:])
+
+
+def merge(x: jax.Array) -> jax.Array:
+    """The inverse of `split`: [M, B, ...] -> [M * B, ...]."""
+    m, b = x.shape[:2]
+    parts = mesh.num_shards()
+    if b % parts:
+        raise ValueError(f"A batch of {b} does not divide among the {parts} parts of the mesh.")
+    x = x.reshape(m, parts, b // parts, *x.shape[2:]).swapaxes(0, 1)  # [parts, M, B / parts, ...]
+    return x.reshape(m * b, *x.shape[3:])
+
+
+def check_members(x: jax.Array, num_members: int) -> None:
+    """Raises ValueError unless the first axis of x holds M members of equally many examples, on each part of a mesh."""
+    parts = mesh.num_shards()
+    if not x.shape or x.shape[0] % (parts * num_members):
+        where = f" on each of {parts} parts of the mesh" if parts > 1 else ""
+        raise ValueError(
+            f"The first axis of {x.shape} does not hold {num_members} members of equally many examples{where}."
+        )
+
+
+# ---------------------------------------------------------------------------------------------- the layers
 
 
 def rank_one_dense(x: jax.Array, kernel: jax.Array, alpha: jax.Array, gamma: jax.Array) -> jax.Array:
@@ -59,7 +106,7 @@ class Dense(nn.Module):
         inputs = x.shape[kept:]
         outputs = (self.features,) if isinstance(self.features, int) else tuple(self.features)
         c, d = math.prod(inputs), math.prod(outputs)
-        x = members.split(x, m)  # [M, B, ..., *inputs]
+        x = split(x, m)  # [M, B, ..., *inputs]
 
         def kernel_init(key, shape):  # drawn as a matrix, as in nn.DenseGeneral
             return self.kernel_init(key, (c, d)).reshape(shape)
@@ -72,4 +119,4 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (m, *outputs)).reshape(m, 1, d)
             y += bias.astype(self.dtype)
-        return members.merge(y.reshape(*x.shape[: kept + 1], *outputs))
+        return merge(y.reshape(*x.shape[: kept + 1], *outputs))

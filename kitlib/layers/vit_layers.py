@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kitlib.configs.arguments import number, whole
-from kitlib.layers import members
+from kitlib.layers import batch_ensemble
 
 # ---------------------------------------------------------------------------------------------- pure functions
 
@@ -224,7 +224,7 @@ class EncoderBlock(nn.Module):
     norm_bias: bool = True
     dtype: jnp.dtype = jnp.float32
     moe: Callable | None = None  # makes the layer that replaces the MLP: `moe_layer.MoEMlp` -> (y, its intermediates)
-    members: int = 1  # copies of each token after the attention, stacked by member on the batch axis (`members.tile`)
+    members: int = 1  # copies of each token after the attention, on the batch axis (`batch_ensemble.tile`)
     mlp_dense: Callable = nn.Dense  # see MlpBlock.dense
     attention_dense: Callable = nn.DenseGeneral  # see MultiHeadDotProductAttention.dense
     layer_scale: float = 0.0  # initial value of `LayerScale` on both branches; 0: none
@@ -269,7 +269,7 @@ class EncoderBlock(nn.Module):
             out["mlp"] = mlp(normed)
             x = out["+mlp"] = x + residual(out["sa"] + out["mlp"])
         else:
-            x = out["+sa"] = members.tile(x + residual(out["sa"]), self.members)
+            x = out["+sa"] = batch_ensemble.tile(x + residual(out["sa"]), self.members)
             out["mlp"] = mlp(norm("LayerNorm_1")(x))
             x = out["+mlp"] = x + residual(out["mlp"])
         return x, out

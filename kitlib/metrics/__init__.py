@@ -1,7 +1,7 @@
 """Metrics: plain functions on numpy arrays and strings, each tested by hand or against the usual library.
 
-Read `classification` and `intervals` first; `fewshot` fits a ridge probe. Metrics of text use `tokens`: they are in
-`captions` (CIDEr-D) and `answers` (VQA accuracy, ANLS, WUPS). `detection` has average precision and the IoU of boxes.
+Read `classification` and `intervals` first; `fewshot` fits a ridge probe. `text_metrics` scores captions (CIDEr-D) and
+answers (VQA accuracy, ANLS, WUPS), `detection` has average precision and the IoU of boxes.
 """
 
 from kitlib.metrics.classification import (

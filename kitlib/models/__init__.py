@@ -1,7 +1,7 @@
 """Models: from images or text to logits; and decoding, checkpoints and FLOPs.
 
-Read `vit`, `t5` (with `t5_stacks`), then `palix`, which is made of both. `vit_parts` trains the upper blocks of a ViT
-alone. `stacking` makes loops of the equal blocks of deep models; `decode` generates text; `flops` counts parameters
-and FLOPs in closed form; `checkpoint` (with `checkpoint_files` and `checkpoint_names`) reads public weights, `dinov2`
-a real vision tower, `weights` the kit's own; `hugging_face` reads ViTs and T5s of transformers, and writes ViTs.
+Read `vit` (whole, or in two parts of which the upper one is trained), `t5`, then `palix`, which is made of both.
+`stacking` makes loops of the equal blocks of deep models; `decode` generates text; `flops` counts parameters and FLOPs
+in closed form; `checkpoint` (with `checkpoint_files`) reads public weights and the kit's own, `dinov2` a real vision
+tower; `hugging_face` reads ViTs and T5s of transformers, and writes ViTs.
 """

@@ -20,7 +20,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from kitlib.models.checkpoint_names import CheckpointError
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not fit; the message names the file and the problem."""
 
 
 def read_npz(path, most: int | None = None) -> dict[str, np.ndarray]:

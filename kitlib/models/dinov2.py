@@ -21,8 +21,7 @@ from kitlib import configs
 from kitlib.configs import ViTConfig
 from kitlib.layers.vit_layers import resize_positions
 from kitlib.models import checkpoint
-from kitlib.models.checkpoint_files import as_float32, check_names
-from kitlib.models.checkpoint_names import CheckpointError
+from kitlib.models.checkpoint_files import CheckpointError, as_float32, check_names
 
 GRID = (37, 37)  # of the stored positions: 518 x 518 pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours

@@ -6,7 +6,7 @@
 
 What `transformers` calls a ViT is the first one (2010.11929): a class token, learned positions, GELU, a linear head.
 All else that the kit's ViT can be (other pooling, experts, members, parallel blocks, ...) has no place in that layout
-and is refused by name; so is, when read, what the kit's models cannot be (`checkpoint_names.kit_config`). PyTorch
+and is refused by name; so is, when read, what the kit's models cannot be (`checkpoint.kit_config`). PyTorch
 stores a kernel [in, out] as a weight [out, in], and heads side by side.
 
 Source: the module names of transformers' modeling_vit.py, compared in tests/models/test_hugging_face.py.
@@ -26,8 +26,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from kitlib.configs import T5Config, ViTConfig
 from kitlib.data import files
 from kitlib.models import checkpoint
+from kitlib.models.checkpoint import VIT_ACTIVATIONS, VIT_FIELDS, kit_config
 from kitlib.models.checkpoint_files import CheckpointError, as_float32, read_json, read_safetensors
-from kitlib.models.checkpoint_names import VIT_ACTIVATIONS, VIT_FIELDS, kit_config
 
 ATTENTION = "MultiHeadDotProductAttention_0"
 BLOCK = {  # of block i: the kit's module: that of transformers, under vit.encoder.layer.<i>

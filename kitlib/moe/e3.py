@@ -24,11 +24,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kitlib.configs import E3Config, MoEConfig, ViTConfig
-from kitlib.layers.members import check_members, merge, split, tile  # noqa: F401  # part of this module's face
+from kitlib.layers.batch_ensemble import check_members, merge, split, tile  # noqa: F401  # part of this module's face
 from kitlib.moe import moe_layer, routing
+from kitlib.moe.dispatch import capacity, plan_token_choice
 from kitlib.moe.expert_parallel import dispatch_and_combine
 from kitlib.moe.experts import Experts
-from kitlib.moe.plan import capacity, plan_token_choice
 
 # ---------------------------------------------------------------------------------------------- layout
 

@@ -20,9 +20,8 @@ from jax.sharding import PartitionSpec as P
 
 from kitlib.configs import MoEConfig
 from kitlib.moe import dispatch
-from kitlib.moe.dispatch import EXCHANGED
+from kitlib.moe.dispatch import EXCHANGED, Plan
 from kitlib.moe.experts import Mlps, apply_experts
-from kitlib.moe.plan import Plan
 from kitlib.moe.routing import Choice, assign
 from kitlib.parallel import mesh
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from kitlib.configs import MoEConfig
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.layers import t5_layers, vit_layers
 from kitlib.layers.vit_layers import BIAS_INIT
 

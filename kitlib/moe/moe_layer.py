@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from kitlib.configs import MoEConfig
 from kitlib.configs.arguments import whole
 from kitlib.moe import routing
+from kitlib.moe.dispatch import Plan, capacity, plan_expert_choice, plan_token_choice
 from kitlib.moe.expert_parallel import dispatch_and_combine, on_buffers
 from kitlib.moe.experts import Experts
-from kitlib.moe.plan import Plan, capacity, plan_expert_choice, plan_token_choice
 from kitlib.moe.soft import soft_moe
 from kitlib.parallel import mesh
 

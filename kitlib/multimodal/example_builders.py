@@ -1,15 +1,14 @@
 """Examples of every objective from the kit's own data: one builder function per objective, over one data object.
-Those with exemplars are in `exemplar_builders`.
 
     data = kit_data("train")
     counting(data, rng)                  # an `Example`; the generator decides everything that is random
     captionings(data, rng)               # several examples about one picture: its name in four languages
 
 All images are 64 x 64 and made here: emoji, each anywhere on a random background; scenes and videos of emoji; easy-VQA;
-rendered words, pages and receipts. `kit_tasks` gives each builder a name and a metric.
+rendered words, pages and receipts. `tasks` gives each builder a name and a metric.
 
 A builder with a plural name gives several examples about the same images, up to `PROMPTS`: what a frozen tower says of
-an image is computed once for all of them (`features`). Pictures that are named in training are named in the languages
+an image is computed once for all of them (`mixtures`). Pictures that are named in training are named in the languages
 of `held_out.languages_with_pictures` only, in the answer as in the prompt.
 """
 
@@ -19,9 +18,9 @@ import numpy as np
 
 from kitlib.data import captioned
 from kitlib.multimodal import objectives, prompts, visual_tokens
-from kitlib.multimodal.kit_data import KitData, codebook, pick, place_on_background, retry_until_fits
+from kitlib.multimodal.kit_data import SHOTS, KitData, codebook, pick, place_on_background, retry_until_fits
 from kitlib.multimodal.prompts import Example
-from kitlib.synthetic import rendered_pages, rendered_text, scenes, video
+from kitlib.synthetic import episodes, rendered_text, scenes, video
 from kitlib.synthetic.scenes import SIZE
 
 PROMPTS = 4  # examples about one picture, at most
@@ -85,7 +84,7 @@ def translations(data: KitData, rng) -> list[Example]:
 
 
 def translations_by_text(data: KitData, rng) -> list[Example]:
-    """`translations` into languages in which no picture of the thing is named: a quarter of the names in half of the
+    """`translations` into languages in which no picture of the object is named: a quarter of the names in half of the
     languages, which would else be rare."""
     row = pick([row for row in data.object_rows if len(data.languages[row]) < len(captioned.LANGUAGES)], rng)
     return _translated(data, row, [code for code in captioned.LANGUAGES if code not in data.languages[row]], rng)
@@ -133,7 +132,7 @@ def easy_vqas(data: KitData, rng) -> list[Example]:
 def receipts(data: KitData, rng) -> list[Example]:
     """Questions about a receipt; half of the prompts have the receipt's text."""
     # Of some thousands of receipts one does not fit into its image.
-    image, texts, pairs = retry_until_fits(lambda: rendered_pages.receipt(pick(data.vocabularies, rng)[2], rng, SIZE))
+    image, texts, pairs = retry_until_fits(lambda: rendered_text.receipt(pick(data.vocabularies, rng)[2], rng, SIZE))
     text = prompts.first_words(texts, OCR_WORDS)[0]
     return [
         objectives.vqa(image, question, answer, "en", ocr=text if rng.integers(2) else "")
@@ -202,7 +201,7 @@ def split_ocr(data: KitData, rng) -> Example:
 def screenshot_to_markup(data: KitData, rng) -> Example:
     """A page -> its markup; only pages with few rows fit."""
     _, words, _ = pick(data.vocabularies, rng)
-    page = retry_until_fits(lambda: rendered_pages.page(words, rng, SIZE))  # one in three fits
+    page = retry_until_fits(lambda: rendered_text.page(words, rng, SIZE))  # one in three fits
     return objectives.screenshot_to_markup(*page)
 
 
@@ -291,3 +290,102 @@ def _video_question(data: KitData, rng) -> tuple[video.Video, str, str]:
     """(video, question, answer)"""
     kind, cutouts = pick(video.QUESTION_KINDS, rng), pick(data.scene_cutouts, rng)
     return video.draw_question(kind, cutouts, data.scene_names, FRAMES, rng, pace=PACE)
+
+
+# ---------------------------------------------------------------------------------------------- few-shot prompts
+
+# Few-shot examples: exemplars with pictures in the prompt, and names with a word each to look up.
+#
+#     made_up_words(data, rng)             # "what is this? dax ; what is this? zug ; what is this?" with three images
+#     recall(data, rng)                    # "what is Hund? vuck ; what is Apfel? gub ; what is Hund?", a text
+#     repeated_pairs(data, rng)            # "dog dax ; cat zug ; dog dax ; dog dax ; cat zug", the target of a text
+#
+# To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks
+# like the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the
+# training it is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". From the stage "shots" on,
+# a word stands right behind its name, "dog dax ; cat zug ; dog dax": then its last step is to repeat what followed a
+# name before, which texts alone can teach (`repeated_pairs`). Words for all this must be many: 52 are memorised.
+
+
+def episodic_captioning(data: KitData, rng) -> Example:
+    """Five objects that share an English keyword, with names in one language: loosely related pairs."""
+    rows = rng.choice(pick(data.related, rng), SHOTS + 1, replace=False)
+    language = pick(languages_of(data, rows), rng)
+    captions = [data.emoji.names[language][row] for row in rows]
+    images = [place_on_background(data.drawing(row, rng), rng)[0] for row in rows]
+    return objectives.episodic_captioning(images, captions, language)
+
+
+def made_up_words(data: KitData, rng, shots: int = SHOTS, by_name: bool = False) -> Example:
+    """Exemplars that name two kinds of objects by made-up words, then a query. The words are few enough to be
+    memorised, but their meaning is drawn again for every prompt.
+
+    shots: exemplars. by_name: the answer names what every image shows, in English, each name with its made-up word.
+    """
+    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, shots, rng)
+    return objectives.made_up_words(episode, **({"names": data.scene_names, "joint": " "} if by_name else {}))
+
+
+def exemplars(data: KitData, rng, shots: int = SHOTS, by_name: bool = False) -> Example:
+    """Any two objects and two of thousands of words that mean nothing here: made-up ones of two syllables, or short
+    ones of other languages. Half of the time the answer names every image.
+
+    shots: exemplars. by_name: the answer always names every image, each name with its word right behind it; half of the
+    time the objects are those of scenes, with which few-shot prompts are tested.
+
+    Not quite nothing: of the 3,497 short words 70 are Turkish or Vietnamese names of objects that the kit names, and 20
+    of these are held out from pictures (`held_out`). To leave them out would be another training than the released one.
+    """
+    rows = rng.choice(pick((data.object_rows, data.scene_rows), rng) if by_name else data.object_rows, 2, replace=False)
+    words = _words(data, rng)
+    episode = episodes.episode([data.drawing(row, rng) for row in rows], 2, shots, rng, words=words)
+    names = [data.emoji.names["en"][row] for row in rows]
+    if by_name:
+        return objectives.made_up_words(episode, names=names, joint=" ")
+    return objectives.made_up_words(episode, names=names if rng.integers(2) else None)
+
+
+def _words(data: KitData, rng) -> Sequence[str]:
+    return episodes.nonsense(2) if rng.integers(2) else data.short_words
+
+
+def repeated_pairs(data: KitData, rng) -> Example:
+    """Two to four names with a word each, four pairs in all, and then eight times one of them again."""
+    return _repeated(data, data.object_rows, _words(data, rng), rng)
+
+
+def repeated_made_up_words(data: KitData, rng) -> Example:
+    """The same with the names and the words of `made_up_words`."""
+    return _repeated(data, data.scene_rows, episodes.nonsense(), rng)
+
+
+def _repeated(data: KitData, rows: Sequence[int], vocabulary: Sequence[str], rng) -> Example:
+    rows = rng.choice(rows, rng.integers(2, SHOTS + 1), replace=False)
+    names = [data.emoji.names["en"][row] for row in rows]
+    words = [vocabulary[i] for i in rng.choice(len(vocabulary), len(names), replace=False)]
+    pairs = list(zip(names, words, strict=True))
+    listed = [
+        pairs[i] for i in rng.permutation([*range(len(pairs)), *rng.integers(len(pairs), size=SHOTS - len(pairs))])
+    ]
+    return objectives.repeated_pairs(listed, [pick(pairs, rng) for _ in range(8)])
+
+
+def recall(data: KitData, rng) -> Example:
+    """Two to five names of objects with a word each, then one of the names -> its word. Looking up in the prompt, which
+    few-shot prompts with pictures need, too, can be learned from texts, and these are short."""
+    rows, language = (
+        rng.choice(data.object_rows, rng.integers(2, 6), replace=False),
+        pick(tuple(captioned.LANGUAGES), rng),
+    )
+    names = [data.emoji.names[language][row] for row in rows]
+    words = [data.short_words[i] for i in rng.choice(len(data.short_words), len(names), replace=False)]
+    return objectives.recall(names, words, rng.integers(len(names)), language)
+
+
+def episodic_vqa(data: KitData, rng) -> Example:
+    """New words for two objects, or five questions of easy-VQA."""
+    if rng.integers(2):
+        return exemplars(data, rng)
+    easy, rows = data.questions, rng.integers(len(data.questions), size=SHOTS + 1)
+    questions, answers = ([texts[row] for row in rows] for texts in (easy.questions, easy.answers))
+    return objectives.episodic_vqa(easy.images[easy.image_index[rows]], questions, answers, "en")

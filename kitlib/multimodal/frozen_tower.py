@@ -3,7 +3,7 @@
     arrays = seen_arrays(examples, tokenizer, config.tower, params["tower"], **lengths)   # "features", no "images"
     features, numbers = features_of(rows, config.tower, params["tower"], num_images)
 
-`features` trains on such output, `generation` writes from it: one image is often asked about in sixteen languages.
+`mixtures` trains on such output, `generation` writes from it: one image is often asked about in sixteen languages.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
     data = kit_data("train")
     image, box = place_on_background(data.drawing(0, rng), rng)
 
-The builders that draw from it are in `example_builders` and `exemplar_builders`.
+The builders that draw from it are in `example_builders`.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from kitlib.data import captioned, emoji_styles, files, glosses, tokenizer
+from kitlib.data import captioned, files, glosses, tokenizer
 from kitlib.multimodal import held_out
-from kitlib.synthetic import drawings, episodes, rendered_text, scenes
+from kitlib.synthetic import episodes, named_pictures, rendered_text, scenes
 from kitlib.synthetic.scenes import SIZE
 
 SHOTS = 4  # exemplars before the query, as PaLI-X is prompted
@@ -40,7 +40,7 @@ class KitData:
         scene_names, scene_rows: their English names, their emoji rows.
         vocabularies: (language, words to read, those of them that are short enough for receipts).
         more_words: words of further languages, in the same letters.
-        short_words: those of them that are short and of few pieces: names for things that are given in a prompt.
+        short_words: those of them that are short and of few pieces: names for objects that are given in a prompt.
         related: groups of more than `SHOTS` rows of `object_rows` that share an English keyword.
     """
 
@@ -60,7 +60,7 @@ class KitData:
 
     def drawing(self, row: int, rng: np.random.Generator) -> np.ndarray:
         """A cut-out uint8[32, 32, 4] of an emoji in one of its styles, varied."""
-        return drawings.varied(pick(self.drawn[row], rng), rng)
+        return named_pictures.varied(pick(self.drawn[row], rng), rng)
 
 
 @functools.cache
@@ -76,10 +76,10 @@ def kit_data(split: str = "train") -> KitData:
     scene_rows = [emoji.names["en"].index(name) for name in scenes.EASY[split]]
     scene_cutouts = [np.stack([drawn[row][0] for row in scene_rows])]
     if training:
-        for row, cutouts in zip(rows, drawings.cutouts(rows), strict=True):
+        for row, cutouts in zip(rows, named_pictures.cutouts(rows), strict=True):
             drawn[row] = cutouts
-        for style in emoji_styles.TAUGHT[1:]:
-            in_style = drawings.cutouts(scene_rows, ("noto", style))
+        for style in captioned.TAUGHT[1:]:
+            in_style = named_pictures.cutouts(scene_rows, ("noto", style))
             scene_cutouts.append(np.stack([cutouts[-1] for cutouts in in_style]))
     vocabularies = [
         (language, words, [word for word in words if len(word) <= 5])  # longer words do not fit into 64 pixels

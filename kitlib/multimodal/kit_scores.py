@@ -1,20 +1,20 @@
 """The tests of the released model: what "seen" and "unseen" mean, and one `Task` per row of its table of scores.
 
     scorecard(model, params, TASKS)                      # a row per test, with controls (see `tasks`)
-    caption_examples("fr", style="twemoji")(300, 77)     # known things as another designer draws them
+    caption_examples("fr", style="twemoji")(300, 77)     # known objects as another designer draws them
 
 Three things can be new, and each has a test of its own:
 
-- the picture: a known thing on a new background, or in a style that was held out (Twemoji);
-- the pair of a thing and a language: the French name of a thing whose pictures were named in other languages, and whose
+- the picture: a known object on a new background, or in a style that was held out (Twemoji);
+- the pair of an object and a language: the French name of one whose pictures were named in other languages, and whose
   French name was met in texts alone (`held_out`);
-- the thing: objects and words of the test split, which are in no training image.
+- the object: objects and words of the test split, which are in no training image.
 
 In few-shot prompts the meaning of the words is new: of 52 made-up words two are drawn for every prompt, in training as
 here, so that only the prompt tells what they mean. The 48 kinds of objects are known; those of the test split have rows
 of their own.
 
-A thing without a known name cannot be named. What is asked is whether the answer is near: by its place in WordNet
+An object without a known name cannot be named. What is asked is whether the answer is near: by its place in WordNet
 (WUPS), and whether no other name that was taught would have been nearer ("nearest name").
 """
 
@@ -23,15 +23,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kitlib.data import captioned, emoji_styles, keyed_rng
-from kitlib.metrics.answers import wups
+from kitlib.data import captioned, keyed_rng
+from kitlib.metrics.text_metrics import wups
 from kitlib.multimodal import objectives
 from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
 from kitlib.multimodal.kit_data import object_rows, pick, place_on_background, retry_until_fits
-from kitlib.multimodal.kit_tasks import boxes_found, kit_tasks
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.scores import anls_values, exact_matches, last_names, last_words, letter_similarity, within_one
-from kitlib.multimodal.tasks import Task
+from kitlib.multimodal.tasks import Task, boxes_found, kit_tasks
 from kitlib.synthetic import rendered_text, scenes
 
 LETTERS_OF_A_WORD = (4, 6)  # fewest and most, of the words to read
@@ -44,7 +43,7 @@ def caption_examples(language: str, split: str = "train", style: str = "noto") -
     """(count, seed) -> captions of different objects in one language, each on a random background; at most one each.
 
     Known objects ("train") are those that were named with pictures in this language, in any style of
-    `emoji_styles.STYLES`; unseen ones ("test") come in the styles of `captioned.emoji`.
+    `captioned.EMOJI_STYLES`; unseen ones ("test") come in the styles of `captioned.emoji`.
     """
 
     def choose(count, seed):
@@ -59,7 +58,7 @@ def caption_examples(language: str, split: str = "train", style: str = "noto") -
 
 
 def pair_examples(*, by_english: bool) -> Callable:
-    """(count, seed) -> pictures to be named in a language in which no picture of the thing was named in training.
+    """(count, seed) -> pictures to be named in a language in which no picture of the object was named in training.
 
     by_english: the prompt asks for the English name first.
     """
@@ -107,7 +106,7 @@ def _word_to_read(fitting: Sequence[str], language: str, rng) -> Example:
 def cutouts_of(split: str, style: str) -> dict[int, np.ndarray]:
     """{row of `captioned.emoji(split)`: its cut-out in this style}."""
     if split == "train":
-        drawn = emoji_styles.drawings(style)
+        drawn = captioned.drawings(style)
         return dict(zip(drawn.rows.tolist(), scenes.cut_outs(drawn.images), strict=True))
     return dict(enumerate(scenes.cut_outs(captioned.emoji(split, style=style).images)))
 
@@ -116,7 +115,7 @@ def cutouts_of(split: str, style: str) -> dict[int, np.ndarray]:
 
 
 def wups_values(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
-    """float[B], `metrics.answers.wups` of English names, with the kit's part of WordNet."""
+    """float[B], `metrics.text_metrics.wups` of English names, with the kit's part of WordNet."""
     return wups(predictions, [[example.answer] for example in examples], captioned.taxonomy())
 
 

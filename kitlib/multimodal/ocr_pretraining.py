@@ -7,7 +7,7 @@
 The tower of PaLI-X learns objects from JFT and learns to read from a second classification: does token t of the
 vocabulary occur in the text of the image? Here both are one list of labels: first one per letter, then one per object
 of `kit_data.object_rows`. An image shows words, one object, or a scene of several objects. Every label has its own
-sigmoid, so that several labels can be true. Objects come in the four styles of `synthetic.drawings`, varied; Twemoji is
+sigmoid, so that several labels can be true. Objects come in the four styles of `named_pictures`, varied; Twemoji is
 held out. The words are those of all languages whose letters the tests read, at 8 to 20 pixels.
 
 We depart from PaLI-X in three points. PaLI-X classifies the whole image, we classify every patch: our images are drawn,
@@ -28,11 +28,11 @@ import numpy as np
 import optax
 
 from kitlib.configs import ViTConfig
-from kitlib.data import captioned, emoji_styles, image_batches, keyed_rng
+from kitlib.data import captioned, image_batches, keyed_rng
 from kitlib.models.vit import ViT
 from kitlib.multimodal.example_builders import GRID, OBJECTS, SIDES
 from kitlib.multimodal.kit_data import object_rows, pick, place_on_background
-from kitlib.synthetic import drawings, rendered_text, scenes
+from kitlib.synthetic import named_pictures, rendered_text, scenes
 from kitlib.training import classification, loop, optim
 
 LabelledBuilder = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
@@ -66,11 +66,11 @@ def labelled_builder(split: str, kinds: Sequence[str] = KINDS) -> LabelledBuilde
             return image, [number[letter] for letter in text], boxes
         if kind == "thing":
             i = rng.integers(len(drawn))
-            image, box = place_on_background(drawings.varied(pick(drawn[i], rng), rng), rng)
+            image, box = place_on_background(named_pictures.varied(pick(drawn[i], rng), rng), rng)
             return image, [len(number) + i], box[None]
         # Several objects in one image are small: only those that can still be recognised.
         chosen = rng.choice(scene_objects, rng.integers(1, OBJECTS + 1))
-        cutouts = [drawings.varied(pick(drawn[i], rng), rng) for i in chosen]
+        cutouts = [named_pictures.varied(pick(drawn[i], rng), rng) for i in chosen]
         scene = scenes.compose(cutouts, np.arange(len(chosen)), SIDES, rng)
         return scene.image, len(number) + chosen[scene.indices], scene.boxes
 
@@ -88,7 +88,7 @@ def drawn_objects(split: str) -> list[list[np.ndarray]]:
     """Per object of `object_rows`, its cut-outs uint8[32, 32, 4]: for "train" in all taught styles, else in Noto's."""
     rows = object_rows(split)
     if split == "train":
-        return drawings.cutouts(rows, emoji_styles.TAUGHT)
+        return named_pictures.cutouts(rows, captioned.TAUGHT)
     return [[cutout] for cutout in scenes.cut_outs(captioned.emoji(split).images[rows])]
 
 
@@ -119,7 +119,7 @@ def patches_in_boxes(boxes) -> np.ndarray:
 
 def labelled_batches(make: LabelledBuilder, size: int, *, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches {"image": float32[B, H, W, 3] in [-1, 1], "labels": bool[B, P, V]}, each a function of its
-    position; a Grain iterator, resumable as that of `mixture_batches.batches`."""
+    position; a Grain iterator, resumable as that of `mixtures.batches`."""
 
     def batch(position: int) -> dict[str, np.ndarray]:
         examples = [make(keyed_rng(seed, position, row)) for row in range(size)]

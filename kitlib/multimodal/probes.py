@@ -1,9 +1,9 @@
 """Linear probes on patch features.
 
     tower = Tower(model.config.tower, params["tower"])
-    named_by_style(tower)          # things that were trained, also in the held-out style
+    named_by_style(tower)          # objects that were trained, also in the held-out style
     read_by_size(tower)            # letters of words that were not trained
-    told_patches(model, params, examples)     # which patch is it? from the tower's output and from the encoder's
+    position_accuracy(model, params, examples)     # which patch is it? from the tower's output and from the encoder's
 
 A probe (`metrics.fewshot`) is fitted to some images and judged on others. It separates two reasons for a wrong answer:
 the tower does not show what was asked for, or the text model does not use it.
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from kitlib.data import captioned, emoji_styles, keyed_rng, tokenizer
+from kitlib.data import captioned, keyed_rng, tokenizer
 from kitlib.metrics import over_examples
 from kitlib.metrics.fewshot import fit_probe, probe_scores
 from kitlib.multimodal import batching, generation
@@ -25,7 +25,7 @@ from kitlib.multimodal.kit_data import object_rows, pick, place_on_background
 from kitlib.multimodal.kit_scores import LETTERS_OF_A_WORD, cutouts_of
 from kitlib.multimodal.ocr_pretraining import drawn_objects, letters
 from kitlib.multimodal.prompts import Example
-from kitlib.synthetic import drawings, rendered_text
+from kitlib.synthetic import named_pictures, rendered_text
 from kitlib.synthetic.scenes import SIZE
 
 SIZES = (10, 12, 14, 16, 18, 20)  # of letters, in pixels
@@ -38,11 +38,11 @@ def answers_of(features, labels, new, classes: int | None = None) -> np.ndarray:
 
 
 def named_by_style(
-    tower: Tower, styles: Sequence[str] = emoji_styles.STYLES, *, views: int = 16, seed: int = 0
+    tower: Tower, styles: Sequence[str] = captioned.EMOJI_STYLES, *, views: int = 16, seed: int = 0
 ) -> pd.DataFrame:
-    """How many of the 417 things does a probe of an image's patches (their mean and largest values) name?
+    """How many of the 417 objects does a probe of an image's patches (their mean and largest values) name?
 
-    Fitted to `views` images of each thing, in the taught styles and varied, and judged on two images of each thing in
+    Fitted to `views` images of each object, in the taught styles and varied, and judged on two images of each object in
     each of `styles`. Columns: "style", "taught", "right", "low", "high" (95 %), "n".
     """
     rows, drawn = object_rows("train"), drawn_objects("train")
@@ -50,7 +50,7 @@ def named_by_style(
     shown = []
     for k, label in enumerate(labels):
         rng = keyed_rng(seed, 0, k)
-        shown.append(place_on_background(drawings.varied(pick(drawn[label], rng), rng), rng)[0])
+        shown.append(place_on_background(named_pictures.varied(pick(drawn[label], rng), rng), rng)[0])
     fitted = _pooled(tower, shown)
     table = []
     for style in styles:
@@ -58,7 +58,7 @@ def named_by_style(
         test = np.repeat([label for label, row in enumerate(rows) if row in cutouts], 2)
         images = [place_on_background(cutouts[rows[i]], keyed_rng(seed, 1, k))[0] for k, i in enumerate(test)]
         right, low, high = over_examples(answers_of(fitted, labels, _pooled(tower, images)) == test)
-        taught = style in emoji_styles.TAUGHT
+        taught = style in captioned.TAUGHT
         table.append({"style": style, "taught": taught, "right": right, "low": low, "high": high, "n": len(test)})
     return pd.DataFrame(table)
 
@@ -109,7 +109,7 @@ def _letters(tower: Tower, split: str, count: int, sizes: tuple[int, int], seed:
     return vectors, np.concatenate(found), np.repeat(np.arange(len(found)), [len(text) for text in found])
 
 
-def told_patches(model, params, examples: Sequence[Example], *, fitted: int = 200) -> dict[str, float]:
+def position_accuracy(model, params, examples: Sequence[Example], *, fitted: int = 200) -> dict[str, float]:
     """Of how many patches does a probe tell both row and column? {"tower": share, "encoder": share}
 
     From the tower's output, and from what the encoder makes of the visual tokens. The probes, one for rows and one for

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.data.captioned import LANGUAGES, ByLanguage
 
 # The words for captions and answers are PaLI's (arXiv 2209.06794), as is "detect"; " ; " between names is PaliGemma's
@@ -43,7 +43,7 @@ SOLVED = "{question} {answer}"  # an exemplar; in captioning, its caption replac
 BETWEEN = " ; "  # between the names in a prompt
 WHAT = "what is this?"  # the question whose answers are names or made-up words
 TRANSLATE = "what is {name}?"  # asked without an image
-FIRST_WHERE = " first where"  # after a question about motion or number: the answer is first where things are
+FIRST_WHERE = " first where"  # after a question about motion or number: the answer is first where objects are
 FIRST_IN = " first in {language}"  # after either: the answer is the name in this language, then in the prefix's
 UNSPACED = ("zh", "ja", "th")  # written without spaces between words
 CODES = ByLanguage({code: code for code in LANGUAGES})  # raises ValueError for an unknown one and names the nearest

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kitlib.metrics.answers import anls, exact_match, similarity
 from kitlib.metrics.detection import Detections, Truth, coco
+from kitlib.metrics.text_metrics import anls, exact_match, similarity
 from kitlib.multimodal import boxes
 from kitlib.multimodal.prompts import BETWEEN, Example
 
 
 def exact_matches(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
-    """float[B] of 0 and 1: whether the text equals the target (see `metrics.answers.exact_match`)."""
+    """float[B] of 0 and 1: whether the text equals the target (see `metrics.text_metrics.exact_match`)."""
     return exact_match(predictions, [example.answer for example in examples])
 
 
@@ -45,7 +45,7 @@ def _last_parts(predictions: Sequence[str], examples: Sequence[Example]) -> list
 
 
 def anls_values(predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
-    """float[B], `metrics.answers.anls` of every text: the share of correct letters, 0 where it is below a half."""
+    """float[B], `metrics.text_metrics.anls` of every text: the share of correct letters, 0 where it is below a half."""
     return anls(predictions, [[example.answer] for example in examples])
 
 
@@ -68,7 +68,7 @@ def ap50(
     Texts give no confidences: boxes are ranked by their position in the text. bins: see `boxes`.
 
     number: the class of every name, such as "dog" and "Hund" of the same; by default every name of an object is a class
-    of its own. As in COCO, a class without objects is left out of the mean. So with many names for a few things a box
+    of its own. As in COCO, a class without objects is left out of the mean. So with many names for a few objects a box
     for something that is not there costs nothing, unless another example has that very name: then give the classes.
     """
     if number is None:

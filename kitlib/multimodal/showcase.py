@@ -3,7 +3,7 @@
     seen = ask_about(*stages.released(), read_picture("dog.png"), question="what color is it?")
     seen.captions["de"], seen.boxes, seen.count, seen.answer
 
-The questions follow each other, as a user would ask them: what the model calls the thing in English is what it is then
+The questions follow each other, as a user would ask them: what the model calls the object in English is what it is then
 asked to find and to count. So where the name is wrong, so is the rest. `kit show` makes a page of it.
 """
 

@@ -2,7 +2,7 @@
 
     stage 0 "ocr"    the tower alone learns to name objects and to read (`ocr_pretraining`)
     stage 1 "base"   the first things that a picture can say: names in all languages, one word, one or two boxes
-    stage 2 "bind"   which image is which: positions in every frame of a film, exemplars with made-up words
+    stage 2 "bind"   which image is which: positions in every frame of a video, exemplars with made-up words
     stage 3 "all"    all thirteen objectives and the evaluated tasks
     stage 4 "weak"   the same with more of what was still badly learned: names that no picture teaches, exemplars,
                      counting by way of positions
@@ -10,9 +10,9 @@
     stage 6 "words"  the same with the 48 kinds and 52 made-up words of the tests, whose meaning is drawn again for
                      every prompt; and texts in which such a word is to be looked up
     stage 7 "look"   the same with more prompts of five images: to tell the third from the fifth takes longest
-    at last          parameters between those after "weak" and after "look" (`interpolation`)
+    at last          parameters between those after "weak" and after "look" (`interpolate`)
 
-From stage 1 on the tower is frozen, and its output is computed once per picture (`features`): a thing is named, found
+From stage 1 on the tower is frozen, and its output is computed once per picture (`mixtures`): an object is named, found
 and asked about in several languages at once, so that more is learned in an hour. PaLI-X trains in another way: first
 all objectives with a frozen tower, then reading, markup and boxes at a higher resolution with a trainable one. Ours has
 a reason of size. A small model learns names only when most examples are names, and to tell one image of a prompt from
@@ -28,7 +28,7 @@ released()`.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -39,15 +39,54 @@ from kitlib import configs
 from kitlib.configs import PaLIXConfig
 from kitlib.data import files, tokenizer
 from kitlib.layers.vit_layers import resize_positions
-from kitlib.models import palix, weights
-from kitlib.multimodal import example_builders, features, frozen_tower, interpolation, ocr_pretraining, probes
+from kitlib.models import checkpoint, palix
+from kitlib.multimodal import example_builders, frozen_tower, mixtures, ocr_pretraining, probes
 from kitlib.multimodal.kit_data import SHOTS
 from kitlib.multimodal.kit_scores import TASKS
-from kitlib.multimodal.kit_tasks import kit_tasks
-from kitlib.multimodal.mixture import Mixture
-from kitlib.multimodal.mixture_batches import Group
-from kitlib.multimodal.tasks import scorecard
+from kitlib.multimodal.mixtures import Group, Mixture
+from kitlib.multimodal.tasks import Task, kit_tasks, scorecard
 from kitlib.training import loop, optim
+
+# ---------------------------------------------------------------------------------------------- between two stages
+
+# Weight interpolation between two stages: the skill of the later one, and less of its forgetting.
+#
+#     table = scores_between(model, before, after, tasks)  # what the later stage taught, and what it cost
+#     params = interpolate(before, after, share_chosen(table))
+#
+# The last stages of the released model teach few-shot prompts, and names and boxes get worse meanwhile. On the straight
+# line from the parameters before to those after, names come back sooner than the new skill is lost (WiSE-FT,
+# 2109.01903, section 3, for a fine-tuned CLIP). PaLI-X's paper has nothing like it.
+SHARES = (0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the later stage; closer where the new skill comes
+LEARNED = "4-shot, new words, by way of English"  # the skill of the last stages
+ENOUGH = 0.8  # the score in it that is enough
+FORGOTTEN = ("captions, en", "captions, de", "captions, ru", "captions, zh", "counting", "detection, with absent kinds")
+SEED = 4321  # of the examples to choose by; the tests of the released model are others (`tasks.SEED`)
+
+
+def interpolate(before: dict, after: dict, share: float) -> dict:
+    """(1 - share) * before + share * after, leaf by leaf: two trees of one shape."""
+    return jax.tree.map(lambda old, new: (1 - share) * old + share * new, before, after)
+
+
+def scores_between(model, before: dict, after: dict, tasks: Sequence[Task], *, count: int = 150) -> pd.DataFrame:
+    """A row per share of `SHARES`: "share", and the score of every task, on examples of their own."""
+    asked = {task.name: (task, task.examples(count, SEED)) for task in tasks}
+    rows = []
+    for share in SHARES:
+        params = interpolate(before, after, share)
+        scores = {name: task.score(model, params, examples) for name, (task, examples) in asked.items()}
+        rows.append({"share": share} | scores)
+    return pd.DataFrame(rows)
+
+
+def share_chosen(table: pd.DataFrame) -> float:
+    """The smallest share whose score in `LEARNED` is at least `ENOUGH`; 1, if none has it."""
+    enough = table.loc[table[LEARNED] >= ENOUGH, "share"]
+    return float(enough.min()) if len(enough) else 1.0
+
+
+# ---------------------------------------------------------------------------------------------- the stages
 
 SHAPES = {  # per group: images, tokens of the prompt, of the target
     "name": (1, 18, 18),
@@ -75,7 +114,7 @@ class Stage:
     """One of the stages with images and text.
 
     Attributes:
-        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task in `kit_tasks.PLURAL` gives up
+        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task with several examples gives up
             to four examples, each in a row of its own, so its share of the rows is larger.
         rows: the rows of each group in a batch, which are also the group's weight in the loss.
         steps: the number of training steps.
@@ -181,7 +220,7 @@ def start_stage(stage: Stage, params: dict, config: PaLIXConfig, shards: Path, s
     )
     step = loop.make_step(palix.loss_of_groups(palix.answer_loss(model), stage.rows), tx)
     tower = frozen_tower.Tower(config.tower, params["tower"])
-    batches = features.batches(groups(stage, seed), tokenizer.multilingual(), tower, shards)
+    batches = mixtures.feature_batches(groups(stage, seed), tokenizer.multilingual(), tower, shards)
     return loop.init_state(params, tx, seed), step, batches
 
 
@@ -249,21 +288,21 @@ def released_config() -> PaLIXConfig:
 def released() -> tuple[palix.PaLIX, dict]:
     """The trained S rung and its parameters. Raises checkpoint.CheckpointError for a damaged file."""
     model = palix.PaLIX(released_config())
-    return model, weights.load(released_file(), jax.eval_shape(lambda: palix.init_params(model)))
+    return model, checkpoint.load(released_file(), jax.eval_shape(lambda: palix.init_params(model)))
 
 
 def main(folder: Path, seed: int = 0) -> None:
     """Trains all stages, then writes the weights, their scores, the loss curves, and the scores between two stages."""
     made, histories = train_all(folder, released_config(), seed=seed)
-    asked = [task for task in TASKS if task.name in (interpolation.LEARNED, *interpolation.FORGOTTEN)]
-    between = interpolation.scores_between(palix.PaLIX(released_config()), made[BEFORE], made[AFTER], asked)
-    params = interpolation.interpolate(made[BEFORE], made[AFTER], interpolation.share_chosen(between))
+    asked = [task for task in TASKS if task.name in (LEARNED, *FORGOTTEN)]
+    between = scores_between(palix.PaLIX(released_config()), made[BEFORE], made[AFTER], asked)
+    params = interpolate(made[BEFORE], made[AFTER], share_chosen(between))
     table = scorecard(palix.PaLIX(released_config()), params, TASKS, count=300)
     styles = probes.named_by_style(frozen_tower.Tower(released_config().tower, params["tower"]))
     # Each file is whole. If writing stops between two of them, `kit doctor` names the ones that do not belong together.
     path = files.writable("data/checkpoints/palix_s.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights.save(path, params)
+    checkpoint.save(path, params)
     tables = {"": table, "_losses": loss_curves(histories), "_between": between, "_styles": styles}
     write_scores(path, tables, seed)
     print(table.to_string(index=False, float_format="{:.3f}".format))

@@ -9,21 +9,25 @@ A score means little without the scores of two controls. *Blind*: the same model
 answers are worded and which are frequent. *Shuffled*: every question with the images of the next one. The model sees an
 image, but the wrong one, so its score shows how much the words of the question give away.
 
-A `mixture.Mixture` trains on tasks; studies and public sets (`public_sets`) are evaluated with the same type.
+A `mixtures.Mixture` trains on tasks; studies and public sets (`public_sets`) are evaluated with the same type.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.data import keyed_rng
 from kitlib.metrics import over_examples
+from kitlib.multimodal import example_builders
 from kitlib.multimodal.generation import generated_texts
+from kitlib.multimodal.kit_data import kit_data
 from kitlib.multimodal.prompts import Example
-from kitlib.multimodal.scores import exact_matches
+from kitlib.multimodal.scores import anls_values, ap50, exact_matches
 
 SEED = 77  # of test examples; training draws from other seeds
 CONTROLS = ("blind", "shuffled")
@@ -100,3 +104,80 @@ def with_control(examples: Sequence[Example], control: str | None) -> list[Examp
         raise ValueError("A single example cannot be shuffled, as there are no other images: give two or more.")
     others = [*examples[1:], *examples[:1]]
     return [dataclasses.replace(e, images=other.images) for e, other in zip(examples, others, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------- the kit's tasks
+
+ONE, SEVERAL = False, True  # examples that a builder gives about the same images
+BUILDERS = {  # of `example_builders`: name, builder, how many examples it gives          prompt -> target
+    # The thirteen objectives of PaLI-X.
+    "span_corruption": (example_builders.span_corruption, ONE),  # an English text with gaps -> what is missing
+    "split_captioning": (example_builders.split_captioning, ONE),  # the beginning of a name -> the rest
+    "captioning": (example_builders.captionings, SEVERAL),  # a language -> the object's name
+    "split_ocr": (example_builders.split_ocr, ONE),  # the first words in the image -> the others
+    "vqa": (example_builders.vqa, ONE),  # a question -> the answer
+    "question_generation": (example_builders.question_generation, ONE),  # an answer -> the question
+    "object_aware_vqa": (example_builders.object_aware_vqa, ONE),  # is there a dog? -> yes or no, ...
+    "episodic_captioning": (example_builders.episodic_captioning, ONE),  # images with captions, one without -> it
+    "episodic_vqa": (example_builders.episodic_vqa, ONE),  # images with questions and answers -> the last answer
+    "screenshot_to_markup": (example_builders.screenshot_to_markup, ONE),  # a page -> its markup
+    "video_captioning": (example_builders.video_captioning, ONE),  # four frames -> what moves where
+    "detection": (example_builders.detections, SEVERAL),  # names, one of them absent -> boxes, and noise
+    "masked_tokens": (example_builders.masked_tokens, ONE),  # an image with gaps -> the patches in them
+    # Parts of vqa, split_ocr, detection and episodic_vqa, and tasks of the kit's own stages.
+    "easy_vqa": (example_builders.easy_vqas, SEVERAL),  # what colour is the circle? -> blue
+    "receipts": (example_builders.receipts, SEVERAL),  # what is the total? -> 118
+    "naming": (example_builders.namings, SEVERAL),  # what is this? -> its name
+    "naming_by_english": (example_builders.namings_by_english, SEVERAL),  # ... -> the English name, then another
+    "translation": (example_builders.translations, SEVERAL),  # what is dog? -> its name in another language
+    "reading": (example_builders.reading, ONE),  # an image of a word -> the word
+    "finding": (example_builders.findings, SEVERAL),  # one or two names -> their boxes
+    "counting": (example_builders.counting, ONE),  # how many: dog? -> 3
+    "recall": (example_builders.recall, ONE),  # names with made-up words, one name again -> its word; no images
+    "two_exemplars": (partial(example_builders.exemplars, shots=2), ONE),  # images with words, one without -> its word
+    "four_exemplars": (example_builders.exemplars, ONE),
+    "made_up_words": (example_builders.made_up_words, ONE),
+    "made_up_words_by_name": (partial(example_builders.made_up_words, by_name=True), ONE),  # ... -> names and words
+    "repeated_pairs": (example_builders.repeated_pairs, ONE),  # pairs of name and word -> the same again; a text
+    "two_exemplars_by_name": (partial(example_builders.exemplars, shots=2, by_name=True), ONE),
+    "four_exemplars_by_name": (partial(example_builders.exemplars, by_name=True), ONE),
+    "two_made_up_words_by_name": (partial(example_builders.made_up_words, shots=2, by_name=True), ONE),
+    "repeated_made_up_words": (example_builders.repeated_made_up_words, ONE),
+    "video_questions": (example_builders.video_questions, ONE),  # four frames and a question -> the answer
+    "video_questions_by_positions": (example_builders.video_questions_by_positions, ONE),  # ... -> positions, answer
+    "counting_by_positions": (example_builders.counting_by_positions, ONE),  # how many: dog? -> positions, number
+    "translation_by_text": (example_builders.translations_by_text, SEVERAL),  # names that no picture teaches
+}
+TRAINED_ONLY = ("translation_by_text",)  # no names are held out in the test split
+
+
+@functools.cache
+def kit_tasks(split: str = "train") -> dict[str, Task]:
+    """A task for each of `BUILDERS`, by name, over the kit's own data of a split, "train" or "test".
+
+    Those of `TRAINED_ONLY` are in "train" alone. Metrics are exact matches, but for receipts (ANLS) and boxes (AP50).
+    """
+    data, found, tasks = kit_data(split), boxes_found(split), {}
+    metrics = {"finding": found, "detection": found, "receipts": (anls_values, "ANLS")}
+    for name, (builder, several) in BUILDERS.items():
+        if split == "train" or name not in TRAINED_ONLY:
+            draw = partial(builder, data)
+            one, every = (partial(_first, draw), draw) if several else (draw, None)
+            metric, unit = metrics.get(name, (exact_matches, "exact match"))
+            tasks[name] = Task(name, one, metric, unit, draw_all=every)
+    return tasks
+
+
+def _first(draw_all, rng):
+    return draw_all(rng)[0]
+
+
+def boxes_found(split: str) -> tuple[Callable, str]:
+    """(metric, unit) of detection: `scores.ap50`, where the names of an object in all languages are one class."""
+
+    def metric(predictions, examples):
+        data = kit_data(split)
+        number = {names[row]: kind for names in data.emoji.names.values() for kind, row in enumerate(data.scene_rows)}
+        return ap50(predictions, examples, example_builders.BINS, number)
+
+    return metric, "AP50"

@@ -18,14 +18,13 @@ import jax
 
 from kitlib import data
 from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
-from kitlib.configs.nearest_name import one_of
-from kitlib.data import denoise, image_batches, text_batches, tokenizer
+from kitlib.configs.arguments import one_of
+from kitlib.data import denoise, image_batches, tokenizer
 from kitlib.data.datasets import FULL
 from kitlib.data.images import COMMITTED
-from kitlib.multimodal import mixture_batches, public_sets
-from kitlib.multimodal.kit_tasks import kit_tasks
-from kitlib.multimodal.mixture import Mixture
-from kitlib.multimodal.mixture_batches import Group
+from kitlib.multimodal import mixtures, public_sets
+from kitlib.multimodal.mixtures import Group, Mixture
+from kitlib.multimodal.tasks import kit_tasks
 from kitlib.parallel import processes
 from kitlib.runs.recipes import Recipe
 
@@ -176,14 +175,14 @@ def _texts(recipe: Recipe, parts: int) -> Data:
 
     def stream(split):
         texts = data.texts_from_file(recipe.data, split) if is_own(recipe) else data.glosses(split)
-        return text_batches.token_stream(texts, words)
+        return denoise.token_stream(texts, words)
 
-    batches = text_batches.batches(stream("train"), words, recipe.batch_size, inputs_length=INPUTS, seed=recipe.seed)
+    batches = denoise.batches(stream("train"), words, recipe.batch_size, inputs_length=INPUTS, seed=recipe.seed)
     test, evaluation = stream("test"), []
-    chunks = len(test) // text_batches.Recipe(words, INPUTS, [denoise.SPAN_CORRUPTION]).chunk
+    chunks = len(test) // denoise.Recipe(words, INPUTS, [denoise.SPAN_CORRUPTION]).chunk
     n = _evaluated(chunks, recipe, parts)
     if count := n and min(TEXTS_EVALUATED, chunks) // n * n:
-        held_out = text_batches.evaluation_set(test, words, count, inputs_length=INPUTS)
+        held_out = denoise.evaluation_set(test, words, count, inputs_length=INPUTS)
         rows = {name: held_out[name] for name in ("inputs", "targets")}
         evaluation = [processes.own_rows({name: x[i : i + n] for name, x in rows.items()}) for i in range(0, count, n)]
     return Data(Mapped(batches), evaluation)
@@ -201,12 +200,12 @@ def _both(recipe: Recipe, parts: int) -> Data:
             tasks, weights = {recipe.data: public_task(recipe.data, files, pixels)}, {recipe.data: 1}
         return Group(Mixture(tasks, weights, seed), recipe.batch_size, 1, PROMPT, TARGET, pixels)
 
-    batches = mixture_batches.batches({"all": group(recipe.files, "train", recipe.seed)}, words)
+    batches = mixtures.batches({"all": group(recipe.files, "train", recipe.seed)}, words)
     evaluation = []
     if recipe.data == "kit" or recipe.eval_files:
         held_out = group(recipe.eval_files, "test", 77)
         for i in range(max(1, min(EVALUATED, 512) // recipe.batch_size)):
-            evaluation.append(processes.own_rows(mixture_batches.group_batch(held_out, words, i)))
+            evaluation.append(processes.own_rows(mixtures.group_batch(held_out, words, i)))
     return Data(Mapped(batches, lambda batch: processes.own_rows(batch["all"])), evaluation)
 
 

@@ -14,8 +14,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from kitlib import configs
 from kitlib.configs import MoEConfig, PaLIXConfig, T5Config, ViTConfig
-from kitlib.configs.arguments import flag, number, whole
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import flag, number, one_of, whole
 from kitlib.configs.parts import DEEP
 from kitlib.data import files
 

@@ -28,7 +28,7 @@ from kitlib.moe import capacity, e3
 from kitlib.parallel import mesh, rules
 from kitlib.runs import data_sets, recipes
 from kitlib.runs.recipes import Recipe
-from kitlib.training import checkpoints, classification, loop, metric_writers, optim, sharded
+from kitlib.training import checkpoints, classification, loop, metric_writers, optim
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,9 +51,9 @@ class Run:
         data = data_sets.load(self.recipe, mesh.parts_of(self.mesh.shape))
         services = options.pop("tensorboard", False), options.pop("wandb", None)
         saves = {"checkpoint_dir": Path(folder) / "checkpoints", "save_every": save_every} if folder else {}
-        shardings = sharded.state_shardings(jax.eval_shape(self.make_params), self.tx, self.mesh)
+        shardings = loop.state_shardings(jax.eval_shape(self.make_params), self.tx, self.mesh)
         step = loop.make_step(self.loss, self.tx, accumulate=self.recipe.accumulate, shardings=shardings)
-        state = sharded.init_state(self.make_params, self.tx, self.mesh, self.recipe.seed)
+        state = loop.init_sharded(self.make_params, self.tx, self.mesh, self.recipe.seed)
         batches = OnMesh(data.batches, self.mesh)
         evaluate = self.evaluator(data.evaluation) if data.evaluation else None
         with jax.set_mesh(self.mesh):
@@ -163,7 +163,7 @@ def sizes(run: Run) -> dict[str, float]:
     """What can be said before anything is computed: parameters, GFLOP per step, and GB per device of parameters,
     optimiser state and gradients. Activations come on top; a compiler counts them (`kit pods`)."""
     shapes = jax.eval_shape(run.make_params)
-    state, specs = sharded.state_shapes(shapes, run.tx), sharded.state_specs(shapes, run.tx, run.mesh)
+    state, specs = loop.state_shapes(shapes, run.tx), loop.state_specs(shapes, run.tx, run.mesh)
     params = rules.bytes_per_device(state.params, specs.params, run.mesh)
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),

@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.data import files
-from kitlib.studies import gates, statistics, tables
+from kitlib.studies import statistics, tables
+from kitlib.studies.upcycling import gates
 
 PAPERS = ("upcycling", "ensembles", "palix")
 COLUMNS = ("paper", "item", "claim", "published", "where", "command", "seeds", "result")
@@ -48,7 +49,7 @@ class Question:
         position: see `column`.
         published: the paper's own answer, in a word; "-" if it has none.
         floor: chance; arms that are not above it cannot be compared.
-        gate: the task whose gate (`studies.gates`) has to be open; else the verdict is "precondition not met".
+        gate: the task whose gate (`upcycling.gates`) has to be open; else the verdict is "precondition not met".
         needs: claims of other questions of the table, for which the same holds unless all of them are seen.
         where: the notebook and section that shows the verdict, such as "07.8".
     """

@@ -5,9 +5,11 @@
     kit pods --all                   # all, a process each, and writes data/results/pods.csv; about 40 minutes
     kit pods L/16 --slice v5e:4x4 --mesh data=4,fsdp=4 --batch 1024  # any model of `configs`, or of a row, on any slice
 
-Activations are bfloat16, parameters and optimiser float32; stacks are scanned and rematerialised. All-to-alls are
-compared with the least that expert parallelism can move, and the step with its lower bounds (`parallel.roofline`).
-Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by piece, with matrix products.
+First what a training step has to compute, read and send, in closed form (`bounds`); then the rows of the table; then
+the same steps compiled. Activations are bfloat16, parameters and optimiser float32; stacks are scanned and
+rematerialised. All-to-alls are compared with the least that expert parallelism can move, and the step with its lower
+bounds (`parallel.topologies`). Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by
+piece, with matrix products.
 
 Read in notebooks/16_from_laptop_to_pod.ipynb.
 """
@@ -26,16 +28,207 @@ import jax.numpy as jnp
 import numpy as np
 
 from kitlib import configs
-from kitlib.configs import T5Config, ViTConfig
-from kitlib.configs.arguments import whole
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs import MoEConfig, PaLIXConfig, T5Config, ViTConfig
+from kitlib.configs.arguments import one_of, whole
 from kitlib.configs.parts import DEEP
 from kitlib.data import files
-from kitlib.models import palix, t5
+from kitlib.models import flops, palix, t5
 from kitlib.models.vit import ViT
-from kitlib.parallel import ahead_of_time, mesh, roofline, rules, topologies
-from kitlib.studies.pod_formulas import Pod, all_to_all_minimum, hbm_bytes, step_flops
-from kitlib.training import classification, loop, optim, sharded
+from kitlib.moe import capacity, e3
+from kitlib.parallel import ahead_of_time, mesh, rules, topologies
+from kitlib.parallel.ahead_of_time import Volume
+from kitlib.training import classification, loop, optim
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """One row: a model and its training step on a slice."""
+
+    name: str
+    config: ViTConfig | T5Config | PaLIXConfig
+    topology: str
+    axes: dict[str, int]
+    batch: int
+    optimizer: str
+    lengths: tuple[int, int] = (0, 0)  # tokens of the text input and of the target
+    frozen: tuple[str, ...] = ()  # see `optim.assemble`
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on {self.topology}"
+
+
+def step_flops(pod: Pod) -> tuple[float, float]:
+    """(FLOPs of a step that the model needs, FLOPs that are executed): a backward pass is two forward passes.
+
+    Rematerialised blocks are computed twice forward. A frozen tower has no backward pass.
+    """
+    c, (n, m) = pod.config, pod.lengths
+    if isinstance(c, PaLIXConfig):
+        tower = sum(flops.vit_forward_flops(c.tower).values())
+        text = sum(flops.t5_forward_flops(c.text, n + c.tower.num_tokens, m).values())
+        text += 2 * c.tower.num_tokens * c.tower.width * c.text.width  # the projection
+        passes = (1, 1) if pod.frozen else (3, 4)
+        return pod.batch * (passes[0] * tower + 3 * text), pod.batch * (passes[1] * tower + 4 * text)
+    forward = flops.vit_forward_flops(c) if isinstance(c, ViTConfig) else flops.t5_forward_flops(c, n, m)
+    return 3.0 * pod.batch * sum(forward.values()), 4.0 * pod.batch * sum(forward.values())
+
+
+def all_to_all_minimum(pod: Pod) -> float:
+    """Bytes per chip in the all-to-alls of a step, at least: those of the experts and those of embeddings.
+
+    Experts: four per layer, two forward and two backward, of buffers with E * C slots of D numbers of two bytes for
+    every group; each part of the batch is one group. Embeddings: with a table divided along D, one forward and one
+    backward for the D numbers of every token that is read (`parallel.mesh`).
+    """
+    c, rows = pod.config, pod.batch // mesh.parts_of(pod.axes)
+    text = c.text if isinstance(c, PaLIXConfig) else c
+    total = 0.0
+    if isinstance(text, T5Config) and pod.axes.get("fsdp", 1) > 1:
+        total += 2 * 2 * rows * sum(pod.lengths) * text.width
+    if pod.axes.get("expert", 1) == 1:
+        return total
+
+    def buffer(c, moe, tokens, members=None):
+        groups = -(-tokens // (moe.group_size or tokens))
+        size = tokens // groups
+        slots = e3.slots_of(moe, members, size) if members else capacity(moe, size)
+        return 4 * 2 * groups * moe.num_experts * slots * c.width
+
+    if isinstance(c, ViTConfig):
+        return len(c.moe_blocks) * buffer(c, c.moe, rows * c.num_tokens, c.e3)
+    stacks = ((c.moe, c.moe_layers, pod.lengths[0]), (c.decoder_moe, c.decoder_moe_layers, pod.lengths[1]))
+    return total + sum(len(layers) * buffer(c, moe, rows * tokens) for moe, layers, tokens in stacks if moe)
+
+
+def hbm_bytes(state, specs, axes_mesh) -> float:
+    """Bytes that a chip reads and writes in a step, at least: its part of the state twice, and the bfloat16 weights in
+    two forward passes and one backward pass, gathered along `fsdp`."""
+    whole = jax.tree.map(
+        lambda spec: jax.sharding.PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec)),
+        specs.params, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
+    )  # fmt: skip
+    plain = state.replace(key=jax.ShapeDtypeStruct((2,), jnp.uint32))
+    gathered = rules.bytes_per_device(state.params, whole, axes_mesh) / 2  # float32 -> bfloat16
+    return 2.0 * rules.bytes_per_device(plain, specs, axes_mesh) + 3.0 * gathered
+
+
+# ---------------------------------------------------------------------------------------------- a dense ViT
+
+
+def fsdp_and_tensor_traffic(pod: Pod) -> dict[str, Volume]:
+    """The collectives of a rematerialised dense ViT with parallel blocks, divided along fsdp and tensor, per chip.
+
+    Every matrix is gathered along fsdp in the forward and in the backward pass, in bfloat16, and its gradient is
+    reduced and divided once. Along tensor, each block ends with one all-reduce of its tokens in the forward pass, when
+    it is computed again, and for the gradient of its input. Parts outside the blocks are gathered twice as well.
+    """
+    c, tensor, parts = pod.config, pod.axes.get("tensor", 1), mesh.parts_of(pod.axes)
+    count = flops.vit_parameters(c)
+    blocks, outside = 2 * count["blocks"] / tensor, 2 * (count["map_head"] / tensor + count["head"])  # bytes
+    tokens = 2 * (pod.batch // parts) * c.num_tokens * c.width  # bytes
+    reduced = 3 * c.depth * tokens if tensor > 1 else 0
+    return {
+        "all-gather": Volume(0, round(2 * (blocks + outside))),
+        "reduce-scatter": Volume(0, round(blocks + outside)),
+        "all-reduce": Volume(0, round(reduced)),
+    }
+
+
+def bounds(pod: Pod) -> topologies.Bounds:
+    """The roofline of a step of a dense ViT, without compiling it."""
+    topology = topologies.find(pod.topology)
+    model_flops, executed_flops = step_flops(pod)
+    # Float32 parameters and moments, read and written; bfloat16 weights, read in two forward and one backward pass.
+    parameters = sum(flops.vit_parameters(pod.config).values()) / pod.axes.get("tensor", 1)
+    moments = {"adamw": 8, "adafactor": 0, "adafactor-momentum": 2}[pod.optimizer]
+    memory = 2 * (4 + moments) * parameters / pod.axes.get("fsdp", 1) + 3 * 2 * parameters
+    arriving = topologies.arriving_bytes(fsdp_and_tensor_traffic(pod))
+    work = topologies.Work(model_flops, executed_flops, memory, arriving)
+    return topologies.step_time(work, topology.chip, topology.chips)
+
+
+# ---------------------------------------------------------------------------------------------- the rows
+
+# Each model is on at least two slices, with a mesh on which it fits. Sizes and batches are the papers' where they state
+# them (V-MoE and E3: the classes of JFT-300M and a batch of 4,096; ViT-22B: a batch of 65,536 on 1,024 TPU v4). PaLI-X
+# states neither batch nor lengths: 2,048 is what RT-2 (2307.15818) fine-tuned the 55B with, 512 and 512 are UL2's, for
+# stage 1. Meshes are ours.
+JFT = {"num_classes": 29_593, **DEEP}  # JFT-3B
+JFT_300M = {"num_classes": 18_291, "pool": "gap", **DEEP}
+CHOICE = MoEConfig(num_experts=32, transport="bfloat16")  # V-MoE: K = 1, capacity factor 1.05
+UPCYCLED = MoEConfig(
+    num_experts=32, router="expert_choice", capacity_factor=2.0, renormalize=True, noise_std=0.0, transport="bfloat16"
+)
+ODD = tuple(range(1, 24, 2))
+
+
+def _pali_x() -> PaLIXConfig:
+    return configs.palix("55B", tower=DEEP, text=DEEP)
+
+
+def _upcycled_t5():
+    encoder = configs.T5_ENCODER_MOE.replace(num_experts=32, transport="bfloat16")
+    decoder = configs.T5_DECODER_MOE.replace(num_experts=32, transport="bfloat16")
+    sparse = {"moe": encoder, "moe_layers": ODD, "decoder_moe": decoder, "decoder_moe_layers": ODD}
+    return configs.t5("1.1-xl", **sparse, **DEEP)
+
+
+VIT_22B = configs.vit("22B/14", pool="map", **JFT)
+VMOE_15B = configs.vmoe("VMoE-15B/14", "every-2", CHOICE, pool="gap", **JFT)
+VMOE_L16 = configs.vmoe("L/16", "last-2", CHOICE, representation_size=1_024, **JFT_300M)
+VMOE_H14 = configs.vmoe("H/14", "last-5", CHOICE, representation_size=1_280, **JFT_300M)
+E3_H14 = configs.e3("H/14", "last-5", 2, CHOICE, representation_size=1_280, **JFT_300M)
+UPCYCLED_L16 = configs.vit("L/16", moe=UPCYCLED, moe_blocks=tuple(range(12, 24)), **JFT_300M)
+
+STAGE_1 = (512, 512), ("tower/",)  # lengths; the tower is frozen
+
+# One batch on 256 to 4,096 chips: the scaling curve of notebook 16.
+SCALING = tuple(
+    Pod("ViT-22B, batch 16,384", VIT_22B, name, {"fsdp": chips // 4, "tensor": 4}, 16_384, "adafactor-momentum")
+    for name, chips in (("v5p:4x8x8", 256), ("v5p:8x8x8", 512), ("v5p:8x8x16", 1_024), ("v5p:16x16x16", 4_096))
+)
+
+ROWS = (
+    Pod("ViT-22B", VIT_22B, "v5p:4x8x8", {"fsdp": 64, "tensor": 4}, 1_024, "adafactor-momentum"),
+    Pod("ViT-22B", VIT_22B, "v4:8x8x16", {"data": 4, "fsdp": 256}, 65_536, "adafactor-momentum"),
+    *SCALING,
+    Pod("PaLI-X 55B", _pali_x(), "v5p:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
+    Pod("PaLI-X 55B", _pali_x(), "v4:8x8x8", {"fsdp": 128, "tensor": 4}, 512, "adafactor", (64, 64)),
+    Pod("PaLI-X 55B, stage 1", _pali_x(), "v5p:8x8x16", {"fsdp": 256, "tensor": 4}, 2_048, "adafactor", *STAGE_1),
+    Pod("PaLI-X 55B, stage 1", _pali_x(), "v4:8x16x16", {"fsdp": 512, "tensor": 4}, 2_048, "adafactor", *STAGE_1),
+    Pod("V-MoE 15B", VMOE_15B, "v5e:16x16", {"fsdp": 8, "expert": 32}, 4_096, "adafactor-momentum"),
+    Pod("V-MoE 15B", VMOE_15B, "v4:4x8x8", {"fsdp": 8, "expert": 32}, 4_096, "adafactor-momentum"),
+    Pod("V-MoE L/16", VMOE_L16, "v5e:8x8", {"data": 2, "expert": 32}, 4_096, "adamw"),
+    Pod("V-MoE L/16", VMOE_L16, "v4:4x4x4", {"data": 2, "expert": 32}, 4_096, "adamw"),
+    Pod("V-MoE H/14", VMOE_H14, "v5e:8x16", {"data": 4, "expert": 32}, 4_096, "adamw"),
+    Pod("V-MoE H/14", VMOE_H14, "v4:4x4x8", {"data": 4, "expert": 32}, 4_096, "adamw"),
+    Pod("E3 H/14", E3_H14, "v5e:8x16", {"data": 4, "expert": 32}, 4_096, "adamw"),
+    Pod("E3 H/14", E3_H14, "v4:4x4x8", {"data": 4, "expert": 32}, 4_096, "adamw"),
+    Pod("upcycled T5-XL", _upcycled_t5(), "v5e:16x16", {"fsdp": 8, "expert": 32}, 512, "adafactor", (512, 114)),
+    Pod("upcycled T5-XL", _upcycled_t5(), "v4:4x8x8", {"fsdp": 8, "expert": 32}, 512, "adafactor", (512, 114)),
+    Pod("upcycled ViT-L/16", UPCYCLED_L16, "v5e:8x8", {"data": 2, "expert": 32}, 4_096, "adamw"),
+    Pod("upcycled ViT-L/16", UPCYCLED_L16, "v4:4x4x4", {"data": 2, "expert": 32}, 4_096, "adamw"),
+)  # fmt: skip
+
+# The ladder is for machines that people have: a v5e-8 (v5e:2x4), and one GPU with 80 GB, whose memory is measured with
+# the compiler of one v5p chip: no GPU is compiled for. Its batch is the largest power of two that fits.
+FEW = MoEConfig(num_experts=8, group_size=4_096, transport="bfloat16")
+SMALL_VMOE = configs.vmoe("B/16", "every-2", FEW, pool="gap", num_classes=1_000, **DEEP)
+STEPS = (  # models of the ladder: name, configuration, optimiser, lengths, mesh on a v5e-8
+    ("ViT-L/16", configs.vit("L/16", pool="gap", num_classes=1_000, **DEEP), "adamw", (0, 0), {"fsdp": 8}),
+    ("ViT-H/14", configs.vit("H/14", pool="gap", num_classes=1_000, **DEEP), "adamw", (0, 0), {"fsdp": 8}),
+    ("V-MoE B/16, E=8", SMALL_VMOE, "adamw", (0, 0), {"expert": 8}),
+    ("T5 1.1-large", configs.t5("1.1-large", **DEEP), "adafactor", (512, 114), {"fsdp": 8}),
+    ("PaLI-X L", configs.palix("L", tower=DEEP, text=DEEP), "adafactor", (64, 64), {"fsdp": 8}),
+    ("PaLI-X XL", configs.palix("XL", tower=DEEP, text=DEEP), "adafactor", (64, 64), {"fsdp": 8}),
+)
+LADDER = tuple(
+    Pod(name, config, topology, mesh, 0, optimizer, lengths)
+    for name, config, optimizer, lengths, on_eight in STEPS
+    for topology, mesh in (("v5e:2x4", on_eight), ("gpu:80GB", {"data": 1}))
+)
+
 
 COLUMNS = (
     "config", "topology", "chips", "mesh", "batch", "optimizer", "compile_seconds", "host_gib", "peak_gib", "hbm_gib",
@@ -48,9 +241,8 @@ COLUMNS = (
 def named(title: str, topology: str, axes: str = "", batch: int = 0) -> Pod:
     """The model of a row, or one of `configs`, on any slice. axes: as "data=4,fsdp=4"; "": all chips along fsdp. batch
     0: the largest that fits. Raises ValueError for what does not exist or does not divide."""
-    from kitlib.studies import pod_rows
 
-    rows = {pod.name: pod for pod in (*pod_rows.LADDER, *pod_rows.ROWS)}
+    rows = {pod.name: pod for pod in (*LADDER, *ROWS)}
     rows |= {
         name: Pod(name, configs.t5(name, **DEEP), "", {}, 0, "adafactor", (512, 114)) for name in configs.T5_MODELS
     }
@@ -96,7 +288,7 @@ def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
     device_mesh = topologies.mesh_of(topology, **pod.axes)
     loss, params, batch = loss_and_shapes(pod)
     tx = optim.assemble(optim.CORES[pod.optimizer](), 1e-3, clip_norm=1.0, freeze=pod.frozen)
-    state, specs = sharded.state_shapes(params, tx), sharded.state_specs(params, tx, device_mesh)
+    state, specs = loop.state_shapes(params, tx), loop.state_specs(params, tx, device_mesh)
     shardings = rules.shardings(specs, device_mesh)
     step = loop.make_step(loss, tx, shardings=shardings)
     arguments = ahead_of_time.abstract(state, shardings), ahead_of_time.abstract_batch(batch, device_mesh)
@@ -114,9 +306,9 @@ def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
         return row | {"fits": False}
     if report.peak_gib > topology.chip.hbm_gib:  # a GPU, whose memory is smaller than that of the chip compiled for
         return row | {"fits": False}
-    arriving = roofline.arriving_bytes(report.collectives)
-    work = roofline.Work(model_flops, executed_flops, hbm_bytes(state, specs, device_mesh), arriving)
-    bounds = roofline.step_time(work, topology.chip, topology.chips)
+    arriving = topologies.arriving_bytes(report.collectives)
+    work = topologies.Work(model_flops, executed_flops, hbm_bytes(state, specs, device_mesh), arriving)
+    bounds = topologies.step_time(work, topology.chip, topology.chips)
 
     def mib(*kinds):
         return round(sum(report.collectives[kind].bytes for kind in kinds) / 2**20, 3)
@@ -165,11 +357,10 @@ def largest_batch(pod: Pod, start: int = 8) -> dict:
 def main(title: str = "", run_all: bool = False, topology: str = "", axes: str = "", batch: int = 0) -> int:
     """`kit pods`: lists the rows, compiles the one called `title` and prints it, or compiles all for the table; on a
     slice that is given, compiles what `named` says."""
-    from kitlib.studies import pod_rows
 
     if bool(topology) != bool(topology or axes or batch) or (topology and (run_all or not title)):
         raise SystemExit("--slice needs a model, --mesh and --batch a slice, as in: kit pods L/16 --slice v5e:4x4.")
-    titles = {pod.title: pod for pod in (*pod_rows.ROWS, *pod_rows.LADDER)}
+    titles = {pod.title: pod for pod in (*ROWS, *LADDER)}
     if run_all:
         return _write_table(titles)
     if not title:

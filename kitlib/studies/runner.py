@@ -11,7 +11,6 @@ core runs one process: on a CPU, models of this size use one core each, and one 
 """
 
 import concurrent.futures
-import importlib
 import json
 import math
 import multiprocessing
@@ -19,35 +18,51 @@ import os
 import platform
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.data import files
 from kitlib.studies import tables
+from kitlib.studies.ensembles import from_scratch, naming
+from kitlib.studies.palix import arms, rare, sizes
 from kitlib.studies.study import Study
+from kitlib.studies.upcycling import ablations, fine_tuning, real_parent, real_probes, recall_memory
 from kitlib.training import process
 
-PAPERS = ("upcycling", "ensembles", "palix")
+# The studies of a paper: by name, what makes one. Those with a recipe that was chosen read the table of its trials when
+# they are made, so the order is that in which they can be run.
+PAPERS: dict[str, dict[str, Callable[[], Study]]] = {
+    "upcycling": {
+        **real_probes.STUDIES,
+        **real_parent.STUDIES,
+        **ablations.STUDIES,
+        **fine_tuning.STUDIES,
+        **recall_memory.STUDIES,
+    },
+    "ensembles": from_scratch.STUDIES | naming.STUDIES,
+    "palix": arms.STUDIES | sizes.STUDIES | rare.STUDIES,
+}
 RESULTS = files.writable("data/results")
 WORK = files.writable("build/claims")
 
 
 def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
-    """Runs the studies of one paper, all or the named ones, and writes their tables."""
-    studies = _named(paper, names)
-    runs = _runs(paper, studies)
-    todo = [unit for file, unit in runs.items() if not file.is_file()]
-    print(f"{paper}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
+    """Runs the studies of one paper, all or the named ones, one after the other, and writes their tables."""
     with process.job_cache() as shared:
         os.environ.update({name: value for name, value in shared.items() if name not in os.environ})
-        parents = {(studies[name].setting, seed): (paper, name, None, seed) for _, name, _, seed in todo}
-        in_processes(list(parents.values()), jobs, f"{paper}: parents")
-        in_processes(todo, jobs, paper)
-    for name, study in studies.items():
-        print(f"wrote {write_table(paper, name, study)}")
+        for name in _names(paper, names):
+            study = _made(paper, name)
+            runs = _runs(paper, name, study)
+            todo = [unit for file, unit in runs.items() if not file.is_file()]
+            print(f"{paper} {name}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
+            seeds = dict.fromkeys(seed for *_, seed in todo)
+            in_processes([(paper, name, None, seed) for seed in seeds], jobs, f"{name}: parents")
+            in_processes(todo, jobs, name)
+            print(f"wrote {write_table(paper, name, study)}")
 
 
 def budget(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
@@ -57,8 +72,8 @@ def budget(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
     seed share, such as a parent, is trained once more per seed and not counted.
     """
     jobs, rest = jobs or os.cpu_count(), 0.0
-    for name, study in _named(paper, names).items():
-        runs = _runs(paper, {name: study})
+    for name in _names(paper, names):
+        runs = _runs(paper, name, _made(paper, name))
         done = [json.loads(file.read_text())["seconds"] for file in runs if file.is_file()]
         seconds = sum(done) / len(done) if done else _stored_seconds(paper, name) / len(runs)
         left = len(runs) - len(done)
@@ -78,22 +93,27 @@ def _stored_seconds(paper: str, name: str) -> float:
     return 60 * float(re.search(r"^# kit claims .* (\d+) core-minutes$", head, re.MULTILINE)[1])
 
 
-def _named(paper: str, names: tuple[str, ...]) -> dict[str, Study]:
+def _names(paper: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """The named studies of a paper; all, if none is named. An unknown name ends the program with a message."""
-    studies = studies_of(paper)
+    known = studies_of(paper)
     for name in names:
-        one_of(f"study of {paper}", name, studies, SystemExit)
-    return {name: studies[name] for name in names or studies}
+        one_of(f"study of {paper}", name, known, SystemExit)
+    return names or tuple(known)
 
 
-def _runs(paper: str, studies: dict[str, Study]) -> dict[Path, tuple]:
+def _made(paper: str, name: str) -> Study:
+    """A study. Without the table of the trials that it depends on, the program ends with the command that makes it."""
+    try:
+        return studies_of(paper)[name]()
+    except FileNotFoundError as error:
+        raise SystemExit(f"{name} takes its recipes from trials: {error}") from None
+
+
+def _runs(paper: str, name: str, study: Study) -> dict[Path, tuple]:
     """The units of work, by the file of their rows: studies that have an arm in common, such as the dense one, share
     its runs."""
     return {
-        run_file(paper, study, arm, seed): (paper, name, arm, seed)
-        for name, study in studies.items()
-        for arm in study.arms
-        for seed in seeds_of(study)
+        run_file(paper, study, arm, seed): (paper, name, arm, seed) for arm in study.arms for seed in seeds_of(study)
     }
 
 
@@ -115,10 +135,10 @@ def in_processes(units: list[tuple], jobs: int, label: str) -> None:
             raise
 
 
-def studies_of(paper: str) -> dict[str, Study]:
-    """The studies of a paper, by name. An unknown paper ends the program with a message."""
+def studies_of(paper: str) -> dict[str, Callable[[], Study]]:
+    """What makes the studies of a paper, by name. An unknown paper ends the program with a message."""
     one_of("paper with studies", paper, PAPERS, SystemExit)
-    return importlib.import_module(f"kitlib.studies.{paper}").studies()
+    return PAPERS[paper]
 
 
 def run_unit(paper: str, name: str, arm: str | None, seed: int) -> None:
@@ -126,7 +146,7 @@ def run_unit(paper: str, name: str, arm: str | None, seed: int) -> None:
 
     Several commands at once share the work: a run that another one is at is waited for, not made twice.
     """
-    study, folder = studies_of(paper)[name], WORK / paper
+    study, folder = studies_of(paper)[name](), WORK / paper
     if arm is None:
         with files.locked(folder / f"{files.recipe_hash(study.setting)}-{seed}.lock"):
             return study.prepare(seed, folder)

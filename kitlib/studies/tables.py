@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.data import files
 
 
@@ -58,6 +58,17 @@ def is_stored(paper: str, name: str) -> bool:
         return bool(table_path(paper, name))
     except FileNotFoundError:
         return False
+
+
+def trials(paper: str, name: str) -> pd.DataFrame:
+    """A row per trial of a stored table of trials: kind, trial, loss (at the end), best (of its kind; of equal ones the
+    first). Its arms are called "kind: trial"; those of a table of parents are all of the kind "parent"."""
+    losses = final(read_table(paper, name), "loss").iloc[0]
+    labels = [(f"parent: {arm}" if name.endswith("_parents") else str(arm)).partition(": ") for arm in losses.index]
+    found = pd.DataFrame(
+        {"kind": [kind for kind, _, _ in labels], "trial": [t for _, _, t in labels], "loss": losses.to_numpy(float)}
+    )
+    return found.assign(best=found.index.isin(found.groupby("kind")["loss"].idxmin()))
 
 
 def final(table: pd.DataFrame, metric: str) -> pd.DataFrame:

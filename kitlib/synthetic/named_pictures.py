@@ -1,30 +1,77 @@
 """Naming pictured objects: which letter does the name begin with, in the language that is written below?
 
-    taught = questions("taught")                      # 17,000 pairs of a thing and a language
+    taught = questions("taught")                      # 17,000 pairs of an object and a language
     for batch in batches(taught, 256, seed=0): ...    # {"image": float32[B, 36, 24, 3], "label": int32[B]}
 
-A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the thing and the language
+A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the object and the language
 and to remember the fact; the languages' names are often akin, so some can be guessed. Every picture has new light and
-new noise. The things are emoji (`captioned`), their names CLDR's (`recall`).
+new noise. The objects are emoji (`captioned`), their names CLDR's (`data.texts`).
 
 A picture has 24 x 24 pixels and its language a strip of 12 x 24 below it: six patches of 12 x 12.
 """
 
 import functools
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 from PIL import Image, ImageDraw
 
-from kitlib.configs.nearest_name import one_of
-from kitlib.data import captioned, recall, shuffled
+from kitlib.configs.arguments import one_of
+from kitlib.data import captioned, image_batches, texts
 from kitlib.data.files import keyed_rng
 from kitlib.data.image_batches import to_float
+from kitlib.synthetic import scenes
 from kitlib.synthetic.rendered_text import font_of_size
 
-SIDE, STRIP = 24, 12  # pixels: of the thing's picture, and the height of the language's strip
+# ---------------------------------------------------------------------------------------------- drawings
+
+# Augmented drawings: an object as several designers draw it, with small changes.
+#
+#     drawn = cutouts([3, 7])                        # of two emoji: their cut-outs, one per style that has them
+#     varied(drawn[0][0], keyed_rng(seed, i))        # mirrored, turned, in slightly other colours
+#
+# A cut-out is uint8[H, W, 4], as in `scenes`. The styles are those of `data.captioned`; Twemoji is held out.
+TURN = 15.0  # degrees, at most, to either side
+SATURATION, BRIGHTNESS = (0.6, 1.3), (0.8, 1.2)  # factors
+TINT = 15.0  # of 255, at most, added to each of red, green and blue
+
+
+def cutouts(rows: Sequence[int], styles: Sequence[str] = captioned.TAUGHT) -> list[list[np.ndarray]]:
+    """Per emoji (rows of `captioned.emoji("train")`) its cut-outs uint8[32, 32, 4], in the styles that have it.
+
+    Raises ValueError for an unknown style, and for an emoji that none of the styles has.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in rows]
+    for style in styles:
+        drawings = captioned.drawings(style)
+        place = {row: i for i, row in enumerate(drawings.rows.tolist())}
+        has = [i for i, row in enumerate(rows) if row in place]
+        for i, cutout in zip(has, scenes.cut_outs(drawings.images[[place[rows[i]] for i in has]]), strict=True):
+            found[i].append(cutout)
+    if not all(found):
+        raise ValueError(f"None of {', '.join(styles)} has a drawing of emoji {rows[found.index([])]}.")
+    return found
+
+
+def varied(cutout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The cut-out, half of the time mirrored, turned by up to `TURN`, and in other colours: `SATURATION`, `BRIGHTNESS`
+    and `TINT`. What leaves the frame is cut off."""
+    if rng.integers(2):
+        cutout = cutout[:, ::-1]
+    turned = Image.fromarray(np.ascontiguousarray(cutout)).rotate(rng.uniform(-TURN, TURN), Image.Resampling.BILINEAR)
+    out = np.array(turned).astype(np.float64)
+    grey = out[..., :3].mean(-1, keepdims=True)
+    colours = grey + (out[..., :3] - grey) * rng.uniform(*SATURATION)
+    out[..., :3] = np.clip(colours * rng.uniform(*BRIGHTNESS) + rng.uniform(-TINT, TINT, 3), 0, 255)
+    return np.rint(out).astype(np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------- questions
+
+SIDE, STRIP = 24, 12  # pixels: of the object's picture, and the height of the language's strip
 SIZE = (SIDE + STRIP, SIDE)
 BASELINE, FONT = 9, ("DejaVuSansMono", 10)  # pixels from the strip's top to its line; name and pixels per em
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -34,13 +81,13 @@ SPLITS = ("taught", "held_out", "novel")
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """n pairs of a thing and a language. Attributes:
+    """n pairs of an object and a language. Attributes:
 
-    things, languages: int32[n], rows of `things()` and of `recall.vocabulary().languages`.
+    objects, languages: int32[n], rows of `objects()` and of `texts.vocabulary().languages`.
     labels: int32[n], the first letter of the name: 0 for a to 25 for z, without its accents.
     """
 
-    things: np.ndarray
+    objects: np.ndarray
     languages: np.ndarray
     labels: np.ndarray
 
@@ -48,12 +95,12 @@ class Questions:
         return len(self.labels)
 
     def __getitem__(self, rows) -> "Questions":
-        return Questions(self.things[rows], self.languages[rows], self.labels[rows])
+        return Questions(self.objects[rows], self.languages[rows], self.labels[rows])
 
 
 @functools.cache
-def things() -> tuple[dict[str, int], np.ndarray]:
-    """({thing: its row}, uint8[things, 24, 24, 3]): the emoji, first the 186 of the test split."""
+def objects() -> tuple[dict[str, int], np.ndarray]:
+    """({object: its row}, uint8[objects, 24, 24, 3]): the emoji, first the 186 of the test split."""
     found, pictures = {}, []
     for split in ("test", "valid", "train"):
         emoji = captioned.emoji(split)
@@ -66,16 +113,16 @@ def things() -> tuple[dict[str, int], np.ndarray]:
 def questions(split: str = "taught", *, late: bool = False) -> Questions:
     """The questions of a split, in an order that is random but fixed: the first n are a fair sample.
 
-    split: "taught"; "held_out" (5 % of the pairs of such things and languages) or "novel" (about things that are in
+    split: "taught"; "held_out" (5 % of the pairs of such objects and languages) or "novel" (about objects that are in
     neither). late: in every fourth of the 35 languages, which a model may learn after the others; False: in those.
     Names that begin with another letter than a to z are left out. Raises ValueError for an unknown split.
     """
     one_of("split of the questions", split, SPLITS)
-    known, languages = things()[0], recall.vocabulary().languages
+    known, languages = objects()[0], texts.vocabulary().languages
     chosen = set(languages[3::4]) if late else set(languages) - set(languages[3::4])
     new = len(captioned.emoji("test"))  # rows below are those of the test split
-    parts = recall.SPLITS if split == "novel" else (split,)
-    facts = [fact for part in parts for fact in recall.facts(part).names]
+    parts = texts.SPLITS if split == "novel" else (split,)
+    facts = [fact for part in parts for fact in texts.facts(part).names]
     rows = [
         (known[thing], languages.index(language), LETTERS.index(letter))
         for language, thing, name in facts
@@ -93,10 +140,10 @@ def _initial(name: str) -> str:
 
 
 def pictures(asked: Questions, rng: np.random.Generator) -> np.ndarray:
-    """uint8[n, 36, 24, 3]: things in new light above their languages, with noise."""
+    """uint8[n, 36, 24, 3]: objects in new light above their languages, with noise."""
     n = len(asked)
     light = rng.uniform(*LIGHT, (n, 1, 1, 1)).astype(np.float32)
-    shown = things()[1][asked.things].astype(np.float32) / 255 * light
+    shown = objects()[1][asked.objects].astype(np.float32) / 255 * light
     written = np.broadcast_to(_strips()[asked.languages, :, :, None], (n, STRIP, SIDE, 3))
     image = np.concatenate([shown, written], axis=1)
     image = image + NOISE * (2 * rng.random(image.shape, np.float32) - 1)
@@ -107,7 +154,7 @@ def pictures(asked: Questions, rng: np.random.Generator) -> np.ndarray:
 def _strips() -> np.ndarray:
     """float32[languages, 12, 24]: the code of each language in black on white, its letters equally far apart."""
     strips = []
-    for code in recall.vocabulary().languages:
+    for code in texts.vocabulary().languages:
         strip = Image.new("L", (SIDE, STRIP), 255)
         for i, letter in enumerate(code):
             place = (SIDE * (i + 0.5) / len(code), BASELINE)
@@ -127,4 +174,4 @@ def batches(asked: Questions, batch_size: int, *, seed: int = 0) -> grain.Datase
         images = to_float(pictures(asked[rows], keyed_rng(seed, 1, position)))
         return {"image": images, "label": asked.labels[rows]}
 
-    return shuffled.batches(len(asked), batch_size, batch, seed=seed)
+    return image_batches.shuffled_batches(len(asked), batch_size, batch, seed=seed)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 from kitlib.synthetic import scenes
 from kitlib.synthetic.scenes import SIZE
 

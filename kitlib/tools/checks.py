@@ -1,4 +1,4 @@
-"""The assertions of notebooks: `claim`, `same`, `better`, `verdicts`, `gate`, `worth`, `exercise`; last, `summary`.
+"""The assertions of notebooks: `claim`, `same`, `better`, `verdicts`, `gate`, `exercise` and others; last, `summary`.
 
 Every output of every notebook is compared character by character in the tests (strict nbval), so the text of an output
 must be identical on every CPU. What was measured is not: a check therefore shows two things at once, a text without
@@ -9,17 +9,19 @@ Outside a notebook the text is printed, measured numbers included.
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
-from kitlib.metrics import t_interval
-from kitlib.studies import claims, gates, statistics, tables
-from kitlib.studies.statistics import Verdict
-from kitlib.tools.closeness import assert_close
 from kitlib.tools.rich import display_row
+
+if TYPE_CHECKING:  # a lesson that asks no study does not load them
+    import pandas as pd
+
+    from kitlib.studies.statistics import Verdict
+
 
 SCALES = ("cpu", "gpu", "pod")
 WIDEST = 1 / 3  # a tolerance, as a share of the expected number
@@ -105,7 +107,7 @@ def better(
     margin: float | None = None,
     floor: float | Sequence[float] | None = None,
     over: str = "seeds",
-) -> Verdict:
+) -> "Verdict":
     """Shows whether `a` is better than `b`, in pairs (`studies.statistics`); a negative verdict is a result, no error.
 
     Args:
@@ -122,8 +124,10 @@ def better(
     return family({tag: (a, b)}, higher=higher, margin=margin, floor=floor, over=over)[0]
 
 
-def family(pairs: Mapping[str, tuple], *, over: str = "seeds", **options) -> list[Verdict]:
+def family(pairs: Mapping[str, tuple], *, over: str = "seeds", **options) -> "list[Verdict]":
     """`better` for several comparisons of the same runs, {tag: (a, b)}, corrected for their number; same options."""
+    from kitlib.studies import statistics
+
     gains = []
     for tag, (a, b) in pairs.items():
         try:
@@ -141,12 +145,14 @@ def family(pairs: Mapping[str, tuple], *, over: str = "seeds", **options) -> lis
     return verdicts
 
 
-def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFrame:
+def verdicts(paper: str, table: str, *, where: str | None = None) -> "pd.DataFrame":
     """Shows the verdicts on all questions that are asked of a stored table (`studies.claims.answers`).
 
     where: only those shown in this section ("09.7"); all questions of the table are one family in any case. Returns the
     rows, for `plots.verdicts`. The numbers are those of the stored table, the same on every machine, and compared.
     """
+    from kitlib.studies import claims
+
     rows = claims.answers(paper, table)
     if where is not None:
         rows = rows[rows["where"] == where]
@@ -162,9 +168,11 @@ def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFram
     return rows
 
 
-def gate(task: str) -> pd.DataFrame:
-    """Shows whether claims about a task can be judged (`studies.gates`): its three conditions, and what the search for
-    recipes found. Returns the trials, for `plots.trials`. The numbers are those of stored tables, and compared."""
+def gate(task: str) -> "pd.DataFrame":
+    """Shows whether claims about a task can be judged (`upcycling.gates`): its three conditions, and what the search
+    for recipes found. Returns the trials, for `plots.trials`. The numbers are those of stored tables, and compared."""
+    from kitlib.studies.upcycling import gates
+
     found, arms, trials = gates.read(task), gates.arms_of(task), gates.trial_scores(task)
     print(f"gate of {task}: {'open' if found.open else 'closed'}")
     for reason in found.reasons:
@@ -178,10 +186,14 @@ def gate(task: str) -> pd.DataFrame:
     return trials
 
 
-def worth(table: pd.DataFrame) -> float:
+def cost_to_catch_up(table: "pd.DataFrame") -> float:
     """Shows an upcycling study in the paper's unit, cost as a share of the parent's: how much dense training upcycling
     is worth, and what the surgery changes. Returns the extra cost at which the mean curve of the mixture from scratch
     has caught up with the upcycled one; infinity, if it has not by 1."""
+    import pandas as pd
+
+    from kitlib.metrics import t_interval
+    from kitlib.studies import tables
 
     def at(arm: str, cost: float) -> np.ndarray:
         return tables.values_at(table[table["arm"] == arm], "loss", "extra_cost", cost)[arm].to_numpy()
@@ -280,3 +292,53 @@ def _weighted(fn: Callable, leaves: list, tree, at: list[int]) -> Callable:
         return total
 
     return scalar
+
+
+# ---------------------------------------------------------------------------------------------- closeness
+
+
+def assert_close(names: str, what: str, got, want, tol: float) -> float:
+    """The largest difference of all entries, in units of max(1, |want|); of integers and booleans, 0.
+
+    Raises AssertionError at the first leaf that differs: in structure, shape, dtype, or by more than `tol`.
+    """
+    if (g := jax.tree.structure(got)) != (w := jax.tree.structure(want)):
+        raise AssertionError(f"{names}: {what}: got the structure {g}, expected {w}.")
+    largest = 0.0
+    for (path, mine), lib in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        where = f"{names}: {what}{jax.tree_util.keystr(path)}"
+        mine, lib = _numpy(mine), _numpy(lib)
+        if (mine.shape, mine.dtype) != (lib.shape, lib.dtype):
+            raise AssertionError(f"{where}: got {mine.dtype}{list(mine.shape)}, expected {lib.dtype}{list(lib.shape)}.")
+        largest = max(largest, _assert_leaf_close(where, mine, lib, tol))
+    return largest
+
+
+def _assert_leaf_close(where: str, mine: np.ndarray, lib: np.ndarray, tol: float) -> float:
+    if not jnp.issubdtype(lib.dtype, jnp.inexact):  # jnp's, which knows bfloat16
+        if not np.array_equal(mine, lib):
+            at = [int(i) for i in np.argwhere(mine != lib)[0]]
+            raise AssertionError(
+                f"{where}: {np.sum(mine != lib)} of {lib.size} entries differ, the first at {at}: "
+                f"got {mine[tuple(at)]}, expected {lib[tuple(at)]}."
+            )
+        return 0.0
+    wide = np.complex128 if jnp.issubdtype(lib.dtype, jnp.complexfloating) else np.float64
+    mine, lib = mine.astype(wide), lib.astype(wide)
+    with np.errstate(invalid="ignore"):
+        error = np.where(mine == lib, 0.0, np.abs(mine - lib))  # equal infinities are equal
+    scale = np.maximum(1.0, np.where(np.isfinite(lib), np.abs(lib), 1.0))
+    if not (error <= tol * scale).all():  # NaN, on either side, fails
+        at = [int(i) for i in np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), lib.shape)]
+        if not at:  # a single number
+            raise AssertionError(f"{where}: got {mine[()]:.6g}, expected {lib[()]:.6g}, tolerance {tol:g}.")
+        raise AssertionError(
+            f"{where}: max error {error[tuple(at)]:.3g} at {at} (got {mine[tuple(at)]:.6g}, expected "
+            f"{lib[tuple(at)]:.6g}), mean error {np.mean(error):.3g}, tolerance {tol:g} · max(1, |expected|)."
+        )
+    return float((error / scale).max(initial=0.0))
+
+
+def _numpy(leaf) -> np.ndarray:
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)

@@ -153,7 +153,8 @@ def list_studies(paper: str) -> int:
     """`kit claims PAPER --help`: the studies of a paper, with their questions, arms and seeds."""
     from kitlib.studies import runner, tables
 
-    for name, study in runner.studies_of(paper).items():
+    for name, make in runner.studies_of(paper).items():
+        study = make()
         stored = ", stored" if tables.is_stored(paper, name) else ""
         print(f"{name}: {study.question} {len(study.arms)} arms, {study.seeds} seeds{stored}")
     print(f"run them with: kit claims {paper} NAME ...; the tables go to {runner.RESULTS}")
@@ -197,7 +198,7 @@ def palix_s(*, folder: Path = Path("build/palix_s"), seed: int = 0) -> int:
 def show(files: Names, /, *, question: str = "", out: Path = Path("build/show.html")) -> int:
     """Show your own pictures to the kit's PaLI-X: names in sixteen languages, boxes, a count and an answer, as a page.
 
-    The model has seen drawings of 417 things, 64 pixels wide, and simple shapes, so it fails on most other pictures.
+    The model has seen drawings of 417 objects, 64 pixels wide, and simple shapes, so it fails on most other pictures.
 
     Args:
         files: pictures: PNG, JPEG, WebP and others.
@@ -260,15 +261,10 @@ def stamp() -> int:
 
 
 def docs() -> int:
-    """Write the tables of docs/claims.md, from the stored runs, lessons and tests."""
-    from kitlib.data import files
-    from kitlib.tools import site_pages
+    """Write the tables of results in README.md, docs/claims.md and docs/palix.md, from the stored results."""
+    from kitlib.tools import result_tables
 
-    page = files.ROOT / "docs" / "claims.md"
-    old = page.read_text(encoding="utf-8")
-    files.write_text(page, new := site_pages.with_claims(old))
-    print(f"{page}: {'as it was' if new == old else 'written'}")
-    return 0
+    return result_tables.main()
 
 
 def _needs_pytest(command: str) -> None:
@@ -294,7 +290,7 @@ def main() -> int:
     found = (run, lab, copy, check, test, doctor, bench, claims, train, export, show, pods, weights, stamp, docs)
     commands = {command.__name__: command for command in found}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
-        from kitlib.configs.nearest_name import one_of
+        from kitlib.configs.arguments import one_of
 
         one_of("command", arguments[0], commands, SystemExit)
     try:

@@ -21,8 +21,7 @@ from pathlib import Path
 
 from kitlib.data.files import ROOT, write_text
 from kitlib.tools import site
-from kitlib.tools.executed import number_of_checks
-from kitlib.tools.notebook_files import SKIP, find, normalise, runnable
+from kitlib.tools.notebook_files import SKIP, find, normalise, number_of_checks, runnable
 from kitlib.training.process import job_cache
 
 CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run

@@ -1,6 +1,5 @@
 """Training: one jitted step and one loop for every model, the optimisers, and the image classifier's recipe.
 
-Read `loop` (with `checkpoints` and `preemption`), `optim`, then `classification`; `recipe` is the AdamW-cosine step of
-most runs. `sharded` makes the state of a run on many devices; `metric_writers` writes metrics to files and services;
-`process` has the memory and compilation settings of a process.
+Read `loop` (with `checkpoints`), `optim` (its `adamw_cosine_step` is the recipe of most runs), then `classification`;
+`metric_writers` writes metrics to files and services; `process` has the memory and compilation settings of a process.
 """

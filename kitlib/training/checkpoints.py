@@ -231,7 +231,7 @@ def hashes_of(folder: pathlib.Path) -> dict[str, str]:
 def _first_batch(batches) -> dict:
     """{"start": the iterator's state, "batch": {name: {"shape", "sha256"}}} of its next batch, as JSON can write it; of
     this process's rows, on however many devices. The iterator is put back. Every bit counts: features that a model
-    computes (`multimodal.features`) may differ on another machine, unless their files move with the run."""
+    computes (`multimodal.mixtures`) may differ on another machine, unless their files move with the run."""
     start = batches.get_state()
     leaves, _ = jax.tree_util.tree_flatten_with_path(next(batches))
     batches.set_state(start)

@@ -19,7 +19,7 @@ from kitlib.configs.arguments import flag, indices, number, whole
 from kitlib.layers import initialize
 from kitlib.moe.routing import router_metrics
 from kitlib.training import loop
-from kitlib.training.recipe import adamw_cosine_step
+from kitlib.training.optim import adamw_cosine_step
 
 
 def classification_loss(

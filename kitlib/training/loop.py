@@ -12,6 +12,8 @@ Built in notebooks/02_train_and_measure.ipynb.
 
 import contextlib
 import functools
+import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import flax.struct
@@ -19,12 +21,62 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from kitlib.configs import arguments
-from kitlib.parallel import mesh
-from kitlib.training import checkpoints, preemption
+from kitlib.parallel import mesh, processes, rules
+from kitlib.training import checkpoints
+
+# ---------------------------------------------------------------------------------------------- preemption
+
+# Preemption: clusters that take a machine away send SIGTERM, and some seconds later SIGKILL.
+#
+#     with Watch(every=50) as watch:
+#         ...
+#         if watch.asked(step): ...                   # save, then raise Preempted
+#
+# A checkpoint of several processes needs all of them, and the signal may reach only one. So all have to agree, every
+# few steps; a process alone looks after every step.
+
+
+class Preempted(SystemExit):
+    """The run was asked to end; saved: its state is kept. Ends a program with the status that SIGTERM gives, 143."""
+
+    def __init__(self, step: int, *, saved: bool):
+        self.step = step
+        print(f"Asked to end (SIGTERM) at step {step}; " + ("saved, the same command goes on." if saved else "lost."))
+        super().__init__(128 + signal.SIGTERM)
+
+
+class Watch:
+    """Notices SIGTERM inside its `with` block, instead of dying of it. every: steps between two agreements of several
+    processes. Signals reach only the main thread; in others, it notices nothing."""
+
+    def __init__(self, every: int):
+        self.every, self.received, self.old = every, False, None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.old = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        if self.old is not None:
+            signal.signal(signal.SIGTERM, self.old)
+
+    def _receive(self, *_):
+        self.received = True
+
+    def asked(self, step: int) -> bool:
+        """Whether any process has been asked to end, after `step` steps; the same answer on all of them."""
+        if jax.process_count() == 1:
+            return self.received
+        return step % self.every == 0 and any(processes.gather_json(self.received))
+
+
+# ---------------------------------------------------------------------------------------------- the loop
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -53,7 +105,7 @@ def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate
     """(state, batch) -> (state, {"loss", "grad_norm", ...}), jitted, the old state donated (its memory is reused).
 
     accumulate: the batch is cut into this many equal parts, which are computed one after the other (see `gradients`).
-    shardings: of the state on a mesh (`sharded.state_shardings`), which the new state keeps.
+    shardings: of the state on a mesh (`state_shardings`), which the new state keeps.
     """
     arguments.whole("accumulate", accumulate, 1)
 
@@ -165,7 +217,7 @@ def fit(
     def due(done: int, every: int) -> bool:
         return done == num_steps or bool(every and done % every == 0)
 
-    with preemption.Watch(check_every) as watch, contextlib.ExitStack() as stack:
+    with Watch(check_every) as watch, contextlib.ExitStack() as stack:
         saver = checkpoints.Saver(checkpoint_dir, recipe) if checkpoint_dir else None
         if saver:
             stack.callback(saver.close)
@@ -209,7 +261,7 @@ def fit(
             if save:
                 saver.save(done, state, batches, history)
             if ends:
-                raise preemption.Preempted(done, saved=bool(saver) and saver.latest == done)
+                raise Preempted(done, saved=bool(saver) and saver.latest == done)
             bar.update()
     return state, history
 
@@ -230,3 +282,39 @@ def _extend(history: dict, pending: list[dict], saver) -> dict:
                 "longer or clip the gradients; labels of classes that there are not give NaN, too."
             )
     return {name: np.concatenate([history[name], values]) if history else values for name, values in new.items()}
+
+
+# ---------------------------------------------------------------------------------------------- on a mesh
+
+# The sharded state of a run on a mesh: born divided, so that no device ever holds a whole large model.
+#
+#     shardings = state_shardings(shapes, tx, devices)                  # of TrainState, by `parallel.rules`
+#     state = init_state(make_params, tx, devices, seed=0)              # every device draws its own part
+#     step = loop.make_step(loss_fn, tx, shardings=shardings)
+#     with jax.set_mesh(devices):                                       # devices: a Mesh, from `parallel.mesh`
+#         state, metrics = step(state, mesh.global_batch(devices, batch))
+
+
+def state_shapes(params, tx: optax.GradientTransformation) -> TrainState:
+    """The shapes of a fresh state for parameters, arrays or shapes; nothing is computed."""
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    return jax.eval_shape(lambda p: init_state(p, tx), shapes)
+
+
+def state_specs(params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The PartitionSpecs of a state; raises ValueError as `rules.specs` and `rules.state_specs` do."""
+    specs = rules.specs(params, mesh)
+    moments = rules.state_specs(tx, params, specs)
+    return TrainState(P(), specs, moments, P())  # type: ignore[arg-type]  # specs in place of arrays
+
+
+def state_shardings(params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The NamedShardings of a state on a mesh."""
+    return rules.shardings(state_specs(params, tx, mesh), mesh)
+
+
+def init_sharded(make_params: Callable, tx: optax.GradientTransformation, mesh: Mesh, seed: int = 0) -> TrainState:
+    """A fresh state on a mesh. make_params(): the initial parameters, the same on every process, such as
+    `lambda: t5.init_params(model)`; it is compiled into one program that computes each device's part there."""
+    shardings = state_shardings(jax.eval_shape(make_params), tx, mesh)
+    return jax.jit(lambda: init_state(make_params(), tx, seed), out_shardings=shardings)()

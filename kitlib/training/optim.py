@@ -9,7 +9,9 @@ Cores: `optax.scale_by_adam()` (AdamW), `optax.trace(0.9)` (SGD with momentum), 
 Built in notebooks/02_train_and_measure.ipynb.
 """
 
+import functools
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ import optax
 from jax.tree_util import keystr
 
 from kitlib.configs.arguments import number, whole
+from kitlib.training import loop
 
 # ---------------------------------------------------------------------------------------------- schedules
 
@@ -207,3 +210,26 @@ CORES = {
     "adafactor": scale_by_adafactor,
     "adafactor-momentum": scale_by_big_vision_adafactor,
 }
+
+# ------------------------------------------------------------------------------------- the recipe of most training runs
+
+
+@functools.cache  # compiled once for several seeds of one model
+def adamw_cosine_step(
+    make_loss: Callable,
+    model,
+    num_steps: int,
+    peak: float,
+    *,
+    warmup: int,
+    weight_decay: float = 0.0,
+    freeze: tuple[str, ...] = (),
+    **loss_options,
+) -> tuple[optax.GradientTransformation, Callable]:
+    """(optimiser, jitted step) for the loss make_loss(model, **loss_options); gradients are clipped at norm 1.
+
+    peak: the largest learning rate, after `warmup` steps. freeze: as for `optim.assemble`.
+    """
+    schedule = cosine(peak, num_steps, warmup)
+    tx = assemble(optax.scale_by_adam(), schedule, weight_decay=weight_decay, clip_norm=1.0, freeze=freeze)
+    return tx, loop.make_step(make_loss(model, **loss_options), tx)

@@ -1,6 +1,6 @@
 import pytest
 
-from kitlib.configs.nearest_name import one_of
+from kitlib.configs.arguments import one_of
 
 
 def test_known_names_pass():

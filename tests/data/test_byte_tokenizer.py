@@ -1,11 +1,11 @@
-"""kitlib.data.byte_tokenizer: bytes by hand, every text back, denoising and batches as with pieces."""
+"""kitlib.data.tokenizer: bytes by hand, every text back, denoising and batches as with pieces."""
 
 import numpy as np
 import pytest
 
 from kitlib import data
-from kitlib.data import denoise, text_batches
-from kitlib.data.byte_tokenizer import ByteTokenizer
+from kitlib.data import denoise
+from kitlib.data.tokenizer import ByteTokenizer
 
 
 def test_bytes_by_hand():
@@ -33,9 +33,9 @@ def test_every_text_comes_back(text):
 
 def test_denoising_and_batches_work_on_bytes():
     words = ByteTokenizer()
-    stream = text_batches.token_stream(data.glosses("test")[:200], words)
+    stream = denoise.token_stream(data.glosses("test")[:200], words)
     spans = denoise.Denoiser("", 0.15, 6)
-    batch = next(text_batches.batches(stream, words, 4, inputs_length=96, denoisers=(spans,)))
+    batch = next(denoise.batches(stream, words, 4, inputs_length=96, denoisers=(spans,)))
     assert batch["inputs"].shape == (4, 96)
     for inputs, targets in zip(batch["inputs"], batch["targets"], strict=True):
         whole = denoise.restore(inputs, targets, words.sentinel_ids, words.eos_id)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from kitlib.data.committed import decoded, decoded_arrays
+from kitlib.data.files import decoded, decoded_arrays
 
 
 def note(folder, name, content: bytes):

@@ -51,8 +51,8 @@ def test_labels_fit_the_pictures():
 def test_the_kits_own_data_are_light():
     """They need numpy, and corruptions scipy: not TFDS, Grain or JAX."""
     code = (
-        "import sys, kitlib.data; from kitlib.data import captioned, corruptions, ood; captioned.emoji(); "
-        "captioned.easy_vqa('test'); captioned.taxonomy(); corruptions.corrupt(ood.images('animals', 2), 'fog', 1); "
+        "import sys, kitlib.data; from kitlib.data import captioned, shifts; captioned.emoji(); "
+        "captioned.easy_vqa('test'); captioned.taxonomy(); shifts.corrupt(shifts.images('animals', 2), 'fog', 1); "
         "print([m for m in ('tensorflow_datasets', 'grain', 'jax', 'PIL', 'tensorflow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

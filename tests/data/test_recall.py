@@ -1,4 +1,4 @@
-"""kitlib.data.recall: facts, their tokens and splits, batches, and the errors for other files."""
+"""kitlib.data.texts: facts, their tokens and splits, batches, and the errors for other files."""
 
 import gzip
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from resuming import check_exact_resume
 
-from kitlib.data import recall
+from kitlib.data import texts
 
 SMALL = "\tde\ten\na\thund\tdog\nb\tbär\t\nc\tkuh\tcow\n"  # 5 facts: b has no English name
 
@@ -14,16 +14,16 @@ SMALL = "\tde\ten\na\thund\tdog\nb\tbär\t\nc\tkuh\tcow\n"  # 5 facts: b has no 
 @pytest.fixture
 def small(commit, tmp_path):
     def write(text: str = SMALL):
-        commit(gzip.compress(text.encode()), recall.FILE)
-        recall._table.cache_clear()
+        commit(gzip.compress(text.encode()), texts.FILE)
+        texts._table.cache_clear()
         return tmp_path
 
     yield write
-    recall._table.cache_clear()
+    texts._table.cache_clear()
 
 
 def test_tokens_by_hand(small):
-    words = recall.vocabulary(data_dir=small())
+    words = texts.vocabulary(data_dir=small())
     # Letters of all names: b c d g h k n o r u w ä = 12. Padding, end, 2 languages, 42 + 42 digits before them.
     assert words.languages == ("de", "en") and "".join(words.letters) == "bcdghknoruwä"
     assert words.size == 2 + 2 + 84 + 12
@@ -35,22 +35,22 @@ def test_tokens_by_hand(small):
 
 def test_facts_of_a_small_file(small):
     folder = small()
-    facts = recall.facts("taught", data_dir=folder)
-    assert len(facts) == 5 and len(recall.facts("held_out", data_dir=folder)) == 0  # 5 % of 5, rounded down
-    words = recall.vocabulary(data_dir=folder)
+    facts = texts.facts("taught", data_dir=folder)
+    assert len(facts) == 5 and len(texts.facts("held_out", data_dir=folder)) == 0  # 5 % of 5, rounded down
+    words = texts.vocabulary(data_dir=folder)
     for (language, thing, name), inputs, targets in zip(facts.names, facts.inputs, facts.targets, strict=True):
         assert words.inputs(language, "abc".index(thing)) == list(inputs)
         assert words.name(targets) == name and len(targets) == 1 + len("hund")
-        assert (targets == recall.EOS).sum() == 1 and (targets[len(name) + 1 :] == recall.PAD).all()
+        assert (targets == texts.EOS).sum() == 1 and (targets[len(name) + 1 :] == texts.PAD).all()
     assert facts[1:3].names == facts.names[1:3] and len(facts[1:3]) == 2
 
 
 def test_the_committed_facts():
-    taught, held_out = recall.facts(), recall.facts("held_out")
+    taught, held_out = texts.facts(), texts.facts("held_out")
     assert (len(taught), len(held_out)) == (30_160, 1_587)
     pairs = [{fact[:2] for fact in facts.names} for facts in (taught, held_out)]
     assert len(pairs[0]) == len(taught) and pairs[0].isdisjoint(pairs[1])
-    assert {language for language, _ in pairs[1]} == set(recall.vocabulary().languages)
+    assert {language for language, _ in pairs[1]} == set(texts.vocabulary().languages)
     # A thing is asked about that has been named in other languages, but for a few that have one name only.
     known = {thing for _, thing in pairs[0]}
     assert np.mean([thing in known for _, thing in pairs[1]]) > 0.99
@@ -59,25 +59,25 @@ def test_the_committed_facts():
     assert max(letters) == 12 and taught.targets.shape == (30_160, 13)
     assert ("de", "🐕", "hund") in set(taught.names) | set(held_out.names)
     # All names are there also if they are too long for a fact, or of things whose names are left out.
-    names, facts = recall.all_names(), {name for *_, name in taught.names + held_out.names}
+    names, facts = texts.all_names(), {name for *_, name in taught.names + held_out.names}
     assert facts <= {name.lower() for name in names} and all(name.strip() for name in names)
     assert {"uitroepteken", "dấu thăng"} <= set(names) and len(names) > len(facts)
 
 
 def test_batches_are_of_facts_and_resume():
-    """That an epoch has each row once is tested with `shuffled`."""
-    facts = recall.facts()[:1000]
+    """That an epoch has each row once is tested with `shuffled_batches`."""
+    facts = texts.facts()[:1000]
     rows = {tuple(row) for row in np.concatenate([facts.inputs, facts.targets], axis=1).tolist()}
-    first = next(recall.batches(facts, 256, seed=3))
+    first = next(texts.batches(facts, 256, seed=3))
     found = {tuple(row) for row in np.concatenate([first["inputs"], first["targets"]], axis=1).tolist()}
     assert len(found) == 256 and found < rows
-    check_exact_resume(lambda: recall.batches(facts, 256, seed=3), 1)
-    assert (next(recall.batches(facts, 256, seed=4))["inputs"] != first["inputs"]).any()
+    check_exact_resume(lambda: texts.batches(facts, 256, seed=3), 1)
+    assert (next(texts.batches(facts, 256, seed=4))["inputs"] != first["inputs"]).any()
 
 
 def test_other_files_are_refused(small):
     with pytest.raises(ValueError, match=r"Unknown split of the facts 'test'.*Known: taught, held_out\."):
-        recall.facts("test")
+        texts.facts("test")
     for text in ("", "\tde\n", "\tde\ten\na\thund\n", "\tde\n" + "".join(f"{i}\tx\n" for i in range(42**2 + 1))):
         with pytest.raises(ValueError, match=r"names\.txt\.gz is not a data file of the kit.*make_names"):
-            recall.facts(data_dir=small(text))
+            texts.facts(data_dir=small(text))

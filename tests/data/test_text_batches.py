@@ -1,4 +1,4 @@
-"""kitlib.data.text_batches: the stream, contents and order of batches, exact resume, evaluation set, bad input."""
+"""kitlib.data.denoise: the stream, contents and order of batches, exact resume, evaluation set, bad input."""
 
 import itertools
 from collections import Counter
@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 from resuming import check_exact_resume, same
 
-from kitlib.data.denoise import SPAN_CORRUPTION, UL2, Denoiser, restore
-from kitlib.data.text_batches import Recipe, batches, evaluation_set, padded, token_stream
+from kitlib.data.denoise import (
+    SPAN_CORRUPTION,
+    UL2,
+    Denoiser,
+    Recipe,
+    batches,
+    evaluation_set,
+    padded,
+    restore,
+    token_stream,
+)
 from kitlib.data.tokenizer import Tokenizer
 
 KIT = Tokenizer.load()

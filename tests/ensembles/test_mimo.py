@@ -8,8 +8,7 @@ from trees import random_params
 
 from kitlib import configs
 from kitlib.ensembles import uncertainty
-from kitlib.ensembles.deep_ensemble import predict_members
-from kitlib.ensembles.mimo import Mimo, mimo_batch, mimo_loss
+from kitlib.ensembles.methods import Mimo, mimo_batch, mimo_loss, predict_members
 from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
 from kitlib.training import classification

@@ -6,8 +6,7 @@ import pytest
 from trees import random_params
 
 from kitlib import configs
-from kitlib.ensembles.mimo import Mimo
-from kitlib.ensembles.monte_carlo_dropout import mc_dropout
+from kitlib.ensembles.methods import Mimo, mc_dropout
 from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
 from kitlib.training import classification

@@ -1,11 +1,11 @@
-"""kitlib.layers.visual_positions: row + column + image, counted from the last image."""
+"""kitlib.models.palix: row + column + image, counted from the last image."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kitlib.layers.visual_positions import VisualPositions, positions
+from kitlib.models.palix import VisualPositions, positions
 
 
 def test_positions_by_hand():

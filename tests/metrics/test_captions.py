@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from kitlib.metrics.captions import cider_d, document_frequency
+from kitlib.metrics.text_metrics import cider_d, document_frequency
 
 close = np.testing.assert_allclose
 

@@ -6,9 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from kitlib.metrics.answers import anls
-from kitlib.metrics.captions import cider_d
 from kitlib.metrics.detection import Detections, Truth, coco, lvis
+from kitlib.metrics.text_metrics import anls, cider_d
 
 REFERENCE = json.loads((pathlib.Path(__file__).parents[1] / "reference" / "metrics.json").read_text())
 
@@ -19,7 +18,7 @@ def test_captions(case):
     np.testing.assert_allclose(given, case["cider_d"], rtol=1e-9, atol=1e-12)  # pycocoevalcap
 
 
-def test_answers():
+def test_text_metrics():
     case = REFERENCE["answers"]
     np.testing.assert_allclose(anls(case["predictions"], case["references"]), case["anls"], rtol=1e-12)
     assert 0 < np.mean(case["anls"]) < 1

@@ -3,7 +3,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from kitlib.metrics import tokens as text_metrics
+from kitlib.metrics import text_metrics as text_metrics
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from scipy import ndimage, special
 
 from kitlib import configs
-from kitlib.models import checkpoint, checkpoint_names
+from kitlib.models import checkpoint
 from kitlib.models.checkpoint import CheckpointError
 from kitlib.models.vit import ViT
 
@@ -186,7 +186,7 @@ def test_other_forms_of_a_big_vision_file(load):
     # big_vision adds the class token after the positions: the same function as a row of zeros in Google's layout.
     google = google_file()
     google["Transformer/posembed_input/pos_embedding"][:, 0] = 0.0
-    renamed = under("params", checkpoint_names.kit_names(google))
+    renamed = under("params", checkpoint.kit_names(google))
     renamed["params/pos_embedding"] = renamed["params/pos_embedding"][:, 1:]
     assert_logits(load(renamed), CONFIG, np_google(IMAGES, google))
 

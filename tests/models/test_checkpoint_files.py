@@ -14,7 +14,7 @@ from malformed import malformed
 
 from kitlib import configs
 from kitlib.models import checkpoint, checkpoint_files
-from kitlib.models.checkpoint_names import CheckpointError
+from kitlib.models.checkpoint_files import CheckpointError
 
 ARRAYS = {
     "head/kernel": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -9,8 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from kitlib import configs
-from kitlib.models import checkpoint, checkpoint_names
-from kitlib.models.checkpoint_names import CheckpointError
+from kitlib.models import checkpoint
+from kitlib.models.checkpoint_files import CheckpointError
 
 # The shapes of both B/16.
 NORM = {"scale": (768,), "bias": (768,)}
@@ -25,7 +25,7 @@ def compare(tree, config, count, parameters, file):
     flat = {n: jax.ShapeDtypeStruct(shape, np.float32) for n, shape in flatten_dict(tree, sep="/").items()}
     assert len(flat) == count and sum(leaf.size for leaf in flat.values()) == parameters
     expected = flatten_dict(checkpoint.expected_shapes(config), sep="/")
-    checkpoint.compare(checkpoint_names.kit_names(flat), expected, file)
+    checkpoint.compare(checkpoint.kit_names(flat), expected, file)
 
 
 def test_names_are_those_of_the_published_b16():
@@ -51,7 +51,7 @@ def test_names_of_v_moe_map_to_the_tree_leaf_by_leaf():
 
 def test_scanned_blocks_of_big_vision_are_unstacked_by_hand():
     flat = {"Transformer/encoderblock/a": np.array([[1.0, 1.0], [0.0, 0.0]]), "cls": np.ones(1)}
-    unstacked = checkpoint_names.unstack_blocks(flat)
+    unstacked = checkpoint.unstack_blocks(flat)
     assert {name: leaf.tolist() for name, leaf in unstacked.items()} == {
         "cls": [1.0], "Transformer/encoderblock_0/a": [1.0, 1.0], "Transformer/encoderblock_1/a": [0.0, 0.0],
     }  # fmt: skip
@@ -61,7 +61,7 @@ TABLE = np.arange(6.0).reshape(3, 2)
 
 
 def test_what_is_ambiguous_or_of_another_kind_is_refused():
-    vit, t5, copy = checkpoint_names.kit_names, checkpoint_names.t5_names, "decoder.embed_tokens.weight"
+    vit, t5, copy = checkpoint.kit_names, checkpoint.t5_names, "decoder.embed_tokens.weight"
     for rename, leaves, reason in (
         (vit, {"params/cls": TABLE, "cls": TABLE}, "two leaves called 'cls' once renamed"),
         (vit, {"Transformer/encoderblock/a": np.float32(1)}, "Transformer/.*a is a single number"),
@@ -81,7 +81,7 @@ def test_a_kernel_in_another_sub_layer_is_not_renamed():
     """Cross-attention has no place in layer 0: its query would become that of self-attention."""
     wrong = ("decoder.block.0.layer.0.EncDecAttention.q", "encoder.block.0.layer.0.SelfAttention.layer_norm")
     wrong = [f"{name}.weight" for name in wrong]
-    assert list(checkpoint_names.t5_names(dict.fromkeys(wrong, TABLE))) == wrong
+    assert list(checkpoint.t5_names(dict.fromkeys(wrong, TABLE))) == wrong
 
 
 VIT, B16 = {"model_type": "vit"}, configs.vit("B/16", num_classes=2, activation="gelu_exact")
@@ -110,7 +110,7 @@ MT5 = T5 | {"model_type": "mt5", "tie_word_embeddings": True}
 )
 def test_a_stated_configuration_is_that_of_the_kit(stored, config):
     """ImageNet itself has two classes called crane."""
-    assert checkpoint_names.kit_config(stored, "config.json") == config
+    assert checkpoint.kit_config(stored, "config.json") == config
 
 
 @pytest.mark.parametrize(
@@ -134,4 +134,4 @@ def test_a_stated_configuration_is_that_of_the_kit(stored, config):
 )
 def test_what_the_kits_models_cannot_be_is_refused_by_name(stored, reason):
     with pytest.raises(CheckpointError, match=rf"config\.json describes no model .*{reason}"):
-        checkpoint_names.kit_config(stored, "config.json")
+        checkpoint.kit_config(stored, "config.json")

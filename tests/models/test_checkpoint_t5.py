@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from trees import random_params
 
 from kitlib import configs
-from kitlib.models import checkpoint, checkpoint_names
+from kitlib.models import checkpoint
 
 FILE = pathlib.Path(__file__).parents[1] / "reference" / "t5_gelu.safetensors"
 CONFIG = configs.T5Config(
@@ -104,7 +104,7 @@ def test_names_are_those_of_the_published_base():
     flat = {f"{name}.weight": np.broadcast_to(np.float32(0), shape) for name, shape in on_disk.items()}
     assert len(flat) == 282 and sum(leaf.size for leaf in flat.values()) == 247_577_856
     expected = flatten_dict(checkpoint.expected_shapes(configs.t5("1.1-base")), sep="/")
-    checkpoint.compare(checkpoint_names.t5_names(flat), expected, "model.safetensors")
+    checkpoint.compare(checkpoint.t5_names(flat), expected, "model.safetensors")
 
 
 STATED = {"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_heads": 2, "num_layers": 3}

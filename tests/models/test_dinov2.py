@@ -11,7 +11,7 @@ import pytest
 from kitlib import configs
 from kitlib.data import captioned, download, files
 from kitlib.models import checkpoint, dinov2, flops
-from kitlib.models.checkpoint_names import CheckpointError
+from kitlib.models.checkpoint_files import CheckpointError
 from kitlib.models.vit import ViT
 from kitlib.upcycling import surgery
 

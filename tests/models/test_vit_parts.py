@@ -1,4 +1,4 @@
-"""kitlib.models.vit_parts: two parts compute what the whole model does; parameters come back; refusals."""
+"""kitlib.models.vit: two parts compute what the whole model does; parameters come back; refusals."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from trees import random_params
 
 from kitlib import configs
 from kitlib.configs import BatchEnsembleConfig
-from kitlib.models import vit_parts
+from kitlib.models import vit
 from kitlib.models.vit import ViT
 from kitlib.upcycling import surgery
 
@@ -23,10 +23,10 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, 28, 28, 1)).astype(np.float
 @pytest.mark.parametrize("first", [1, 2])
 def test_two_parts_compute_what_the_whole_does(config, first):
     params = random_params(config, spread=0.1)
-    lower, upper = vit_parts.split(params, first)
-    tokens = vit_parts.tokens_before(config, lower, IMAGES, first)
+    lower, upper = vit.split(params, first)
+    tokens = vit.tokens_before(config, lower, IMAGES, first)
     assert tokens.shape == (5, config.num_tokens, 64)
-    logits, out = vit_parts.UpperViT(vit_parts.upper_config(config, first)).apply({"params": upper}, tokens)
+    logits, out = vit.UpperViT(vit.upper_config(config, first)).apply({"params": upper}, tokens)
     whole, everything = ViT(config).apply({"params": params}, IMAGES)
     np.testing.assert_allclose(logits, whole, atol=1e-5)
     np.testing.assert_allclose(out["encoded"], everything["encoded"], atol=1e-5)
@@ -35,10 +35,10 @@ def test_two_parts_compute_what_the_whole_does(config, first):
 
 def test_parts_come_together_again():
     params = random_params(DENSE, spread=0.1)
-    lower, upper = vit_parts.split(params, 3)
+    lower, upper = vit.split(params, 3)
     assert "head" not in lower and set(lower["Transformer"]) == {f"encoderblock_{i}" for i in range(3)}
     assert "head" in upper and set(upper["Transformer"]) == {"encoderblock_0", "encoder_norm"}
-    jax.tree.map(np.testing.assert_array_equal, vit_parts.join(lower, upper, 3), params)
+    jax.tree.map(np.testing.assert_array_equal, vit.join(lower, upper, 3), params)
 
 
 def test_what_cannot_be_split():
@@ -50,4 +50,4 @@ def test_what_cannot_be_split():
         (members, 2, "batch_ensemble=BatchEnsembleConfig"),
     ):
         with pytest.raises(ValueError, match=message):
-            vit_parts.upper_config(config, first)
+            vit.upper_config(config, first)

@@ -1,4 +1,4 @@
-"""kitlib.models.weights: numbers are kept to half a unit of float16; a refused save leaves the old file as it was."""
+"""kitlib.models.checkpoint: numbers are kept to half a unit of float16; a refused save leaves the old file."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kitlib.models import weights
+from kitlib.models import checkpoint
 from kitlib.models.checkpoint import CheckpointError
 
 PARAMS = {"a": {"kernel": jnp.linspace(-3.0, 3.0, 12).reshape(3, 4), "bias": jnp.zeros(4)}, "b": jnp.array([6e4, 1e-3])}
@@ -16,20 +16,20 @@ PARAMS = {"a": {"kernel": jnp.linspace(-3.0, 3.0, 12).reshape(3, 4), "bias": jnp
 
 @pytest.fixture
 def path(tmp_path):
-    weights.save(tmp_path / "model.safetensors", PARAMS)
+    checkpoint.save(tmp_path / "model.safetensors", PARAMS)
     return tmp_path / "model.safetensors"
 
 
 def test_loaded_parameters_are_those_that_were_saved(path):
     """And those that are found by name by any reader of the format; saving and loading them again changes nothing."""
-    loaded = weights.load(path, PARAMS)
+    loaded = checkpoint.load(path, PARAMS)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2**-11), loaded, PARAMS)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
     found = safetensors.numpy.load_file(path)
     assert {name: array.shape for name, array in found.items()} == {"a/bias": (4,), "a/kernel": (3, 4), "b": (2,)}
     assert {array.dtype for array in found.values()} == {np.dtype(np.float16)}
     before = path.read_bytes()
-    weights.save(path, loaded)
+    checkpoint.save(path, loaded)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
@@ -37,7 +37,7 @@ def test_loaded_parameters_are_those_that_were_saved(path):
 def test_numbers_that_float16_cannot_hold_are_refused_and_the_old_file_stays(path, value):
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"a/bias holds .*, which float16 cannot"):
-        weights.save(path, {**PARAMS, "a": {**PARAMS["a"], "bias": jnp.array([1.0, value])}})
+        checkpoint.save(path, {**PARAMS, "a": {**PARAMS["a"], "bias": jnp.array([1.0, value])}})
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
@@ -47,7 +47,7 @@ def test_leaves_that_do_not_fit_are_named(path):
         ({**PARAMS, "b": jnp.zeros(3)}, r"misshapen: b is \(2,\), expected \(3,\)"),
     ):
         with pytest.raises(CheckpointError, match=rf"model\.safetensors does not fit .*{reason}"):
-            weights.load(path, expected)
+            checkpoint.load(path, expected)
 
 
 def test_a_changed_number_is_noticed(path):
@@ -57,4 +57,4 @@ def test_a_changed_number_is_noticed(path):
     path.write_bytes(content)
     safetensors.numpy.load_file(path)
     with pytest.raises(CheckpointError, match=r"model\.safetensors does not hold the numbers that were saved"):
-        weights.load(path, PARAMS)
+        checkpoint.load(path, PARAMS)

@@ -5,8 +5,8 @@ import pytest
 
 from kitlib import configs
 from kitlib.moe import routing
+from kitlib.moe.dispatch import capacity, plan_token_choice
 from kitlib.moe.experts import apply_experts, mlp_expert
-from kitlib.moe.plan import capacity, plan_token_choice
 
 G, S, D, E, K = 2, 9, 4, 3, 2
 RNG = np.random.default_rng(0)

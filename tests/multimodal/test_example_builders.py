@@ -8,13 +8,13 @@ import pytest
 
 from kitlib import data
 from kitlib.data import captioned, keyed_rng
-from kitlib.multimodal import boxes, example_builders, exemplar_builders, held_out, visual_tokens
+from kitlib.multimodal import boxes, example_builders, held_out, visual_tokens
 from kitlib.multimodal.example_builders import motion_caption
 from kitlib.multimodal.held_out import by_text_alone
 from kitlib.multimodal.kit_data import codebook, kit_data, object_rows
-from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import SENTINEL, units, without_prefix
-from kitlib.synthetic import drawings, rendered_pages, rendered_text, scenes, video
+from kitlib.multimodal.tasks import kit_tasks
+from kitlib.synthetic import named_pictures, rendered_text, scenes, video
 
 pytestmark = pytest.mark.slow
 
@@ -67,8 +67,8 @@ def stamped():
     examples about one picture, all of them."""
     names = ("captioning", "naming", "naming_by_english", "split_captioning", "episodic_captioning")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawings, "varied", lambda cutout, rng: cutout)
-        for module in (example_builders, exemplar_builders):
+        patch.setattr(named_pictures, "varied", lambda cutout, rng: cutout)
+        for module in (example_builders, example_builders):
             patch.setattr(module, "place_on_background", lambda cutout, rng: (stamp(cutout), None))
         out = {}
         for split in SPLITS:
@@ -135,7 +135,7 @@ def test_words_are_of_their_language_and_markup_is_valid(examples):
             counts[len(read)] += 1
         assert set(counts) == {1, 2, 3, 4}
         for example in examples[split]["screenshot_to_markup"]:
-            assert len(rendered_pages.markup_tree(example.answer)) == 3
+            assert len(rendered_text.markup_tree(example.answer)) == 3
         known, more = {word for one in words.values() for word in one}, set(rendered_text.more_words(split))
         answers = [example.answer for example in examples[split]["reading"]]
         assert set(answers) <= known | more and 0 < sum(answer in more for answer in answers) < COUNT

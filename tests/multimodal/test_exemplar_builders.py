@@ -1,12 +1,12 @@
-"""kitlib.multimodal.exemplar_builders: the answer follows from the prompt, and only from it."""
+"""kitlib.multimodal.example_builders: the answer follows from the prompt, and only from it."""
 
 import pytest
 
 from kitlib.data import captioned, keyed_rng
 from kitlib.multimodal.held_out import by_text_alone
 from kitlib.multimodal.kit_data import kit_data
-from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import without_prefix
+from kitlib.multimodal.tasks import kit_tasks
 from kitlib.synthetic import episodes
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ def test_a_word_is_recalled_in_every_language():
 
 
 def test_how_many_short_words_are_names_of_the_kit():
-    """The gap that `four_exemplars` describes: Turkish and Vietnamese are in no list of words to read."""
+    """The gap that `exemplars` describes: Turkish and Vietnamese are in no list of words to read."""
     data = kit_data("train")
     named = {}
     for language, names in data.emoji.names.items():

@@ -1,4 +1,4 @@
-"""kitlib.multimodal.features: what the tower says of the right image, once per image; shards, resumption, refusals."""
+"""kitlib.multimodal.mixtures: what the tower says of the right image, once per image; shards, resumption, refusals."""
 
 import json
 from dataclasses import replace
@@ -12,10 +12,8 @@ from kitlib.data import image_batches, tokenizer
 from kitlib.models import palix
 from kitlib.models.vit import ViT
 from kitlib.multimodal import batching
-from kitlib.multimodal.features import batches, draw_rows, make_shard
 from kitlib.multimodal.frozen_tower import Tower
-from kitlib.multimodal.mixture import Mixture
-from kitlib.multimodal.mixture_batches import Group
+from kitlib.multimodal.mixtures import Group, Mixture, draw_rows, feature_batches, make_shard
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.tasks import Task
 
@@ -80,7 +78,7 @@ def seen_by(tower: Tower, images: np.ndarray) -> np.ndarray:
 def test_every_row_has_the_features_of_its_own_images(tower, tmp_path):
     """The answers name the grey of the last image, so the right features are known."""
     found = seen_by(tower, np.stack([plain(c) for c in range(200)]))
-    for batch, _ in zip(batches(GROUPS, WORDS, tower, tmp_path, steps=3), range(7), strict=False):
+    for batch, _ in zip(feature_batches(GROUPS, WORDS, tower, tmp_path, steps=3), range(7), strict=False):
         assert batch["one"]["features"].shape == (4, 1, 16, 64) and batch["film"]["features"].shape == (2, 3, 16, 64)
         assert set(batch["text"]) == {"prompt_tokens", "prompt_segments", "targets", "target_segments", "weights"}
         for name in ("one", "film"):
@@ -108,14 +106,14 @@ def test_shards_have_different_examples_and_are_functions_of_their_number(tower)
 
 
 def test_stopped_anywhere_it_goes_on_with_the_next_batch(tower, tmp_path):
-    whole = batches(GROUPS, WORDS, tower, tmp_path / "whole", steps=3)
+    whole = feature_batches(GROUPS, WORDS, tower, tmp_path / "whole", steps=3)
     expected = [next(whole) for _ in range(8)]
     for stop in (1, 3, 4, 7):
-        before = batches(GROUPS, WORDS, tower, tmp_path / f"{stop}", steps=3)
+        before = feature_batches(GROUPS, WORDS, tower, tmp_path / f"{stop}", steps=3)
         for _ in range(stop):
             next(before)
         state = json.loads(json.dumps(before.get_state()))
-        after = batches(GROUPS, WORDS, tower, tmp_path / (f"{stop}" if stop % 2 else "elsewhere"), steps=3)
+        after = feature_batches(GROUPS, WORDS, tower, tmp_path / (f"{stop}" if stop % 2 else "elsewhere"), steps=3)
         after.set_state(state)
         jax.tree.map(np.testing.assert_array_equal, next(after), expected[stop])
     shards = [path.name for path in sorted((tmp_path / "whole").iterdir())]
@@ -123,23 +121,23 @@ def test_stopped_anywhere_it_goes_on_with_the_next_batch(tower, tmp_path):
 
 
 def test_damaged_features_and_those_of_another_tower_or_recipe_are_refused_by_name(tower, tmp_path):
-    next(batches(GROUPS, WORDS, tower, tmp_path, steps=3))
-    next(batches(GROUPS, WORDS, Tower(tower.config, jax.tree.map(np.array, tower.params)), tmp_path, steps=3))
+    next(feature_batches(GROUPS, WORDS, tower, tmp_path, steps=3))
+    next(feature_batches(GROUPS, WORDS, Tower(tower.config, jax.tree.map(np.array, tower.params)), tmp_path, steps=3))
     other = Tower(tower.config, tower.params | {"pos_embedding": tower.params["pos_embedding"] + 1e-6})
     film, of_tower = GROUPS | {"film": group("film", 2, 3, seed=1)}, r"tower \(\w{16}; this run's is \w"
     others = (of_tower, GROUPS, other, 3), ("recipe", GROUPS, tower, 4), ("recipe", film, tower, 3)
     for what, groups, seen_by, steps in others:
         with pytest.raises(ValueError, match=rf"shard-00000\.npz has features of another {what}.*delete the folder"):
-            next(batches(groups, WORDS, seen_by, tmp_path, steps=steps))
+            next(feature_batches(groups, WORDS, seen_by, tmp_path, steps=steps))
     (shard,) = tmp_path.iterdir()
     shard.write_bytes(shard.read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"shard-00000\.npz is damaged"):
-        next(batches(GROUPS, WORDS, tower, tmp_path, steps=3))
+        next(feature_batches(GROUPS, WORDS, tower, tmp_path, steps=3))
 
 
 def test_features_of_other_data_are_refused_by_name(tower, tmp_path, monkeypatch):
     """The same recipe in words, but the builder draws other images, or writes other texts."""
-    next(batches(GROUPS, WORDS, tower, tmp_path, steps=3))
+    next(feature_batches(GROUPS, WORDS, tower, tmp_path, steps=3))
     for change in ({"images": np.zeros((1, 32, 32, 3), np.uint8)}, {"prompt": "what?"}):
 
         def others(rng, change=change):
@@ -148,7 +146,7 @@ def test_features_of_other_data_are_refused_by_name(tower, tmp_path, monkeypatch
         changed = TASKS | {"several": replace(TASKS["several"], draw_all=others)}
         groups = {name: replace(one, mixture=replace(one.mixture, tasks=changed)) for name, one in GROUPS.items()}
         with pytest.raises(ValueError, match=r"shard-00000\.npz has features of another data .*delete the folder"):
-            next(batches(groups, WORDS, tower, tmp_path, steps=3))
+            next(feature_batches(groups, WORDS, tower, tmp_path, steps=3))
 
 
 def test_examples_that_do_not_fit_are_left_out(tower, tmp_path):
@@ -158,7 +156,7 @@ def test_examples_that_do_not_fit_are_left_out(tower, tmp_path):
     assert len(packed) == 10 and min(map(len, packed)) >= 2
     batching.pack(packed, WORDS.pad_id, **LENGTHS)  # raises if a row were too long
     with pytest.raises(ValueError, match=r"No example of film fits .* 1 prompt tokens"):
-        batches({"film": group("film", 2, 3, prompt_length=1)}, WORDS, tower, tmp_path)
+        feature_batches({"film": group("film", 2, 3, prompt_length=1)}, WORDS, tower, tmp_path)
 
 
 def test_training_on_features_is_training_on_images(tower, tmp_path):

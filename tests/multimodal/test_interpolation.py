@@ -1,13 +1,13 @@
-"""kitlib.multimodal.interpolation: parameters between two stages, and which of them are released."""
+"""kitlib.multimodal.stages: parameters between two stages, and which of them are released."""
 
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib.multimodal import interpolation, objectives, stages, tasks
-from kitlib.multimodal.interpolation import ENOUGH, FORGOTTEN, LEARNED, SHARES, interpolate, share_chosen
+from kitlib.multimodal import objectives, stages, tasks
 from kitlib.multimodal.kit_scores import TASKS
+from kitlib.multimodal.stages import ENOUGH, FORGOTTEN, LEARNED, SHARES, interpolate, share_chosen
 from kitlib.multimodal.tasks import Task
 
 
@@ -40,10 +40,10 @@ def test_every_share_is_scored_on_the_same_examples(monkeypatch):
         image = np.zeros((4, 4, 3), np.uint8)
         return [objectives.captioning(image, answer, "en") for answer in ("0.5", "1")][:count]
 
-    table = interpolation.scores_between(None, {"a": 0.0}, {"a": 1.0}, [Task("which", None, choose=choose)], count=2)
-    assert table["share"].tolist() == list(SHARES) and drawn == [(2, interpolation.SEED)]
+    table = stages.scores_between(None, {"a": 0.0}, {"a": 1.0}, [Task("which", None, choose=choose)], count=2)
+    assert table["share"].tolist() == list(SHARES) and drawn == [(2, stages.SEED)]
     assert table["which"].tolist() == [0.5 if share in (0.5, 1.0) else 0.0 for share in SHARES]
-    assert interpolation.SEED != tasks.SEED
+    assert stages.SEED != tasks.SEED
 
 
 def test_the_stored_scores_between_two_stages_explain_the_released_share():

@@ -6,8 +6,8 @@ import pytest
 from kitlib.data import captioned, keyed_rng, tokenizer
 from kitlib.multimodal import held_out
 from kitlib.multimodal.kit_data import kit_data, object_rows, place_on_background, retry_until_fits
-from kitlib.multimodal.kit_tasks import kit_tasks
-from kitlib.synthetic import drawings, episodes, scenes
+from kitlib.multimodal.tasks import kit_tasks
+from kitlib.synthetic import episodes, named_pictures, scenes
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_styles_and_languages_are_for_training():
     data, test = kit_data("train"), kit_data("test")
     np.testing.assert_array_equal([drawn[0] for drawn in data.drawn], scenes.cut_outs(captioned.emoji("train").images))
     counts = np.array([len(drawn) for drawn in data.drawn])
-    # Beside Noto's 417: 409 flat, 412 solid and 288 old ones, as `emoji_styles` counts them.
+    # Beside Noto's 417: 409 flat, 412 solid and 288 old ones, as `captioned` counts them.
     assert counts[data.object_rows].sum() == 417 + 409 + 412 + 288 and len(data.scene_cutouts) == 4
     assert (np.delete(counts, data.object_rows) == 1).all() and {len(drawn) for drawn in test.drawn} == {1}
     for code, languages in zip(data.emoji.codes, data.languages, strict=True):
@@ -58,7 +58,7 @@ def test_a_drawing_is_one_of_its_styles_varied(monkeypatch):
     data = kit_data("train")
     row = data.scene_rows[0]
     assert (data.drawing(row, keyed_rng(0)) != data.drawing(row, keyed_rng(1))).any()
-    monkeypatch.setattr(drawings, "varied", lambda cutout, rng: cutout)
+    monkeypatch.setattr(named_pictures, "varied", lambda cutout, rng: cutout)
     found = {data.drawing(row, keyed_rng(0, i)).tobytes() for i in range(60)}
     assert found == {cutout.tobytes() for cutout in data.drawn[row]} and len(found) == 4
 

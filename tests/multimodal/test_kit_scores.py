@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from kitlib.data import captioned, emoji_styles, keyed_rng
+from kitlib.data import captioned, keyed_rng
 from kitlib.multimodal import kit_scores
 from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
 from kitlib.multimodal.kit_data import object_rows
 from kitlib.multimodal.kit_scores import TASKS, caption_examples, nearest_names, pair_examples, wups_values
-from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.prompts import Example
+from kitlib.multimodal.tasks import kit_tasks
 from kitlib.synthetic import rendered_text, scenes
 
 pytestmark = pytest.mark.slow
@@ -32,10 +32,10 @@ def test_captions_are_of_their_language_and_differ_between_seeds():
         caption_examples("german")(3, 0)
 
 
-@pytest.mark.parametrize("style", emoji_styles.STYLES)
+@pytest.mark.parametrize("style", captioned.EMOJI_STYLES)
 def test_captions_come_in_every_style(style, monkeypatch):
     """The picture of a caption is the drawing of its emoji in this style."""
-    drawn = emoji_styles.drawings(style)
+    drawn = captioned.drawings(style)
     row = {cutout.tobytes(): i for i, cutout in zip(drawn.rows, scenes.cut_outs(drawn.images), strict=True)}
     placed = []
     monkeypatch.setattr(kit_scores, "place_on_background", lambda cutout, _: (placed.append(cutout) or IMAGE[0], None))

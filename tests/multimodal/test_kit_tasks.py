@@ -1,4 +1,4 @@
-"""kitlib.multimodal.kit_tasks: every task draws valid examples, of a usual length, from its generator alone."""
+"""kitlib.multimodal.tasks: every task draws valid examples, of a usual length, from its generator alone."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import pytest
 from kitlib.data import keyed_rng, tokenizer
 from kitlib.data.tokenizer import Tokenizer
 from kitlib.multimodal.batching import tokenise
-from kitlib.multimodal.kit_tasks import MORE, PLURAL, kit_tasks
 from kitlib.multimodal.prompts import PREFIXES, without_prefix
+from kitlib.multimodal.tasks import BUILDERS, kit_tasks
 
 COUNT = 20  # examples per task
 EPISODES = "made_up_words made_up_words_by_name two_exemplars four_exemplars two_exemplars_by_name"
 EPISODES += " four_exemplars_by_name two_made_up_words_by_name"
-OBJECTIVES = dict.fromkeys(MORE, "vqa") | dict.fromkeys(EPISODES.split(), "episodic_vqa")
+OBJECTIVES = dict.fromkeys(BUILDERS.keys() - PREFIXES.keys(), "vqa") | dict.fromkeys(EPISODES.split(), "episodic_vqa")
 OBJECTIVES |= {"reading": "split_ocr", "finding": "detection"}
 TEXTS = "span_corruption translation translation_by_text recall repeated_pairs repeated_made_up_words"
 PAIRS = "two_exemplars two_exemplars_by_name two_made_up_words_by_name"
@@ -24,10 +24,10 @@ UNITS = {"detection": "AP50", "finding": "AP50", "receipts": "ANLS"}
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_all_objectives_are_there_and_their_examples_are_valid(split):
     words, tasks = Tokenizer.load(), kit_tasks(split)
-    assert set(tasks) == {*PREFIXES, *MORE} - ({"translation_by_text"} if split == "test" else set())
+    assert set(tasks) == {*BUILDERS} - ({"translation_by_text"} if split == "test" else set())
     for k, (name, task) in enumerate(tasks.items()):
         assert task.name == name and task.unit == UNITS.get(name, "exact match")
-        assert (task.draw_all is not None) == (name in PLURAL)
+        assert (task.draw_all is not None) == BUILDERS[name][1]
         examples, again = [task.draw(keyed_rng(k, i)) for i in range(COUNT)], task.draw(keyed_rng(k, 0))
         assert (again.prompt, again.target) == (examples[0].prompt, examples[0].target)
         np.testing.assert_array_equal(again.images, examples[0].images)

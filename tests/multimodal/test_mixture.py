@@ -1,11 +1,11 @@
-"""kitlib.multimodal.mixture: draws depend on seed and index alone, and are in proportion to the weights."""
+"""kitlib.multimodal.mixtures: draws depend on seed and index alone, and are in proportion to the weights."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from kitlib.multimodal.mixture import Mixture
+from kitlib.multimodal.mixtures import Mixture
 from kitlib.multimodal.tasks import Task
 
 

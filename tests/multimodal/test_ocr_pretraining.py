@@ -12,7 +12,7 @@ from kitlib.models import palix
 from kitlib.models.vit import ViT
 from kitlib.multimodal import kit_data, ocr_pretraining
 from kitlib.multimodal.ocr_pretraining import found, labelled_batches, labelled_builder, labels_loss, start_bias
-from kitlib.synthetic import drawings, rendered_text, scenes
+from kitlib.synthetic import named_pictures, rendered_text, scenes
 from kitlib.training import classification, loop, optim
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def test_labels_are_the_drawn_objects_and_letters_at_their_positions(make, monke
     Every object is put into the upper left quarter, every letter into the lower right: 16 patches each."""
     objects, drawn = kit_data.object_rows("train"), []
     emoji = captioned.emoji("train")
-    number = {cutout.tobytes(): i for i, found in enumerate(drawings.cutouts(objects)) for cutout in found}
+    number = {cutout.tobytes(): i for i, found in enumerate(named_pictures.cutouts(objects)) for cutout in found}
     image = np.zeros((64, 64, 3), np.uint8)
 
     def place(cutout, rng):
@@ -47,7 +47,7 @@ def test_labels_are_the_drawn_objects_and_letters_at_their_positions(make, monke
         drawn.append(list(texts))
         return image, "".join(texts), np.array([[0.5, 0.5, 1, 1]] * len("".join(texts)))
 
-    monkeypatch.setattr(drawings, "varied", lambda cutout, rng: cutout)
+    monkeypatch.setattr(named_pictures, "varied", lambda cutout, rng: cutout)
     monkeypatch.setattr(ocr_pretraining, "place_on_background", place)
     monkeypatch.setattr(scenes, "compose", compose)
     monkeypatch.setattr(rendered_text, "spelled", spelled)
@@ -109,7 +109,7 @@ def test_splits_share_letters_but_not_objects():
         names = ocr_pretraining.label_names(split)
         assert names[: len(LETTERS)] == LETTERS and len(names) == len(LETTERS) + count
         assert len(labelled_builder(split)(keyed_rng(0))[1][0]) == len(names)
-    # 417 in Noto's style, 409 flat, 412 solid, 288 old ones, as `emoji_styles` counts them; the 83 of the tests in one.
+    # 417 in Noto's style, 409 flat, 412 solid, 288 old ones, as `captioned` counts them; the 83 of the tests in one.
     train, test = map(ocr_pretraining.drawn_objects, ("train", "test"))
     assert sum(map(len, train)) == 417 + 409 + 412 + 288 and [len(drawn) for drawn in test] == [1] * 83
     assert {"a", "A", "ß", "я", "Ω", "7"} <= set(LETTERS) and " " not in LETTERS

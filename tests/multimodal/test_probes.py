@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from kitlib import configs
-from kitlib.data import emoji_styles, tokenizer
+from kitlib.data import captioned, tokenizer
 from kitlib.models import palix
 from kitlib.multimodal import frozen_tower, probes, stages
-from kitlib.multimodal.kit_tasks import kit_tasks
 from kitlib.multimodal.ocr_pretraining import letters
+from kitlib.multimodal.tasks import kit_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def test_a_tower_that_shows_nothing_names_and_reads_nothing():
     """All patches have the same vector, so a probe answers with one class."""
     nothing = seen(lambda images: np.zeros((len(images), 64, 4), np.float16))
     table = probes.named_by_style(nothing, views=1)
-    assert list(table["style"]) == list(emoji_styles.STYLES) and not table.set_index("style")["taught"]["twemoji"]
+    assert list(table["style"]) == list(captioned.EMOJI_STYLES) and not table.set_index("style")["taught"]["twemoji"]
     assert (table["right"] < 0.02).all() and (table["low"] <= table["right"]).all()
     read = probes.read_by_size(nothing, words=60, tested=20)
     assert (read["letters"] < 0.3).all() and (read["words"] < 0.1).all() and (read["n"] > 5).all()
@@ -80,11 +80,11 @@ def test_rows_and_columns_after_the_projection_can_be_read_from_the_encoder():
     for positions in (True, False):
         model, params = small(positions)
         tower = params["tower"] | {"pos_embedding": np.zeros_like(params["tower"]["pos_embedding"])}
-        shares[positions] = probes.told_patches(model, params | {"tower": tower}, asked, fitted=40)
+        shares[positions] = probes.position_accuracy(model, params | {"tower": tower}, asked, fitted=40)
     assert shares[True]["tower"] == shares[False]["tower"] < 0.15
     assert shares[True]["encoder"] > 0.9 > 0.3 > shares[False]["encoder"]
     with pytest.raises(ValueError, match="41 examples; expected at least 42"):
-        probes.told_patches(model, params, asked[:41], fitted=40)
+        probes.position_accuracy(model, params, asked[:41], fitted=40)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tensorflow_datasets.object_detection import coco as tfds_coco
 from tensorflow_datasets.object_detection.coco_captions import CocoCaptions
 
 from kitlib.data import keyed_rng, tokenizer
-from kitlib.multimodal import boxes, mixture, mixture_batches, prompts, public_sets, tasks
+from kitlib.multimodal import boxes, mixtures, prompts, public_sets, tasks
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -262,9 +262,9 @@ def test_a_scorecard_of_all(everything, monkeypatch):
 
 def test_public_sets_are_tasks_of_a_mixture(everything):
     words, sets = tokenizer.multilingual(), {source.name: source.task() for source in everything}
-    mixed = mixture.Mixture(sets, dict.fromkeys(sets, 1))
-    group = mixture_batches.Group(mixed, 8, num_images=1, prompt_length=64, target_length=64, image_size=32)
-    one, again = (mixture_batches.group_batch(group, words, 3) for _ in range(2))
+    mixed = mixtures.Mixture(sets, dict.fromkeys(sets, 1))
+    group = mixtures.Group(mixed, 8, num_images=1, prompt_length=64, target_length=64, image_size=32)
+    one, again = (mixtures.group_batch(group, words, 3) for _ in range(2))
     assert one["images"].shape == (8, 1, 32, 32, 3) and one["images_valid"].all()
     np.testing.assert_array_equal(one["prompt_tokens"], again["prompt_tokens"])
     assert {mixed.draw(i).task for i in range(40)} == {"captioning", "vqa", "detection"} <= set(prompts.PREFIXES)

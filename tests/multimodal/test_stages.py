@@ -13,10 +13,9 @@ import pytest
 from kitlib import configs
 from kitlib.data import tokenizer
 from kitlib.models import palix
-from kitlib.multimodal import features, generation, interpolation, kit_scores, prompts, scores, stages, tasks
+from kitlib.multimodal import generation, kit_scores, mixtures, prompts, scores, stages, tasks
 from kitlib.multimodal.frozen_tower import Tower
-from kitlib.multimodal.mixture import Mixture
-from kitlib.multimodal.mixture_batches import shares_that_fit
+from kitlib.multimodal.mixtures import Mixture, shares_that_fit
 from kitlib.multimodal.stages import SHAPES, STAGES, Stage, at_resolution, groups, train_stage
 
 pytestmark = pytest.mark.slow
@@ -39,7 +38,7 @@ def params():
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(features.batches, "__kwdefaults__", {"steps": 2})
+    monkeypatch.setattr(mixtures.feature_batches, "__kwdefaults__", {"steps": 2})
 
 
 def test_the_last_five_stages_have_all_thirteen_objectives():
@@ -67,7 +66,7 @@ def test_names_are_taught_in_every_stage_and_images_are_told_apart_from_the_seco
 @pytest.mark.parametrize("name", list(STAGES))
 def test_batches_have_the_shapes_of_their_groups(name, params, tmp_path):
     tower = Tower(CONFIG.tower, params["tower"])
-    batch = next(features.batches(groups(STAGES[name], seed=3), WORDS, tower, tmp_path, steps=1))
+    batch = next(mixtures.feature_batches(groups(STAGES[name], seed=3), WORDS, tower, tmp_path, steps=1))
     assert set(batch) == set(STAGES[name].rows)
     for group, arrays in batch.items():
         images, prompt_length, target_length = SHAPES[group]
@@ -247,13 +246,13 @@ def test_all_stages_have_the_tower_of_stage_0_and_a_seed_of_their_own(tmp_path, 
 def test_what_is_released_lies_between_the_two_stages_and_is_what_was_scored(tmp_path, monkeypatch):
     """The stages before and after have 3 and 6 as their parameter; at a share of 0.9 it is 3 + 0.9 * 3 = 5.7."""
     made = {name: {"a": float(i), "tower": {}} for i, name in enumerate(STAGES)}
-    table, asked, used = pd.DataFrame({"share": [0.0, 0.9], interpolation.LEARNED: [0.0, 1.0]}), [], []
+    table, asked, used = pd.DataFrame({"share": [0.0, 0.9], stages.LEARNED: [0.0, 1.0]}), [], []
     monkeypatch.setattr(stages, "train_all", lambda *_, **__: (made, {}))
-    monkeypatch.setattr(stages.interpolation, "scores_between", lambda _, *ends: asked.extend(ends[:2]) or table)
+    monkeypatch.setattr(stages, "scores_between", lambda _, *ends: asked.extend(ends[:2]) or table)
     monkeypatch.setattr(stages, "scorecard", lambda _, params, *__, **___: used.append(params["a"]) or table)
     monkeypatch.setattr(stages.probes, "named_by_style", lambda tower: table)
     monkeypatch.setattr(stages.files, "writable", lambda name: tmp_path / name)
-    monkeypatch.setattr(stages.weights, "save", lambda path, params: used.append(params["a"]))
+    monkeypatch.setattr(stages.checkpoint, "save", lambda path, params: used.append(params["a"]))
     monkeypatch.setattr(stages, "write_scores", lambda *_: None)
     stages.main(tmp_path)
     assert [one["a"] for one in asked] == [3, 6] and used == pytest.approx([5.7, 5.7])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from devices import run_on_devices
 
-from kitlib.parallel.embedding import read_rows
+from kitlib.parallel.mesh import read_rows
 
 
 def test_on_one_device_rows_are_read():
@@ -12,7 +12,7 @@ def test_on_one_device_rows_are_read():
 
 
 ON_EIGHT = """
-from kitlib.parallel.embedding import read_rows
+from kitlib.parallel.mesh import read_rows
 rng = np.random.default_rng(0)
 table, tokens = rng.normal(size=(64, 32)).astype(np.float32), rng.integers(64, size=(16, 5))
 weights = rng.normal(size=(16, 5, 32)).astype(np.float32)
@@ -27,7 +27,7 @@ for name, axes in meshes.items():
         x = mesh.global_batch(m, tokens)
         compiled = jax.jit(jax.value_and_grad(loss)).lower(t, x).compile()
         value, grad = compiled(t, x)
-        volumes = hlo.totals(jax.jit(read_rows).lower(t, x).compile().as_text())
+        volumes = ahead_of_time.totals(jax.jit(read_rows).lower(t, x).compile().as_text())
         found[name] = {
             "loss": abs(float(value - loss(table, tokens))), "grad": float(jnp.abs(grad - want).max()),
             "all_to_all": volumes["all-to-all"].bytes, "gathered": volumes["all-gather"].bytes,

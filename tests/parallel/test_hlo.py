@@ -3,7 +3,7 @@
 import pytest
 from devices import run_on_devices
 
-from kitlib.parallel import hlo
+from kitlib.parallel import ahead_of_time
 
 TPU = """HloModule jit_step, is_scheduled=true
 
@@ -54,22 +54,22 @@ ENTRY %main.2_spmd (x: bf16[4,16], g: bf16[64,8], p: f32[10]) -> (s32[], bf16[4,
 
 
 def test_a_program_by_hand():
-    found = hlo.totals(TPU)
+    found = ahead_of_time.totals(TPU)
     # 48 times in the loop, each ending with [32, 16] bfloat16; and one outside, in two halves.
     assert found["all-gather"] == (49, 49 * 32 * 16 * 2)
     assert found["all-to-all"] == (48, 48 * 2 * 2 * 16 * 2)
     assert found["reduce-scatter"] == (1, 64 * 8 * 2)  # the fused one starts with [64, 8]
     assert found["all-reduce"] == (1, 2 * 10 * 4)
     assert found["collective-permute"] == (1, 40)
-    assert ("all-gather", 48, 1024) in hlo.collectives(TPU)
+    assert ("all-gather", 48, 1024) in ahead_of_time.collectives(TPU)
 
 
 def test_trip_counts():
-    computations, entry = hlo.parse(TPU)
+    computations, entry = ahead_of_time.parse(TPU)
     loop = next(i for i in computations[entry] if i.operation == "while")
-    assert entry == "main.2_spmd" and hlo.trip_count(computations, loop) == 48
+    assert entry == "main.2_spmd" and ahead_of_time.trip_count(computations, loop) == 48
     known = loop._replace(rest=loop.rest + ', backend_config={"known_trip_count":{"n":"12"}}')
-    assert hlo.trip_count(computations, known) == 12
+    assert ahead_of_time.trip_count(computations, known) == 12
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_trip_counts():
     ],
 )
 def test_sizes_of_types(text, size):
-    assert hlo.num_bytes(text) == size
+    assert ahead_of_time.num_bytes(text) == size
 
 
 ON_EIGHT = """
@@ -95,7 +95,7 @@ def scanned(x, w):  # four times: a matrix product whose result is added up betw
     return jax.lax.scan(body, x, w)[0]
 x = jax.device_put(jnp.ones((16, 32)), NamedSharding(m, P("data")))
 text = jax.jit(scanned).lower(x, jnp.ones((4, 32, 32))).compile().as_text()
-found["all-reduce"] = list(hlo.totals(text)["all-reduce"])
+found["all-reduce"] = list(ahead_of_time.totals(text)["all-reduce"])
 """
 
 

@@ -36,7 +36,7 @@ def run_arm(arm, seed, folder):
 
 
 def studies(paper):
-    return {"one": Study("Is it steep?", "lines", {"dense": 0.1, "steep": 0.3}, prepare, run_arm, seeds=3)}
+    return {"one": lambda: Study("Is it steep?", "lines", {"dense": 0.1, "steep": 0.3}, run_arm, prepare, 3)}
 
 
 runner.studies_of = studies

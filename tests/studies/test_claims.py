@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from kitlib.data.files import ROOT
-from kitlib.studies import claims, palix_tasks, runner, tables
+from kitlib.studies import claims, runner, tables
 from kitlib.studies.claims import Claim, Question
-from kitlib.tools.executed import check_lines
+from kitlib.studies.palix import easy_tasks
+from kitlib.tools.notebook_files import check_lines
 
 
 @pytest.fixture
@@ -259,4 +260,4 @@ def test_the_margin_and_the_floors_of_palix():
     assert {q.margin for q in asked if q.metric.startswith("accuracy")} == {0.03}
     assert pytest.approx(math.sqrt(0.5 * 0.5 / 300), abs=0.002) == 0.03
     floors = {q.floor for q in asked if q.metric in ("accuracy: word", "accuracy: small_word")}
-    assert floors == {1 / len(palix_tasks.few_words())}
+    assert floors == {1 / len(easy_tasks.few_words())}

@@ -4,9 +4,9 @@ import pytest
 
 from kitlib.models import flops
 from kitlib.parallel import topologies
-from kitlib.studies import pod_rows
+from kitlib.studies import pods
 
-ALL = (*pod_rows.ROWS, *pod_rows.LADDER)
+ALL = (*pods.ROWS, *pods.LADDER)
 
 
 @pytest.mark.parametrize("pod", ALL, ids=lambda pod: pod.title)
@@ -17,10 +17,10 @@ def test_every_mesh_has_as_many_devices_as_the_slice_has_chips(pod):
 @pytest.mark.parametrize(
     ("config", "millions"),
     [
-        (pod_rows.VMOE_15B, 14_705),  # published: 14,705.1M
-        (pod_rows.VMOE_H14, 2_688.6),  # published: 2,688.6M
-        (pod_rows.E3_H14, 2_688.6),  # the E3 of "up to 2.7B parameters"
-        (pod_rows.UPCYCLED_L16, 3_444.9),
+        (pods.VMOE_15B, 14_705),  # published: 14,705.1M
+        (pods.VMOE_H14, 2_688.6),  # published: 2,688.6M
+        (pods.E3_H14, 2_688.6),  # the E3 of "up to 2.7B parameters"
+        (pods.UPCYCLED_L16, 3_444.9),
     ],
 )
 def test_sizes_are_the_published_ones(config, millions):

@@ -9,9 +9,9 @@ import pytest
 
 from kitlib import configs
 from kitlib.data import files
-from kitlib.parallel import ahead_of_time, hlo, mesh, topologies
-from kitlib.studies import pod_formulas, pod_rows, pods
-from kitlib.studies.pod_formulas import Pod
+from kitlib.parallel import ahead_of_time, mesh, topologies
+from kitlib.studies import pods
+from kitlib.studies.pods import Pod
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 MOE = configs.MoEConfig(num_experts=4, transport="bfloat16")
@@ -26,12 +26,12 @@ def table():
 
 def test_the_table_has_every_row_and_column(table):
     assert tuple(table.columns) == pods.COLUMNS
-    wanted = [(pod.name, pod.topology) for pod in (*pod_rows.ROWS, *pod_rows.LADDER)]
+    wanted = [(pod.name, pod.topology) for pod in (*pods.ROWS, *pods.LADDER)]
     assert list(zip(table.config, table.topology, strict=True)) == wanted
-    for row, pod in zip(table.itertuples(), pod_rows.ROWS, strict=False):
+    for row, pod in zip(table.itertuples(), pods.ROWS, strict=False):
         assert (row.batch, row.optimizer) == (pod.batch, pod.optimizer)
         assert row.mesh == ",".join(f"{axis}={size}" for axis, size in pod.axes.items())
-        assert row.flops == pytest.approx(pod_formulas.step_flops(pod)[0], rel=1e-9)
+        assert row.flops == pytest.approx(pods.step_flops(pod)[0], rel=1e-9)
         assert row.chips == topologies.find(pod.topology).chips
 
 
@@ -49,8 +49,8 @@ def test_every_row_fits_and_was_compiled_within_a_minute_and_6_gib(table):
 def test_fsdp_gathers_what_theory_says(table):
     dense = table[table.config.str.startswith("ViT-22B")]
     assert len(dense) == 6
-    for row, pod in zip(dense.itertuples(), (p for p in pod_rows.ROWS if p.name.startswith("ViT-22B")), strict=True):
-        predicted = pod_formulas.fsdp_and_tensor_traffic(pod)
+    for row, pod in zip(dense.itertuples(), (p for p in pods.ROWS if p.name.startswith("ViT-22B")), strict=True):
+        predicted = pods.fsdp_and_tensor_traffic(pod)
         assert row.all_gather_mib == pytest.approx(predicted["all-gather"].bytes / 2**20, rel=0.05)
         reduced = (predicted["reduce-scatter"].bytes + predicted["all-reduce"].bytes) / 2**20
         assert row.reduce_mib == pytest.approx(reduced, rel=0.05)
@@ -78,8 +78,8 @@ def test_a_row_of_each_kind(pod, monkeypatch):
 
     def compiled(step, arguments, device_mesh, *, fast):
         seen.append((step.eval_shape(*arguments), arguments))
-        zero = {kind: hlo.Volume() for kind in hlo.KINDS}
-        return ahead_of_time.Report(1.0, 2.0, zero | {"all-gather": hlo.Volume(1, 2**20)})
+        zero = {kind: ahead_of_time.Volume() for kind in ahead_of_time.KINDS}
+        return ahead_of_time.Report(1.0, 2.0, zero | {"all-gather": ahead_of_time.Volume(1, 2**20)})
 
     compiled_by(monkeypatch, compiled)
     row = pods.compile_pod(pod)

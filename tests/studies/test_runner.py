@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,8 @@ def line_study(tmp_path, monkeypatch):
     def studies(paper):
         both = {"dense": Line(0.1)}
         return {
-            "one": Study("Is it steep?", "lines", both | {"steep": Line(0.3)}, prepare, run_arm, seeds=3),
-            "two": Study("Is it flat?", "lines", both | {"flat": Line(0.0)}, prepare, run_arm, seeds=3),
+            "one": partial(Study, "Is it steep?", "lines", both | {"steep": Line(0.3)}, run_arm, prepare, 3),
+            "two": partial(Study, "Is it flat?", "lines", both | {"flat": Line(0.0)}, run_arm, prepare, 3),
         }
 
     def in_processes(units, jobs, label):
@@ -117,7 +118,7 @@ def test_the_budget_counts_runs_and_trains_none(line_study, monkeypatch, capsys)
 
 def test_a_changed_arm_runs_again(line_study):
     _, studies, _ = line_study
-    study = studies("lines")["one"]
+    study = studies("lines")["one"]()
     other = dataclasses.replace(study, setting="steeper lines")
     files = {runner.run_file("lines", s, arm, 0) for s in (study, other) for arm in study.arms}
     assert len(files) == 4

@@ -83,7 +83,7 @@ def test_unknown_columns_name_the_nearest():
 def test_stored_tables_are_whole():
     """Every table of a study in data/results has all arms and seeds, finite numbers, and the lines that say how it was
     made."""
-    stored = sorted(path for path in runner.RESULTS.glob("*.csv") if path.stem.startswith(runner.PAPERS))
+    stored = sorted(path for path in runner.RESULTS.glob("*.csv") if path.stem.startswith(tuple(runner.PAPERS)))
     tuned = ("recall", "text", "pictures")
     expected = {f"upcycling_{task}_{name}" for task in tuned for name in ("parents", "tuning", "curves")}
     expected |= {f"{paper}_{q.table}" for paper in runner.PAPERS for q in claims.questions_of(paper)}
@@ -94,7 +94,7 @@ def test_stored_tables_are_whole():
     alone = {"real_probes": ["accuracy"], **{name: ["loss"] for name in trials}}  # all others have both
     for path in stored:
         paper, name = path.stem.split("_", 1)
-        study, table = runner.studies_of(paper)[name], tables.read_table(paper, name)
+        study, table = runner.studies_of(paper)[name](), tables.read_table(paper, name)
         assert list(table["arm"].unique()) == list(study.arms), name
         for arm, rows in table.groupby("arm"):
             assert sorted(rows["seed"].unique()) == [*runner.seeds_of(study)], (name, arm)

@@ -1,4 +1,4 @@
-"""kitlib.synthetic.rendered_pages: markup, pages and receipts; their content, drawings, draws and errors."""
+"""kitlib.synthetic.rendered_text: markup, pages and receipts; their content, drawings, draws and errors."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 
 from kitlib.data import keyed_rng
 from kitlib.synthetic import rendered_text
-from kitlib.synthetic.rendered_pages import markup_tree, page, receipt, render
+from kitlib.synthetic.rendered_text import markup_tree, page, receipt, render
 
 PAGE = "<h>cat</h><ul><li>dog</li><li>red fox</li></ul><b>go</b><t><r><c>1</c><c>23</c></r><r><c>4</c><c>5</c></r></t>"
 TREE = (

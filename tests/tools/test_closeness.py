@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kitlib.tools.closeness import assert_close
+from kitlib.tools.checks import assert_close
 
 
 def test_the_largest_difference_by_hand():

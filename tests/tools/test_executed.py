@@ -1,11 +1,11 @@
-"""kitlib.tools.executed: checks, titles and figures of notebooks that have been executed."""
+"""kitlib.tools.notebook_files: checks, titles and figures of notebooks that have been executed."""
 
 import base64
 
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from kitlib.tools import executed, rich
-from kitlib.tools.executed import Check
+from kitlib.tools import notebook_files, rich
+from kitlib.tools.notebook_files import Check
 
 
 def shown(line, *cells):
@@ -23,9 +23,9 @@ def test_check_lines_are_the_checks_that_a_notebook_showed():
     others = [printed("[ok] printed\n"), new_markdown_cell("[ok] prose"), shown("a table", "ok", "x", "y", "z")]
     others += [printed("kit: 7 checks passed\n")]
     nb = new_notebook(cells=cells + others)
-    assert executed.check_lines(nb) == [Check(*check) for check in checks]
-    assert executed.number_of_checks(nb) == 7
-    assert executed.number_of_checks(new_notebook(cells=cells)) == 2
+    assert notebook_files.check_lines(nb) == [Check(*check) for check in checks]
+    assert notebook_files.number_of_checks(nb) == 7
+    assert notebook_files.number_of_checks(new_notebook(cells=cells)) == 2
 
 
 def test_the_summary_is_the_first_heading_and_the_first_paragraph_of_prose():
@@ -34,8 +34,8 @@ def test_the_summary_is_the_first_heading_and_the_first_paragraph_of_prose():
         new_code_cell("x"),
         new_markdown_cell("## Section\n\n- a list\n\nThe first\nparagraph.\n\nThe second."),
     ]
-    assert executed.title_and_paragraph(new_notebook(cells=cells)) == ("07 Title", "The first\nparagraph.")
-    assert executed.title_and_paragraph(new_notebook(cells=[new_code_cell("x")])) == ("", "")
+    assert notebook_files.title_and_paragraph(new_notebook(cells=cells)) == ("07 Title", "The first\nparagraph.")
+    assert notebook_files.title_and_paragraph(new_notebook(cells=[new_code_cell("x")])) == ("", "")
 
 
 def test_the_last_figure_before_the_exercises():
@@ -46,5 +46,5 @@ def test_the_last_figure_before_the_exercises():
     cells = [
         figure(b"first"), figure(b"last"), printed("no figure"), new_markdown_cell("## Exercises"), figure(b"a task"),
     ]  # fmt: skip
-    assert executed.last_figure(new_notebook(cells=cells)) == b"last"
-    assert executed.last_figure(new_notebook(cells=cells[2:])) is None
+    assert notebook_files.last_figure(new_notebook(cells=cells)) == b"last"
+    assert notebook_files.last_figure(new_notebook(cells=cells[2:])) is None

@@ -1,15 +1,14 @@
-"""kitlib.tools.site_pages: cards, claims, docstrings as Markdown; every public name is in the API reference."""
+"""kitlib.tools.site: cards, claims, docstrings as Markdown; every public name is in the API reference."""
 
 import ast
-import re
 
 import pandas as pd
 
 from kitlib.data import files
 from kitlib.studies import claims
-from kitlib.tools import site_pages
-from kitlib.tools.executed import Check
-from kitlib.tools.site_pages import Lesson
+from kitlib.tools import site
+from kitlib.tools.notebook_files import Check
+from kitlib.tools.site import Lesson
 
 LESSONS = [
     Lesson("01_a", "01 A <b>", "What it\n[says](00_x.ipynb).", True, 3, ""),
@@ -20,37 +19,29 @@ LESSONS = [
 def test_links_to_files_lead_to_pages():
     text = "[`moe.routing`](../kitlib/moe/routing.py), [`configs`](../kitlib/configs/__init__.py), "
     text += "[g](../docs/glossary.md)"
-    assert site_pages.links_of_the_site(text) == (
+    assert site.links_of_the_site(text) == (
         "[`moe.routing`](../api/moe.md#kitlib.moe.routing), [`configs`](../api/configs.md), [g](../glossary.md)"
     )
-    assert site_pages.links_of_the_site("[next](08_x.ipynb)") == "[next](08_x.ipynb)"
+    assert site.links_of_the_site("[next](08_x.ipynb)") == "[next](08_x.ipynb)"
     badge = "[![Open in Colab](https://a/b.svg)](https://a/x.ipynb)"  # no picture of a network
-    assert site_pages.links_of_the_site(badge) == "[Open in Colab](https://a/x.ipynb)"
+    assert site.links_of_the_site(badge) == "[Open in Colab](https://a/x.ipynb)"
 
 
 def test_pages_of_docs_are_filled_in_and_link_to_lessons(tmp_path):
     (tmp_path / "docs").mkdir()
     links = "[1](../notebooks/01_a.ipynb), [2](../kitlib/moe/routing.py), [3](glossary.md)"
     (tmp_path / "docs" / "a.md").write_text(f"# A\n\n{links}\n\n{{{{lessons}}}}\n\n{{{{toctree}}}}\n")
-    text = site_pages.texts(tmp_path, LESSONS)["a.md"]
+    text = site.texts(tmp_path, LESSONS)["a.md"]
     links = "[1](lessons/01_a.ipynb), [2](api/moe.md#kitlib.moe.routing), [3](glossary.md)"
-    first, second = site_pages.cards(LESSONS).split(":::{grid-item-card} ")[1:]
+    first, second = site.cards(LESSONS).split(":::{grid-item-card} ")[1:]
     assert first.startswith("01 A <b>\n:link: lessons/01_a\n:link-type: doc\n:img-top: figures/01_a.png\n")
     assert "img-" not in second and "This lesson failed" in second and "This lesson failed" not in first
-    assert text == f"# A\n\n{links}\n\n{site_pages.cards(LESSONS)}\n\n{site_pages.toctree(LESSONS)}\n"
+    assert text == f"# A\n\n{links}\n\n{site.cards(LESSONS)}\n\n{site.toctree(LESSONS)}\n"
     assert "lessons/01_a\nlessons/02_c\n" in text and "{{" not in text
-    listed = set(site_pages.toctree(LESSONS).split())
+    listed = set(site.toctree(LESSONS).split())
     assert {path.stem for path in (files.ROOT / "docs").glob("*.md")} - {"index"} < listed
-    text = site_pages.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
+    text = site.folded_checks([Check("ok", "p < q", "measured 3", "expected 3 & more")])
     assert ":::{dropdown} 1 checks\n" in text and "\n| ok | p \\< q | measured 3 | expected 3 & more |\n:::" in text
-
-
-def test_the_tables_of_claims_are_as_kit_docs_writes_them():
-    """From the stored runs and lessons, as they are now; and a page without them gets them."""
-    page = (files.ROOT / "docs" / "claims.md").read_text()
-    assert page == site_pages.with_claims(page), "docs/claims.md is behind: kit docs"
-    emptied = re.sub("(?<=<!-- claims -->\n).*(?=<!-- end)", "", page, flags=re.DOTALL)
-    assert site_pages.with_claims(emptied) == page and page.count("\n| **") == len(claims.table()) > 100
 
 
 def test_claims_are_linked_by_paper():
@@ -61,7 +52,7 @@ def test_claims_are_linked_by_paper():
          ("upcycling", "table 1", "e", "", "moe/test_e3.py", "kit test moe/test_e3.py", "-", "checked: f")],
         columns=claims.COLUMNS,
     )  # fmt: skip
-    text = site_pages.claims_table(rows, {"01": "01_a.ipynb"})
+    text = site.claims_table(rows, {"01": "01_a.ipynb"})
     assert text.index("## PaLI-X") < text.index("## Sparse Upcycling")
     first = "| **abstract**: a \\< b<br>*published: 55B* | checked: a<br>and b | [01.3](../notebooks/01_a.ipynb) |"
     assert first in text and "| **figure 9**: c | no counterpart: d |  |" in text
@@ -85,15 +76,15 @@ Raises ValueError for `x` of another shape.
 
 
 def test_docstrings_become_markdown():
-    assert site_pages.prose(DOC.rstrip()) == (
+    assert site.prose(DOC.rstrip()) == (
         "What it does, for x float[B, N] with a \\< b and \\$5.\n\n"
         "````python\ny = f(x)      # float[B]\nz = g(y)\n````\n\n"
         "**Args:**\n\n- `x`: the input, float[B, N], or none.\n- `*rest`: others.\n\n"
         "Raises ValueError for `x` of another shape."
     )
-    assert site_pages.prose("") == ""
+    assert site.prose("") == ""
     link = "[notebooks/01_a_b.ipynb](../lessons/01_a_b.ipynb)"
-    assert site_pages.prose("Built in notebooks/01_a_b.ipynb.") == f"Built in {link}."
+    assert site.prose("Built in notebooks/01_a_b.ipynb.") == f"Built in {link}."
 
 
 CLASS = """
@@ -111,16 +102,16 @@ class A(B, C):
 def test_signatures_and_comments_of_fields():
     one = ast.parse(CLASS).body[0]
     fields = "    x: int = 3\n    y: str = 'ü # no comment'\n    z: int = 4\n"
-    assert site_pages.signature(one) == f"class A(B, C)\n{fields}    def f(self, y: int, *, z=2) -> str"
-    assert site_pages.signature(ast.parse("def f(a, *b): ...").body[0]) == "def f(a, *b)"
-    assert site_pages.fields(one, CLASS.splitlines()) == (
+    assert site.signature(one) == f"class A(B, C)\n{fields}    def f(self, y: int, *, z=2) -> str"
+    assert site.signature(ast.parse("def f(a, *b): ...").body[0]) == "def f(a, *b)"
+    assert site.fields(one, CLASS.splitlines()) == (
         "**Fields**\n\n- `x`: What comes before, on two lines and beside\n- `y`: é: the second"
     )
-    assert site_pages.fields(ast.parse("class A:\n    x: int").body[0], ["class A:", "    x: int"]) == ""
+    assert site.fields(ast.parse("class A:\n    x: int").body[0], ["class A:", "    x: int"]) == ""
 
 
 def test_every_module_and_every_public_name_is_in_the_reference():
-    pages = site_pages.api(files.ROOT)
+    pages = site.api(files.ROOT)
     for path in (files.ROOT / "kitlib").glob("*/*.py"):
         text = pages[f"api/{path.parent.name}.md"]
         if path.stem == "__init__":

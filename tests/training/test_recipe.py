@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from kitlib.training import loop
-from kitlib.training.recipe import adamw_cosine_step
+from kitlib.training.optim import adamw_cosine_step
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.array([4.0, -1.0])}
 BATCH = {"x": jnp.array([0.5, 2.0])}

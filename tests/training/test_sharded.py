@@ -7,16 +7,16 @@ from devices import run_on_devices
 from jax.sharding import PartitionSpec as P
 
 from kitlib.parallel import mesh
-from kitlib.training import loop, optim, sharded
+from kitlib.training import loop, optim
 
 PARAMS = {"head": {"kernel": jnp.arange(8.0).reshape(4, 2), "bias": jnp.zeros(2)}}
 
 
 def test_shapes_and_specs_of_a_state():
     tx = optim.assemble(optax.scale_by_adam(), 1e-3)
-    shapes = sharded.state_shapes(PARAMS, tx)
+    shapes = loop.state_shapes(PARAMS, tx)
     assert shapes.params["head"]["kernel"].shape == (4, 2) and shapes.step.shape == ()
-    specs = sharded.state_specs(PARAMS, tx, mesh.make())
+    specs = loop.state_specs(PARAMS, tx, mesh.make())
     assert specs.params["head"]["kernel"] == P("fsdp") and specs.step == P()
     moments = [s for s in jax.tree.leaves(specs.opt_state, is_leaf=lambda x: isinstance(x, P)) if s == P("fsdp")]
     assert len(moments) == 2  # the two of Adam, for the kernel
@@ -25,14 +25,14 @@ def test_shapes_and_specs_of_a_state():
 def test_a_state_on_one_device_is_that_of_the_loop():
     tx = optim.assemble(optax.scale_by_adam(), 1e-3)
     want = loop.init_state(PARAMS, tx, seed=3)
-    got = sharded.init_state(lambda: PARAMS, tx, mesh.make(), seed=3)
+    got = loop.init_sharded(lambda: PARAMS, tx, mesh.make(), seed=3)
     jax.tree.map(np.testing.assert_array_equal, got.replace(key=0), want.replace(key=0))
     assert (jax.random.key_data(got.key) == jax.random.key_data(want.key)).all()
 
 
 ON_EIGHT = """
 import optax
-from kitlib.training import loop, optim, sharded
+from kitlib.training import loop, optim
 from kitlib.layers.initialize import init_params
 m = mesh.make(data=2, fsdp=4)
 def make():
@@ -42,13 +42,13 @@ def loss(params, batch, key):
     return jnp.mean((batch["x"] @ params["head"]["kernel"] + params["head"]["bias"] - batch["y"]) ** 2), {}
 rng = np.random.default_rng(0)
 batch = {"x": rng.normal(size=(32, 64)).astype(np.float32), "y": rng.normal(size=(32, 8)).astype(np.float32)}
-plain, state = loop.init_state(make(), tx), sharded.init_state(make, tx, m)
+plain, state = loop.init_state(make(), tx), loop.init_sharded(make, tx, m)
 kernel = state.params["head"]["kernel"]
 found["spec"], found["rows"] = str(kernel.sharding.spec), kernel.addressable_shards[0].data.shape[0]
-shardings = sharded.state_shardings(jax.eval_shape(make), tx, m)
+shardings = loop.state_shardings(jax.eval_shape(make), tx, m)
 steps = loop.make_step(loss, tx), loop.make_step(loss, tx, shardings=shardings)
 accumulated = loop.make_step(loss, tx, accumulate=4, shardings=shardings)
-again = sharded.init_state(make, tx, m)
+again = loop.init_sharded(make, tx, m)
 with jax.set_mesh(m):
     rows = mesh.global_batch(m, batch)
     for _ in range(3):
@@ -60,14 +60,14 @@ found["after"] = str(state.params["head"]["kernel"].sharding.spec)
 for name, other in (("difference", state), ("accumulated", again)):
     pairs = zip(jax.tree.leaves(plain.params), jax.tree.leaves(other.params))
     found[name] = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
-found["volumes"] = {n: {k: list(v) for k, v in hlo.totals(t).items()} for n, t in text.items()}
+found["volumes"] = {n: {k: list(v) for k, v in ahead_of_time.totals(t).items()} for n, t in text.items()}
 only = mesh.make(data=8)
 def volumes(accumulate):
     with jax.set_mesh(only):
         step = loop.make_step(loss, tx, accumulate=accumulate)
-        state = sharded.init_state(make, tx, only)
+        state = loop.init_sharded(make, tx, only)
         text = step.lower(state, mesh.global_batch(only, batch)).compile().as_text()
-        return {k: list(v) for k, v in hlo.totals(text).items()}
+        return {k: list(v) for k, v in ahead_of_time.totals(text).items()}
 found["data"] = volumes(1), volumes(4)
 try:
     with jax.set_mesh(m):
