@@ -1,7 +1,7 @@
 # make run     executes every notebook and makes the site, build/site    (NB=01 for one, SCALE=gpu for larger)
 # make lab     opens JupyterLab in the same environment
 # make quick   lint, types and the unit tests that matter most, in two minutes
-# make test    lint, types, all unit tests, strict nbval over all notebooks
+# make test    lint, types, all unit tests; every notebook executed, compared with what is stored, and the site made
 # make newest  all unit tests with the newest versions of every dependency, in an environment of its own
 # make lock    refreshes the pinned set (requirements.lock and environment.yml) from pyproject.toml
 # PYTHON=path/to/python3 chooses the Python, 3.11 to 3.13; otherwise the first of these that is installed.

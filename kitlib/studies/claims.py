@@ -220,7 +220,7 @@ def shown(claim: Claim) -> str:
 
 @functools.cache
 def stored_lines(path: Path) -> list[str]:
-    """The lines of all checks of a notebook, as `tools.rich` stores them."""
+    """The lines of all checks of a notebook, as `tools.html_table.display_row` stores them."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     bundles = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
     return ["".join(bundle["text/plain"]) for bundle in bundles if "text/plain" in bundle]

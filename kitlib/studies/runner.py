@@ -41,11 +41,10 @@ def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
     runs = _runs(paper, studies)
     todo = [unit for file, unit in runs.items() if not file.is_file()]
     print(f"{paper}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
-    with process.job_cache() as shared:
-        os.environ.update({name: value for name, value in shared.items() if name not in os.environ})
-        parents = {(studies[name].setting, seed): (paper, name, None, seed) for _, name, _, seed in todo}
-        in_processes(list(parents.values()), jobs, f"{paper}: parents")
-        in_processes(todo, jobs, paper)
+    os.environ.update({name: value for name, value in process.job().items() if name not in os.environ})
+    parents = {(studies[name].setting, seed): (paper, name, None, seed) for _, name, _, seed in todo}
+    in_processes(list(parents.values()), jobs, f"{paper}: parents")
+    in_processes(todo, jobs, paper)
     for name, study in studies.items():
         print(f"wrote {write_table(paper, name, study)}")
 

@@ -1,8 +1,6 @@
 """Tools around the library: checks and plots for notebooks, the execution of notebooks, and the `kit` command.
 
-Notebooks import `checks` (with `rich` and `closeness`), `plots` and `html_table`. `cli` is the command; `notebooks`
-executes notebooks (`notebook_files` finds, copies and stores them), `executed` reads what they show, `site` (with
-`site_pages`) makes the web site. `show` asks the kit's PaLI-X about your own pictures. `doctor` checks an installation,
-`complete` adds what one of Colab's lacks.
-Nothing in the library imports from here.
+Notebooks import `checks`, `plots` and `html_table`. `cli` is the command; `notebooks` executes notebooks and compares
+them with what is stored (`notebook_files` finds, copies, stores and reads them), `site` makes the web site. `doctor`
+checks an installation, and completes one of Colab's. Nothing in the library imports from here.
 """

@@ -1,29 +1,31 @@
-"""The assertions of notebooks: `claim`, `same`, `better`, `verdicts`, `gate`, `worth`, `exercise`; last, `summary`.
+"""The assertions of notebooks: `claim`, `same`, `exercise`; `better` and `family` for seeds; `verdicts`, `gate` and
+`cost_to_catch_up` for stored studies; last, `summary`.
 
-Every output of every notebook is compared character by character in the tests (strict nbval), so the text of an output
-must be identical on every CPU. What was measured is not: a check therefore shows two things at once, a text without
-measured numbers, which is compared, and a row of HTML with them, which readers see instead and nbval leaves out.
-Outside a notebook the text is printed, measured numbers included.
+Every output of every notebook is compared character by character in the tests, so the text of an output must be
+identical on every CPU. What was measured is not: a check therefore shows two things at once, a text without measured
+numbers, which is compared, and a row of HTML with them, which readers see instead and which is not compared. Outside a
+notebook the text is printed, measured numbers included. Statistics are loaded only by the checks that need them.
 """
+
+from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
-from kitlib.metrics import t_interval
-from kitlib.studies import claims, gates, statistics, tables
-from kitlib.studies.statistics import Verdict
-from kitlib.tools.closeness import assert_close
-from kitlib.tools.rich import display_row
+from kitlib.tools.html_table import display_row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kitlib.studies.statistics import Verdict
 
 SCALES = ("cpu", "gpu", "pod")
-WIDEST = 1 / 3  # a tolerance, as a share of the expected number
-ZERO = 1e-3  # the largest tolerance around an expected 0
 
 _lines: list[str] = []  # one per check that this process has passed; `summary` prints how many
 
@@ -35,18 +37,16 @@ def claim(tag: str, got, want: float, tol: float, *, why: str = "") -> None:
       tag: what is claimed, with its source ("Table 3: ViT-B/16 parameters, millions").
       got: the measured number, a scalar of any kind.
       want: the published or hand-derived number.
-      tol: the largest allowed absolute difference; at most a third of `want`, or 0.001 around 0.
+      tol: the largest allowed absolute difference; at most a third of `want`, or 0.001 around 0 (else ValueError).
       why: the reason for a wider one.
 
-    Raises:
-      AssertionError: if the number is outside the tolerance, or is NaN.
-      ValueError: for a tolerance that is too wide to say anything, without a reason.
+    Raises AssertionError if the number is outside the tolerance, or is NaN.
     """
     value = float(got)
-    if tol > (WIDEST * abs(want) if want else ZERO) and not why:
+    if tol > (1 / 3 * abs(want) or 1e-3) and not why:
         raise ValueError(
             f"{tag}: a tolerance of ±{tol:g} around {want:g} says little: give at most a third of the expected number "
-            f"(around 0: {ZERO:g}), or the reason as why=..."
+            f"(around 0: 0.001), or the reason as why=..."
         )
     if not abs(value - want) <= tol:  # written so that NaN fails
         raise AssertionError(f"{tag}: got {value:.6g}, expected {want:.6g} within ±{tol:g}.")
@@ -56,9 +56,8 @@ def claim(tag: str, got, want: float, tol: float, *, why: str = "") -> None:
         measured += f" ({value - want:+.0g} off)"
     within = f"±{tol:g}" if tol else "exact"
     reason = f"; {why}" if why else ""
-    _passed(
-        "ok", tag, f": {expected} ({within}{reason})", f"measured {measured}", f"expected {expected} {within}{reason}"
-    )
+    told = f"expected {expected} {within}{reason}"
+    _passed("ok", tag, f": {expected} ({within}{reason})", f"measured {measured}", told)
 
 
 def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool = True, tag: str = "") -> None:
@@ -76,8 +75,7 @@ def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool =
       grad: False where a gradient is not defined.
       tag: printed in place of the two function names, which are of no use for a lambda.
 
-    Raises:
-      AssertionError: with the leaf, the largest error and its index, and the mean error.
+    Raises AssertionError with the leaf, the largest error and its index, and the mean error.
     """
     names = tag or f"{_name(mine)} == {_name(lib)}"
     got, want = mine(*inputs), lib(*inputs)
@@ -91,9 +89,8 @@ def same(mine: Callable, lib: Callable, *inputs, tol: float = 1e-5, grad: bool =
         for i, g, w in zip(at, mine_grad, lib_grad, strict=True):
             largest = max(largest, assert_close(names, f"gradient of inputs{paths[i]}", g, w, tol))
     what = "outputs and gradients" if grad else "outputs"
-    _passed(
-        "ok", names, f": {what}", f"largest difference {largest:.1g}", f"{what}, at most {tol:g} · max(1, |expected|)"
-    )
+    told = f"{what}, at most {tol:g} · max(1, |expected|)"
+    _passed("ok", names, f": {what}", f"largest difference {largest:.1g}", told)
 
 
 def better(
@@ -116,14 +113,15 @@ def better(
       floor: chance, or a control's number per seed: arms that are not above it cannot be compared.
       over: the kind of pairs: "seeds", or "pictures".
 
-    Raises:
-      ValueError: if the sequences are not of equal length >= 3, or hold NaN or infinity.
+    Raises ValueError if the sequences are not of equal length >= 3, or hold NaN or infinity.
     """
     return family({tag: (a, b)}, higher=higher, margin=margin, floor=floor, over=over)[0]
 
 
 def family(pairs: Mapping[str, tuple], *, over: str = "seeds", **options) -> list[Verdict]:
     """`better` for several comparisons of the same runs, {tag: (a, b)}, corrected for their number; same options."""
+    from kitlib.studies import statistics
+
     gains = []
     for tag, (a, b) in pairs.items():
         try:
@@ -147,6 +145,8 @@ def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFram
     where: only those shown in this section ("09.7"); all questions of the table are one family in any case. Returns the
     rows, for `plots.verdicts`. The numbers are those of the stored table, the same on every machine, and compared.
     """
+    from kitlib.studies import claims
+
     rows = claims.answers(paper, table)
     if where is not None:
         rows = rows[rows["where"] == where]
@@ -154,10 +154,9 @@ def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFram
         gain=[f"{row.gain:+.4f} [{row.low:+.4f}, {row.high:+.4f}]" for row in rows.itertuples()],
         detectable=[f"{x:.4f}" for x in rows["detectable"]],
     )
-    columns = {"claim": "claim", "published": "paper", "gain": "gain [95 %]", "detectable": "detectable"}
-    columns |= {"verdict": "verdict"}
+    columns = ["claim", "published", "gain", "detectable", "verdict"]
     print(f"{paper} {table}: {rows['seeds'].iloc[0]} paired seeds")
-    print(shown[list(columns)].rename(columns=columns).to_string(index=False))
+    print(shown[columns].rename(columns={"published": "paper", "gain": "gain [95 %]"}).to_string(index=False))
     _lines.extend(rows["claim"])
     return rows
 
@@ -165,6 +164,8 @@ def verdicts(paper: str, table: str, *, where: str | None = None) -> pd.DataFram
 def gate(task: str) -> pd.DataFrame:
     """Shows whether claims about a task can be judged (`studies.gates`): its three conditions, and what the search for
     recipes found. Returns the trials, for `plots.trials`. The numbers are those of stored tables, and compared."""
+    from kitlib.studies import gates
+
     found, arms, trials = gates.read(task), gates.arms_of(task), gates.trial_scores(task)
     print(f"gate of {task}: {'open' if found.open else 'closed'}")
     for reason in found.reasons:
@@ -178,16 +179,17 @@ def gate(task: str) -> pd.DataFrame:
     return trials
 
 
-def worth(table: pd.DataFrame) -> float:
-    """Shows an upcycling study in the paper's unit, cost as a share of the parent's: how much dense training upcycling
-    is worth, and what the surgery changes. Returns the extra cost at which the mean curve of the mixture from scratch
-    has caught up with the upcycled one; infinity, if it has not by 1."""
+def cost_to_catch_up(table: pd.DataFrame) -> float:
+    """The extra cost, as a share of the parent's, at which the mean curve of the mixture from scratch has caught up
+    with the upcycled one; infinity, if it has not by 1. table: of an upcycling study (`studies.tables.read_table`).
+    Also shows how much dense training upcycling is worth, and what the surgery changes."""
+    from kitlib.metrics import t_interval
+    from kitlib.studies import tables
 
-    def at(arm: str, cost: float) -> np.ndarray:
-        return tables.values_at(table[table["arm"] == arm], "loss", "extra_cost", cost)[arm].to_numpy()
+    def at(arm: str, cost: float) -> pd.Series:
+        return tables.values_at(table[table["arm"] == arm], "loss", "extra_cost", cost)[arm]
 
-    seeds = sorted(table["seed"].unique())
-    level = pd.Series(at("dense", 1.0), index=seeds)
+    level = at("dense", 1.0).set_axis(sorted(table["seed"].unique()))
     mean, low, high = (100 * x for x in t_interval(tables.reached(table, "loss", "extra_cost", level)["upcycled"]))
     print(f"dense after +100 % of the parent's cost = upcycled after +{mean:.1f} % [{low:.1f}, {high:.1f}]")
     print(f"surgery: from {at('parent', 1.0).mean():.3f} to {at('upcycled', 0.0).mean():.3f}")
@@ -195,15 +197,29 @@ def worth(table: pd.DataFrame) -> float:
     return float(next(ahead, np.inf))
 
 
+def assert_close(names: str, what: str, got, want, tol: float) -> float:
+    """The largest difference of all entries of two trees of arrays, in units of max(1, |want|); of integers, 0.
+
+    `numpy.testing` and `chex` do not say how far apart trees are that are close enough. Raises AssertionError at the
+    first leaf that differs: in structure, shape, dtype, or by more than `tol`, with the worst entry.
+    """
+    if (g := jax.tree.structure(got)) != (w := jax.tree.structure(want)):
+        raise AssertionError(f"{names}: {what}: got the structure {g}, expected {w}.")
+    largest = 0.0
+    for (path, mine), lib in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        where = f"{names}: {what}{jax.tree_util.keystr(path)}"
+        mine, lib = _numpy(mine), _numpy(lib)
+        if (mine.shape, mine.dtype) != (lib.shape, lib.dtype):
+            raise AssertionError(f"{where}: got {mine.dtype}{list(mine.shape)}, expected {lib.dtype}{list(lib.shape)}.")
+        largest = max(largest, _assert_leaf_close(where, mine, lib, tol))
+    return largest
+
+
 def exercise(tag: str, fn: Callable, ref: Callable, *inputs, tol: float = 1e-4) -> None:
     """Says whether the reader's `fn` equals `ref` on the inputs, or what is wrong. Never raises, whatever `fn` does.
 
-    Args:
-      tag: the exercise's number or name.
-      fn: what the reader completes; as it stands in the notebook, it raises NotImplementedError.
-      ref: the solution, or the library's function.
-      *inputs: arguments for both.
-      tol: as in `same`; gradients are not compared.
+    fn: what the reader completes; as it stands in the notebook, it raises NotImplementedError. ref: the solution, or
+    the library's function. inputs, tol: as in `same`; gradients are not compared.
     """
     want = ref(*inputs)
     copies = jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, inputs)  # fn may write into them
@@ -280,3 +296,33 @@ def _weighted(fn: Callable, leaves: list, tree, at: list[int]) -> Callable:
         return total
 
     return scalar
+
+
+def _assert_leaf_close(where: str, mine: np.ndarray, lib: np.ndarray, tol: float) -> float:
+    if not jnp.issubdtype(lib.dtype, jnp.inexact):  # jnp's, which knows bfloat16
+        if not np.array_equal(mine, lib):
+            at = [int(i) for i in np.argwhere(mine != lib)[0]]
+            raise AssertionError(
+                f"{where}: {np.sum(mine != lib)} of {lib.size} entries differ, the first at {at}: "
+                f"got {mine[tuple(at)]}, expected {lib[tuple(at)]}."
+            )
+        return 0.0
+    wide = np.complex128 if jnp.issubdtype(lib.dtype, jnp.complexfloating) else np.float64
+    mine, lib = mine.astype(wide), lib.astype(wide)
+    with np.errstate(invalid="ignore"):
+        error = np.where(mine == lib, 0.0, np.abs(mine - lib))  # equal infinities are equal
+    scale = np.maximum(1.0, np.where(np.isfinite(lib), np.abs(lib), 1.0))
+    if not (error <= tol * scale).all():  # NaN, on either side, fails
+        at = [int(i) for i in np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), lib.shape)]
+        if not at:  # a single number
+            raise AssertionError(f"{where}: got {mine[()]:.6g}, expected {lib[()]:.6g}, tolerance {tol:g}.")
+        raise AssertionError(
+            f"{where}: max error {error[tuple(at)]:.3g} at {at} (got {mine[tuple(at)]:.6g}, expected "
+            f"{lib[tuple(at)]:.6g}), mean error {np.mean(error):.3g}, tolerance {tol:g} · max(1, |expected|)."
+        )
+    return float((error / scale).max(initial=0.0))
+
+
+def _numpy(leaf) -> np.ndarray:
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)

@@ -11,6 +11,9 @@ import tyro
 
 Names = tyro.conf.Positional[tuple[str, ...]]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
+# A file of tests stays in one worker, so that what its fixtures make is made once; files in their order, since those of
+# few long tests would come last, one worker alone with them.
+SPLIT = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 def run(nb: Names = (), /, *, refresh: Flag = False, jobs: int = 0) -> int:
@@ -34,15 +37,14 @@ def run(nb: Names = (), /, *, refresh: Flag = False, jobs: int = 0) -> int:
 
 
 def check(nb: Names = (), /) -> int:
-    """Execute notebooks and compare every output with the stored one (strict nbval).
+    """As kit run, and compare every output with the stored one, by the rules of strict nbval.
 
     Args:
         nb: the notebooks, by the start of their file names. All, if none is named.
     """
     from kitlib.tools import notebooks
 
-    _needs_pytest("kit check")
-    return notebooks.check(nb)
+    return notebooks.execute_all(nb, compare=True, jobs=2)  # four can run out of memory
 
 
 def test(paths: Names = (), /, *, quick: Flag = False) -> int:
@@ -53,17 +55,18 @@ def test(paths: Names = (), /, *, quick: Flag = False) -> int:
         quick: only the unit tests that matter most (without those marked slow), and no notebooks: two minutes.
     """
     from kitlib.data import files
-    from kitlib.tools import notebooks
+    from kitlib.tools import doctor
     from kitlib.training import process
 
-    _needs_pytest("kit test")
+    if not importlib.util.find_spec("pytest"):
+        raise SystemExit(f"kit test needs the extra test: {doctor.install('test')}")
     folders = [f"tests/{path}" if (files.ROOT / "tests" / path).exists() else path for path in paths]
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *(folders or ["tests"])]
-    with process.job_cache() as shared:
-        unit = subprocess.run(command + ["-m", "not slow"] * quick, cwd=files.ROOT, env=os.environ | shared).returncode
+    command = [sys.executable, "-m", "pytest", "-q", *SPLIT, *(folders or ["tests"])]
+    env = os.environ | process.job()
+    unit = subprocess.run(command + ["-m", "not slow"] * quick, cwd=files.ROOT, env=env).returncode
     if paths or quick:
         return unit
-    compared = notebooks.check(())
+    compared = check()
     print(f"unit tests: {'FAILED' if unit else 'ok'}; notebooks: {'FAILED' if compared else 'ok'}")
     return unit or compared
 
@@ -205,9 +208,28 @@ def show(files: Names, /, *, question: str = "", out: Path = Path("build/show.ht
             image?".
         out: the page, an HTML file that needs no network.
     """
-    from kitlib.tools import show
+    from kitlib.data.files import write_text
+    from kitlib.multimodal import showcase, stages
+    from kitlib.tools import html_table
 
-    return show.main(files, question, out)
+    if not files:
+        raise SystemExit("kit show: which pictures? Name one or more files.")
+    if out.suffix not in (".html", ".htm") or out.is_dir():
+        raise SystemExit(f"kit show: the page cannot be {out}; give --out a name that ends in .html.")
+    try:
+        model, params = stages.released()
+        side = model.config.tower.image_size[0]
+        images = [showcase.read_picture(path, side) for path in files]
+        seen = [showcase.ask_about(model, params, image, question=question) for image in images]
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"kit show: {error}") from None
+    for path, one in zip(files, seen, strict=True):
+        said = [one.captions["en"], f"boxes: {len(one.boxes)}", f"how many: {one.count}"]
+        print(f"{path}: {', '.join(said + [f'{question} {one.answer}'] * bool(question))}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, html_table.PAGE.format(table=html_table.of_seen(seen).text))
+    print(f"wrote {out}")
+    return 0
 
 
 def weights(action: tyro.conf.Positional[Literal["list", "fetch"]], name: tyro.conf.Positional[str] = "", /) -> int:
@@ -262,21 +284,13 @@ def stamp() -> int:
 def docs() -> int:
     """Write the tables of docs/claims.md, from the stored runs, lessons and tests."""
     from kitlib.data import files
-    from kitlib.tools import site_pages
+    from kitlib.tools import site
 
     page = files.ROOT / "docs" / "claims.md"
     old = page.read_text(encoding="utf-8")
-    files.write_text(page, new := site_pages.with_claims(old))
+    files.write_text(page, new := site.with_claims(old))
     print(f"{page}: {'as it was' if new == old else 'written'}")
     return 0
-
-
-def _needs_pytest(command: str) -> None:
-    """Ends the program with one sentence if pytest is not installed."""
-    from kitlib.tools import doctor
-
-    if not importlib.util.find_spec("pytest"):
-        raise SystemExit(f"{command} needs the extra test: {doctor.install('test')}")
 
 
 def main() -> int:

@@ -1,12 +1,14 @@
-"""`kit doctor`: is this installation complete? One line per requirement of the notebooks, with a remedy if it fails."""
+"""`kit doctor`: is this installation complete? One line per requirement of the notebooks, with a remedy if it fails.
+`complete` installs what an environment like Colab's lacks. This module imports nothing that may be missing itself."""
 
 import hashlib
 import importlib.metadata
 import os
 import re
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +42,7 @@ def main() -> int:
     return int(failed > 0)
 
 
-EXTRAS = {"lab": "kit run and kit lab", "test": "kit test and kit check"}
+EXTRAS = {"lab": "kit run, kit check and kit lab", "test": "kit test"}
 
 
 def missing_extras(requirements: list[str] | None = None) -> Iterator[str]:
@@ -48,13 +50,10 @@ def missing_extras(requirements: list[str] | None = None) -> Iterator[str]:
     absent: dict[str, list[str]] = {}
     for text in requirements or importlib.metadata.requires("kitlib"):
         requirement = Requirement(text)
-        extra = extra_of(requirement)
-        version = installed_version(requirement.name)
-        if extra in EXTRAS and (version is None or not requirement.specifier.contains(version, prereleases=True)):
+        if (extra := extra_of(requirement)) in EXTRAS and not fits(requirement):
             absent.setdefault(extra, []).append(requirement.name)
     for extra, names in absent.items():
-        wanting = f"{EXTRAS[extra]} need the extra {extra} ({', '.join(names)})"
-        yield f"{wanting}: {install(extra)}"
+        yield f"{EXTRAS[extra]} need the extra {extra} ({', '.join(names)}): {install(extra)}"
 
 
 def install(extra: str) -> str:
@@ -84,15 +83,13 @@ def packages(requirements: list[str] | None = None) -> Iterator[Line]:
     """Whether every dependency of the kit is within its bounds; dependencies of extras may be absent."""
     for text in sorted(requirements or importlib.metadata.requires("kitlib")):
         requirement = Requirement(text)
-        extra = extra_of(requirement)
-        name, wanted = requirement.name, requirement.specifier
+        name, wanted, extra = requirement.name, requirement.specifier, extra_of(requirement)
         version = installed_version(name)
         if version is None and extra:
             yield Line("--", f"{name} is not installed (extra: {extra})")
-        elif version is None:
-            yield Line("FAIL", f"{name}: not installed, expected {wanted}; run: pip install '{name}{wanted}'")
-        elif not wanted.contains(version, prereleases=True):
-            yield Line("FAIL", f"{name}: got {version}, expected {wanted}; run: pip install '{name}{wanted}'")
+        elif not fits(requirement):
+            got = f"got {version}" if version else "not installed"
+            yield Line("FAIL", f"{name}: {got}, expected {wanted}; run: pip install '{name}{wanted}'")
         else:
             yield Line("OK", f"{name} {version}")
 
@@ -105,32 +102,30 @@ def installed_version(name: str) -> str | None:
         return None
 
 
+def fits(requirement: Requirement) -> bool:
+    """Whether what is required is installed, in a version within its bounds."""
+    version = installed_version(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
 def lock(path: Path = ROOT / "requirements.lock") -> Iterator[Line]:
     """Whether the installed set is the tested one. It need not be in a user's own environment, so never a FAIL."""
     if not path.is_file():
         return
-    pins = locked(path.read_text())
-    versions = {pin.name: installed_version(pin.name) for pin in pins}
-    differ = [pin for pin in pins if not pin.specifier.contains(versions[pin.name] or "0", prereleases=True)]
+    lines = path.read_text().splitlines()
+    pins = [Requirement(line.split(" \\")[0]) for line in lines if re.match(r"[A-Za-z0-9]", line)]
+    pins = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]  # of this Python and platform
+    differ = [pin for pin in pins if not fits(pin)]
     if not pins:
         yield Line("--", f"the tested set in {path.name} is for other Pythons or systems than this one")
     elif not differ:
         yield Line("OK", f"the installed set is the tested one ({path.name})")
     else:
         direct = {Requirement(text).name for text in importlib.metadata.requires("kitlib") or ()}
-        named = [
-            f"{pin.name} {versions[pin.name] or 'absent'} (tested: {pin.specifier})"
-            for pin in differ
-            if pin.name in direct
-        ]
+        named = [pin for pin in differ if pin.name in direct]
         others = [f"{len(differ) - len(named)} of other packages"] if len(differ) > len(named) else []
+        named = [f"{pin.name} {installed_version(pin.name) or 'absent'} (tested: {pin.specifier})" for pin in named]
         yield Line("--", f"{len(differ)} of {len(pins)} versions are not the tested ones: {', '.join(named + others)}")
-
-
-def locked(text: str) -> list[Requirement]:
-    """The pins of a lock file that hold for this Python and platform."""
-    pins = [Requirement(line.split(" \\")[0]) for line in text.splitlines() if re.match(r"[A-Za-z0-9]", line)]
-    return [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
 
 
 def data_files(folder: Path | None = None) -> Iterator[Line]:
@@ -156,23 +151,22 @@ def data_files(folder: Path | None = None) -> Iterator[Line]:
             got = "no readable file"
         if got != digest:
             bad += 1
-            yield Line(
-                "FAIL", f"data {name}: got {got[:16]}, expected sha256 {digest[:16]}; restore it from the repository."
-            )
+            wanting = f"got {got[:16]}, expected sha256 {digest[:16]}; restore it from the repository."
+            yield Line("FAIL", f"data {name}: {wanting}")
     if not bad:
         yield Line("OK", f"data: {len(wanted)} files, all with the right checksum")
 
 
 def cache_folder(folder: Path | None = None) -> Iterator[Line]:
-    """Whether files can be written to the folder in which full data sets are prepared on request."""
+    """Whether files can be written to the folder of full data sets, and of compiled programs."""
     folder = folder or Path(os.environ.get("KIT_DATA_DIR") or "~/.cache/kitlib").expanduser()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        reason = error.strerror
-        yield Line("FAIL", f"cache folder {folder}: {reason}; name another in the environment variable KIT_DATA_DIR.")
+        what_to_do = "name another in the environment variable KIT_DATA_DIR."
+        yield Line("FAIL", f"cache folder {folder}: {error.strerror}; {what_to_do}")
     else:
         yield Line("OK", f"cache folder {folder} can be written")
 
@@ -189,3 +183,34 @@ def devices() -> Iterator[Line]:
         return
     word = "OK" if value == 6.0 else "FAIL"
     yield Line(word, f"JAX computes on {jax.device_count()} x {', '.join(kinds)}; {os.cpu_count()} CPU cores")
+
+
+def complete(requirements: list[str] | None = None, run: Callable = subprocess.run) -> None:
+    """Installs what the kit needs and this environment lacks, and says what it did; called by the set-up cell of every
+    notebook on Colab, after `pip install --no-deps` of the kit itself.
+
+    Nothing that is installed gets another version: jax and numpy are loaded already, and a new version under a running
+    kernel breaks it. Raises SystemExit if pip cannot, or if an installed version does not fit: with what to do.
+    """
+    wanted = [text for text in requirements or importlib.metadata.requires("kitlib") if not extra_of(Requirement(text))]
+    missing = [text for text in wanted if installed_version(Requirement(text).name) is None]
+    if missing:
+        print(f"installing {', '.join(missing)}; nothing else of the environment is touched")
+        with tempfile.TemporaryDirectory() as folder:
+            held = Path(folder) / "held.txt"
+            found = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+            held.write_text("".join(f"{name}=={version}\n" for name, version in found.items() if name))
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(held), *missing]
+            done = run(pip, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(
+                f"pip could not install {', '.join(missing)} beside what is there: {done.stderr.strip()[-500:]}\n"
+                "Run: pip install with these names, then restart the session and go on with the next cell."
+            )
+        importlib.invalidate_caches()
+    if bad := [str(line) for line in packages(wanted) if line.word == "FAIL"]:
+        raise SystemExit("\n".join([*bad, "Then restart the session and go on with the next cell."]))
+    from kitlib import __version__
+
+    jax, python = installed_version("jax"), ".".join(map(str, sys.version_info[:3]))
+    print(f"kitlib {__version__} is ready: python {python}, jax {jax}; no restart is needed")

@@ -1,19 +1,29 @@
-"""Notebooks as files: found by name, copied for exercises, and written without what differs between machines."""
+"""Notebooks as files: found by name, copied for exercises, written without what differs between machines; what an
+executed one shows: its title, its checks with what was measured, its last figure."""
 
 import base64
+import contextlib
 import io
 import json
 import os
 import re
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 from kitlib import __version__
 from kitlib.configs.nearest_name import one_of
 from kitlib.data import download
 from kitlib.data.files import ROOT, write_text
+from kitlib.tools.html_table import cells_of
 
 SKIP = "nbval-skip"  # the tag of cells that are never executed here: the Colab set-up cell, optional downloads
+
+# Kinds of outputs that are not compared: pictures differ in pixels between machines, warnings carry paths, SVG a date.
+UNCOMPARED = (
+    "stderr", "image/png", "image/jpeg", "image/svg+xml", "text/html", "application/javascript",
+    "application/vnd.jupyter.widget-view+json",
+)  # fmt: skip
 
 # The cell that makes a notebook run on Colab, or says how; the same in every notebook (`kit stamp` writes it). Colab's
 # own jax and numpy must not be replaced under a running kernel, so the kit is installed alone (--no-deps), then what is
@@ -28,7 +38,7 @@ import sys
 kit = os.environ.get("KITLIB", "{default}")  # a wheel, a folder, or git+ and an address
 if "google.colab" in sys.modules and kit:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", kit], check=True)
-    from kitlib.tools.complete import complete
+    from kitlib.tools.doctor import complete
 
     complete()
 elif not importlib.util.find_spec("kitlib"):
@@ -40,11 +50,8 @@ elif not importlib.util.find_spec("kitlib"):
 
 
 def find(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
-    """The notebooks whose file names start with any of `names` (`07`, `07_sparse`, a path), or all of them.
-
-    Raises:
-      SystemExit: for a name that no notebook has (with the nearest one), or if there is no notebooks/ folder.
-    """
+    """The notebooks whose file names start with any of `names` (`07`, `07_sparse`, a path), or all of them. Raises
+    SystemExit for a name that no notebook has (with the nearest one), or if there is no notebooks/ folder."""
     folder = root / "notebooks"
     if not folder.is_dir():
         raise SystemExit(
@@ -78,12 +85,10 @@ def lacks(path: Path) -> str:
         needs = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("needs")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""  # no notebook: whoever executes it will say so
-    try:
-        if needs:
-            download.weights_file(needs)
-    except FileNotFoundError:
-        return f"{path.stem} is skipped: it needs real weights, get them once with: kit weights fetch {needs}"
-    return ""
+    with contextlib.suppress(FileNotFoundError):
+        if not needs or download.weights_file(needs):
+            return ""
+    return f"{path.stem} is skipped: it needs real weights, get them once with: kit weights fetch {needs}"
 
 
 def runnable(names: tuple[str, ...], root: Path = ROOT) -> list[Path]:
@@ -205,3 +210,55 @@ def fewer_colours(png: str) -> str:
     image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     small = base64.b64encode(file.getvalue()).decode()
     return small if len(small) < len(png) else png
+
+
+# What an executed notebook shows
+
+CHECK_LINE = re.compile(r"\[(ok|seen|reversed|undecided|floor|no difference above [^\]]+)\] .*")
+
+
+class Check(NamedTuple):
+    """A check that a notebook showed."""
+
+    mark: str
+    claim: str
+    measured: str
+    expected: str
+
+
+def outputs_of(nb) -> list:
+    """All outputs of a notebook, in their order."""
+    return [output for cell in nb.cells for output in cell.get("outputs", [])]
+
+
+def check_lines(nb) -> list[Check]:
+    """The checks that a notebook showed (`html_table.display_row`), in their order."""
+    bundles = [output.data for output in outputs_of(nb) if output.output_type == "display_data"]
+    checks = [data for data in bundles if CHECK_LINE.fullmatch(data.get("text/plain", ""))]
+    return [Check(*cells_of(data["text/html"])) for data in checks]
+
+
+def number_of_checks(nb) -> int:
+    """What `checks.summary` says at the end of a notebook; without it, the number of checks that it showed."""
+    text = "".join(output.text for output in outputs_of(nb) if output.output_type == "stream")
+    said = re.search(r"^kit: (\d+) checks passed$", text, re.MULTILINE)
+    return int(said[1]) if said else len(check_lines(nb))
+
+
+def title_and_paragraph(nb) -> tuple[str, str]:
+    """The first heading, and the first paragraph of prose (no heading, badge, table, list or HTML)."""
+    text = "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    title = re.search(r"^#+ *(.*)$", text, re.MULTILINE)
+    paragraphs = re.split(r"\n\s*\n", re.sub(r"^#.*$", "", text, flags=re.MULTILINE).strip())
+    return title[1] if title else "", next((p for p in paragraphs if not p.startswith(("[", "!", "|", "-", "<"))), "")
+
+
+def last_figure(nb) -> bytes | None:
+    """The last figure before the exercises, as PNG: the message of a lesson in one picture. None if it has none."""
+    found = None
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## Exercises"):
+            break
+        for output in cell.get("outputs", []):
+            found = output.get("data", {}).get("image/png", found)
+    return base64.b64decode(found) if found else None

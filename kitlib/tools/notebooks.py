@@ -1,19 +1,17 @@
-"""Executes the notebooks, for `kit run` and `kit check`.
+"""Executes the notebooks, for `kit run` and `kit check`, which compares what they show with what is stored.
 
 A notebook is always executed top to bottom, in a fresh kernel of *this* Python, with the variables of `environment`, so
 that a reader's run, the stored outputs and the tests cannot drift apart.
 """
 
-import contextlib
+import copy
+import difflib
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -21,17 +19,15 @@ from pathlib import Path
 
 from kitlib.data.files import ROOT, write_text
 from kitlib.tools import site
-from kitlib.tools.executed import number_of_checks
-from kitlib.tools.notebook_files import SKIP, find, normalise, runnable
-from kitlib.training.process import job_cache
+from kitlib.tools.notebook_files import SKIP, UNCOMPARED, find, normalise, number_of_checks, runnable
+from kitlib.training import process
 
 CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
 PROGRESS = 30  # seconds between two lines about a notebook that is being executed, where no terminal shows a bar
 
 
-@contextlib.contextmanager
-def environment(scale: str) -> Iterator[dict[str, str]]:
-    """The environment variables of kernels, including those of `job_cache`.
+def environment(scale: str) -> dict[str, str]:
+    """The environment variables of kernels, including those of `process.job`.
 
     On the CPU scale, all of the user's settings that could change a number (JAX and XLA settings, paths, IPython
     start-up files) are left out.
@@ -41,14 +37,17 @@ def environment(scale: str) -> Iterator[dict[str, str]]:
     if scale == "cpu":
         env = {name: value for name, value in env.items() if not name.startswith(("JAX_", "XLA_"))}
         env["JAX_PLATFORMS"] = "cpu"
-    with job_cache() as shared:
-        env |= shared | {
+    return (
+        env
+        | process.job()
+        | {
             "KIT_SCALE": scale,
             "PYTHONNOUSERSITE": "1",
+            "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache entry",  # compiled again instead
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # otherwise ipykernel's debugger warns about frozen modules
-            "IPYTHONDIR": str(Path(shared["JAX_COMPILATION_CACHE_DIR"]).with_name("ipython")),
+            "IPYTHONDIR": str(Path("~/.cache/kitlib/ipython").expanduser()),
         }
-        yield env
+    )
 
 
 def execute(nb, path: Path, env: dict[str, str], timeout: int | None) -> str:
@@ -114,8 +113,19 @@ class Result:
     error: str
 
 
-def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str, root: Path = ROOT) -> int:
-    """Executes notebooks in parallel, writes build/, and with `refresh` the outputs in notebooks/. 1 if any failed."""
+def execute_all(
+    names: tuple[str, ...],
+    *,
+    refresh: bool = False,
+    compare: bool = False,
+    jobs: int = 0,
+    scale: str = "cpu",
+    root: Path = ROOT,
+) -> int:
+    """Executes notebooks in parallel and writes build/. 1 if any failed.
+
+    refresh: also write the outputs in notebooks/. compare: with what is stored there; a difference is a failure.
+    """
     from tqdm import tqdm
 
     if refresh and scale != "cpu":
@@ -133,8 +143,10 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
     print(f"Executing {len(paths)} notebook{'s' * (len(paths) > 1)} at scale {scale}, {jobs} at a time ...", flush=True)
     failed = []
     bar = tqdm(total=len(paths), unit="notebook", disable=None)  # only in a terminal
-    with environment(scale) as env, bar, pool_that_ends_with_us(jobs, env) as pool:
-        futures = [pool.submit(execute_one, path, build, refresh, env, scale) for path in paths]
+    env = environment(scale)
+    # Processes that end soon after this one, even if it is killed; otherwise they would work on and write.
+    with bar, ProcessPoolExecutor(jobs, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)) as pool:
+        futures = [pool.submit(execute_one, path, build, refresh, compare, env, scale) for path in paths]
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 result = future.result()
@@ -153,25 +165,18 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
     return int(bool(failed))
 
 
-def pool_that_ends_with_us(jobs: int, env: dict[str, str]) -> ProcessPoolExecutor:
-    """Processes that end soon after this one, even if it is killed, and delete the folder of its cache then."""
-    folder = str(Path(env["JAX_COMPILATION_CACHE_DIR"]).parent)
-    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=end_with, initargs=(os.getpid(), folder))
-
-
-def end_with(parent: int, folder: str) -> None:
-    """In a worker: ends it, and with it its kernel, when its parent is gone; otherwise both would work on and write."""
+def end_with(parent: int) -> None:
+    """In a worker: ends it, and with it its kernel, when its parent is gone."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.3)
-        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)  # not sys.exit, which would end this thread alone; kernels notice that we are gone, and end
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], scale: str) -> Result:
+def execute_one(path: Path, build: Path, refresh: bool, compare: bool, env: dict[str, str], scale: str) -> Result:
     """Executes one notebook, in a process of its own, and writes the result, which may be an error."""
     import nbformat
 
@@ -179,6 +184,7 @@ def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], sca
     started = time.monotonic()
     try:
         nb = nbformat.read(path, as_version=4)
+        stored = copy.deepcopy(nb)
         error = execute(nb, path, env, CELL_TIMEOUT if scale == "cpu" else None)
     except Exception as problem:  # no notebook, or no kernel: report it and continue with the others
         return Result(path.stem, time.monotonic() - started, 0, f"{path.name}: {type(problem).__name__}: {problem}")
@@ -188,7 +194,47 @@ def execute_one(path: Path, build: Path, refresh: bool, env: dict[str, str], sca
         write_text(path, nbformat.writes(nb))
     nb.metadata["kit"] = {"seconds": round(seconds, 1), "error": error}
     write_text(build / path.name, nbformat.writes(nb))
+    if compare and not error:
+        rules = (path.parent / "nbval_sanitize.cfg").read_text(encoding="utf-8")
+        found = [f"Cell {i}, stored (-) and now (+)\n{lines}" for i, lines in differences(stored, nb, rules)]
+        error = f"\n{path.name}: ".join(found)
     return Result(path.stem, seconds, number_of_checks(nb), f"{path.name}: {error}" if error else "")
+
+
+def differences(stored, now, rules: str) -> list[tuple[int, str]]:
+    """(number of the code cell, the lines that differ) for each cell in which `pytest --nbval` finds another output.
+
+    stored, now: the notebook before and after its execution. rules: text of notebooks/nbval_sanitize.cfg.
+    """
+    found = []
+    cells = ([cell for cell in nb.cells if cell.cell_type == "code"] for nb in (stored, now))
+    for i, (old, new) in enumerate(zip(*cells, strict=True)):
+        never_run = old.execution_count is None and not old.outputs
+        if never_run or {SKIP, "nbval-ignore-output"} & set(old.metadata.get("tags", [])):
+            continue
+        before, after = compared(old, rules), compared(new, rules)
+        if before != after:
+            lines = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
+            found.append((i, "\n".join(line for line in lines if not line.startswith("@@"))))
+    return found
+
+
+def compared(cell, rules: str) -> list[str]:
+    """The lines of a cell's outputs that are compared, kind by kind, without what the rules rewrite."""
+    texts: dict[str, list[str]] = {}
+    for output in cell.outputs:
+        if output.output_type == "stream":  # all that is printed is one text
+            texts[output.name] = ["".join([*texts.get(output.name, []), output.text])]
+        named = {name: output[name] for name in ("ename", "evalue") if name in output}
+        for kind, text in {**output.get("data", {}), **named}.items():
+            texts.setdefault(kind, []).append(str(text))
+    lines = []
+    for kind in sorted(texts.keys() - set(UNCOMPARED)):
+        for text in texts[kind]:
+            for pattern, replacement in re.findall("^regex: (.*)\n^replace: (.*)$", rules, flags=re.MULTILINE):
+                text = re.sub(pattern, replacement, text)
+            lines += [f"{kind}:", *text.split("\n")]
+    return lines
 
 
 def seconds_of(root: Path) -> dict[str, float]:
@@ -197,17 +243,3 @@ def seconds_of(root: Path) -> dict[str, float]:
 
     runs = [root / "build" / path.name for path in find((), root)]
     return {path.stem: nbformat.read(path, as_version=4).metadata["kit"]["seconds"] for path in runs if path.exists()}
-
-
-def check(names: tuple[str, ...], root: Path = ROOT) -> int:
-    """Strict nbval: executes the notebooks and compares every output with the stored one. 0 if all are equal."""
-    paths = runnable(names, root)
-    if not paths:
-        print("There is no notebook to execute.")
-        return 0
-    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-cell-timeout", str(CELL_TIMEOUT)]
-    # loadscope keeps the cells of a notebook in one worker, in order. Two workers: four can run out of memory.
-    command += ["-n", "2" if len(paths) > 1 else "0", "--dist", "loadscope", "--no-loadscope-reorder"]
-    command += ["-p", "no:cacheprovider", "--rootdir", "."]
-    with environment("cpu") as env:
-        return subprocess.run([*command, *[f"notebooks/{path.name}" for path in paths]], cwd=root, env=env).returncode

@@ -1,18 +1,18 @@
 """Settings that must be made before a process starts: memory allocator, compilation cache.
 
-    with job_cache() as variables:
-        subprocess.run(command, env=os.environ | variables)
+    subprocess.run(command, env=os.environ | job())
 
 They are environment variables, which glibc and JAX read only once.
 """
 
-import contextlib
+import hashlib
 import os
+import platform
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+import time
+from importlib import metadata
 from pathlib import Path
 
 
@@ -44,16 +44,34 @@ def run_with_allocator(line: str) -> int | None:
             signal.signal(signal.SIGTERM, before)
 
 
-@contextlib.contextmanager
-def job_cache() -> Iterator[dict[str, str]]:
-    """Environment variables for the processes of a job: they share a compilation cache and use huge pages.
+def job() -> dict[str, str]:
+    """Environment variables for the processes of a job, such as `kit test`: `allocator`, and a compilation cache that
+    is kept in ~/.cache/kitlib for the next job. Where nothing can be written there, each process compiles for itself.
 
-    The cache is deleted at the end of the `with` block, because code compiled for another type of CPU may crash.
+    A folder is for one version of JAX and one type of CPU, because code compiled for another CPU may crash. JAX reports
+    a damaged entry as a warning, and compiles. Entries that nobody has used for 30 days are deleted.
     """
-    with tempfile.TemporaryDirectory(prefix="kit-", ignore_cleanup_errors=True) as folder:
-        env = {
-            "JAX_COMPILATION_CACHE_DIR": str(Path(folder, "jax")),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-        }
-        yield env | allocator()
+    kept = Path("~/.cache/kitlib").expanduser()
+    versions = [metadata.version(name) for name in ("jax", "jaxlib")]
+    folder = kept / f"xla-{hashlib.sha256(repr((versions, _cpu())).encode()).hexdigest()[:16]}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # of this user alone: what is in there is executed
+        for entry in kept.glob("xla-*/*"):
+            used = max(entry.stat().st_atime, entry.stat().st_mtime)
+            if time.time() - used > 30 * 24 * 3600:
+                entry.unlink()
+    except OSError:
+        return allocator()
+    return allocator() | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+
+
+def _cpu() -> list[str]:
+    """What distinguishes CPUs for a compiler: model and features; elsewhere than on Linux, the machine itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = ("model name", "flags", "CPU part", "Features")  # of x86, and of Arm
+    return sorted({line for line in lines if line.startswith(names)}) or list(platform.uname())

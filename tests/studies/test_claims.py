@@ -11,7 +11,7 @@ import pytest
 from kitlib.data.files import ROOT
 from kitlib.studies import claims, palix_tasks, runner, tables
 from kitlib.studies.claims import Claim, Question
-from kitlib.tools.executed import check_lines
+from kitlib.tools.notebook_files import check_lines
 
 
 @pytest.fixture

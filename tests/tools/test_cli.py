@@ -1,21 +1,29 @@
+"""The kit command: options that are passed on, what it says, and refusals in one sentence."""
+
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import kitlib
-from kitlib.data import files
+from kitlib.data import captioned, files
+from kitlib.multimodal import showcase, stages
 from kitlib.tools import cli, doctor
 
 
-def test_help_does_not_import_jax():
-    for modules, absent in (("kitlib.tools.cli", {"jax", "numpy"}), ("kitlib.tools.notebooks", {"jax"})):
-        code = f"import sys, {modules}; sys.exit(bool({absent} & set(sys.modules)))"
-        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+@pytest.mark.parametrize(
+    ("module", "absent"), [("kitlib.tools.cli", {"jax", "numpy"}), ("kitlib.tools.notebooks", {"jax"})]
+)
+def test_help_does_not_import_jax(module, absent):
+    code = f"import sys, {module}; sys.exit(bool({absent} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize(("root", "last"), [(0, ["--allow-root"]), (1000, [])])
@@ -84,19 +92,71 @@ def interrupted():
         ("doctor", lambda: __import__("no_such_package"), r"No module named 'no_such_package'.*pip install -e"),
         ("doctor", interrupted, "stopped; trainings, studies and downloads go on where they were"),
         ("shwo a.png", None, r"Unknown command 'shwo'; did you mean 'show'\?"),
-        ("check 05", None, r"kit check needs the extra test: pip install -e '\.\[test\]'"),
         ("test moe", None, r"kit test needs the extra test: pip install -e '\.\[test\]'"),
+        ("run 00", None, "got 'huge', expected cpu, gpu or pod"),
+        ("run 00 --jobs -1", None, "got 'huge'|--jobs"), ("show", None, "which pictures"),
     ],
-)
+)  # fmt: skip
 def test_what_goes_wrong_is_one_sentence(line, main, message, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["kit", *line.split()])
     monkeypatch.setattr(doctor, "main", main)
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("KIT_SCALE", "huge")
     with pytest.raises(SystemExit, match=message):
         cli.main()
 
 
-def test_kit_scale_is_checked(monkeypatch):
-    monkeypatch.setenv("KIT_SCALE", "huge")
-    with pytest.raises(SystemExit, match="got 'huge', expected cpu, gpu or pod"):
-        cli.run()
+# kit show
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two pictures; the model calls everything a cat."""
+    model = SimpleNamespace(config=SimpleNamespace(tower=SimpleNamespace(image_size=(64, 64))))
+    monkeypatch.setattr(stages, "released", lambda: (model, {}))
+
+    def ask_about(model, params, image, *, question):
+        captions = dict.fromkeys(captioned.LANGUAGES, "<cat>") | {"th": "แมว"}
+        box = np.array([[0.1, 0.1, 0.5, 0.5]])
+        return showcase.Seen(image, captions, box, ["cat"], "1", question, "blue" if question else "")
+
+    monkeypatch.setattr(showcase, "ask_about", ask_about)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (10, 10), "red").save(tmp_path / name)
+    return str(tmp_path / "a.png"), str(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(("question", "rows", "said"), [("", 1, ""), ("how many?", 2, ", how many? blue")])
+def test_the_page_has_every_picture_and_every_answer(pictures, tmp_path, capsys, question, rows, said):
+    """Also a question in the words of another row."""
+    assert cli.show(pictures, question=question, out=tmp_path / "new" / "page.html") == 0
+    page = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 2 and page.count("<th>") == 1 + 16 + rows
+    assert page.count("แมว") == 2 and "&lt;cat&gt;" in page and "<cat>" not in page
+    assert page.count(">1<") == 2 and page.count(">blue<") == 2 * bool(question)
+    assert "http" not in page  # no network
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{pictures[0]}: <cat>, boxes: 1, how many: 1{said}" and len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "out", "message"),
+    [
+        (["a.png", "bad.png"], "page.html", r"bad\.png is not a picture"), (["none"], "page.html", r"none is missing"),
+        (["a.png"], "page.png", r"the page cannot be .*ends in \.html"), (["a.png"], "folder.html", r"ends in \.html"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_before_anything_is_written(names, out, message, pictures, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"x")
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(SystemExit, match=f"kit show: .*{message}"):
+        cli.show(tuple(str(tmp_path / name) for name in names), out=tmp_path / out)
+    assert not (tmp_path / "page.html").exists() and not (tmp_path / "page.png").exists()
+
+
+def test_a_damaged_model_is_refused(pictures, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    (tmp_path / "palix_s.safetensors").write_bytes(b"x" * 100)
+    monkeypatch.setattr(stages, "released_file", lambda: tmp_path / "palix_s.safetensors")
+    with pytest.raises(SystemExit, match=r"kit show: .*palix_s\.safetensors"):
+        cli.show(pictures, out=tmp_path / "page.html")

@@ -1,8 +1,11 @@
-"""Every line of `kit doctor` can be OK and can be FAIL."""
+"""Every line of `kit doctor` can be OK and can be FAIL; `complete` installs what is missing and no more."""
 
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from kitlib.tools import doctor
 
@@ -40,7 +43,7 @@ def test_packages():
 def test_a_missing_extra_names_its_commands(monkeypatch, capsys, tmp_path):
     wanted = ["numpy>=1", "no-such-lab>=1; extra == 'lab'", "numpy>=999; extra == 'lab'", "nothing; extra == 'pods'"]
     assert list(doctor.missing_extras(wanted)) == [
-        "kit run and kit lab need the extra lab (no-such-lab, numpy): pip install -e '.[lab]'"
+        "kit run, kit check and kit lab need the extra lab (no-such-lab, numpy): pip install -e '.[lab]'"
     ]
     assert list(doctor.missing_extras(["numpy>=1; extra == 'lab'"])) == []
     monkeypatch.setattr(doctor, "missing_extras", lambda: iter(["kit run needs the extra lab"]))
@@ -109,3 +112,43 @@ def test_a_missing_numpy_is_reported_and_does_not_end_the_doctor():
     assert ended.returncode == 1
     assert "[OK] python 3." in ended.stdout and "[FAIL] data: " in ended.stdout and "[FAIL] JAX: " in ended.stdout
     assert ended.stdout.endswith("2 to repair, see FAIL above\n")
+
+
+# Colab
+
+
+class Pip:
+    """Stands for pip: remembers what it was asked for, and what it had to leave alone; then `provides` is there."""
+
+    def __init__(self, returncode: int = 0, provides: str = "", monkeypatch=None):
+        self.commands, self.held, self.returncode = [], "", returncode
+        self.provides, self.monkeypatch = provides, monkeypatch
+
+    def __call__(self, command, **options):
+        self.commands.append(command)
+        self.held = Path(command[command.index("--constraint") + 1]).read_text()
+        if self.provides:
+            known = doctor.installed_version
+            found = lambda name: "2.5" if name == self.provides else known(name)  # noqa: E731
+            self.monkeypatch.setattr(doctor, "installed_version", found)
+        return subprocess.CompletedProcess(command, self.returncode, "", "ERROR: no matching distribution")
+
+
+def test_only_what_is_missing_is_installed(monkeypatch, capsys):
+    pip = Pip(provides="no-such-package", monkeypatch=monkeypatch)
+    wanted = ["numpy>=1", "no-such-package>=2", "no-such-lab>=1; extra == 'lab'"]
+    doctor.complete(wanted[:1], pip)
+    assert not pip.commands and "installing" not in capsys.readouterr().out  # nothing is missing
+    doctor.complete(wanted, pip)
+    assert len(pip.commands) == 1 and pip.commands[0][-1] == "no-such-package>=2"  # not numpy, not the extra's
+    lines = pip.held.splitlines()
+    assert f"numpy=={doctor.installed_version('numpy')}" in lines and all("==" in line for line in lines)
+    out = capsys.readouterr().out
+    assert "installing no-such-package>=2" in out and out.endswith("no restart is needed\n")
+
+
+def test_what_pip_cannot_do_and_what_is_too_old_is_said():
+    with pytest.raises(SystemExit, match=r"(?s)could not install no-such-package>=2 .*no matching distribution"):
+        doctor.complete(["no-such-package>=2"], Pip(returncode=1))
+    with pytest.raises(SystemExit, match=r"(?s)numpy: got .*, expected >=999; run: pip install.*restart the session"):
+        doctor.complete(["numpy>=999"], Pip())

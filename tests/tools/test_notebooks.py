@@ -1,5 +1,4 @@
-"""Execution and comparison of notebooks, on small temporary ones; and that strict nbval notices one changed digit in
-each real notebook, on which the promise "every number is checked" rests."""
+"""Execution and comparison of notebooks, on small temporary ones; that one changed digit of a real one is noticed."""
 
 import base64
 import io
@@ -52,13 +51,13 @@ def read(path):
     return nbformat.read(path, as_version=4)
 
 
-def run(root, *names: str, refresh: bool = False, scale: str = "cpu") -> int:
-    return notebooks.execute_all(names, refresh=refresh, jobs=2, scale=scale, root=root)
+def run(root, *names: str, **options) -> int:
+    return notebooks.execute_all(names, **{"jobs": 2, "root": root, **options})
 
 
 GOOD = (
-    "import os, sys\nfrom kitlib.tools import rich\n"
-    "rich.display_row('[ok] a < b: 1.25 (±0.1)', ('ok', 'a < b', 'measured 1.2', 'expected 1.25 ±0.1'))\n"
+    "import os, sys\nfrom kitlib.tools import html_table\n"
+    "html_table.display_row('[ok] a < b: 1.25 (±0.1)', ('ok', 'a < b', 'measured 1.2', 'expected 1.25 ±0.1'))\n"
     "print(os.environ['KIT_SCALE'], os.environ['JAX_PLATFORMS'])",
     "print('took 1.5 s'); print(object()); print('0.75', end=''); sys.stdout.flush(); print(' and', 2)\n6 * 7",
     "assert os.environ['MPLBACKEND'] != 'agg' and os.path.basename(os.getcwd()) == 'notebooks'",
@@ -103,8 +102,8 @@ def test_how_far_a_notebook_is_without_a_terminal(seconds, terminal, lines, root
     monkeypatch.setattr(notebooks, "PROGRESS", seconds)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     (root / "build").mkdir()
-    with notebooks.environment("cpu") as env:
-        assert not notebooks.execute_one(root / "notebooks" / "01_long.ipynb", root / "build", False, env, "cpu").error
+    path, env = root / "notebooks" / "01_long.ipynb", notebooks.environment("cpu")
+    assert not notebooks.execute_one(path, root / "build", False, False, env, "cpu").error
     told = capsys.readouterr().out.splitlines()
     assert told == [f"01_long: cell {i} of 4" for i in (2, 3, 4)][:lines]  # the first is text
 
@@ -114,14 +113,14 @@ def test_what_the_kernels_process_prints_is_shown_only_if_it_died(root, capfd):
     log = "import sys, time\nprint('from below', file=sys.__stderr__, flush=True)\ntime.sleep(1)"
     write(root, "01_first", log)
     write(root, "02_second", log, "import os\nos._exit(3)")
-    assert notebooks.execute_all(("01",), refresh=False, jobs=1, scale="cpu", root=root) == 0
+    assert run(root, "01") == 0
     assert "from below" not in "".join(capfd.readouterr())
-    assert notebooks.execute_all(("02",), refresh=False, jobs=1, scale="cpu", root=root) == 1
+    assert run(root, "02") == 1
     said = "".join(capfd.readouterr())
     assert "Kernel died" in said and "from below" in said
 
 
-def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
+def test_refresh_is_idempotent(root):
     write(root, "01_good", *GOOD, skip="raise SystemExit('Colab only')")
     path = root / "notebooks" / "01_good.ipynb"
     ids = [cell.id for cell in read(path).cells]
@@ -133,31 +132,85 @@ def test_refresh_is_idempotent_and_check_notices_one_digit(root, monkeypatch):
     assert nb.metadata == {"kernelspec": kernel, "language_info": {"name": "python"}}
     stream = nb.cells[3].outputs[0].text  # one, however it was flushed
     assert re.fullmatch(r"took 1.5 s\n<object object at 0x\w+>\n0.75 and 2\n", stream)
-
     first = path.read_text()
     assert run(root, refresh=True) == 0
     address = re.compile(r"0x[0-9a-f]+")  # the only difference, and a notebook of the series prints none
     assert address.sub("", path.read_text()) == address.sub("", first)
 
-    # Only differences in addresses and after "took" are allowed.
-    plain = [sys.executable, "-m", "pytest", "--nbval", "notebooks/"]  # as anybody's CI runs it
-    printed = {"KIT_SCALE": "cpu", "JAX_PLATFORMS": "cpu"}
-    monkeypatch.delenv("MPLBACKEND", raising=False)
-    for compare in (None, lambda: subprocess.run(plain, cwd=root, env=os.environ | printed).returncode):
-        path.write_text(address.sub("0x7f0000000000", first).replace("took 1.5 s\\n", "took 9.5 s\\n"))
-        assert strict_failures(root, monkeypatch, compare) == []
-        path.write_text(first.replace('"0.75 and 2', '"0.76 and 2'))
-        assert strict_failures(root, monkeypatch, compare) == [("01_good", "Cell 2")]
+
+def stream(text, name="stdout"):
+    return new_output("stream", name=name, text=text)
 
 
-def strict_failures(root, monkeypatch, compare=None) -> list[tuple[str, str]]:
-    """What `kit check` finds, or another command: (notebook, code cell), from its report and not from its text."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "--junitxml=report.xml")
-    status = compare() if compare else notebooks.check((), root=root)
+def value(text, **more):
+    return new_output("display_data", data={"text/plain": text, **more})
+
+
+def error(what):
+    return new_output("error", ename="ValueError", evalue=what, traceback=["of another machine"])
+
+
+FIGURE = "display({'text/plain': '<Figure size 640x480 with 1 Axes>', 'text/html': 'a'}, raw=True)"
+COMPARED = (  # source, stored outputs, whether a difference is found; more of the cell
+    ("print(0.75)", [stream("0.75\n")], False, {}), ("print(0.75)", [stream("0.76\n")], True, {}),
+    ("print(0.75)", [], True, {}), ("x = 1", [stream("0.75\n")], True, {}),
+    ("print(object())", [stream("<object object at 0x7f0000000000>\n")], False, {}),
+    ("print('took 1.5 s, 1.5 s')", [stream("took 9 min, 1.5 s\n")], False, {}),
+    ("print('took 1.5 s, 1.5 s')", [stream("took 9 min, 1.6 s\n")], True, {}),
+    ("6 * 7", [value("42")], False, {}), ("6 * 7", [value("43")], True, {}), ("6 * 7", [stream("42\n")], True, {}),
+    ("display(1, 2)", [value("1"), value("2")], False, {}), ("display(1, 2)", [value("2"), value("1")], True, {}),
+    ("display(1, 2)", [value("1")], True, {}), ("display(1); print(3); display(2)", [stream("3\n")], True, {}),
+    ("print(3, end='', flush=True); display(1); print(4)", [stream("34\n"), value("1")], False, {}),
+    ("print(3, end='', flush=True); display(1); print(4)", [stream("3"), value("1"), stream("4\n")], False, {}),
+    (FIGURE, [value("<Figure size 650x480 with 1 Axes>", **{"text/html": "b", "image/png": "x"})], False, {}),
+    (FIGURE, [value("<Figure size 640x480 with 2 Axes>", **{"text/html": "a"})], True, {}),
+    ("import sys; print(1, file=sys.stderr)", [stream("2\n", "stderr")], False, {}),
+    ("print(1)", [stream("2\n")], False, {"tags": ["nbval-ignore-output"]}),
+    ("raise SystemExit", [], False, {"tags": [notebook_files.SKIP]}), ("print(1)", [], False, {"never": "executed"}),
+    ("raise ValueError(1)", [error("1")], False, {"tags": ["raises-exception"]}),
+    ("raise ValueError(1)", [error("2")], True, {"tags": ["raises-exception"]}),
+    ("print(1)", [error("1")], True, {"tags": ["raises-exception"]}),
+)  # fmt: skip
+
+
+def test_check_finds_what_nbval_finds(root, monkeypatch, capsys):
+    """`kit check`, and `pytest --nbval notebooks/` as anybody's CI runs it."""
+    cells = [
+        new_code_cell(source, outputs=outputs, execution_count=None if "never" in more else 1, metadata=more)
+        for source, outputs, _, more in COMPARED
+    ]
+    nbformat.write(new_notebook(cells=cells), root / "notebooks" / "01_all.ipynb")
+    nbformat.write(new_notebook(cells=cells[:1]), root / "notebooks" / "02_good.ipynb")
+    expected = [f"Cell {i}" for i, row in enumerate(COMPARED) if row[2]]
+    assert run(root, compare=True) == 1
+    out = capsys.readouterr().out
+    assert re.findall(r"^01_all\.ipynb: (Cell \d+)", out, re.MULTILINE) == expected
+    assert "Cell 1, stored (-) and now (+)\n-0.76\n+0.75\n" in out and "ok     02_good" in out
+    assert sorted(path.name for path in (root / "build").iterdir()) == ["01_all.ipynb", "02_good.ipynb"]
+    plain = [sys.executable, "-m", "pytest", "--nbval", "notebooks/", "--junitxml=report.xml"]
+    env = os.environ | {"KIT_SCALE": "cpu", "JAX_PLATFORMS": "cpu"}
+    assert subprocess.run(plain, cwd=root, env=env, capture_output=True).returncode == 1
     cases = list(xml.etree.ElementTree.parse(root / "report.xml").iter("testcase"))
-    failed = [case for case in cases if case.find("failure") is not None]
-    assert cases and bool(status) == bool(failed)
-    return sorted((case.get("classname").split(".")[1], case.get("name")) for case in failed)
+    failed = [case.get("name") for case in cases if case.find("failure") is not None]
+    assert len(cases) == len(COMPARED) + 1 and failed == expected
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem[:2])
+def test_a_changed_digit_is_found_in_every_cell_of_every_notebook(path):
+    """On which the promise "every number is checked" rests. (That the code prints what is stored, `kit check` says.)"""
+    stored, now, changed = read(path), read(path), []
+    for i, cell in enumerate(cell for cell in now.cells if cell.cell_type == "code"):
+        ignored = {notebook_files.SKIP, "nbval-ignore-output"} & set(cell.metadata.get("tags", []))
+        for output in [] if ignored else cell.outputs:
+            # what the first group matches is rewritten, so not compared
+            numbers = re.finditer(r"(took \d+(?:\.\d+)?|0x[0-9a-f]+)|(\d)", output.get("text", ""))
+            if output.output_type == "stream" and (found := next((found for found in numbers if found[2]), None)):
+                digit = str((int(found[2]) + 1) % 10)
+                output.text = output.text[: found.start()] + digit + output.text[found.end() :]
+                changed.append(i)
+    rules = (files.ROOT / "notebooks" / "nbval_sanitize.cfg").read_text()
+    assert changed and [i for i, _ in notebooks.differences(stored, now, rules)] == changed
+    assert notebooks.differences(stored, stored, rules) == []
 
 
 def alive(pid: int) -> bool:
@@ -172,26 +225,21 @@ def wait_for(found, seconds=60) -> None:
         time.sleep(0.05)
 
 
-def test_a_killed_refresh_leaves_no_process_and_no_folder(root, tmp_path, monkeypatch):
-    """`kill -9` of the command while a cell runs: worker and kernel end within seconds, nothing is written, and the
-    folder of the compilation cache is gone."""
-    (root / "temporary").mkdir()
+def test_a_killed_refresh_leaves_no_process(root):
+    """`kill -9` of the command while a cell runs: worker and kernel end within seconds, and nothing is written."""
     code = "import os, pathlib, time\npathlib.Path('../pids').write_text(f'{os.getpid()} {os.getppid()}')\n"
     write(root, "01_sleep", f"{code}time.sleep(8)\npathlib.Path('../late').touch()")
     before = (root / "notebooks" / "01_sleep.ipynb").read_bytes()
     line = "import sys; from pathlib import Path; from kitlib.tools import notebooks; "
-    line += "notebooks.execute_all((), refresh=True, jobs=1, scale='cpu', root=Path(sys.argv[1]))"
-    env = os.environ | {"TMPDIR": str(root / "temporary")}
-    process = subprocess.Popen([sys.executable, "-c", line, str(root)], env=env)
+    line += "notebooks.execute_all((), refresh=True, jobs=1, root=Path(sys.argv[1]))"
+    process = subprocess.Popen([sys.executable, "-c", line, str(root)])
     wait_for((root / "pids").exists)
     pids = [int(pid) for pid in (root / "pids").read_text().split()]
-    assert all(map(alive, pids)) and list((root / "temporary").glob("kit-*"))
+    assert all(map(alive, pids))
     process.kill()
     process.wait()
     wait_for(lambda: not any(map(alive, pids)), seconds=6)
     assert not any(map(alive, pids))
-    time.sleep(0.5)
-    assert not list((root / "temporary").glob("kit-*"))
     assert (root / "notebooks" / "01_sleep.ipynb").read_bytes() == before
     assert not (root / "late").exists() and not list(root.rglob("*.partial*"))
 
@@ -203,7 +251,7 @@ def test_a_notebook_whose_weights_are_not_here_is_skipped_in_one_sentence(root, 
     nb = new_notebook(cells=[new_code_cell("print(1 + 1)")], metadata={"needs": "dinov2-s14"})
     nbformat.write(nb, path)
     reason = "18_real is skipped: it needs real weights, get them once with: kit weights fetch dinov2-s14\n"
-    assert run(root) == 0 and notebooks.check((), root=root) == 0
+    assert run(root) == 0 and run(root, compare=True) == 0
     assert capsys.readouterr().out.count(reason) == 2
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--nbval", str(path)]
     alone = subprocess.run(command, cwd=root, capture_output=True, text=True)
@@ -218,7 +266,7 @@ def test_a_notebook_whose_weights_are_not_here_is_skipped_in_one_sentence(root, 
 
 
 def test_find(root, capsys):
-    assert run(root) == notebooks.check((), root=root) == 0
+    assert run(root) == run(root, compare=True) == 0
     assert capsys.readouterr().out.count("There is no notebook to execute") == 2
     for name in ("01_vit", "07_sparse_upcycling", "A1_nnx"):
         write(root, name, "1")
@@ -243,52 +291,27 @@ def test_the_address_is_written_in_pyproject_only(root):
 
 
 def test_environment_of_kernels(monkeypatch):
-    for name in ("JAX_ENABLE_X64", "XLA_FLAGS", "MPLBACKEND", "PYTHONPATH"):
+    users = ("JAX_ENABLE_X64", "XLA_FLAGS", "MPLBACKEND", "PYTHONPATH", "JAX_PLATFORMS")
+    for name in users:
         monkeypatch.setenv(name, "user's")
-    with notebooks.environment("cpu") as env:
-        cache = env["JAX_COMPILATION_CACHE_DIR"]
-        assert not {"JAX_ENABLE_X64", "XLA_FLAGS", "MPLBACKEND", "PYTHONPATH"} & set(env)
-        assert (env["JAX_PLATFORMS"], env["KIT_SCALE"], env["PYTHONNOUSERSITE"]) == ("cpu", "cpu", "1")
-        parent = os.path.dirname(cache)
-        assert os.path.isdir(parent)
-    assert not os.path.exists(parent)
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    with notebooks.environment("gpu") as env:
-        assert (env["JAX_PLATFORMS"], env["XLA_FLAGS"], env["KIT_SCALE"]) == ("cuda", "user's", "gpu")
+    env = notebooks.environment("cpu")
+    assert not {*users[:4]} & set(env) and "JAX_COMPILATION_CACHE_DIR" in env
+    assert (env["JAX_PLATFORMS"], env["KIT_SCALE"], env["PYTHONNOUSERSITE"]) == ("cpu", "cpu", "1")
+    env = notebooks.environment("gpu")
+    assert (env["JAX_PLATFORMS"], env["XLA_FLAGS"], env["KIT_SCALE"]) == ("user's", "user's", "gpu")
 
 
-def with_changed_digits(nb):
-    """For each cell that prints a compared number: two that print the same, the second stored with a changed digit.
-
-    They print what is stored, so that all cells of a real notebook are compared in seconds; that the notebook's own
-    code prints what is stored is what `kit check` says. The first of the two is the control.
-    """
-    cells = []
-    for cell in nb.cells:
-        uncompared = {notebook_files.SKIP, "nbval-ignore-output"} & set(cell.metadata.get("tags", []))
-        for output in [] if uncompared else cell.get("outputs", []):
-            if output.output_type == "stream" and output.name == "stdout":
-                numbers = re.compile(r"(took \d+(?:\.\d+)?|0x[0-9a-f]+)|(\d)")  # group 1 is sanitised, so not compared
-                found = next((found for found in numbers.finditer(output.text) if found[2]), None)
-                if found:
-                    at, digit = found.start(), str((int(found[2]) + 1) % 10)
-                    changed = output.text[:at] + digit + output.text[at + 1 :]
-                    for text in (output.text, changed):
-                        stored = [new_output("stream", name="stdout", text=text)]
-                        more = {"metadata": {"tags": cell.metadata.get("tags", [])}, "execution_count": 1}
-                        cells.append(new_code_cell(f"print({output.text!r}, end='')", outputs=stored, **more))
-    metadata = {name: value for name, value in nb.metadata.items() if name != "needs"}  # printing needs no weights
-    return new_notebook(cells=cells, metadata=metadata)
-
-
-def test_a_changed_digit_fails_in_every_cell_of_every_notebook(root, monkeypatch):
-    expected = []
-    for path in NOTEBOOKS:
-        changed = with_changed_digits(read(path))
-        assert changed.cells, f"{path.name} prints no number that is compared"
-        nbformat.write(changed, root / "notebooks" / path.name)
-        expected += [(path.stem, f"Cell {i}") for i in range(1, len(changed.cells), 2)]
-    assert strict_failures(root, monkeypatch) == sorted(expected)
+def test_a_damaged_entry_of_the_compilation_cache_is_not_seen(root, monkeypatch, tmp_path):
+    """Half an entry, as a killed process leaves it: the lesson shows no warning, and computes the same."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(root, "01_jax", "import jax\nprint(jax.jit(lambda x: x * 3 + 1)(2.0))")
+    for _ in range(2):
+        assert run(root, refresh=True) == 0
+        assert [output.text for output in read(root / "notebooks" / "01_jax.ipynb").cells[1].outputs] == ["7.0\n"]
+        entries = list((tmp_path / ".cache" / "kitlib").glob("xla-*/*-cache"))
+        assert entries
+        for entry in entries:
+            entry.write_bytes(entry.read_bytes()[:-9])
 
 
 def in_base64(pixels) -> str:

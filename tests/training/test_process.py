@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -47,15 +49,22 @@ def test_a_signal_to_end_reaches_the_process(linux, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_the_cache_of_a_job_is_shared_and_removed_at_its_end(linux):
-    with process.job_cache() as first, process.job_cache() as second:
-        folders = [os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"]) for env in (first, second)]
-        assert folders[0] != folders[1] and all(map(os.path.isdir, folders))
-        # All compiled programs are stored, also small ones and those that compile quickly.
-        assert first["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
-        assert first["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] == "0"
-        assert first["GLIBC_TUNABLES"] == process.allocator()["GLIBC_TUNABLES"]
-    with pytest.raises(KeyboardInterrupt), process.job_cache() as env:
-        folders.append(os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"]))
-        raise KeyboardInterrupt
-    assert not any(map(os.path.exists, folders))
+def test_a_compilation_cache_is_kept_for_the_next_job(linux, monkeypatch, tmp_path):
+    """Of one version of JAX and one CPU, for this user alone; what has not been used for a month is deleted."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = process.job()
+    folder = Path(found["JAX_COMPILATION_CACHE_DIR"])
+    assert folder.parent == tmp_path / ".cache" / "kitlib" and folder.stat().st_mode & 0o077 == 0
+    # All compiled programs are stored, also small ones and those that compile quickly.
+    assert found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
+    assert found["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] == "0"
+    assert found["GLIBC_TUNABLES"] == process.allocator()["GLIBC_TUNABLES"]
+    for name, days in (("old", 31), ("new", 29)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - days * 24 * 3600,) * 2)
+    assert process.job() == found and [path.name for path in folder.iterdir()] == ["new"]
+    monkeypatch.setattr(process, "_cpu", lambda: ["another"])
+    assert process.job()["JAX_COMPILATION_CACHE_DIR"] != str(folder)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))  # nothing can be written there
+    assert process.job() == process.allocator()
