@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 MACHINES = [
     {"sys_platform": system, "python_full_version": python, "implementation_name": "cpython"}
     for system in ("linux", "darwin")
-    for python in ("3.11.4", "3.11.9", "3.12.8", "3.13.5")
+    for python in ("3.11.4", "3.11.9", "3.12.8", "3.13.5", "3.14.2")
 ]
 
 
@@ -32,6 +32,7 @@ def yml_pip_lines() -> list[str]:
 
 def holding(requirements: list[Requirement], machine: dict) -> set[str]:
     here = [r for r in requirements if r.marker is None or Marker(str(r.marker)).evaluate(machine)]
+    assert len({r.name for r in here}) == len(here), "one package in two versions"
     return {f"{canonicalize_name(r.name)}{r.specifier}" for r in here}
 
 
@@ -49,7 +50,7 @@ def test_conda_brings_only_python_and_pip():
     assert YML.read_text() == environment_yml(LOCK.read_text()), "run: python tests/environment.py --write"
     found = yaml.safe_load(YML.read_text())
     assert found["name"] == "kit"
-    assert [entry for entry in found["dependencies"] if isinstance(entry, str)] == ["python>=3.11,<3.14", "pip"]
+    assert [entry for entry in found["dependencies"] if isinstance(entry, str)] == ["python>=3.11,<3.15", "pip"]
     for text in (LOCK.read_text(), YML.read_text()):  # no host is named
         assert not re.search(r"https?:|://|index-url|find-links|trusted-host", text)
 
@@ -62,9 +63,9 @@ def test_both_paths_install_the_same_set(machine):
 
 
 def test_pins_keep_only_markers_that_distinguish():
-    common = "python_full_version < '3.14' and (sys_platform == 'darwin' or sys_platform == 'linux')"
+    common = "python_full_version < '3.15' and (sys_platform == 'darwin' or sys_platform == 'linux')"
     lock = f"a==1 ; {common} \\\n    --hash=sha256:00\nb==2 ; python_full_version >= '3.11.5' and {common}\nc==3\n"
-    lock += "d==4 ; python_full_version < '3.14' and sys_platform == 'darwin'\n"
+    lock += "d==4 ; python_full_version < '3.15' and sys_platform == 'darwin'\n"
     assert pins(lock) == ["a==1", "b==2 ; python_full_version >= '3.11.5'", "c==3", "d==4 ; sys_platform == 'darwin'"]
 
 
@@ -79,10 +80,11 @@ def test_the_lock_is_what_is_installed_here():
 
 def test_every_dependency_and_extra_is_locked_within_its_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    locked = {canonicalize_name(r.name): next(iter(r.specifier)).version for r in locked_requirements()}
+    locked = {(canonicalize_name(r.name), next(iter(r.specifier)).version) for r in locked_requirements()}
     extras = [text for extra in ("lab", "test") for text in project["optional-dependencies"][extra]]
     for requirement in map(Requirement, [*project["dependencies"], *extras]):
-        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
+        versions = [version for name, version in locked if name == canonicalize_name(requirement.name)]
+        assert versions and all(map(requirement.specifier.contains, versions)), (requirement, versions)
         assert any(s.operator == ">=" for s in requirement.specifier), f"{requirement} has no lower bound"
 
 
