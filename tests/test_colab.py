@@ -2,12 +2,12 @@
 kit and what is rare are not. Needs uv and a package index; skipped by name without."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pythons import clean, newest, path_of, uv
 
 from kitlib.data import files
 from kitlib.tools import notebook_files
@@ -37,16 +37,6 @@ print(json.dumps({"before": before, "now": now, "kit": kitlib.__file__, "n": len
 """
 
 
-def uv(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "uv", *map(str, arguments)], capture_output=True, text=True, **options)
-
-
-def pythons() -> list[str]:
-    """The Pythons that this machine has, of the oldest and the newest that the kit is for."""
-    both = ("3.11", "3.13")
-    return [version for version in both if uv("python", "find", "--no-python-downloads", version).returncode == 0]
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -56,11 +46,11 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(
-    scope="module", params=pythons() or [pytest.param("", marks=pytest.mark.skip("uv or a Python is missing"))]
-)
+@pytest.fixture(scope="module", params=("3.11", newest()))
 def like_colab(request, tmp_path_factory) -> Path:
     """The Python of an environment with what Colab has, and an empty package google.colab."""
+    if not path_of(request.param):
+        pytest.skip(f"uv or Python {request.param} is missing")
     folder = tmp_path_factory.mktemp("colab") / "env"
     uv("venv", "--no-python-downloads", "--python", request.param, folder, check=True)
     done = uv("pip", "install", "--python", folder / "bin" / "python", *PRESENT)
@@ -78,9 +68,7 @@ def run(python: Path, kit: str, folder: Path) -> subprocess.CompletedProcess:
     lesson = json.loads((files.ROOT / "notebooks" / "01_vit_from_pixels_to_logits.ipynb").read_text())
     code = ["".join(cell["source"]) for cell in lesson["cells"] if cell["cell_type"] == "code"]
     setup, imports = next(c for c in code if "google.colab" in c), next(c for c in code if "plots.style()" in c)
-    ours = ("PYTHONPATH", "KITLIB", "XLA_FLAGS")  # another JAX does not know our flags; where packages are, it needs
-    env = {name: value for name, value in os.environ.items() if name not in ours}
-    env |= {"KITLIB": kit} if kit else {}
+    env = clean(KITLIB=kit) if kit else clean()
     cells = json.dumps({"setup": setup, "imports": imports})
     return subprocess.run([python, "-c", SCRIPT, cells], cwd=folder, env=env, capture_output=True, text=True)
 
