@@ -1,6 +1,6 @@
 """`kit bench palix`: the time of `kit train palix_s`, stage by stage: seconds per step, examples included, times steps.
 
-The examples of a stage with a frozen tower come in shards, whose images the tower has seen (`features`): the time of
+The examples of a stage with a frozen tower come in shards, whose images the tower has seen (`mixtures`): the time of
 one is divided among its steps. For the timing see `timing`.
 """
 

@@ -1,21 +1,35 @@
-"""Collating examples: every example is tokenised once, then padded to rows of fixed lengths.
+"""Collating examples: every example is tokenised once, then padded to rows of fixed lengths, with images or features.
 
     words = tokenizer.multilingual()
-    batch = to_arrays(examples, words, num_images=1, prompt_length=40, target_length=32)
+    lengths = {"num_images": 1, "prompt_length": 40, "target_length": 32}
+    batch = to_arrays(examples, words, **lengths)                                      # "images" and the texts
+    batch = seen_arrays(examples, words, config.tower, params["tower"], **lengths)     # "features", no "images"
 
 Every text is encoded with a space before it, as the tokenizer expects (`tokenizer.multilingual`), and ends with the end
 of sequence. Texts without images are short: they are *packed*, several per row, and distinguished by segments. Nothing
 is ever cut off: an example that does not fit raises ValueError.
+
+Features are the output of a frozen tower. Every different image goes through it once, in chunks of one shape, as one
+image is often asked about in sixteen languages. `mixtures` trains on features, `generation` writes from them.
 """
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
+from kitlib.configs import ViTConfig
 from kitlib.data import image_batches
 from kitlib.data.tokenizer import Tokenizer
+from kitlib.models.vit import ViT
 from kitlib.multimodal.prompts import Example
+
+CHUNK = 32  # images at a time: on two CPU cores the fastest of 8 to 256, whose arrays stay in the caches
+
+# ---------------------------------------------------------------------------------------------- tokens
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,14 +60,8 @@ class Tokenised:
 
 def tokenise(example: Example, tokenizer: Tokenizer) -> Tokenised:
     """The example's prompt and target as ids."""
-    few_shot = not isinstance(example.prompt, str)
-    return Tokenised(
-        example.task,
-        example.images,
-        few_shot,
-        prompt_tokens(example, tokenizer),
-        *target_tokens(example, tokenizer),
-    )
+    few_shot, prompt = not isinstance(example.prompt, str), prompt_tokens(example, tokenizer)
+    return Tokenised(example.task, example.images, few_shot, prompt, *target_tokens(example, tokenizer))
 
 
 def prompt_tokens(example: Example, tokenizer: Tokenizer) -> list[list[int]]:
@@ -75,21 +83,18 @@ def target_tokens(example: Example, tokenizer: Tokenizer) -> tuple[list[int], li
     return [*ids, tokenizer.eos_id], [*weights, True]
 
 
+# ---------------------------------------------------------------------------------------------- arrays
+
+
 def to_arrays(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    *,
-    num_images: int,
-    prompt_length: int,
-    target_length: int,
-    image_size: int = 64,
+    examples: Sequence[Example], tokenizer: Tokenizer, *, num_images: int, image_size: int = 64, **lengths: int
 ) -> dict[str, np.ndarray]:
     """Examples with images, one per row, as `palix.answer_loss` and (without targets) `decode` take them.
 
     {"images" float32[B, n, H, W, 3] in [-1, 1], "images_valid" bool[B, n], "prompt_tokens" int32[B, N], "targets"
-    int32[B, M], "weights" float32[B, M]} with n = num_images, N = prompt_length, M = target_length, H = W = image_size.
-    Few-shot, "prompt_tokens" is int32[B, n, N], a text per image. Examples with fewer images are padded in front: the
-    query is always the last.
+    int32[B, M], "weights" float32[B, M]} with n = num_images, H = W = image_size, and of the lengths N = prompt_length
+    and M = target_length. Few-shot, "prompt_tokens" is int32[B, n, N], a text per image. Examples with fewer images are
+    padded in front: the query is always the last.
 
     Weights: 0 for padding and tokens without loss, else 1 / sqrt(number of tokens with loss): an example of 50 tokens
     counts as much as seven of one token. If every token counted the same, the boxes of a detection would outweigh the
@@ -99,27 +104,17 @@ def to_arrays(
     other examples.
     """
     rows = [tokenise(example, tokenizer) for example in examples]
-    lengths = {"num_images": num_images, "prompt_length": prompt_length, "target_length": target_length}
-    return rows_to_arrays(rows, tokenizer.pad_id, **lengths, image_size=image_size)
+    texts = texts_to_arrays(rows, tokenizer.pad_id, num_images=num_images, **lengths)
+    return {"images": images_to_array(rows, num_images, image_size)} | texts
 
 
-def rows_to_arrays(
-    rows: Sequence[Tokenised],
-    pad_id: int,
-    *,
-    num_images: int,
-    prompt_length: int,
-    target_length: int,
-    image_size: int = 64,
-) -> dict[str, np.ndarray]:
-    """As `to_arrays`, for examples that are already tokenised."""
-    lengths = {"num_images": num_images, "prompt_length": prompt_length, "target_length": target_length}
-    texts = texts_to_arrays(rows, pad_id, **lengths)
+def images_to_array(rows: Sequence[Tokenised], num_images: int, image_size: int) -> np.ndarray:
+    """The "images" of `to_arrays`, for rows of which none has more images."""
     images = np.zeros((len(rows), num_images, image_size, image_size, 3), np.float32)
     for i, row in enumerate(rows):
         if len(row.images):
             images[i, -len(row.images) :] = image_batches.to_float(stretched(row.images, image_size))
-    return {"images": images} | texts
+    return images
 
 
 def stretched(images: np.ndarray, image_size: int) -> np.ndarray:
@@ -131,7 +126,7 @@ def stretched(images: np.ndarray, image_size: int) -> np.ndarray:
 def texts_to_arrays(
     rows: Sequence[Tokenised], pad_id: int, *, num_images: int, prompt_length: int, target_length: int
 ) -> dict[str, np.ndarray]:
-    """As `rows_to_arrays`, without "images"."""
+    """As `to_arrays`, without "images", for examples that are already tokenised."""
     if not rows or num_images < 1:
         raise ValueError(f"Expected at least one example and num_images >= 1, got {len(rows)} and {num_images}.")
     b, few_shot = len(rows), [row.few_shot for row in rows]
@@ -199,3 +194,91 @@ def pack(
         "target_segments": segments["target"],
         "weights": weights,
     }
+
+
+# ---------------------------------------------------------------------------------------------- features
+
+
+class Images:
+    """Different images, numbered in the order in which they came."""
+
+    def __init__(self):
+        self.images, self.numbers = [], {}
+
+    def number(self, image: np.ndarray) -> int:
+        """The number of an image uint8[H, W, 3]; the same for equal ones."""
+        key = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        if key not in self.numbers:
+            self.numbers[key] = len(self.images)
+            self.images.append(image)
+        return self.numbers[key]
+
+    def stacked(self, tower: ViTConfig) -> np.ndarray:
+        """uint8[P, H, W, 3]; P may be 0."""
+        return np.stack(self.images) if self.images else np.zeros((0, *tower.image_size, tower.channels), np.uint8)
+
+
+def tower_output(config: ViTConfig, params: dict, images: np.ndarray, dtype=np.float32) -> np.ndarray:
+    """uint8[P, H, W, 3] -> [P, k, D_v] of `dtype`, the tower's output, `CHUNK` images at a time. P may be 0."""
+    out = np.zeros((len(images), config.num_tokens, config.width), dtype)
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK]
+        padded = np.concatenate([chunk, np.zeros((CHUNK - len(chunk), *chunk.shape[1:]), np.uint8)])
+        out[start : start + CHUNK] = _forward(config, params, image_batches.to_float(padded))[: len(chunk)]
+    return out
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(config: ViTConfig, params, images):
+    return ViT(config).apply({"params": params}, images)[0]
+
+
+def features_of(
+    rows: Sequence[Tokenised], config: ViTConfig, params: dict, num_images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(features float32[P + 1, k, D_v] of the P different images of B examples, numbers int[B, n] of theirs).
+
+    The last features are zeros: they stand for images that an example does not have, which come before its own.
+    """
+    images, numbers = Images(), np.full((len(rows), num_images), -1)
+    for number, row in zip(numbers, rows, strict=True):
+        if len(row.images):
+            own = stretched(row.images, config.image_size[0])
+            number[-len(own) :] = [images.number(image) for image in own]
+    features = tower_output(config, params, images.stacked(config))
+    return np.concatenate([features, np.zeros((1, *features.shape[1:]), np.float32)]), numbers
+
+
+def seen_arrays(
+    examples: Sequence[Example], tokenizer: Tokenizer, config: ViTConfig, params: dict, *, num_images: int, **lengths
+) -> dict[str, np.ndarray]:
+    """As `to_arrays`, with "features" float32[B, n, k, D_v] instead of "images"; the same errors."""
+    rows = [tokenise(example, tokenizer) for example in examples]
+    texts = texts_to_arrays(rows, tokenizer.pad_id, num_images=num_images, **lengths)
+    features, numbers = features_of(rows, config, params, num_images)
+    return {"features": features[numbers]} | texts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tower:
+    """A frozen tower: its configuration and parameters, without a head."""
+
+    config: ViTConfig
+    params: dict
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that differ for another configuration and for another value of any parameter."""
+        return fingerprint(self.params, repr(self.config))
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """uint8[P, H, W, 3] -> float16[P, k, D_v]: what the tower says of every patch."""
+        return tower_output(self.config, self.params, images, np.float16)
+
+
+def fingerprint(params: dict, words: str = "") -> str:
+    """16 hexadecimal digits that differ for other words and for another value of any parameter."""
+    digest = hashlib.sha256(words.encode())
+    for path, leaf in jax.tree.leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

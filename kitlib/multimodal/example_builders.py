@@ -1,16 +1,24 @@
-"""Examples of every objective from the kit's own data: one builder function per objective, over one data object.
-Those with exemplars are in `exemplar_builders`.
+"""Examples of every objective from the kit's own data: one builder function per kind of task, over one data object.
 
     data = kit_data("train")
-    counting(data, rng)                  # an `Example`; the generator decides everything that is random
-    captionings(data, rng)               # several examples about one picture: its name in four languages
+    counting(data, rng)                   # an `Example`; the generator decides everything that is random
+    captionings(data, rng)                # several examples about one picture: its name in four languages
+    few_shot(data, rng, shots=2)          # "what is this? dax ; what is this? zug ; what is this?", three images
+    recall(data, rng)                     # "what is Hund? vuck ; what is Apfel? gub ; what is Hund?", a text
+    repeated_pairs(data, rng)             # "dog dax ; cat zug ; dog dax ; dog dax ; cat zug", the target of a text
 
 All images are 64 x 64 and made here: emoji, each anywhere on a random background; scenes and videos of emoji; easy-VQA;
-rendered words, pages and receipts. `kit_tasks` gives each builder a name and a metric.
+rendered words, pages and receipts. `tasks.TABLE` gives each builder its names and its metric.
 
 A builder with a plural name gives several examples about the same images, up to `PROMPTS`: what a frozen tower says of
-an image is computed once for all of them (`features`). Pictures that are named in training are named in the languages
-of `held_out.languages_with_pictures` only, in the answer as in the prompt.
+an image is computed once for all of them (`mixtures.feature_batches`). Pictures that are named in training are named in
+the languages of `kit_data.languages_with_pictures` only, in the answer as in the prompt.
+
+To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks like
+the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the training it
+is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". From the stage "shots" on, a word stands
+right behind its name, "dog dax ; cat zug ; dog dax": then its last step is to repeat what followed a name before, which
+texts alone can teach (`repeated_pairs`). Words for all this must be many: 52 are memorised.
 """
 
 from collections.abc import Sequence
@@ -24,7 +32,6 @@ from kitlib.multimodal.prompts import Example
 from kitlib.synthetic import episodes, rendered_text, scenes, video
 from kitlib.synthetic.scenes import SIZE
 
-# DOC multimodal.example_builders
 PROMPTS = 4  # examples about one picture, at most
 FRAMES = 4  # per video, as in PaLI-X
 CELL = 8  # pixels: the width of a patch
@@ -38,7 +45,6 @@ TO_READ = (10, 20)  # pixels per em of a single word
 OCR_WORDS = 12  # of a receipt in the prompt, at most; no receipt has more
 GRID, HIDDEN = (8, 8), 0.25  # cells of 8 x 8 pixels each; the share of hidden cells
 ENTRIES = 128  # in the codebook
-
 
 # ---------------------------------------------------------------------------------------------- captions and names
 
@@ -59,48 +65,30 @@ def split_captioning(data: KitData, rng) -> Example:
     return objectives.split_captioning(image, caption, language, position)
 
 
-def namings(data: KitData, rng) -> list[Example]:
-    """What is this? -> the name, in several languages."""
-    image, row = pictured(data, data.object_rows, rng)
-    languages = several(data.languages[row], rng)
-    return [objectives.naming(image, data.emoji.names[language][row], language) for language in languages]
-
-
-def namings_by_english(data: KitData, rng) -> list[Example]:
-    """What is this? -> the English name, then the name in another language, for several of these."""
+def namings(data: KitData, rng, *, by_english: bool = False) -> list[Example]:
+    """What is this? -> the name, in several languages. by_english: the English name, then that in another language."""
     image, row = pictured(data, data.object_rows, rng)
     names = {language: data.emoji.names[language][row] for language in data.languages[row]}
-    first = names.pop("en"), "en"
+    first = (names.pop("en"), "en") if by_english else None
     return [objectives.naming(image, names[language], language, first) for language in several(tuple(names), rng)]
 
 
-def translations(data: KitData, rng) -> list[Example]:
+def translations(data: KitData, rng, *, held_out: bool = False) -> list[Example]:
     """A name without a picture -> the name in another language, for several pairs; half by way of English.
 
-    All languages: here the names are taught that no picture teaches. Half of those by way of English do not say what is
-    to be named, as in `namings_by_english` but without the picture: the English name is then a guess, and what can be
-    learned is to translate what one has just written.
+    Here the names are taught that no picture teaches. Half of those by way of English do not say what is to be named,
+    as in `namings` but without the picture: the English name is then a guess, and what can be learned is to translate
+    what one has just written. held_out: only names that no picture teaches, a quarter in half of the languages.
     """
-    row = pick(data.object_rows, rng)
-    return _translated(data, row, captioned.LANGUAGES, rng)
-
-
-def translations_by_text(data: KitData, rng) -> list[Example]:
-    """`translations` into languages in which no picture of the thing is named: a quarter of the names in half of the
-    languages, which would else be rare."""
-    row = pick([row for row in data.object_rows if len(data.languages[row]) < len(captioned.LANGUAGES)], rng)
-    return _translated(data, row, [code for code in captioned.LANGUAGES if code not in data.languages[row]], rng)
-
-
-def _translated(data: KitData, row: int, languages: Sequence[str], rng) -> list[Example]:
-    names = {language: data.emoji.names[language][row] for language in captioned.LANGUAGES}
+    english, languages = data.emoji.names["en"], tuple(captioned.LANGUAGES)
+    row = pick([i for i in data.object_rows if not held_out or len(data.languages[i]) < len(languages)], rng)
     examples = []
-    for language in several(tuple(languages), rng):
-        name = names["en" if rng.integers(2) else pick(tuple(names), rng)]
-        first = (names["en"], "en") if language != "en" and rng.integers(2) else None
+    for language in several([code for code in languages if not held_out or code not in data.languages[row]], rng):
+        name = data.emoji.names["en" if rng.integers(2) else pick(languages, rng)][row]
+        first = (english[row], "en") if language != "en" and rng.integers(2) else None
         if first and rng.integers(2):
             name = "this"
-        examples.append(objectives.translation(name, names[language], language, first))
+        examples.append(objectives.translation(name, data.emoji.names[language][row], language, first))
     return examples
 
 
@@ -159,21 +147,20 @@ def object_aware_vqa(data: KitData, rng) -> Example:
     return objectives.object_aware_vqa(_scene(data, rng), data.scene_names, rng)
 
 
-def counting(data: KitData, rng) -> Example:
-    """How many: dog? One to nine. An example of vqa that is none of the paper's objectives."""
-    scene, subject = _crowd(data, rng)
-    return objectives.vqa(scene.image, *scenes.ask(scene, data.scene_names, subject, rng)["count"], "en")
+def counting(data: KitData, rng, *, by_positions: bool = False) -> Example:
+    """How many: dog? One to nine, in a scene of up to nine objects. No objective of the paper, but an example of vqa.
 
-
-def counting_by_positions(data: KitData, rng) -> Example:
-    """The same, with an answer in steps: the row and the column of each one, in units of `CELL` pixels and in reading
-    order, then their number."""
-    scene, subject = _crowd(data, rng)
+    by_positions: an answer in steps, first the row and the column of each one, in units of `CELL` pixels and in reading
+    order, then their number.
+    """
+    indices, subject = scenes.contents(len(data.scene_names), rng, least=1)
+    cutouts = pick(data.scene_cutouts, rng)
+    scene = retry_until_fits(lambda: scenes.compose(cutouts, indices, COUNTED, rng, smallest=COUNTED[0]))
     question, answer = scenes.ask(scene, data.scene_names, subject, rng)["count"]
     counted = scene.boxes[scene.indices == subject]
     centres = (counted[:, :2] + counted[:, 2:]) / 2 * SIZE  # float[n, 2]
-    places = [f"{row} {column}" for row, column in sorted((centres // CELL).astype(int).tolist())]
-    return objectives.vqa(scene.image, question + prompts.FIRST_WHERE, prompts.BETWEEN.join([*places, answer]), "en")
+    places = sorted((centres // CELL).astype(int).tolist())
+    return _answered_where(scene.image, question, answer, places if by_positions else None)
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -203,8 +190,7 @@ def split_ocr(data: KitData, rng) -> Example:
 def screenshot_to_markup(data: KitData, rng) -> Example:
     """A page -> its markup; only pages with few rows fit."""
     _, words, _ = pick(data.vocabularies, rng)
-    page = retry_until_fits(lambda: rendered_text.page(words, rng, SIZE))  # one in three fits
-    return objectives.screenshot_to_markup(*page)
+    return objectives.screenshot_to_markup(*retry_until_fits(lambda: rendered_text.page(words, rng, SIZE)))
 
 
 def span_corruption(data: KitData, rng) -> Example:
@@ -212,7 +198,7 @@ def span_corruption(data: KitData, rng) -> Example:
     return objectives.span_corruption(pick(data.texts, rng), rng)
 
 
-# ---------------------------------------------------------------------------------------------- video, boxes, patches
+# ---------------------------------------------------------------------------------------------- videos, boxes, patches
 
 
 def video_captioning(data: KitData, rng) -> Example:
@@ -221,18 +207,23 @@ def video_captioning(data: KitData, rng) -> Example:
     return objectives.video_captioning(clip.frames, motion_caption(clip, data.scene_names), "en")
 
 
-def video_questions(data: KitData, rng) -> Example:
-    """A question about four frames. An example of vqa that is none of the paper's objectives."""
+def video_questions(data: KitData, rng, *, by_positions: bool = False) -> Example:
+    """A question about four frames. No objective of the paper, but an example of vqa.
+
+    by_positions: an answer in two steps, first the row and the column of the first object in each frame, in units of
+    `CELL` pixels. What is slow moves by one of them per frame.
+    """
     clip, question, answer = _video_question(data, rng)
-    return objectives.vqa(clip.frames, question, answer, "en")
+    places = (clip.centres[:, 0] // CELL).astype(int)
+    return _answered_where(clip.frames, question, answer, places if by_positions else None)
 
 
-def video_questions_by_positions(data: KitData, rng) -> Example:
-    """The same, with an answer in two steps: the row and the column of the first object in each frame, in units of
-    `CELL` pixels, then the answer. What is slow moves by one of them per frame."""
-    clip, question, answer = _video_question(data, rng)
-    path = [f"{row} {column}" for row, column in (clip.centres[:, 0] // CELL).astype(int)]
-    return objectives.vqa(clip.frames, question + prompts.FIRST_WHERE, prompts.BETWEEN.join([*path, answer]), "en")
+def _answered_where(images, question: str, answer: str, places) -> Example:
+    """places: int[n, 2], rows and columns to be written before the answer, or None."""
+    if places is not None:
+        answer = prompts.BETWEEN.join([*(f"{row} {column}" for row, column in places), answer])
+        question += prompts.FIRST_WHERE
+    return objectives.vqa(images, question, answer, "en")
 
 
 def findings(data: KitData, rng) -> list[Example]:
@@ -281,32 +272,42 @@ def _scene(data: KitData, rng, most: int = OBJECTS, sides: tuple[int, int] = SID
     return scenes.compose(pick(data.scene_cutouts, rng), indices, sides, rng)
 
 
-def _crowd(data: KitData, rng) -> tuple[scenes.Scene, int]:
-    """(a scene of up to nine objects, the kind to be counted: one to nine of them)"""
-    indices, subject = scenes.contents(len(data.scene_names), rng, least=1)
-    cutouts = pick(data.scene_cutouts, rng)
-    return retry_until_fits(lambda: scenes.compose(cutouts, indices, COUNTED, rng, smallest=COUNTED[0])), subject
-
-
 def _video_question(data: KitData, rng) -> tuple[video.Video, str, str]:
     """(video, question, answer)"""
     kind, cutouts = pick(video.QUESTION_KINDS, rng), pick(data.scene_cutouts, rng)
     return video.draw_question(kind, cutouts, data.scene_names, FRAMES, rng, pace=PACE)
 
 
-# DOC multimodal.exemplar_builders
-# | """Few-shot examples: exemplars with pictures in the prompt, and names with a word each to look up.
-# |
-# |     made_up_words(data, rng)             # "what is this? dax ; what is this? zug ; what is this?" with three images
-# |     recall(data, rng)                    # "what is Hund? vuck ; what is Apfel? gub ; what is Hund?", a text
-# |     repeated_pairs(data, rng)            # "dog dax ; cat zug ; dog dax ; dog dax ; cat zug", the target of a text
-# |
-# | To answer a few-shot prompt, a model has to know which word belongs to which image, to find the exemplar that looks like
-# | the query, and to copy its word. A small model learns the first two late. So in half of the prompts of the training it
-# | is asked to say all of it, image by image: "dog ; dax ; cat ; zug ; dog ; dax". From the stage "shots" on, a word stands
-# | right behind its name, "dog dax ; cat zug ; dog dax": then its last step is to repeat what followed a name before, which
-# | texts alone can teach (`repeated_pairs`). Words for all this must be many: 52 are memorised.
-# | """
+# ---------------------------------------------------------------------------------------------- exemplars
+
+
+def few_shot(data: KitData, rng, *, shots: int = SHOTS, tested: bool = False, by_name: bool = False) -> Example:
+    """Exemplars that name two objects by a word each, then a query.
+
+    Args:
+        shots: exemplars, 2 (one of each object) to 8.
+        tested: the kinds of objects and the 52 made-up words of the tests, few enough to be memorised, but what they
+            mean is drawn again for every prompt. Else any two objects and two of thousands of words that mean nothing
+            here: made-up ones of two syllables, or short ones of other languages; half of the answers name every image.
+        by_name: all answers name every image in English, each name with its word right behind it. Half of the objects
+            that are not `tested` are then those of scenes, too.
+
+    The short words mean not quite nothing: of 3,497, 70 are Turkish or Vietnamese names of objects that the kit names,
+    and 20 of these are held out from pictures. To leave them out would be another training than the released one.
+    """
+    if tested:
+        cutouts, names, words = pick(data.scene_cutouts, rng), data.scene_names, None
+    else:
+        rows = pick((data.object_rows, data.scene_rows), rng) if by_name else data.object_rows
+        rows = rng.choice(rows, 2, replace=False)
+        words = _words(data, rng)
+        cutouts, names = [data.drawing(row, rng) for row in rows], [data.emoji.names["en"][row] for row in rows]
+    episode = episodes.episode(cutouts, 2, shots, rng, words=words)
+    if by_name:
+        return objectives.made_up_words(episode, names=names, joint=" ")
+    return objectives.made_up_words(episode, names=names if not tested and rng.integers(2) else None)
+
+
 def episodic_captioning(data: KitData, rng) -> Example:
     """Five objects that share an English keyword, with names in one language: loosely related pairs."""
     rows = rng.choice(pick(data.related, rng), SHOTS + 1, replace=False)
@@ -316,109 +317,41 @@ def episodic_captioning(data: KitData, rng) -> Example:
     return objectives.episodic_captioning(images, captions, language)
 
 
-def made_up_words(data: KitData, rng) -> Example:
-    """Exemplars that name two kinds of objects by made-up words, then a query. The words are few enough to be
-    memorised, but their meaning is drawn again for every prompt."""
-    return objectives.made_up_words(episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng))
+def episodic_vqa(data: KitData, rng) -> Example:
+    """New words for two objects, or five questions of easy-VQA."""
+    if rng.integers(2):
+        return few_shot(data, rng)
+    easy, rows = data.questions, rng.integers(len(data.questions), size=SHOTS + 1)
+    questions, answers = ([texts[row] for row in rows] for texts in (easy.questions, easy.answers))
+    return objectives.episodic_vqa(easy.images[easy.image_index[rows]], questions, answers, "en")
 
 
-def made_up_words_by_name(data: KitData, rng) -> Example:
-    """The same with an answer that names what every image shows, in English, each name with its made-up word."""
-    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, SHOTS, rng)
-    return objectives.made_up_words(episode, names=data.scene_names, joint=" ")
+def repeated_pairs(data: KitData, rng, *, tested: bool = False) -> Example:
+    """Two to four names with a word each, four pairs in all, and then eight times one of them again.
 
-
-def two_made_up_words_by_name(data: KitData, rng) -> Example:
-    """The same with one exemplar of each kind."""
-    episode = episodes.episode(pick(data.scene_cutouts, rng), 2, 2, rng)
-    return objectives.made_up_words(episode, names=data.scene_names, joint=" ")
-
-
-def four_exemplars(data: KitData, rng) -> Example:
-    """Any two objects and two of thousands of words that mean nothing here: made-up ones of two syllables, or short
-    ones of other languages. Half of the time the answer names every image.
-
-    Not quite nothing: of the 3,497 short words 70 are Turkish or Vietnamese names of things that the kit names, and 20
-    of these are held out from pictures (`held_out`). To leave them out would be another training than the released one.
+    tested: with the names and the words of the tests, as in `few_shot`.
     """
-    return _exemplars(data, rng, SHOTS)
+    rows, vocabulary = (data.scene_rows, episodes.nonsense()) if tested else (data.object_rows, _words(data, rng))
+    rows = rng.choice(rows, rng.integers(2, SHOTS + 1), replace=False)
+    names = [data.emoji.names["en"][row] for row in rows]
+    pairs = list(zip(names, _different(vocabulary, len(names), rng), strict=True))
+    order = rng.permutation([*range(len(pairs)), *rng.integers(len(pairs), size=SHOTS - len(pairs))])
+    return objectives.repeated_pairs([pairs[i] for i in order], [pick(pairs, rng) for _ in range(8)])
 
 
-def two_exemplars(data: KitData, rng) -> Example:
-    """`four_exemplars` with one of each object."""
-    return _exemplars(data, rng, 2)
-
-
-def two_exemplars_by_name(data: KitData, rng) -> Example:
-    """`two_exemplars` with an answer that names every image, each name with its word right behind it."""
-    return _exemplars_by_name(data, rng, 2)
-
-
-def four_exemplars_by_name(data: KitData, rng) -> Example:
-    """The same with four exemplars."""
-    return _exemplars_by_name(data, rng, SHOTS)
-
-
-def _exemplars(data: KitData, rng, shots: int) -> Example:
-    episode, names = _episode(data, data.object_rows, rng, shots)
-    return objectives.made_up_words(episode, names=names if rng.integers(2) else None)
-
-
-def _exemplars_by_name(data: KitData, rng, shots: int) -> Example:
-    """Half of the time of the objects of scenes, with which few-shot prompts are tested."""
-    episode, names = _episode(data, pick((data.object_rows, data.scene_rows), rng), rng, shots)
-    return objectives.made_up_words(episode, names=names, joint=" ")
-
-
-def _episode(data: KitData, rows: Sequence[int], rng, shots: int) -> tuple[episodes.Episode, list[str]]:
-    """(episode of two of the rows, their English names)"""
-    rows = rng.choice(rows, 2, replace=False)
-    words = _words(data, rng)
-    episode = episodes.episode([data.drawing(row, rng) for row in rows], 2, shots, rng, words=words)
-    return episode, [data.emoji.names["en"][row] for row in rows]
+def recall(data: KitData, rng) -> Example:
+    """Two to five names of objects with a word each, then one of the names -> its word. Looking up in the prompt, which
+    few-shot prompts with pictures need, too, can be learned from texts, and these are short."""
+    rows = rng.choice(data.object_rows, rng.integers(2, 6), replace=False)
+    language = pick(tuple(captioned.LANGUAGES), rng)
+    names = [data.emoji.names[language][row] for row in rows]
+    words = _different(data.short_words, len(names), rng)
+    return objectives.recall(names, words, rng.integers(len(names)), language)
 
 
 def _words(data: KitData, rng) -> Sequence[str]:
     return episodes.nonsense(2) if rng.integers(2) else data.short_words
 
 
-def repeated_pairs(data: KitData, rng) -> Example:
-    """Two to four names with a word each, four pairs in all, and then eight times one of them again."""
-    return _repeated(data, data.object_rows, _words(data, rng), rng)
-
-
-def repeated_made_up_words(data: KitData, rng) -> Example:
-    """The same with the names and the words of `made_up_words`."""
-    return _repeated(data, data.scene_rows, episodes.nonsense(), rng)
-
-
-def _repeated(data: KitData, rows: Sequence[int], vocabulary: Sequence[str], rng) -> Example:
-    rows = rng.choice(rows, rng.integers(2, SHOTS + 1), replace=False)
-    names = [data.emoji.names["en"][row] for row in rows]
-    words = [vocabulary[i] for i in rng.choice(len(vocabulary), len(names), replace=False)]
-    pairs = list(zip(names, words, strict=True))
-    listed = [
-        pairs[i] for i in rng.permutation([*range(len(pairs)), *rng.integers(len(pairs), size=SHOTS - len(pairs))])
-    ]
-    return objectives.repeated_pairs(listed, [pick(pairs, rng) for _ in range(8)])
-
-
-def recall(data: KitData, rng) -> Example:
-    """Two to five names of objects with a word each, then one of the names -> its word. Looking up in the prompt, which
-    few-shot prompts with pictures need, too, can be learned from texts, and these are short."""
-    rows, language = (
-        rng.choice(data.object_rows, rng.integers(2, 6), replace=False),
-        pick(tuple(captioned.LANGUAGES), rng),
-    )
-    names = [data.emoji.names[language][row] for row in rows]
-    words = [data.short_words[i] for i in rng.choice(len(data.short_words), len(names), replace=False)]
-    return objectives.recall(names, words, rng.integers(len(names)), language)
-
-
-def episodic_vqa(data: KitData, rng) -> Example:
-    """New words for two objects, or five questions of easy-VQA."""
-    if rng.integers(2):
-        return four_exemplars(data, rng)
-    easy, rows = data.questions, rng.integers(len(data.questions), size=SHOTS + 1)
-    questions, answers = ([texts[row] for row in rows] for texts in (easy.questions, easy.answers))
-    return objectives.episodic_vqa(easy.images[easy.image_index[rows]], questions, answers, "en")
+def _different(words: Sequence[str], count: int, rng) -> list[str]:
+    return [words[i] for i in rng.choice(len(words), count, replace=False)]

@@ -14,7 +14,6 @@ from kitlib.data import tokenizer as tokenizers
 from kitlib.models import decode
 from kitlib.models.palix import FEW_SHOT_TEXT_LENGTH
 from kitlib.multimodal import batching
-from kitlib.multimodal.frozen_tower import features_of
 from kitlib.multimodal.prompts import Example
 
 WINDOW = 1024  # examples whose images are compared and whose features are in memory at a time
@@ -45,6 +44,11 @@ def _shape(model, tokenised: Sequence[batching.Tokenised]) -> dict[str, int]:
     }
 
 
+def _rounded(length: int) -> int:
+    """Rounded up to a multiple of 8, so that there are few shapes and few compilations."""
+    return -(-length // 8) * 8
+
+
 def generated_texts(
     model, params, examples: Sequence[Example], *, batch_size: int = 64, shape: Mapping[str, int] | None = None
 ) -> list[str]:
@@ -70,7 +74,7 @@ def texts_and_log_probs(
     for start in range(0, len(tokenised), WINDOW):
         window = tokenised[start : start + WINDOW]
         arrays = batching.texts_to_arrays(window, words.pad_id, **lengths)
-        features, numbers = features_of(window, model.config.tower, params["tower"], shape["num_images"])
+        features, numbers = batching.features_of(window, model.config.tower, params["tower"], shape["num_images"])
         for at in range(0, len(window), batch_size):
             # A last batch that is not full is filled with its last row.
             rows = np.minimum(np.arange(at, at + batch_size), len(window) - 1)
@@ -81,8 +85,3 @@ def texts_and_log_probs(
             texts += [words.decode(row).strip() for row in np.asarray(tokens)[:kept]]
             log_probs += np.asarray(of_tokens).sum(axis=1)[:kept].tolist()
     return texts, np.array(log_probs, np.float32)
-
-
-def _rounded(length: int) -> int:
-    """Rounded up to a multiple of 8, so that there are few shapes and few compilations."""
-    return -(-length // 8) * 8

@@ -1,13 +1,19 @@
-"""The data that the kit's own multimodal examples are drawn from.
+"""The data that the kit's own multimodal examples are drawn from, and which names no picture teaches.
 
     data = kit_data("train")
     image, box = place_on_background(data.drawing(0, rng), rng)
+    by_text_alone("1F415", "fr")         # whether the French name of a dog is only ever taught by translation
 
-The builders that draw from it are in `example_builders` and `exemplar_builders`.
+Names are held out to test transfer between languages. Half of the sixteen languages are taught every name with
+pictures. In the other half, `BY_TEXT`, a quarter of the objects are named in texts alone ("what is dog?", answered in
+French): no picture of such an object comes with its name in that language, neither as an answer nor in a prompt (but
+for a gap that `example_builders.few_shot` describes). To name it from a picture, what the model sees and what it reads
+must have met. Which quarter depends on the object's code and the language, so it differs between languages.
 """
 
 import contextlib
 import functools
+import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,12 +22,29 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from kitlib.configs.arguments import one_of
 from kitlib.data import captioned, files, glosses, tokenizer
-from kitlib.multimodal import held_out
+from kitlib.multimodal.prompts import CODES
 from kitlib.synthetic import episodes, named_pictures, rendered_text, scenes
 from kitlib.synthetic.scenes import SIZE
 
 SHOTS = 4  # exemplars before the query, as PaLI-X is prompted
+BY_TEXT = ("fr", "pt", "it", "el", "tr", "hi", "ko", "vi")  # half of the languages, half of the scripts
+ONE_IN = 4  # objects per such language
+
+
+def by_text_alone(code: str, language: str) -> bool:
+    """Whether no picture of the object with this code (of `captioned.Emoji.codes`) has its name in this language.
+
+    Raises ValueError for an unknown language.
+    """
+    digest = hashlib.sha256(f"{code} {CODES[language]}".encode()).hexdigest()
+    return language in BY_TEXT and int(digest, 16) % ONE_IN == 0
+
+
+def languages_with_pictures(code: str) -> tuple[str, ...]:
+    """The languages in which this object is named with pictures: 8 to 16 of them."""
+    return tuple(language for language in captioned.LANGUAGES if not by_text_alone(code, language))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +53,9 @@ class KitData:
 
     Attributes:
         emoji: all emoji with their names and keywords.
-        object_rows: the emoji that captioning and naming use, as row numbers (see `object_rows`).
+        object_rows: the rows of emoji that captioning and naming use (see `object_rows`).
         drawn: per emoji, its cut-outs uint8[32, 32, 4]; objects in every taught style, all others in Noto's.
-        languages: per emoji, the languages in which it is named with pictures (see `held_out`).
+        languages: per emoji, the languages in which it is named with pictures (`languages_with_pictures`).
         questions: easy-VQA.
         texts: the glosses.
         scene_cutouts: per taught style, uint8[K, 32, 32, 4], the K objects of scenes and videos; Noto's come first and
@@ -40,7 +63,7 @@ class KitData:
         scene_names, scene_rows: their English names, their emoji rows.
         vocabularies: (language, words to read, those of them that are short enough for receipts).
         more_words: words of further languages, in the same letters.
-        short_words: those of them that are short and of few pieces: names for things that are given in a prompt.
+        short_words: those of them that are short and of few pieces: names that a prompt gives to objects.
         related: groups of more than `SHOTS` rows of `object_rows` that share an English keyword.
     """
 
@@ -69,8 +92,7 @@ def kit_data(split: str = "train") -> KitData:
 
     Raises ValueError for another split, as easy-VQA and the glosses have no third.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"There is no split {split!r} of all the kit's data: use 'train' or 'test'.")
+    one_of("split of all the kit's data", split, ("train", "test"))
     emoji, rows, training = captioned.emoji(split), object_rows(split), split == "train"
     drawn = [[cutout] for cutout in scenes.cut_outs(emoji.images)]
     scene_rows = [emoji.names["en"].index(name) for name in scenes.EASY[split]]
@@ -94,9 +116,7 @@ def kit_data(split: str = "train") -> KitData:
         emoji=emoji,
         object_rows=rows,
         drawn=drawn,
-        languages=[
-            held_out.languages_with_pictures(code) if training else tuple(captioned.LANGUAGES) for code in emoji.codes
-        ],
+        languages=[languages_with_pictures(c) if training else tuple(captioned.LANGUAGES) for c in emoji.codes],
         questions=captioned.easy_vqa(split),
         texts=glosses(split),
         scene_cutouts=scene_cutouts,

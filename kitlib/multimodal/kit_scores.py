@@ -1,20 +1,20 @@
 """The tests of the released model: what "seen" and "unseen" mean, and one `Task` per row of its table of scores.
 
     scorecard(model, params, TASKS)                      # a row per test, with controls (see `tasks`)
-    caption_examples("fr", style="twemoji")(300, 77)     # known things as another designer draws them
+    caption_examples("fr", style="twemoji")(300, 77)     # known objects as another designer draws them
 
-Three things can be new, and each has a test of its own:
+Three parts can be new, and each has a test of its own:
 
-- the picture: a known thing on a new background, or in a style that was held out (Twemoji);
-- the pair of a thing and a language: the French name of a thing whose pictures were named in other languages, and whose
-  French name was met in texts alone (`held_out`);
-- the thing: objects and words of the test split, which are in no training image.
+- the picture: a known object on a new background, or in a style that was held out (Twemoji);
+- the pair of an object and a language: the French name of an object whose pictures were named in other languages, and
+  whose French name was met in texts alone (`kit_data.by_text_alone`);
+- the object: objects and words of the test split, which are in no training image.
 
 In few-shot prompts the meaning of the words is new: of 52 made-up words two are drawn for every prompt, in training as
 here, so that only the prompt tells what they mean. The 48 kinds of objects are known; those of the test split have rows
 of their own.
 
-A thing without a known name cannot be named. What is asked is whether the answer is near: by its place in WordNet
+An object without a known name cannot be named. What is asked is whether the answer is near: by its place in WordNet
 (WUPS), and whether no other name that was taught would have been nearer ("nearest name").
 """
 
@@ -26,11 +26,26 @@ import numpy as np
 from kitlib.data import captioned, keyed_rng
 from kitlib.metrics.text_metrics import wups
 from kitlib.multimodal import objectives
-from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
-from kitlib.multimodal.kit_data import object_rows, pick, place_on_background, retry_until_fits
+from kitlib.multimodal.kit_data import (
+    BY_TEXT,
+    by_text_alone,
+    object_rows,
+    pick,
+    place_on_background,
+    retry_until_fits,
+)
 from kitlib.multimodal.prompts import Example
-from kitlib.multimodal.scores import anls_values, exact_matches, last_names, last_words, letter_similarity, within_one
-from kitlib.multimodal.tasks import Task, boxes_found, kit_tasks
+from kitlib.multimodal.tasks import (
+    ANLS,
+    AP50,
+    EXACT,
+    Task,
+    kit_tasks,
+    last_names,
+    last_words,
+    letter_similarity,
+    within_one,
+)
 from kitlib.synthetic import rendered_text, scenes
 
 LETTERS_OF_A_WORD = (4, 6)  # fewest and most, of the words to read
@@ -43,7 +58,7 @@ def caption_examples(language: str, split: str = "train", style: str = "noto") -
     """(count, seed) -> captions of different objects in one language, each on a random background; at most one each.
 
     Known objects ("train") are those that were named with pictures in this language, in any style of
-    `emoji_styles.STYLES`; unseen ones ("test") come in the styles of `captioned.emoji`.
+    `captioned.EMOJI_STYLES`; unseen ones ("test") come in the styles of `captioned.emoji`.
     """
 
     def choose(count, seed):
@@ -58,7 +73,7 @@ def caption_examples(language: str, split: str = "train", style: str = "noto") -
 
 
 def pair_examples(*, by_english: bool) -> Callable:
-    """(count, seed) -> pictures to be named in a language in which no picture of the thing was named in training.
+    """(count, seed) -> pictures to be named in a language in which no picture of the object was named in training.
 
     by_english: the prompt asks for the English name first.
     """
@@ -137,15 +152,6 @@ def nearest_names(predictions: Sequence[str], examples: Sequence[Example]) -> np
 # ---------------------------------------------------------------------------------------------- the table
 
 
-def _kit(name: str, task: str, split: str = "train", metric=exact_matches, unit: str = "exact match") -> Task:
-    """A task of `kit_tasks` under the name of the table. Its data are read when it is evaluated."""
-
-    def draw(rng) -> Example:
-        return kit_tasks(split)[task].draw(rng)
-
-    return Task(name, draw, metric, unit)
-
-
 def finding_examples(count: int, seed: int) -> list[Example]:
     """Pictures of one or two objects, asked for one of their names or for both: one of the prompts of `finding`."""
     draw_all = kit_tasks("train")["finding"].draw_all
@@ -153,42 +159,45 @@ def finding_examples(count: int, seed: int) -> list[Example]:
     return [pick(draw_all(rng), rng) for rng in rngs]
 
 
-def _chosen(name: str, choose: Callable, metric=exact_matches, unit: str = "exact match") -> Task:
-    return Task(name, None, metric, unit, choose)
+def _kit(name: str, task: str, split: str = "train", metric=EXACT) -> Task:
+    """A task of `kit_tasks` under the name of the table. Its data are read when it is evaluated."""
+    return Task(name, lambda rng: kit_tasks(split)[task].draw(rng), *metric)
 
 
-LETTERS = (letter_similarity, "letters")
+def _chosen(name: str, choose: Callable, metric=EXACT) -> Task:
+    return Task(name, None, *metric, choose)
+
+
+LETTERS, WITHIN_ONE = (letter_similarity, "letters"), (within_one, "within one")
+LAST_NAME, LAST_NUMBER = (last_names, "last name"), (last_names, "last number")
+LAST_PART, LAST_WORD = (last_names, "last word"), (last_words, "last word")
 UNSEEN = caption_examples("en", "test")
 TASKS = (
     *(_chosen(f"captions, {code}", caption_examples(code)) for code in captioned.LANGUAGES),
     *(_chosen(f"captions, Twemoji, {code}", caption_examples(code, style="twemoji")) for code in captioned.LANGUAGES),
     _chosen("held-out pairs", pair_examples(by_english=False)),
-    _chosen("held-out pairs, by way of English", pair_examples(by_english=True), last_names, "last name"),
-    _chosen("captions, unseen objects, en", UNSEEN, wups_values, "WUPS"),
-    _chosen("captions, unseen objects, en, nearest name", UNSEEN, nearest_names, "nearest name"),
+    _chosen("held-out pairs, by way of English", pair_examples(by_english=True), LAST_NAME),
+    _chosen("captions, unseen objects, en", UNSEEN, (wups_values, "WUPS")),
+    _chosen("captions, unseen objects, en, nearest name", UNSEEN, (nearest_names, "nearest name")),
     _kit("easy-VQA, test set", "easy_vqa", "test"),
     _kit("counting", "counting"),
-    _kit("counting, within one", "counting", "train", within_one, "within one"),
-    _kit("counting, by way of positions", "counting_by_positions", "train", last_names, "last number"),
-    _kit("counting, by way of positions, within one", "counting_by_positions", "train", within_one, "within one"),
+    _kit("counting, within one", "counting", "train", WITHIN_ONE),
+    _kit("counting, by way of positions", "counting_by_positions", "train", LAST_NUMBER),
+    _kit("counting, by way of positions, within one", "counting_by_positions", "train", WITHIN_ONE),
     _kit("counting, unseen objects", "counting", "test"),
     _chosen("reading a word, unseen words", reading_examples()),
-    _chosen("reading a word, unseen words, by letters", reading_examples(), *LETTERS),
-    _kit("receipts", "receipts", "test", anls_values, "ANLS"),
-    _chosen("detection, one or two names", finding_examples, *boxes_found("train")),
-    _kit("detection, with absent kinds", "detection", "train", *boxes_found("train")),
-    _kit("detection, with absent kinds, unseen objects", "detection", "test", *boxes_found("test")),
+    _chosen("reading a word, unseen words, by letters", reading_examples(), LETTERS),
+    _kit("receipts", "receipts", "test", ANLS),
+    _chosen("detection, one or two names", finding_examples, AP50),
+    _kit("detection, with absent kinds", "detection", "train", AP50),
+    _kit("detection, with absent kinds, unseen objects", "detection", "test", AP50),
     _kit("videos", "video_questions"),
     _kit("videos, unseen objects", "video_questions", "test"),
-    _kit("videos, by way of positions", "video_questions_by_positions", "train", last_names, "last word"),
-    _kit(
-        "videos, unseen objects, by way of positions", "video_questions_by_positions", "test", last_names, "last word"
-    ),
-    _kit("captions of videos, by letters", "video_captioning", "train", *LETTERS),
+    _kit("videos, by way of positions", "video_questions_by_positions", "train", LAST_PART),
+    _kit("videos, unseen objects, by way of positions", "video_questions_by_positions", "test", LAST_PART),
+    _kit("captions of videos, by letters", "video_captioning", "train", LETTERS),
     _kit("4-shot, new words", "made_up_words"),
-    _kit("4-shot, new words, by way of English", "made_up_words_by_name", "train", last_words, "last word"),
+    _kit("4-shot, new words, by way of English", "made_up_words_by_name", "train", LAST_WORD),
     _kit("4-shot, new words, unseen objects", "made_up_words", "test"),
-    _kit(
-        "4-shot, new words, unseen objects, by way of English", "made_up_words_by_name", "test", last_words, "last word"
-    ),
+    _kit("4-shot, new words, unseen objects, by way of English", "made_up_words_by_name", "test", LAST_WORD),
 )

@@ -1,19 +1,30 @@
-"""Cached features of a frozen tower: training batches from shards on disk, computed once for many prompts.
+"""Training batches from mixtures of tasks: seeded, resumable to the exact batch, with images or a tower's features.
 
-    tower = Tower(config.tower, params["tower"])
-    for batch in batches(groups, tokenizer, tower, folder): ...  # as `mixture_batches.batches`: "features", no "images"
+    groups = {
+        "one": Group(Mixture(tasks, {"captioning": 2, "vqa": 1}), 32, num_images=1, prompt_length=40, target_length=32),
+        "few": Group(Mixture(tasks, {"episodic_vqa": 1}), 4, num_images=5, prompt_length=24, target_length=8),
+        "text": Group(Mixture(tasks, {"span_corruption": 1}), 4, num_images=0, prompt_length=128, target_length=48),
+    }
+    batches(groups, tokenizer)                          # {"one": {"images": ..., "prompt_tokens": ..., ...}, ...}
+    feature_batches(groups, tokenizer, tower, folder)   # {"one": {"features": ..., "prompt_tokens": ..., ...}, ...}
+
+Example i of a mixture is a pure function of (seed, i). We found no text that gives the weights of PaLI-X (arXiv
+2305.18565); its second stage has split_ocr, screenshot_to_markup and detection alone.
+
+An image with a caption, four images with questions, and a text have little in common. Padded to one shape, most of a
+batch would be padding. In three groups, each with its own shape, every step still sees all of them, and the shapes
+never change, so the step compiles once. An example that does not fit into the shape of its group is left out and the
+next one is drawn: `shares_that_fit` reports how many fit.
 
 In stages in which the tower is frozen, its output for an image is always the same. So it is computed once per image,
-for all questions about it: names in many languages, boxes of every object, all rows of a receipt (`Task.draw_all`).
-
-A *shard* holds the rows of a number of steps: the features of all different images, and per row the texts and the
+for all questions about it: names in many languages, boxes of every object, all rows of a receipt (`Task.draw_all`). A
+*shard* holds the rows of a number of steps: the features of all different images, and per row the texts and the
 numbers of its images. Its rows are shuffled, so that a batch has different images. A shard is a pure function of its
 number, the groups and the tower. Between two steps only one is in memory; on disk are the last one and the first, as a
 run that goes on compares its first batch. So a run can stop at any step: it continues from the step of its checkpoint,
 and a shard that is missing is made again.
 """
 
-import dataclasses
 import hashlib
 import itertools
 import sys
@@ -28,22 +39,19 @@ from kitlib.configs.arguments import one_of
 from kitlib.data import files, keyed_rng
 from kitlib.data.tokenizer import Tokenizer
 from kitlib.multimodal import batching
-from kitlib.multimodal.batching import Tokenised
-from kitlib.multimodal.frozen_tower import Images, Tower
+from kitlib.multimodal.batching import Images, Tokenised, Tower
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.tasks import Task
 
+TRIES = 256  # draws for one row; a packed row takes several
+STEPS = 100  # per shard
+DRAWS_PER_SHARD = 10**9  # numbers of draws that a shard has for itself
+SHARD = "shard-{:05d}.npz"
+FIRST = SHARD.format(0)
 
-# DOC multimodal.mixture
-# | """Mixtures of tasks: training example i is a pure function of (seed, i), so a run resumes at any i.
-# |
-# |     stage1 = Mixture(kit_tasks("train"), {"captioning": 4, "vqa": 1, "detection": 1})
-# |     stage1.draw(7)                                                     # the same whatever was drawn before
-# |     everything = Mixture(kit_tasks("train"), dict.fromkeys(PREFIXES, 1))     # all thirteen objectives, equally often
-# |
-# | We found no text that gives the weights of PaLI-X (arXiv 2305.18565); its second stage has split_ocr,
-# | screenshot_to_markup and detection alone.
-# | """
+# ---------------------------------------------------------------------------------------------- mixtures
+
+
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """Tasks that are drawn at random.
@@ -89,27 +97,7 @@ class Mixture:
         return self.tasks[str(rng.choice(names, p=weights / weights.sum()))], rng
 
 
-# DOC multimodal.mixture_batches
-# | """Endless training batches from mixtures, in groups of several shapes at once, seeded and resumable to the exact batch.
-# |
-# |     groups = {
-# |         "one": Group(Mixture(tasks, {"captioning": 2, "vqa": 1}), 32, num_images=1, prompt_length=40, target_length=32),
-# |         "few": Group(Mixture(tasks, {"episodic_vqa": 1}), 4, num_images=5, prompt_length=24, target_length=8),
-# |         "text": Group(Mixture(tasks, {"span_corruption": 1}), 4, num_images=0, prompt_length=128, target_length=48),
-# |     }
-# |     for batch in batches(groups, tokenizer): ...    # {"one": {"images": ..., "prompt_tokens": ..., ...}, ...}
-# |
-# | An image with a caption, four images with questions, and a text have little in common. Padded to one shape, most of a
-# | batch would be padding. In three groups, each with its own shape, every step still sees all of them, and the shapes
-# | never change, so the step compiles once.
-# |
-# | An example that does not fit into the shape of its group is left out and the next one is drawn. `shares_that_fit`
-# | reports how many fit. If no example of a task fits, `batches` raises ValueError.
-# | """
-TRIES = 256  # draws for one row; a packed row takes several
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Examples of one shape.
 
@@ -129,6 +117,54 @@ class Group:
     target_length: int
     image_size: int = 64
 
+    def fits(self, example: Tokenised, beside: Sequence[Tokenised] = ()) -> bool:
+        """Whether the example fits into a row, beside those that are packed into it already."""
+        prompt = sum(other.prompt_length for other in (example, *beside))
+        target = sum(len(other.target_tokens) for other in (example, *beside))
+        few = len(example.images) <= self.num_images
+        return few and prompt <= self.prompt_length and target <= self.target_length
+
+    def texts(self, rows: Sequence[Sequence[Tokenised]], pad_id: int) -> dict[str, np.ndarray]:
+        """The arrays of rows of one example each, or of packed texts, without images."""
+        lengths = {"prompt_length": self.prompt_length, "target_length": self.target_length}
+        if not self.num_images:
+            return batching.pack(rows, pad_id, **lengths)
+        return batching.texts_to_arrays([row[0] for row in rows], pad_id, num_images=self.num_images, **lengths)
+
+
+def check_groups(groups: Mapping[str, Group], tokenizer: Tokenizer) -> None:
+    """Raises ValueError if there is no group, and if no example of a task in `TRIES` fits into its group."""
+    if not groups:
+        raise ValueError("There is no group, so there is nothing to batch.")
+    for name, group in groups.items():
+        for task in _drawn_from(group):
+            if not any(group.fits(example) for example in _examples(group, task, TRIES, tokenizer)):
+                raise ValueError(
+                    f"No example of {task} fits into the group {name!r}: all of {TRIES} have more than "
+                    f"{group.num_images} images, {group.prompt_length} prompt tokens or {group.target_length} target "
+                    f"tokens."
+                )
+
+
+def shares_that_fit(group: Group, tokenizer: Tokenizer, count: int = 100) -> dict[str, float]:
+    """{task: the share of its examples that fit into a row}, of `count` examples; training leaves the others out."""
+    return {
+        task: sum(group.fits(example) for example in _examples(group, task, count, tokenizer)) / count
+        for task in _drawn_from(group)
+    }
+
+
+def _drawn_from(group: Group) -> list[str]:
+    return [name for name, weight in group.mixture.weights.items() if weight]
+
+
+def _examples(group: Group, task: str, count: int, tokenizer: Tokenizer) -> Iterator[Tokenised]:
+    draw, seed = group.mixture.tasks[task].draw, group.mixture.seed
+    return (batching.tokenise(draw(keyed_rng(seed, 0, i)), tokenizer) for i in range(count))
+
+
+# ---------------------------------------------------------------------------------------------- batches of images
+
 
 def batches(groups: Mapping[str, Group], tokenizer: Tokenizer) -> grain.DatasetIterator:
     """An endless iterator over {name of a group: its arrays}.
@@ -146,20 +182,6 @@ def batches(groups: Mapping[str, Group], tokenizer: Tokenizer) -> grain.DatasetI
     return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(options))
 
 
-def check_groups(groups: Mapping[str, Group], tokenizer: Tokenizer) -> None:
-    """Raises ValueError if there is no group, and if no example of a task in `TRIES` fits into its group."""
-    if not groups:
-        raise ValueError("There is no group, so there is nothing to batch.")
-    for name, group in groups.items():
-        for task in _drawn_from(group):
-            if not any(fits(example, group) for example in _examples(group, task, TRIES, tokenizer)):
-                raise ValueError(
-                    f"No example of {task} fits into the group {name!r}: all of {TRIES} have more than "
-                    f"{group.num_images} images, {group.prompt_length} prompt tokens or {group.target_length} target "
-                    f"tokens."
-                )
-
-
 def group_batch(group: Group, tokenizer: Tokenizer, position: int) -> dict[str, np.ndarray]:
     """Batch `position` of one group; no two batches draw the same examples of the group's mixture.
 
@@ -167,55 +189,21 @@ def group_batch(group: Group, tokenizer: Tokenizer, position: int) -> dict[str, 
     and tasks of which fewer examples fit come less often than their weights say. Raises ValueError, as
     `batching.to_arrays`, if `TRIES` examples one after the other do not fit.
     """
-    lengths = {"prompt_length": group.prompt_length, "target_length": group.target_length}
     rows = []
     for row in range(position * group.size, (position + 1) * group.size):
         draws = map(group.mixture.draw, range(row * TRIES, (row + 1) * TRIES))
         rows.append(_fitting((batching.tokenise(example, tokenizer) for example in draws), group))
+    texts = group.texts(rows, tokenizer.pad_id)
     if not group.num_images:
-        return batching.pack(rows, tokenizer.pad_id, **lengths)
-    chosen = [examples[0] for examples in rows]
-    shape = {"num_images": group.num_images, "image_size": group.image_size} | lengths
-    return batching.rows_to_arrays(chosen, tokenizer.pad_id, **shape)
-
-
-def shares_that_fit(group: Group, tokenizer: Tokenizer, count: int = 100) -> dict[str, float]:
-    """{task: the share of its examples that fit into a row}, of `count` examples; training leaves the others out."""
-    return {
-        task: sum(fits(example, group) for example in _examples(group, task, count, tokenizer)) / count
-        for task in _drawn_from(group)
-    }
-
-
-def _drawn_from(group: Group) -> list[str]:
-    return [name for name, weight in group.mixture.weights.items() if weight]
-
-
-def _examples(group: Group, task: str, count: int, tokenizer: Tokenizer) -> Iterator[Tokenised]:
-    draw, seed = group.mixture.tasks[task].draw, group.mixture.seed
-    return (batching.tokenise(draw(keyed_rng(seed, 0, i)), tokenizer) for i in range(count))
-
-
-def fits(example: Tokenised, group: Group, beside: Sequence[Tokenised] = ()) -> bool:
-    """Whether the example fits into a row of the group, beside those that are packed into it already."""
-    needs = sum((_needs(other) for other in beside), _needs(example))
-    return len(example.images) <= group.num_images and bool((needs <= _lengths(group)).all())
-
-
-def _needs(example: Tokenised) -> np.ndarray:
-    """int[2]: tokens of the prompt (few-shot, of its longest part) and of the target."""
-    return np.array([example.prompt_length, len(example.target_tokens)])
-
-
-def _lengths(group: Group) -> np.ndarray:
-    return np.array([group.prompt_length, group.target_length])
+        return texts
+    return {"images": batching.images_to_array([row[0] for row in rows], group.num_images, group.image_size)} | texts
 
 
 def _fitting(draws: Iterator[Tokenised], group: Group) -> list[Tokenised]:
     """The first of these draws that fits into a row; of packed texts, also the following ones, as long as they fit."""
     chosen = []
     for example in draws:
-        if fits(example, group, chosen):
+        if group.fits(example, chosen):
             chosen.append(example)
             if group.num_images:
                 return chosen
@@ -224,11 +212,7 @@ def _fitting(draws: Iterator[Tokenised], group: Group) -> list[Tokenised]:
     return chosen or [example]  # one that does not fit: making the row raises ValueError
 
 
-# DOC multimodal.features
-STEPS = 100  # per shard
-MANY = 10**9  # numbers of draws that a shard has for itself
-SHARD = "shard-{:05d}.npz"
-FIRST = SHARD.format(0)
+# ---------------------------------------------------------------------------------------------- batches of features
 
 
 class FeatureBatches:
@@ -301,7 +285,7 @@ def feature_batches(
 ) -> FeatureBatches:
     """Training batches of these groups whose images went through the tower before. folder: for shards; steps: of each.
 
-    Raises ValueError as `mixture_batches.batches`. The iterator raises it, with the file's name, for a shard in the
+    Raises ValueError as `batches`. The iterator raises it, with the file's name, for a shard in the
     folder that is damaged or was made with another tower, other groups or data, or another number of steps.
     """
     check_groups(groups, tokenizer)
@@ -319,17 +303,12 @@ def make_shard(
     images, arrays = Images(), {}
     for name, group in groups.items():
         rows = draw_rows(group, tokenizer, number, group.size * steps)
-        lengths = {"prompt_length": group.prompt_length, "target_length": group.target_length}
+        found = group.texts(rows, tokenizer.pad_id)
         if group.num_images:
-            found = batching.texts_to_arrays(
-                [row[0] for row in rows], tokenizer.pad_id, num_images=group.num_images, **lengths
-            )
             found["numbers"] = np.zeros((len(rows), group.num_images), np.int32)  # padding: any, as it is not valid
             for i, (row,) in enumerate(rows):
                 numbers = [images.number(image) for image in batching.stretched(row.images, group.image_size)]
                 found["numbers"][i, group.num_images - len(numbers) :] = numbers
-        else:
-            found = batching.pack(rows, tokenizer.pad_id, **lengths)
         order = keyed_rng(group.mixture.seed, 1, number).permutation(len(rows))
         arrays |= {f"{name}/{key}": array[order] for key, array in found.items()}
     return arrays | {"features": tower.features(images.stacked(tower.config))}
@@ -338,10 +317,10 @@ def make_shard(
 def draw_rows(group: Group, tokenizer: Tokenizer, number: int, count: int) -> list[list[Tokenised]]:
     """The examples of `count` rows of shard `number`: one each, or packed texts; those that do not fit are left out."""
     rows = []
-    for i in itertools.count(number * MANY):
+    for i in itertools.count(number * DRAWS_PER_SHARD):
         examples = (batching.tokenise(example, tokenizer) for example in group.mixture.draw_all(i))
-        for example in (example for example in examples if fits(example, group)):
-            if rows and not group.num_images and fits(example, group, rows[-1]):
+        for example in (example for example in examples if group.fits(example)):
+            if rows and not group.num_images and group.fits(example, rows[-1]):
                 rows[-1].append(example)
             elif len(rows) == count:
                 return rows

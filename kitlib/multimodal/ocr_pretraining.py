@@ -7,7 +7,7 @@
 The tower of PaLI-X learns objects from JFT and learns to read from a second classification: does token t of the
 vocabulary occur in the text of the image? Here both are one list of labels: first one per letter, then one per object
 of `kit_data.object_rows`. An image shows words, one object, or a scene of several objects. Every label has its own
-sigmoid, so that several labels can be true. Objects come in the four styles of `synthetic.named_pictures`, varied; Twemoji is
+sigmoid, so that several labels can be true. Objects come in the four styles of `captioned.TAUGHT`, varied; Twemoji is
 held out. The words are those of all languages whose letters the tests read, at 8 to 20 pixels.
 
 We depart from PaLI-X in three points. PaLI-X classifies the whole image, we classify every patch: our images are drawn,
@@ -119,7 +119,7 @@ def patches_in_boxes(boxes) -> np.ndarray:
 
 def labelled_batches(make: LabelledBuilder, size: int, *, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches {"image": float32[B, H, W, 3] in [-1, 1], "labels": bool[B, P, V]}, each a function of its
-    position; a Grain iterator, resumable as that of `mixture_batches.batches`."""
+    position; a Grain iterator, resumable as that of `mixtures.batches`."""
 
     def batch(position: int) -> dict[str, np.ndarray]:
         examples = [make(keyed_rng(seed, position, row)) for row in range(size)]

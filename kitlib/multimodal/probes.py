@@ -3,7 +3,7 @@
     tower = Tower(model.config.tower, params["tower"])
     named_by_style(tower)          # things that were trained, also in the held-out style
     read_by_size(tower)            # letters of words that were not trained
-    told_patches(model, params, examples)     # which patch is it? from the tower's output and from the encoder's
+    position_accuracy(model, params, examples)     # which patch is it? from the tower's output and from the encoder's
 
 A probe (`metrics.fewshot`) is fitted to some images and judged on others. It separates two reasons for a wrong answer:
 the tower does not show what was asked for, or the text model does not use it.
@@ -20,7 +20,7 @@ from kitlib.data import captioned, keyed_rng, tokenizer
 from kitlib.metrics import over_examples
 from kitlib.metrics.fewshot import fit_probe, probe_scores
 from kitlib.multimodal import batching, generation
-from kitlib.multimodal.frozen_tower import Tower
+from kitlib.multimodal.batching import Tower
 from kitlib.multimodal.kit_data import object_rows, pick, place_on_background
 from kitlib.multimodal.kit_scores import LETTERS_OF_A_WORD, cutouts_of
 from kitlib.multimodal.ocr_pretraining import drawn_objects, letters
@@ -109,7 +109,7 @@ def _letters(tower: Tower, split: str, count: int, sizes: tuple[int, int], seed:
     return vectors, np.concatenate(found), np.repeat(np.arange(len(found)), [len(text) for text in found])
 
 
-def told_patches(model, params, examples: Sequence[Example], *, fitted: int = 200) -> dict[str, float]:
+def position_accuracy(model, params, examples: Sequence[Example], *, fitted: int = 200) -> dict[str, float]:
     """Of how many patches does a probe tell both row and column? {"tower": share, "encoder": share}
 
     From the tower's output, and from what the encoder makes of the visual tokens. The probes, one for rows and one for

@@ -32,8 +32,7 @@ from kitlib.metrics import detection
 from kitlib.metrics.text_metrics import anls, cider_d, vqa_accuracy
 from kitlib.multimodal import objectives
 from kitlib.multimodal.prompts import Example
-from kitlib.multimodal.scores import read_detections
-from kitlib.multimodal.tasks import Task
+from kitlib.multimodal.tasks import Task, read_detections
 
 
 # DOC multimodal.public_files

@@ -2,7 +2,7 @@
 
     stage 0 "ocr"    the tower alone learns to name objects and to read (`ocr_pretraining`)
     stage 1 "base"   the first things that a picture can say: names in all languages, one word, one or two boxes
-    stage 2 "bind"   which image is which: positions in every frame of a film, exemplars with made-up words
+    stage 2 "bind"   which image is which: positions in every frame of a video, exemplars with made-up words
     stage 3 "all"    all thirteen objectives and the evaluated tasks
     stage 4 "weak"   the same with more of what was still badly learned: names that no picture teaches, exemplars,
                      counting by way of positions
@@ -10,20 +10,23 @@
     stage 6 "words"  the same with the 48 kinds and 52 made-up words of the tests, whose meaning is drawn again for
                      every prompt; and texts in which such a word is to be looked up
     stage 7 "look"   the same with more prompts of five images: to tell the third from the fifth takes longest
-    at last          parameters between those after "weak" and after "look" (`interpolation`)
+    at last          parameters between those after "weak" and after "look" (`interpolate`)
 
-From stage 1 on the tower is frozen, and its output is computed once per picture (`features`): a thing is named, found
-and asked about in several languages at once, so that more is learned in an hour. PaLI-X trains in another way: first
-all objectives with a frozen tower, then reading, markup and boxes at a higher resolution with a trainable one. Ours has
-a reason of size. A small model learns names only when most examples are names, and to tell one image of a prompt from
-another only after thousands of prompts that ask for little else; a mixture of all tasks would spread both too thin.
+From stage 1 on the tower is frozen, and its output is computed once per picture (`mixtures.feature_batches`): an object
+is named, found and asked about in several languages at once, so that more is learned in an hour. PaLI-X trains in
+another way: first all objectives with a frozen tower, then reading, markup and boxes at a higher resolution with a
+trainable one. Ours has a reason of size. A small model learns names only when most examples are names, and to tell one
+image of a prompt from another only after thousands of prompts that ask for little else; a mixture of all tasks would
+spread both too thin.
 
 Matrices of the blocks are trained by Muon, all else by Adam (`optim.scale_by_muon`); the text half takes a much lower
 rate of Muon's than the tower.
 
 Every stage writes a checkpoint and starts from the parameters of the stage before. A stage that is stopped continues
-from its last save and ends with the same parameters, bit by bit. The kit contains the result: `model, params =
-released()`.
+from its last save and ends with the same parameters, bit by bit. The last stages teach few-shot prompts, and names and
+boxes get worse meanwhile. On the straight line from the parameters before to those after, names come back sooner than
+the new skill is lost (WiSE-FT, 2109.01903, section 3, for a fine-tuned CLIP; PaLI-X's paper has nothing like it). So
+what is released lies between two stages: `model, params = released()`.
 """
 
 import dataclasses
@@ -40,71 +43,81 @@ from kitlib.configs import PaLIXConfig
 from kitlib.data import files, tokenizer
 from kitlib.layers.vit_layers import resize_positions
 from kitlib.models import checkpoint, palix
-from kitlib.multimodal import example_builders, frozen_tower, mixtures, ocr_pretraining, probes
+from kitlib.models.palix import FEW_SHOT_TEXT_LENGTH
+from kitlib.multimodal import batching, example_builders, mixtures, ocr_pretraining, probes
 from kitlib.multimodal.kit_data import SHOTS
 from kitlib.multimodal.kit_scores import TASKS
 from kitlib.multimodal.mixtures import Group, Mixture
 from kitlib.multimodal.tasks import Task, kit_tasks, scorecard
 from kitlib.training import loop, optim
 
-# DOC multimodal.interpolation
-# | """Weight interpolation between two stages: the skill of the later one, and less of its forgetting.
-# |
-# |     table = scores_between(model, before, after, tasks)  # what the later stage taught, and what it cost
-# |     params = interpolate(before, after, share_chosen(table))
-# |
-# | The last stages of the released model teach few-shot prompts, and names and boxes get worse meanwhile. On the straight
-# | line from the parameters before to those after, names come back sooner than the new skill is lost (WiSE-FT, 2109.01903,
-# | section 3, for a fine-tuned CLIP). PaLI-X's paper has nothing like it.
-# | """
 SHARES = (0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the later stage; closer where the new skill comes
 LEARNED = "4-shot, new words, by way of English"  # the skill of the last stages
 ENOUGH = 0.8  # the score in it that is enough
 FORGOTTEN = ("captions, en", "captions, de", "captions, ru", "captions, zh", "counting", "detection, with absent kinds")
 SEED = 4321  # of the examples to choose by; the tests of the released model are others (`tasks.SEED`)
+RATIO = 1.25  # Muon's rate over Adam's, in the text half
+OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0
+SHOWN = ("words", "words", "words", "thing", "scene")  # images of stage 0: reading takes longest to learn
+BEFORE, AFTER = "weak", "look"  # the released parameters lie between those after these two stages
+SAVE_EVERY = 250  # steps
 
+# ---------------------------------------------------------------------------------------------- the curriculum
 
-def interpolate(before: dict, after: dict, share: float) -> dict:
-    """(1 - share) * before + share * after, leaf by leaf: two trees of one shape."""
-    return jax.tree.map(lambda old, new: (1 - share) * old + share * new, before, after)
-
-
-def scores_between(model, before: dict, after: dict, tasks: Sequence[Task], *, count: int = 150) -> pd.DataFrame:
-    """A row per share of `SHARES`: "share", and the score of every task, on examples of their own."""
-    asked = {task.name: (task, task.examples(count, SEED)) for task in tasks}
-    rows = []
-    for share in SHARES:
-        params = interpolate(before, after, share)
-        scores = {name: task.score(model, params, examples) for name, (task, examples) in asked.items()}
-        rows.append({"share": share} | scores)
-    return pd.DataFrame(rows)
-
-
-def share_chosen(table: pd.DataFrame) -> float:
-    """The smallest share whose score in `LEARNED` is at least `ENOUGH`; 1, if none has it."""
-    enough = table.loc[table[LEARNED] >= ENOUGH, "share"]
-    return float(enough.min()) if len(enough) else 1.0
-
-
-# DOC multimodal.stages
-SHAPES = {  # per group: images, tokens of the prompt, of the target
-    "name": (1, 18, 18),
-    "short": (1, 26, 18),
-    "read": (1, 25, 19),
-    "receipt": (1, 60, 8),
-    "page": (1, 8, 104),
-    "found": (1, 12, 24),
-    "boxes": (1, 24, 48),
-    "quiz": (1, 24, 4),
-    "counted": (1, 28, 30),
-    "pair": (3, 16, 32),
-    "four": (SHOTS + 1, 16, 48),
-    "few": (SHOTS + 1, palix.FEW_SHOT_TEXT_LENGTH, 48),
-    "film": (example_builders.FRAMES, 32, 24),
-    "clip": (example_builders.FRAMES, 16, 32),
-    "text": (0, 128, 64),
-    "said": (0, 24, 18),
-    "again": (0, 16, 112),
+# Group: (images, tokens of the prompt, of the target), and its rows in a batch, stage by stage (0: it is not drawn).
+GROUPS = {
+    #                                                      base bind  all weak shots words look
+    "name":    ((1, 18, 18),                               (28,  12,  12,  18,  16,  12,  16)),
+    "short":   ((1, 26, 18),                               ( 0,   0,   3,   2,   1,   1,   1)),
+    "read":    ((1, 25, 19),                               (12,   6,   8,   6,   5,   4,   4)),
+    "receipt": ((1, 60, 8),                                ( 0,   0,   3,   4,   2,   1,   1)),
+    "page":    ((1, 8, 104),                               ( 0,   0,   1,   1,   1,   1,   1)),
+    "found":   ((1, 12, 24),                               ( 8,   3,   4,   3,   2,   2,   2)),
+    "boxes":   ((1, 24, 48),                               ( 0,   0,   7,   4,   3,   3,   3)),
+    "quiz":    ((1, 24, 4),                                ( 0,   0,  15,   8,   5,   6,   6)),
+    "counted": ((1, 28, 30),                               ( 0,   0,   0,  12,   6,   5,   5)),
+    "pair":    ((3, 16, 32),                               ( 0,  16,   8,  12,  14,   6,   4)),
+    "four":    ((SHOTS + 1, 16, 48),                       ( 0,   0,   4,   6,  16,  20,  28)),
+    "again":   ((0, 16, 112),                              ( 0,   0,   0,   0,  20,  44,   8)),
+    "few":     ((SHOTS + 1, FEW_SHOT_TEXT_LENGTH, 48),     ( 0,   0,   1,   1,   1,   1,   1)),
+    "film":    ((example_builders.FRAMES, 32, 24),         ( 0,  20,   8,   6,   4,   4,   4)),
+    "clip":    ((example_builders.FRAMES, 16, 32),         ( 0,   0,   1,   1,   1,   1,   1)),
+    "text":    ((0, 128, 64),                              (10,   5,   6,   2,   1,   1,   1)),
+    "said":    ((0, 24, 18),                               ( 0,   0,   0,  16,   8,   6,  10)),
+}  # fmt: skip
+# Stage: (steps, highest learning rate).
+SCHEDULE = {"base": (5000, 4e-3), "bind": (1000, 3e-3), "all": (3000, 3e-3), "weak": (2000, 2.5e-3)}
+SCHEDULE |= {"shots": (1000, 2e-3), "words": (420, 2e-3), "look": (560, 2e-3)}
+# Group: from which stage on it draws from which tasks, with their weights.
+TASKS_OF = {
+    "name": {"base": {"captioning": 3, "naming": 1, "naming_by_english": 2}},
+    "read": {"base": {"reading": 1}, "all": {"reading": 3, "split_ocr": 1}},
+    "found": {"base": {"finding": 1}},
+    "text": {"base": {"translation": 2, "recall": 1}, "all": {"translation": 3, "recall": 2, "span_corruption": 1}},
+    "film": {
+        "bind": {"video_questions": 1, "video_questions_by_positions": 3},
+        "all": {"video_questions": 1, "video_questions_by_positions": 1},
+    },
+    "pair": {
+        "bind": {"two_exemplars": 1},
+        "shots": {"two_exemplars_by_name": 1},
+        "words": {"two_made_up_words_by_name": 1},
+    },
+    "four": {
+        "all": {"four_exemplars": 1},
+        "shots": {"four_exemplars_by_name": 1},
+        "words": {"made_up_words_by_name": 1},
+    },
+    "quiz": {"all": {"counting": 3, "easy_vqa": 2}, "weak": {"counting": 4, "easy_vqa": 1}},
+    "short": {"all": {"split_captioning": 2, "object_aware_vqa": 2, "question_generation": 1, "masked_tokens": 1}},
+    "receipt": {"all": {"receipts": 1}},
+    "page": {"all": {"screenshot_to_markup": 1}},
+    "boxes": {"all": {"detection": 1}},
+    "few": {"all": {"episodic_vqa": 1, "episodic_captioning": 1}},
+    "clip": {"all": {"video_captioning": 1}},
+    "said": {"weak": {"translation_by_text": 2, "translation": 1}},
+    "counted": {"weak": {"counting_by_positions": 1}},
+    "again": {"shots": {"repeated_pairs": 1}, "words": {"repeated_made_up_words": 1}},
 }
 
 
@@ -113,8 +126,8 @@ class Stage:
     """One of the stages with images and text.
 
     Attributes:
-        weights: how often each task is drawn, per group of `SHAPES`. One draw of a task in `kit_tasks.PLURAL` gives up
-            to four examples, each in a row of its own, so its share of the rows is larger.
+        weights: how often each task is drawn, per group of `GROUPS`. One draw of a task with several examples about a
+            picture (`tasks.TABLE`) gives each a row of its own, so its share of the rows is larger.
         rows: the rows of each group in a batch, which are also the group's weight in the loss.
         steps: the number of training steps.
         peak: the highest learning rate, Adam's, after a linear warm-up of at most 200 steps; then half a cosine down to
@@ -127,63 +140,19 @@ class Stage:
     peak: float
 
 
-NAMES = {"captioning": 3, "naming": 1, "naming_by_english": 2}
-BASE = {"name": NAMES, "read": {"reading": 1}, "found": {"finding": 1}, "text": {"translation": 2, "recall": 1}}
-BIND = BASE | {"film": {"video_questions": 1, "video_questions_by_positions": 3}, "pair": {"two_exemplars": 1}}
-ALL = BIND | {
-    "four": {"four_exemplars": 1},
-    "film": {"video_questions": 1, "video_questions_by_positions": 1},
-    "quiz": {"counting": 3, "easy_vqa": 2},
-    "short": {"split_captioning": 2, "object_aware_vqa": 2, "question_generation": 1, "masked_tokens": 1},
-    "read": {"reading": 3, "split_ocr": 1},
-    "receipt": {"receipts": 1},
-    "page": {"screenshot_to_markup": 1},
-    "boxes": {"detection": 1},
-    "few": {"episodic_vqa": 1, "episodic_captioning": 1},
-    "clip": {"video_captioning": 1},
-    "text": {"translation": 3, "recall": 2, "span_corruption": 1},
-}
-WEAK = ALL | {
-    "said": {"translation_by_text": 2, "translation": 1},
-    "counted": {"counting_by_positions": 1},
-    "quiz": {"counting": 4, "easy_vqa": 1},
-}
-BY_NAME = WEAK | {
-    "pair": {"two_exemplars_by_name": 1},
-    "four": {"four_exemplars_by_name": 1},
-    "again": {"repeated_pairs": 1},
-}
-MADE_UP = BY_NAME | {
-    "pair": {"two_made_up_words_by_name": 1},
-    "four": {"made_up_words_by_name": 1},
-    "again": {"repeated_made_up_words": 1},
-}
-FIRST = {"name": 28, "read": 12, "found": 8, "text": 10}
-ROUTED = {"name": 12, "read": 6, "found": 3, "text": 5, "film": 20, "pair": 16}
-EVEN = {"name": 12, "short": 3, "read": 8, "receipt": 3, "page": 1, "found": 4, "boxes": 7, "quiz": 15}
-EVEN |= {"pair": 8, "four": 4, "few": 1, "film": 8, "clip": 1, "text": 6}
-UNEVEN = {"name": 18, "short": 2, "read": 6, "receipt": 4, "page": 1, "found": 3, "boxes": 4, "quiz": 8, "counted": 12}
-UNEVEN |= {"pair": 12, "four": 6, "few": 1, "film": 6, "clip": 1, "text": 2, "said": 16}
-NAMED = {"name": 16, "short": 1, "read": 5, "receipt": 2, "page": 1, "found": 2, "boxes": 3, "quiz": 5, "counted": 6}
-NAMED |= {"pair": 14, "four": 16, "again": 20, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 8}
-WORDED = {"name": 12, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
-WORDED |= {"pair": 6, "four": 20, "again": 44, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 6}
-LOOKED = {"name": 16, "short": 1, "read": 4, "receipt": 1, "page": 1, "found": 2, "boxes": 3, "quiz": 6, "counted": 5}
-LOOKED |= {"pair": 4, "four": 28, "again": 8, "few": 1, "film": 4, "clip": 1, "text": 1, "said": 10}
-STAGES = {
-    "base": Stage(BASE, FIRST, 5000, 4e-3),
-    "bind": Stage(BIND, ROUTED, 1000, 3e-3),
-    "all": Stage(ALL, EVEN, 3000, 3e-3),
-    "weak": Stage(WEAK, UNEVEN, 2000, 2.5e-3),
-    "shots": Stage(BY_NAME, NAMED, 1000, 2e-3),
-    "words": Stage(MADE_UP, WORDED, 420, 2e-3),
-    "look": Stage(MADE_UP, LOOKED, 560, 2e-3),
-}
-RATIO = 1.25  # Muon's rate over Adam's, in the text half
-OCR = {"steps": 12_000, "batch_size": 64, "peak": 2e-3}  # stage 0
-SHOWN = ("words", "words", "words", "thing", "scene")  # images of stage 0: reading takes longest to learn
-BEFORE, AFTER = "weak", "look"  # the released parameters lie between those after these two stages
-SAVE_EVERY = 250  # steps
+def _stage(number: int, name: str) -> Stage:
+    begun = list(SCHEDULE)[number::-1]  # the last first
+    weights = {
+        group: next(since[stage] for stage in begun if stage in since)
+        for group, since in TASKS_OF.items()
+        if GROUPS[group][1][number]
+    }
+    # The order of the groups decides their seeds. That of the first two stages is another than later.
+    rows = {group: GROUPS[group][1][number] for group in (TASKS_OF if number < 2 else GROUPS) if group in weights}
+    return Stage(weights, rows, *SCHEDULE[name])
+
+
+STAGES = {name: _stage(number, name) for number, name in enumerate(SCHEDULE)}
 
 
 def groups(stage: Stage, seed: int) -> dict[str, Group]:
@@ -191,8 +160,11 @@ def groups(stage: Stage, seed: int) -> dict[str, Group]:
     "pair" and "four" do not show the same words with the same objects."""
     tasks, made = kit_tasks("train"), {}
     for number, (name, rows) in enumerate(stage.rows.items()):
-        made[name] = Group(Mixture(tasks, stage.weights[name], seed + number), rows, *SHAPES[name])
+        made[name] = Group(Mixture(tasks, stage.weights[name], seed + number), rows, *GROUPS[name][0])
     return made
+
+
+# ---------------------------------------------------------------------------------------------- training
 
 
 def at_resolution(params: dict, config: PaLIXConfig, pixels: int) -> tuple[dict, PaLIXConfig]:
@@ -218,7 +190,7 @@ def start_stage(stage: Stage, params: dict, config: PaLIXConfig, shards: Path, s
         freeze=("tower/",),
     )
     step = loop.make_step(palix.loss_of_groups(palix.answer_loss(model), stage.rows), tx)
-    tower = frozen_tower.Tower(config.tower, params["tower"])
+    tower = batching.Tower(config.tower, params["tower"])
     batches = mixtures.feature_batches(groups(stage, seed), tokenizer.multilingual(), tower, shards)
     return loop.init_state(params, tx, seed), step, batches
 
@@ -231,7 +203,7 @@ def train_stage(stage: Stage, params: dict, config: PaLIXConfig, folder: Path, *
     """
     state, step, batches = start_stage(stage, params, config, folder / "features", seed)
     saves = {"checkpoint_dir": folder / "saves", "save_every": SAVE_EVERY}
-    recipe = f"{stage}, {config}, Muon {RATIO}, seed {seed}, from parameters {frozen_tower.fingerprint(params)}"
+    recipe = f"{stage}, {config}, Muon {RATIO}, seed {seed}, from parameters {batching.fingerprint(params)}"
     state, history = loop.fit(step, state, batches, stage.steps, progress=name, recipe=recipe, **saves)
     return jax.device_get(state.params), history
 
@@ -256,6 +228,28 @@ def train_all(folder: Path, config: PaLIXConfig, *, seed: int = 0) -> tuple[dict
         )
         made[name] = params
     return made, histories
+
+
+def interpolate(before: dict, after: dict, share: float) -> dict:
+    """(1 - share) * before + share * after, leaf by leaf: two trees of one shape."""
+    return jax.tree.map(lambda old, new: (1 - share) * old + share * new, before, after)
+
+
+def scores_between(model, before: dict, after: dict, tasks: Sequence[Task], *, count: int = 150) -> pd.DataFrame:
+    """A row per share of `SHARES`: "share", and the score of every task, on examples of their own."""
+    asked = {task.name: (task, task.examples(count, SEED)) for task in tasks}
+    rows = []
+    for share in SHARES:
+        params = interpolate(before, after, share)
+        scores = {name: task.score(model, params, examples) for name, (task, examples) in asked.items()}
+        rows.append({"share": share} | scores)
+    return pd.DataFrame(rows)
+
+
+def share_chosen(table: pd.DataFrame) -> float:
+    """The smallest share whose score in `LEARNED` is at least `ENOUGH`; 1, if none has it."""
+    enough = table.loc[table[LEARNED] >= ENOUGH, "share"]
+    return float(enough.min()) if len(enough) else 1.0
 
 
 def loss_curves(histories: Mapping[str, Mapping[str, np.ndarray]], every: int = 50) -> pd.DataFrame:
@@ -297,7 +291,7 @@ def main(folder: Path, seed: int = 0) -> None:
     between = scores_between(palix.PaLIX(released_config()), made[BEFORE], made[AFTER], asked)
     params = interpolate(made[BEFORE], made[AFTER], share_chosen(between))
     table = scorecard(palix.PaLIX(released_config()), params, TASKS, count=300)
-    styles = probes.named_by_style(frozen_tower.Tower(released_config().tower, params["tower"]))
+    styles = probes.named_by_style(batching.Tower(released_config().tower, params["tower"]))
     # Each file is whole. If writing stops between two of them, `kit doctor` names the ones that do not belong together.
     path = files.writable("data/checkpoints/palix_s.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)

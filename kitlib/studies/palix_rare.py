@@ -29,8 +29,7 @@ from kitlib.multimodal import generation, objectives
 from kitlib.multimodal.example_builders import BINS, LARGE
 from kitlib.multimodal.kit_data import KitData, kit_data, pick
 from kitlib.multimodal.prompts import Example
-from kitlib.multimodal.scores import read_detections
-from kitlib.multimodal.tasks import Task
+from kitlib.multimodal.tasks import Task, read_detections
 from kitlib.studies import palix_runs, study
 from kitlib.studies.palix_runs import PaLIXArm, Phase
 from kitlib.studies.palix_tasks import study_tasks

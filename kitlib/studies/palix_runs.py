@@ -68,7 +68,7 @@ class PaLIXArm:
     visible: str = "prefix"  # attention masks, see `palix.PaLIX`
     connector: str = "linear"  # or "mlp"
     positions: bool = True  # learned rows and columns after the projection
-    probed: bool = False  # whether to measure how well a patch's place can be read (`probes.told_patches`)
+    probed: bool = False  # whether to measure how well a patch's place can be read (`probes.position_accuracy`)
     text_width: int = WIDTH
     peak: float = PEAK  # of the phases
 
@@ -128,7 +128,7 @@ def train_tower(stage: StageZero, seed: int) -> tuple[dict, dict[str, np.ndarray
 def run_arm(arm: PaLIXArm, seed: int, folder: Path, shown: Mapping[str, Task], tests: Mapping[str, Task]):
     """[one row]: per test, its score as "accuracy: <column>" and the loss on the answers' tokens as "loss: <column>".
 
-    A probed arm also has "patches: tower" and "patches: encoder" (`probes.told_patches`, images of the first test).
+    A probed arm also has "patches: tower" and "patches: encoder" (`probes.position_accuracy`, images of the first test).
 
     shown: the tasks to train on, by name; tests: those to be tested on.
     """
@@ -140,7 +140,7 @@ def run_arm(arm: PaLIXArm, seed: int, folder: Path, shown: Mapping[str, Task], t
         row[f"accuracy: {column}"] = float(np.mean(tests[name].metric(texts, examples)))
         row[f"loss: {column}"] = loss_of(model, params, examples)
         if arm.probed and column == arm.tests[0][0]:
-            told = probes.told_patches(model, params, examples, fitted=2 * len(examples) // 3)
+            told = probes.position_accuracy(model, params, examples, fitted=2 * len(examples) // 3)
             row |= {f"patches: {name}": share for name, share in told.items()}
     return [row]
 

@@ -12,7 +12,7 @@ from kitlib.data import keyed_rng, tokenizer
 from kitlib.data.denoise import Denoiser, ul2_example
 from kitlib.metrics.detection import Truth, coco
 from kitlib.models import decode, palix, t5
-from kitlib.multimodal import batching, objectives, scores
+from kitlib.multimodal import batching, objectives, tasks
 from kitlib.synthetic import scenes
 from kitlib.training import loop, optim
 
@@ -81,7 +81,7 @@ def test_eight_images_are_memorised():
         inputs = {"images": images, "prompt_tokens": batch["prompt_tokens"]}
         tokens, _ = decode.greedy(model, state.params, inputs, max_length=24)
         number = {name: i for i, name in enumerate(prompted)}
-        found = [scores.read_detections(words.decode(row), number) for row in np.asarray(tokens)]
+        found = [tasks.read_detections(words.decode(row), number) for row in np.asarray(tokens)]
         return coco(found, [Truth(scene.boxes, scene.indices) for scene in made], 2).ap
 
     assert float(metrics["accuracy"]) == pytest.approx(1)

@@ -8,13 +8,12 @@ import pytest
 
 from kitlib import data
 from kitlib.data import captioned, keyed_rng
-from kitlib.multimodal import boxes, example_builders, held_out, visual_tokens
+from kitlib.multimodal import boxes, example_builders, visual_tokens
 from kitlib.multimodal.example_builders import motion_caption
-from kitlib.multimodal.held_out import by_text_alone
-from kitlib.multimodal.kit_data import codebook, kit_data, object_rows
+from kitlib.multimodal.kit_data import BY_TEXT, by_text_alone, codebook, kit_data, object_rows
 from kitlib.multimodal.prompts import SENTINEL, units, without_prefix
 from kitlib.multimodal.tasks import kit_tasks
-from kitlib.synthetic import named_pictures, rendered_text, scenes, video
+from kitlib.synthetic import episodes, named_pictures, rendered_text, scenes, video
 
 pytestmark = pytest.mark.slow
 
@@ -68,8 +67,7 @@ def stamped():
     names = ("captioning", "naming", "naming_by_english", "split_captioning", "episodic_captioning")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(named_pictures, "varied", lambda cutout, rng: cutout)
-        for module in (example_builders, example_builders):
-            patch.setattr(module, "place_on_background", lambda cutout, rng: (stamp(cutout), None))
+        patch.setattr(example_builders, "place_on_background", lambda cutout, rng: (stamp(cutout), None))
         out = {}
         for split in SPLITS:
             tasks = {name: kit_tasks(split)[name] for name in names}
@@ -230,7 +228,7 @@ def test_names_that_no_picture_teaches_are_translated_more_often():
             rows = [row for row in object_rows("train") if emoji.names[language][row] == answer]
             assert any(by_text_alone(emoji.codes[row], language) for row in rows) and len(example.images) == 0
             seen.add(language)
-    assert seen == set(held_out.BY_TEXT)
+    assert seen == set(BY_TEXT)
 
 
 def test_findings_ask_for_objects_that_are_there():
@@ -326,3 +324,93 @@ def test_masked_tokens_are_codes_of_the_codebook_and_corrupted_texts_glosses(exa
         for example in examples[split]["span_corruption"]:
             start = example.prompt.split(" " + FIRST)[0]
             assert any(gloss.startswith(start) for gloss in data.glosses(split))
+
+
+def drawn(name, split="train"):
+    return [kit_tasks(split)[name].draw(keyed_rng(9, i)) for i in range(COUNT)]
+
+
+def test_episodic_vqa_has_made_up_words_and_easy_vqa():
+    for split in ("train", "test"):
+        made_up = 0
+        for example in drawn("episodic_vqa", split):
+            *exemplars, query = example.prompt
+            if query.startswith("Answer in en: what is this?"):
+                made_up += 1
+                assert f"Answer in en: what is this? {example.answer.split(' ; ')[-1]}" in exemplars
+            else:
+                assert example.answer in captioned.ANSWERS
+        assert 0 < made_up < COUNT
+
+
+@pytest.mark.parametrize(
+    ("name", "shots", "named"),
+    [
+        ("two_exemplars", 2, {False, True}),
+        ("four_exemplars", 4, {False, True}),
+        ("made_up_words", 4, {False}),
+        ("two_exemplars_by_name", 2, {True}),
+        ("four_exemplars_by_name", 4, {True}),
+        ("two_made_up_words_by_name", 2, {True}),
+        ("made_up_words_by_name", 4, {True}),
+    ],
+)
+def test_the_answer_is_the_word_of_the_exemplars_that_show_the_same(name, shots, named):
+    """Two words, of the 52 of the tests or of those of images that are read and new ones. If the prompt asks for names,
+    the answer has each picture's with its word: in order those of the exemplars, then the query's."""
+    names, tests = set(captioned.emoji("train").names["en"]), set(episodes.nonsense())
+    others = {*episodes.nonsense(2), *kit_data("train").short_words}
+    found = set()
+    for example in drawn(name):
+        words = [text.removeprefix("Answer in en: what is this? ") for text in example.prompt[:-1]]
+        cuts = 1 if name.endswith("_by_name") else 0  # a name of several words and its word behind it
+        *steps, answer = [part for pair in example.answer.split(" ; ") for part in pair.rsplit(" ", cuts)]
+        assert len(words) == shots and len(set(words)) == 2 and answer in words
+        assert set(words) <= (tests if "made_up" in name else others)
+        assert example.prompt[-1] == "Answer in en: what is this?" + " first in en" * bool(steps)
+        if steps:
+            shown = steps[0::2]
+            assert set(shown) <= names and steps[1::2] == words and len(shown) == shots + 1
+            assert dict(zip(shown[:-1], words, strict=True))[shown[-1]] == answer
+        found.add(bool(steps))
+    assert found == named and not tests & others
+
+
+def test_repeated_pairs_ask_for_words_that_stand_there_before():
+    """Four pairs of two to four names, none of which has two words; then eight of them again, with loss on the word."""
+    for task in ("repeated_pairs", "repeated_made_up_words"):
+        kinds = set()
+        for example in drawn(task):
+            (first, loss), *again = example.target
+            pairs = dict(pair.rsplit(" ", 1) for pair in first.split(" ; "))
+            assert not loss and len(first.split(" ; ")) == 4 and 2 <= len(pairs) <= 4
+            assert len({*first.split(" ; ")}) == len(pairs) == len(set(pairs.values()))
+            assert (set(pairs.values()) <= set(episodes.nonsense())) == (task == "repeated_made_up_words")
+            assert [carries for _, carries in again] == [False, True] * 8
+            for (name, _), (word, _) in zip(again[::2], again[1::2], strict=True):
+                assert pairs[name.removeprefix(" ; ")] == word.strip()
+            kinds.add(len(pairs))
+        assert kinds == {2, 3, 4}
+
+
+def test_a_word_is_recalled_in_every_language():
+    """The name that is asked for at last stands in front of the answer, and two to five names were given."""
+    numbers = set()
+    for example in drawn("recall"):
+        *given, asked = without_prefix(example).prompt.split(" ; ")
+        assert f"{asked} {example.answer}" in given and len(set(given)) == len(given)
+        numbers.add(len(given))
+    assert numbers <= {2, 3, 4, 5} and len(numbers) > 2
+
+
+def test_how_many_short_words_are_names_of_the_kit():
+    """The gap that `few_shot` describes: Turkish and Vietnamese are in no list of words to read."""
+    data = kit_data("train")
+    named = {}
+    for language, names in data.emoji.names.items():
+        for row in data.object_rows:
+            named.setdefault(names[row].lower(), []).append((data.emoji.codes[row], language))
+    taken = [word for word in data.short_words if word in named]
+    held_out = [word for word in taken if any(by_text_alone(*pair) for pair in named[word])]
+    assert (len(data.short_words), len(taken), len(held_out)) == (3497, 70, 20)
+    assert {language for word in taken for _, language in named[word]} == {"tr", "vi"}

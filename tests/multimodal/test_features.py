@@ -12,7 +12,7 @@ from kitlib.data import image_batches, tokenizer
 from kitlib.models import palix
 from kitlib.models.vit import ViT
 from kitlib.multimodal import batching
-from kitlib.multimodal.frozen_tower import Tower
+from kitlib.multimodal.batching import Tower
 from kitlib.multimodal.mixtures import Group, Mixture, draw_rows, feature_batches, make_shard
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.tasks import Task
@@ -40,7 +40,7 @@ def several(rng) -> list[Example]:
     return [ask(colour, prompt=f"which, {i}?", answer=f"{colour}") for i in range(5)]
 
 
-def film(rng) -> Example:
+def video(rng) -> Example:
     return ask(*rng.integers(200, size=int(rng.integers(1, 4))).tolist())
 
 
@@ -50,7 +50,7 @@ def text(rng) -> Example:
 
 TASKS = {
     "several": Task("several", lambda rng: several(rng)[0], draw_all=several),
-    "film": Task("film", film),
+    "video": Task("video", video),
     "text": Task("text", text),
 }
 
@@ -59,7 +59,7 @@ def group(name: str, size: int, num_images: int, seed: int = 0, **lengths) -> Gr
     return Group(Mixture(TASKS, {name: 1}, seed), size, num_images, **LENGTHS | lengths, image_size=32)
 
 
-GROUPS = {"one": group("several", 4, 1), "film": group("film", 2, 3), "text": group("text", 2, 0)}
+GROUPS = {"one": group("several", 4, 1), "video": group("video", 2, 3), "text": group("text", 2, 0)}
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_every_row_has_the_features_of_its_own_images(tower, tmp_path):
     """The answers name the grey of the last image, so the right features are known."""
     found = seen_by(tower, np.stack([plain(c) for c in range(200)]))
     for batch, _ in zip(feature_batches(GROUPS, WORDS, tower, tmp_path, steps=3), range(7), strict=False):
-        assert batch["one"]["features"].shape == (4, 1, 16, 64) and batch["film"]["features"].shape == (2, 3, 16, 64)
+        assert batch["one"]["features"].shape == (4, 1, 16, 64) and batch["video"]["features"].shape == (2, 3, 16, 64)
         assert set(batch["text"]) == {"prompt_tokens", "prompt_segments", "targets", "target_segments", "weights"}
-        for name in ("one", "film"):
+        for name in ("one", "video"):
             part = batch[name]
             assert part["images_valid"][:, -1].all() and part["targets"].any(axis=1).all()
             for row, target in zip(part["features"], part["targets"], strict=True):
@@ -100,9 +100,9 @@ def test_an_image_with_many_prompts_is_seen_once(tower):
 def test_shards_have_different_examples_and_are_functions_of_their_number(tower):
     first, again, second = (make_shard(GROUPS, WORDS, tower, number, 5) for number in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert (first["film/targets"] != second["film/targets"]).any()
-    other = make_shard({"film": group("film", 2, 3, seed=1)}, WORDS, tower, 0, 5)
-    assert (first["film/targets"] != other["film/targets"]).any()
+    assert (first["video/targets"] != second["video/targets"]).any()
+    other = make_shard({"video": group("video", 2, 3, seed=1)}, WORDS, tower, 0, 5)
+    assert (first["video/targets"] != other["video/targets"]).any()
 
 
 def test_stopped_anywhere_it_goes_on_with_the_next_batch(tower, tmp_path):
@@ -124,8 +124,8 @@ def test_damaged_features_and_those_of_another_tower_or_recipe_are_refused_by_na
     next(feature_batches(GROUPS, WORDS, tower, tmp_path, steps=3))
     next(feature_batches(GROUPS, WORDS, Tower(tower.config, jax.tree.map(np.array, tower.params)), tmp_path, steps=3))
     other = Tower(tower.config, tower.params | {"pos_embedding": tower.params["pos_embedding"] + 1e-6})
-    film, of_tower = GROUPS | {"film": group("film", 2, 3, seed=1)}, r"tower \(\w{16}; this run's is \w"
-    others = (of_tower, GROUPS, other, 3), ("recipe", GROUPS, tower, 4), ("recipe", film, tower, 3)
+    video, of_tower = GROUPS | {"video": group("video", 2, 3, seed=1)}, r"tower \(\w{16}; this run's is \w"
+    others = (of_tower, GROUPS, other, 3), ("recipe", GROUPS, tower, 4), ("recipe", video, tower, 3)
     for what, groups, seen_by, steps in others:
         with pytest.raises(ValueError, match=rf"shard-00000\.npz has features of another {what}.*delete the folder"):
             next(feature_batches(groups, WORDS, seen_by, tmp_path, steps=steps))
@@ -150,20 +150,21 @@ def test_features_of_other_data_are_refused_by_name(tower, tmp_path, monkeypatch
 
 
 def test_examples_that_do_not_fit_are_left_out(tower, tmp_path):
-    rows = draw_rows(group("film", 2, 2), WORDS, 0, 40)  # films have one to three frames
+    rows = draw_rows(group("video", 2, 2), WORDS, 0, 40)  # videos have one to three frames
     assert len(rows) == 40 and {len(row[0].images) for row in rows} == {1, 2}
     packed = draw_rows(group("text", 2, 0), WORDS, 0, 10)
     assert len(packed) == 10 and min(map(len, packed)) >= 2
     batching.pack(packed, WORDS.pad_id, **LENGTHS)  # raises if a row were too long
-    with pytest.raises(ValueError, match=r"No example of film fits .* 1 prompt tokens"):
-        feature_batches({"film": group("film", 2, 3, prompt_length=1)}, WORDS, tower, tmp_path)
+    with pytest.raises(ValueError, match=r"No example of video fits .* 1 prompt tokens"):
+        feature_batches({"video": group("video", 2, 3, prompt_length=1)}, WORDS, tower, tmp_path)
 
 
 def test_training_on_features_is_training_on_images(tower, tmp_path):
     """The loss and its gradients on a batch of features are those on the images, but for float16."""
     params = palix.init_params(MODEL) | {"tower": tower.params}
     rows = draw_rows(GROUPS["one"], WORDS, 0, 12)
-    images = batching.rows_to_arrays([row[0] for row in rows], WORDS.pad_id, num_images=1, **LENGTHS, image_size=32)
+    images = GROUPS["one"].texts(rows, WORDS.pad_id)
+    images["images"] = batching.images_to_array([row[0] for row in rows], 1, 32)
     arrays = make_shard({"one": GROUPS["one"]}, WORDS, tower, 0, 3)
     cached = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith("one/")}
     cached["features"] = arrays["features"][cached.pop("numbers")]

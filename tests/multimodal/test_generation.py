@@ -9,7 +9,7 @@ from kitlib import configs
 from kitlib.data import tokenizer
 from kitlib.models import decode, palix
 from kitlib.models.t5 import shift_right
-from kitlib.multimodal import batching, frozen_tower, generation, objectives
+from kitlib.multimodal import batching, generation, objectives
 from kitlib.multimodal.generation import generated_texts
 from kitlib.multimodal.prompts import Example
 
@@ -81,11 +81,11 @@ def test_few_shot_texts_of_up_to_28_tokens_are_generated(model):
 def test_every_image_goes_through_the_tower_once(model, monkeypatch):
     """Six prompts about three images, two of them with two images each: the tower sees three; the texts are those of
     one prompt at a time."""
-    seen, real = [], frozen_tower.tower_output
-    monkeypatch.setattr(frozen_tower, "tower_output", lambda *args: seen.append(len(args[2])) or real(*args))
+    seen, real = [], batching.tower_output
+    monkeypatch.setattr(batching, "tower_output", lambda *args: seen.append(len(args[2])) or real(*args))
     pairs = (THREE[:2], THREE[1:])
-    films = [Example(np.concatenate([one.images, two.images]), "what?", one.target, "vqa") for one, two in pairs]
-    asked = [*THREE, *films, Example(THREE[0].images, "what?", THREE[0].target, "vqa")]
+    videos = [Example(np.concatenate([one.images, two.images]), "what?", one.target, "vqa") for one, two in pairs]
+    asked = [*THREE, *videos, Example(THREE[0].images, "what?", THREE[0].target, "vqa")]
     shape = generation.batch_shape(model[0], asked)
     texts, log_probs = generation.texts_and_log_probs(*model, asked, batch_size=4, shape=shape)
     assert seen == [3]
@@ -102,7 +102,7 @@ def test_more_examples_than_a_window(model, monkeypatch):
 
 
 def test_bad_input_is_refused(model):
-    shape, film = (
+    shape, video = (
         generation.batch_shape(model[0], THREE),
         Example(np.zeros((3, 64, 64, 3), np.uint8), "a", THREE[0].target, "vqa"),
     )
@@ -112,7 +112,7 @@ def test_bad_input_is_refused(model):
         ([], {"shape": shape}, "There are no examples"),
         (THREE, {"batch_size": 0}, "batch_size is 0"),
         (THREE, {"shape": shape | {"prompt_length": 2}}, "the batch takes 1 images, few-shot .* of 2 tokens"),
-        ([film], {"shape": shape}, "the batch takes 1 images"),
+        ([video], {"shape": shape}, "the batch takes 1 images"),
         ([THREE[0], few], {}, "batch of their own"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,11 +1,19 @@
-"""kitlib.multimodal.kit_data: which emoji are objects, their styles and languages; placing cut-outs; retries."""
+"""kitlib.multimodal.kit_data: objects, styles, languages; placing cut-outs; retries; what no picture teaches."""
 
 import numpy as np
 import pytest
 
 from kitlib.data import captioned, keyed_rng, tokenizer
-from kitlib.multimodal import held_out
-from kitlib.multimodal.kit_data import kit_data, object_rows, place_on_background, retry_until_fits
+from kitlib.data.captioned import LANGUAGES, emoji
+from kitlib.multimodal.kit_data import (
+    BY_TEXT,
+    by_text_alone,
+    kit_data,
+    languages_with_pictures,
+    object_rows,
+    place_on_background,
+    retry_until_fits,
+)
 from kitlib.multimodal.tasks import kit_tasks
 from kitlib.synthetic import episodes, named_pictures, scenes
 
@@ -40,16 +48,16 @@ def test_the_fields_belong_together():
 
 @pytest.mark.slow
 def test_styles_and_languages_are_for_training():
-    """Things are taught in up to four styles, of which Noto's is the first, and in the languages of `held_out`. Things
-    of the test split have one style and all languages; what is no object of the captions has one style."""
+    """Objects are taught in up to four styles, of which Noto's is the first, and not in all languages. Those of the
+    test split have one style and all languages; what is no object of the captions has one style."""
     data, test = kit_data("train"), kit_data("test")
     np.testing.assert_array_equal([drawn[0] for drawn in data.drawn], scenes.cut_outs(captioned.emoji("train").images))
     counts = np.array([len(drawn) for drawn in data.drawn])
-    # Beside Noto's 417: 409 flat, 412 solid and 288 old ones, as `emoji_styles` counts them.
+    # Beside Noto's 417: 409 flat, 412 solid and 288 old ones, as `captioned.drawings` counts them.
     assert counts[data.object_rows].sum() == 417 + 409 + 412 + 288 and len(data.scene_cutouts) == 4
     assert (np.delete(counts, data.object_rows) == 1).all() and {len(drawn) for drawn in test.drawn} == {1}
     for code, languages in zip(data.emoji.codes, data.languages, strict=True):
-        assert languages == held_out.languages_with_pictures(code)
+        assert languages == languages_with_pictures(code)
     assert set(test.languages) == {tuple(captioned.LANGUAGES)} and len(test.scene_cutouts) == 1
 
 
@@ -65,7 +73,7 @@ def test_a_drawing_is_one_of_its_styles_varied(monkeypatch):
 
 def test_other_splits_raise():
     for function in (kit_data, kit_tasks):
-        with pytest.raises(ValueError, match="There is no split 'valid'"):
+        with pytest.raises(ValueError, match="Unknown split of all the kit's data 'valid'"):
             function("valid")
 
 
@@ -122,3 +130,31 @@ def test_short_words_are_short_and_none_of_the_made_up_ones():
     assert len(words) == len(set(words)) > 3000
     assert all(3 <= len(word) <= 7 and len(encode(f" {word}")) <= 3 for word in words)
     assert not set(words) & {*episodes.nonsense(), *kit_data("test").short_words}
+
+
+CODES = [emoji("train").codes[row] for row in object_rows("train")]
+
+
+def test_half_of_the_languages_lack_a_quarter_of_the_objects():
+    for language in LANGUAGES:
+        share = sum(by_text_alone(code, language) for code in CODES) / len(CODES)
+        assert 0.19 < share < 0.31 if language in BY_TEXT else share == 0
+    assert len(BY_TEXT) == len(LANGUAGES) / 2
+
+
+def test_the_other_languages_of_an_object_are_taught_with_pictures():
+    for code in CODES:
+        known = languages_with_pictures(code)
+        assert [language for language in LANGUAGES if not by_text_alone(code, language)] == list(known)
+        assert set(LANGUAGES) - set(BY_TEXT) <= set(known)
+
+
+def test_languages_lack_different_objects():
+    """Two independent quarters share a quarter of a quarter: 1 in 16 of all."""
+    shared = sum(by_text_alone(code, "fr") and by_text_alone(code, "ko") for code in CODES)
+    assert 0.03 < shared / len(CODES) < 0.10
+
+
+def test_an_unknown_language():
+    with pytest.raises(ValueError, match="did you mean 'fr'"):
+        by_text_alone("1F415", "french")

@@ -5,8 +5,7 @@ import pytest
 
 from kitlib.data import captioned, keyed_rng
 from kitlib.multimodal import kit_scores
-from kitlib.multimodal.held_out import BY_TEXT, by_text_alone
-from kitlib.multimodal.kit_data import object_rows
+from kitlib.multimodal.kit_data import BY_TEXT, by_text_alone, object_rows
 from kitlib.multimodal.kit_scores import TASKS, caption_examples, nearest_names, pair_examples, wups_values
 from kitlib.multimodal.prompts import Example
 from kitlib.multimodal.tasks import kit_tasks

@@ -10,7 +10,7 @@ import pytest
 from kitlib import configs
 from kitlib.data import captioned, tokenizer
 from kitlib.models import palix
-from kitlib.multimodal import frozen_tower, probes, stages
+from kitlib.multimodal import batching, probes, stages
 from kitlib.multimodal.ocr_pretraining import letters
 from kitlib.multimodal.tasks import kit_tasks
 
@@ -80,17 +80,17 @@ def test_rows_and_columns_after_the_projection_can_be_read_from_the_encoder():
     for positions in (True, False):
         model, params = small(positions)
         tower = params["tower"] | {"pos_embedding": np.zeros_like(params["tower"]["pos_embedding"])}
-        shares[positions] = probes.told_patches(model, params | {"tower": tower}, asked, fitted=40)
+        shares[positions] = probes.position_accuracy(model, params | {"tower": tower}, asked, fitted=40)
     assert shares[True]["tower"] == shares[False]["tower"] < 0.15
     assert shares[True]["encoder"] > 0.9 > 0.3 > shares[False]["encoder"]
     with pytest.raises(ValueError, match="41 examples; expected at least 42"):
-        probes.told_patches(model, params, asked[:41], fitted=40)
+        probes.position_accuracy(model, params, asked[:41], fitted=40)
 
 
 @pytest.fixture(scope="module")
-def released() -> frozen_tower.Tower:
+def released() -> batching.Tower:
     model, params = stages.released()
-    return frozen_tower.Tower(model.config.tower, jax.device_get(params["tower"]))
+    return batching.Tower(model.config.tower, jax.device_get(params["tower"]))
 
 
 def test_the_released_tower_names_things_in_taught_styles_and_half_in_the_held_out_one(released):

@@ -1,7 +1,6 @@
 """kitlib.multimodal.public_sets: small sets in the official formats are read exactly and scored.
 
-No test uses the network; TensorFlow is not needed.
-"""
+No test uses the network; TensorFlow is not needed."""
 
 import io
 import json
@@ -488,3 +487,23 @@ def test_any_value_replaced_by_any_other_is_refused_or_harmless(name, tmp_path):
                 assert "official.json" in str(error) and "\n" not in str(error), (path, other, error)
                 refused += 1
     assert refused > 50
+
+
+@pytest.mark.parametrize("part", ["..", ".", "", "a/b.jpg", "/etc/passwd", "..\\secret", "a\\b", None, 3])
+def test_names_that_lead_elsewhere_are_refused(part):
+    with pytest.raises(ValueError, match="is no name of a picture in folder"):
+        public_sets.picture_path("folder", "val2017", part)
+
+
+def test_boxes_as_shares_by_hand():
+    # 10, 20 to 40, 60 in an image 100 wide and 80 high: y 20/80 to 60/80, x 10/100 to 40/100.
+    found = public_sets.shares_of([{"bbox": [10, 20, 30, 40]}], {"id": 1, "height": 80, "width": 100})
+    np.testing.assert_allclose(found, [[0.25, 0.1, 0.75, 0.4]])
+
+
+def test_answers_are_texts():
+    assert public_sets.answers_of("question 1", "red", "blue") == ["red", "blue"]
+    with pytest.raises(ValueError, match="question 1 has no answers"):
+        public_sets.answers_of("question 1")
+    with pytest.raises(ValueError, match="an answer to question 1 is None, expected a text"):
+        public_sets.answers_of("question 1", "red", None)

@@ -13,10 +13,10 @@ import pytest
 from kitlib import configs
 from kitlib.data import tokenizer
 from kitlib.models import palix
-from kitlib.multimodal import generation, kit_scores, mixtures, prompts, scores, stages, tasks
-from kitlib.multimodal.frozen_tower import Tower
+from kitlib.multimodal import generation, kit_scores, mixtures, prompts, stages, tasks
+from kitlib.multimodal.batching import Tower
 from kitlib.multimodal.mixtures import Mixture, shares_that_fit
-from kitlib.multimodal.stages import SHAPES, STAGES, Stage, at_resolution, groups, train_stage
+from kitlib.multimodal.stages import GROUPS, STAGES, Stage, at_resolution, groups, train_stage
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def test_the_last_five_stages_have_all_thirteen_objectives():
         stage = STAGES[name]
         trained = {parts.get(name, name) for weights in stage.weights.values() for name in weights}
         assert trained >= set(prompts.PREFIXES)
-    assert all(set(stage.rows) == set(stage.weights) <= set(SHAPES) for stage in STAGES.values())
+    assert all(set(stage.rows) == set(stage.weights) <= set(GROUPS) for stage in STAGES.values())
     assert list(STAGES) == ["base", "bind", "all", "weak", "shots", "words", "look"]
 
 
@@ -69,7 +69,7 @@ def test_batches_have_the_shapes_of_their_groups(name, params, tmp_path):
     batch = next(mixtures.feature_batches(groups(STAGES[name], seed=3), WORDS, tower, tmp_path, steps=1))
     assert set(batch) == set(STAGES[name].rows)
     for group, arrays in batch.items():
-        images, prompt_length, target_length = SHAPES[group]
+        images, prompt_length, target_length = GROUPS[group][0]
         few_shot, rows = (images,) if group in ("few", "four", "pair") else (), STAGES[name].rows[group]
         assert arrays["prompt_tokens"].shape == (rows, *few_shot, prompt_length)
         assert arrays["targets"].shape == (rows, target_length) and (arrays["targets"][:, 0] != 0).all()
@@ -211,7 +211,7 @@ def test_the_released_model_names_objects_and_needs_the_images():
     for control, least, most in ((None, 0.6, 1), ("blind", 0, 0.1)):
         shown = tasks.with_control(examples, control)
         texts = generation.generated_texts(model, released, shown, batch_size=32)
-        assert least <= scores.exact_matches(texts, examples).mean() <= most
+        assert least <= tasks.exact_matches(texts, examples).mean() <= most
 
 
 def test_the_stored_scores_are_of_every_test_and_of_this_recipe():
@@ -248,11 +248,11 @@ def test_what_is_released_lies_between_the_two_stages_and_is_what_was_scored(tmp
     made = {name: {"a": float(i), "tower": {}} for i, name in enumerate(STAGES)}
     table, asked, used = pd.DataFrame({"share": [0.0, 0.9], stages.LEARNED: [0.0, 1.0]}), [], []
     monkeypatch.setattr(stages, "train_all", lambda *_, **__: (made, {}))
-    monkeypatch.setattr(stages.interpolation, "scores_between", lambda _, *ends: asked.extend(ends[:2]) or table)
+    monkeypatch.setattr(stages, "scores_between", lambda _, *ends: asked.extend(ends[:2]) or table)
     monkeypatch.setattr(stages, "scorecard", lambda _, params, *__, **___: used.append(params["a"]) or table)
     monkeypatch.setattr(stages.probes, "named_by_style", lambda tower: table)
     monkeypatch.setattr(stages.files, "writable", lambda name: tmp_path / name)
-    monkeypatch.setattr(stages.weights, "save", lambda path, params: used.append(params["a"]))
+    monkeypatch.setattr(stages.checkpoint, "save", lambda path, params: used.append(params["a"]))
     monkeypatch.setattr(stages, "write_scores", lambda *_: None)
     stages.main(tmp_path)
     assert [one["a"] for one in asked] == [3, 6] and used == pytest.approx([5.7, 5.7])
