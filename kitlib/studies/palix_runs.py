@@ -128,7 +128,7 @@ def train_tower(stage: StageZero, seed: int) -> tuple[dict, dict[str, np.ndarray
 def run_arm(arm: PaLIXArm, seed: int, folder: Path, shown: Mapping[str, Task], tests: Mapping[str, Task]):
     """[one row]: per test, its score as "accuracy: <column>" and the loss on the answers' tokens as "loss: <column>".
 
-    A probed arm also has "patches: tower" and "patches: encoder" (`probes.position_accuracy`, images of the first test).
+    A probed arm also has "patches: tower" and "patches: encoder" (`probes.position_accuracy`, of the first test).
 
     shown: the tasks to train on, by name; tests: those to be tested on.
     """
