@@ -14,9 +14,7 @@ The order y0 x0 y1 x1 name and 1000 bins are those of Pix2Seq (arXiv 2109.10852)
 between objects is taken from PaliGemma's prompts (`detect cat ; dog`): an unreadable object does not affect the others,
 and names may have several words. A name has no ";", does not start with a digit, and has single spaces between its
 words and no other white space. So only the rounding loses information: `from_text(to_text(boxes, names))` returns
-`dequantize(quantize(boxes))`, the names, and 0 dropped.
-
-Everything is numpy in float64, for one image, in the input pipeline.
+`dequantize(quantize(boxes))`, the names, and 0 dropped. Everything is numpy in float64, for one image.
 """
 
 from collections.abc import Sequence
@@ -30,22 +28,23 @@ BINS = 1000
 NOISE = "noise"  # the class of boxes without an object; Pix2Seq's code calls it fake
 
 
-# ---------------------------------------------------------------------------------------------- whole numbers
-
-
 def quantize(boxes, bins: int = BINS) -> np.ndarray:
     """float[n, 4] -> int64[n, 4] in 0 ... bins - 1: round(c * (bins - 1)), halves to the even number.
 
     After `dequantize`, a coordinate is off by at most 0.5 / (bins - 1). A box of height h and width w keeps an IoU of
     at least 1 - (1/h + 1/w) / (bins - 1) with the original, and on average loses about half of that. With 1000 bins the
-    loss is at most 4 % for sides of 0.05, at most 1 % for sides of 0.2.
-
-    Pix2Seq's formula also clips to 0 ... bins - 1. Here values outside are an error of the caller.
+    loss is at most 4 % for sides of 0.05, at most 1 % for sides of 0.2. Pix2Seq's formula also clips.
 
     Raises ValueError for boxes that are NaN, outside [0, 1], inverted or empty, or fewer than 2 bins.
     """
     whole("bins", bins, 2)
-    return np.rint(_in_picture(boxes) * (bins - 1)).astype(np.int64)
+    boxes = as_boxes(boxes)
+    if len(boxes) and not 0 <= boxes.min() <= boxes.max() <= 1:
+        got = f"{boxes.min()} to {boxes.max()}"  # all digits: 1.0000001 must not be shown as 1
+        raise ValueError(f"Boxes must be in [0, 1], shares of height and width, got {got}; are these pixels?")
+    if (empty := np.any(boxes[:, 2:] == boxes[:, :2], axis=1)).any():
+        raise ValueError(f"Boxes must have an area, got {boxes[empty][0].tolist()}; leave it out.")
+    return np.rint(boxes * (bins - 1)).astype(np.int64)
 
 
 def dequantize(numbers, bins: int = BINS) -> np.ndarray:
@@ -61,9 +60,6 @@ def dequantize(numbers, bins: int = BINS) -> np.ndarray:
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < bins:
         raise ValueError(f"Quantised boxes must be in 0 ... {bins - 1}, got {numbers.min()} to {numbers.max()}.")
     return as_boxes(numbers / (bins - 1))
-
-
-# ---------------------------------------------------------------------------------------------- text
 
 
 def to_text(boxes, names: Sequence[str], bins: int = BINS) -> str:
@@ -97,15 +93,10 @@ def from_text(text: str, bins: int = BINS) -> tuple[np.ndarray, list[str], int]:
     """(boxes float64[n, 4], n names, dropped): the objects of a text, in its order; any text is accepted.
 
     The text is cut at every ";". A part is an object if it consists of four whole numbers as `quantize` makes them
-    (digits alone, no leading zero, in 0 ... bins - 1), with y0 <= y1 and x0 <= x1, and a name. Any other part (an
-    incomplete object, inverted corners, a number that is too large, an empty part) is dropped as a whole and counted;
-    nothing is repaired. Only white space may differ: any amount of it counts as one space, and blank text has no
-    objects.
-
-    Two things are not detected. An incomplete name is still a name, so compare names with the known ones. And a box
-    thinner than a bin may have been written with y0 = y1: it is kept, without area.
-
-    Raises ValueError for fewer than 2 bins.
+    (digits alone, no leading zero, in 0 ... bins - 1), with y0 <= y1 and x0 <= x1, and a name. Any other part is
+    dropped as a whole and counted; nothing is repaired. Any amount of white space counts as one space, and blank text
+    has no objects. An incomplete name is still a name, so compare names with the known ones; and a box thinner than a
+    bin may have been written with y0 = y1: it is kept, without area. Raises ValueError for fewer than 2 bins.
     """
     whole("bins", bins, 2)
     number = {str(q): q for q in range(bins)}
@@ -122,13 +113,8 @@ def from_text(text: str, bins: int = BINS) -> tuple[np.ndarray, list[str], int]:
     return dequantize(np.array(boxes, np.int64).reshape(-1, 4), bins), names, dropped
 
 
-# ---------------------------------------------------------------------------------------------- order and noise
-
-
 def shuffle(boxes, names: Sequence[str], rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-    """The same objects in random order, all orders equally likely: Pix2Seq's default.
-
-    The objects of an image have no order, and an order that is drawn again each time cannot be memorised.
+    """The same objects in random order, all orders equally likely: Pix2Seq's default, as no order can be memorised.
 
     Raises ValueError if there is not one name per box, and for a name that could not be read back.
     """
@@ -152,25 +138,10 @@ def add_noise(boxes, names: Sequence[str], total: int, rng: np.random.Generator)
     if NOISE in names:
         raise ValueError(f"An object is named {NOISE!r}, the class of boxes that hold nothing: rename it.")
     if len(names) > total:
-        raise ValueError(
-            f"There are {len(names)} objects, more than the total of {total}: take fewer or raise the total."
-        )
+        raise ValueError(f"There are {len(names)} objects, more than the total of {total}: raise the total.")
     points = rng.random((total - len(names), 2, 2))  # box, point, (y, x)
     noise = np.sort(points, axis=1).reshape(-1, 4)
     return np.concatenate([boxes, noise]), names + [NOISE] * len(noise)
-
-
-# ---------------------------------------------------------------------------------------------- checks
-
-
-def _in_picture(boxes) -> np.ndarray:
-    boxes = as_boxes(boxes)
-    if len(boxes) and not 0 <= boxes.min() <= boxes.max() <= 1:
-        got = f"{boxes.min()} to {boxes.max()}"  # all digits: 1.0000001 must not be shown as 1
-        raise ValueError(f"Boxes must be in [0, 1], shares of height and width, got {got}; are these pixels?")
-    if (empty := np.any(boxes[:, 2:] == boxes[:, :2], axis=1)).any():
-        raise ValueError(f"Boxes must have an area, got {boxes[empty][0].tolist()}; leave it out.")
-    return boxes
 
 
 def _is_name(name) -> bool:

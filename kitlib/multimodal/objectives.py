@@ -19,22 +19,8 @@ import numpy as np
 from kitlib.data.denoise import random_spans_mask
 from kitlib.data.tokenizer import SENTINELS
 from kitlib.multimodal import boxes as box_texts
-from kitlib.multimodal import visual_tokens
-from kitlib.multimodal.prompts import (
-    BETWEEN,
-    CODES,
-    FIRST_IN,
-    PREFIXES,
-    SENTINEL,
-    SOLVED,
-    TRANSLATE,
-    UNSPACED,
-    WHAT,
-    WITH_OCR,
-    Example,
-    checked_text,
-    units,
-)
+from kitlib.multimodal import prompts, visual_tokens
+from kitlib.multimodal.prompts import BETWEEN, CODES, FIRST_IN, PREFIXES, SENTINEL, WHAT, Example, checked_text, units
 from kitlib.synthetic import scenes
 from kitlib.synthetic.episodes import Episode
 
@@ -45,8 +31,8 @@ NO_IMAGE = np.zeros((0, scenes.SIZE, scenes.SIZE, 3), np.uint8)
 def span_corruption(text: str, rng: np.random.Generator, *, density: float = 0.15, mean_span: float = 3) -> Example:
     """1: a text without some words -> these words: "the <extra_id_0> sat <extra_id_1>" -> "<extra_id_0> cat <extra...".
 
-    The words (not subwords) are chosen by `denoise.random_spans_mask`. Raises the errors of that function, and
-    ValueError for white space as in `units` and for more spans than there are sentinels.
+    `denoise.random_spans_mask` chooses the words (not subwords). Raises as that function, and ValueError for white
+    space as in `units` and for more spans than there are sentinels.
     """
     words = units(text, "en")
     mask = random_spans_mask(len(words), density, mean_span, rng)
@@ -84,7 +70,9 @@ def split_ocr(image, texts: Sequence[str], language: str, position: int) -> Exam
 
 def vqa(images, question: str, answer: str, language: str, *, ocr: str = "", max_images: int | None = None) -> Example:
     """5: a question -> its answer; with frames, about a video. ocr: text read in the image (see `first_words`)."""
-    content = WITH_OCR.format(question=checked_text(question), ocr=checked_text(ocr)) if ocr else checked_text(question)
+    content = checked_text(question)
+    if ocr:
+        content = prompts.WITH_OCR.format(question=question, ocr=checked_text(ocr))
     return _example("vqa", _pictures(images, max_images), content, checked_text(answer), language)
 
 
@@ -93,29 +81,32 @@ def translation(name: str, answer: str, language: str, first: tuple[str, str] | 
 
     first: (name, language) to be written before the answer: "what is Hund? first in en" -> "dog ; chien".
     """
-    return _named(NO_IMAGE, TRANSLATE.format(name=checked_text(name)), answer, language, first)
+    return _named(NO_IMAGE, prompts.TRANSLATE.format(name=checked_text(name)), answer, language, first)
 
 
 def recall(names: Sequence[str], words: Sequence[str], asked: int, language: str) -> Example:
-    """The text half of `made_up_words`: names with a word each, and one of the names again -> its word.
+    """The text half of `made_up_words`: "what is Hund? vuck ; what is Apfel? gub ; what is Hund?" -> "vuck".
 
-    "what is Hund? vuck ; what is Apfel? gub ; what is Hund?" -> "vuck". Raises ValueError unless every name has a word
-    and the names differ.
+    Raises ValueError unless every name has a word and the names differ.
     """
     if len(names) != len(words) or len(set(names)) != len(names):
         raise ValueError(f"Expected different names and a word for each, got {list(names)} and {list(words)}.")
-    questions = [TRANSLATE.format(name=checked_text(name)) for name in names]
-    solved = [SOLVED.format(question=q, answer=checked_text(word)) for q, word in zip(questions, words, strict=True)]
-    return _example("vqa", NO_IMAGE, BETWEEN.join([*solved, questions[asked]]), words[asked], language)
+    questions = [prompts.TRANSLATE.format(name=checked_text(name)) for name in names]
+    listed = BETWEEN.join([*_solved(questions, map(checked_text, words)), questions[asked]])
+    return _example("vqa", NO_IMAGE, listed, words[asked], language)
+
+
+def _solved(questions, answers) -> list[str]:
+    """Exemplars: each question with its answer behind it."""
+    return [prompts.SOLVED.format(question=q, answer=a) for q, a in zip(questions, answers, strict=True)]
 
 
 def repeated_pairs(pairs: Sequence[tuple[str, str]], again: Sequence[tuple[str, str]]) -> Example:
     """The last step of `made_up_words` alone, a text: pairs of a name and a word, then some of them again.
 
     "dog dax ; cat zug ; dog dax", with loss on the words of the pairs that stand there again. So one text asks many
-    times for what a few-shot prompt asks once: which word followed this name? (Olsson et al., 2209.11895: induction.)
-
-    Raises ValueError without a pair that is there again, and for one that is not there before.
+    times which word followed a name (Olsson et al., 2209.11895: induction); a few-shot prompt asks once. Raises
+    ValueError without a pair that is there again, and for one that is not there before.
     """
     if not again or set(again) - set(pairs):
         raise ValueError(f"Expected some of the pairs {list(pairs)} again, got {list(again)}.")
@@ -161,21 +152,14 @@ def screenshot_to_markup(image, markup: str) -> Example:
 
 
 def detection(
-    image,
-    boxes,
-    names,
-    asked: Sequence[str],
-    rng: np.random.Generator,
-    total: int | None = None,
-    bins: int = box_texts.BINS,
+    image, boxes, names, asked: Sequence[str], rng: np.random.Generator, total: int | None = None, bins=box_texts.BINS
 ) -> Example:
     """12: names -> the boxes of all objects with these names, in random order, written by `boxes.target`.
 
     The image has n objects: boxes float[n, 4] and n names. asked: the names in the prompt, all different, in the
-    language of `names`, as nothing else in the prompt shows it; some may be absent. total: the number of boxes after
-    adding boxes of noise, whose coordinates carry no loss; None: no noise. bins: see `boxes`. Raises ValueError if
-    `asked` is empty or has a name twice, if there is no box to write, for an object named NOISE, and as
-    `boxes.quantize` and `boxes.add_noise`.
+    language of `names`; some may be absent. total: the number of boxes after adding boxes of noise, whose coordinates
+    carry no loss; None: no noise. bins: see `boxes`. Raises ValueError if `asked` is empty or has a name twice, if
+    there is no box to write, for an object named NOISE, and as `boxes.quantize` and `boxes.add_noise`.
     """
     asked = list(asked)
     if not asked or len(set(asked)) != len(asked):
@@ -209,10 +193,7 @@ def masked_tokens(image, hidden, codebook: np.ndarray) -> Example:
 
 
 def episodic_captioning(images, captions: Sequence[str], language: str, *, max_images: int | None = None) -> Example:
-    """8: n - 1 images with captions and one more image -> its caption; n captions.
-
-    Raises ValueError for another number of captions, n < 2 and n > max_images.
-    """
+    """8: n - 1 images with captions and one more -> its caption; n captions. ValueError for n < 2, n > max_images."""
     pictures = _pictures(images, max_images, captions)
     *exemplars, answer = map(checked_text, captions)
     return _example("episodic_captioning", pictures, (*exemplars, SENTINEL.format(0)), answer, language)
@@ -221,11 +202,9 @@ def episodic_captioning(images, captions: Sequence[str], language: str, *, max_i
 def episodic_vqa(images, questions, answers, language: str, *, max_images: int | None = None) -> Example:
     """9: n - 1 images, questions and answers, one more image and question -> its answer; n of each, errors as for 8."""
     pictures = _pictures(images, max_images, questions, answers)
-    pairs = [
-        (checked_text(question), checked_text(answer)) for question, answer in zip(questions, answers, strict=True)
-    ]
-    solved = [SOLVED.format(question=question, answer=answer) for question, answer in pairs[:-1]]
-    return _example("episodic_vqa", pictures, (*solved, pairs[-1][0]), pairs[-1][1], language)
+    *asked, query = map(checked_text, questions)
+    *given, answer = map(checked_text, answers)
+    return _example("episodic_vqa", pictures, (*_solved(asked, given), query), answer, language)
 
 
 def made_up_words(
@@ -233,9 +212,8 @@ def made_up_words(
 ) -> Example:
     """9, with answers that cannot be memorised: the made-up words of an episode, prompted by `WHAT`.
 
-    names: the English names of the episode's cut-outs. Then the answer is in steps: what each exemplar shows and its
-    word, and the same for the query, as in "dog ; dax ; cat ; zug ; dog ; dax". joint: what stands between a name and
-    its word; with a space, "dog dax ; cat zug ; dog dax", as in `repeated_pairs`.
+    names: the English names of the episode's cut-outs. Then the answer is in steps, what each image shows and its word:
+    "dog ; dax ; cat ; zug ; dog ; dax". joint: what stands between the two; " " gives "dog dax ; cat zug ; dog dax".
     """
     images, answers = [*episode.images, episode.query], [*episode.words, episode.answer]
     questions = [WHAT] * len(answers)
@@ -260,7 +238,7 @@ def _example(task: str, pictures, content: str | tuple[str, ...], answer: str, l
 def _continued(task: str, pictures, parts: Sequence[str], language: str, position: int) -> Example:
     if not 0 <= position < len(parts):
         raise ValueError(f"The text has {len(parts)} parts, {position} are given: at least one must be left to write.")
-    joint = "" if language in UNSPACED and task != "split_ocr" else " "
+    joint = "" if language in prompts.UNSPACED and task != "split_ocr" else " "
     given, rest = joint.join([*parts[:position], SENTINEL.format(0)]), joint.join(parts[position:])
     return _example(task, pictures, given, rest, language, position)
 

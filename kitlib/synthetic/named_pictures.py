@@ -1,13 +1,17 @@
 """Naming pictured objects: which letter does the name begin with, in the language that is written below?
 
-    taught = questions("taught")                      # 17,000 pairs of a thing and a language
+    drawn = cutouts([3, 7])                           # of two emoji: their cut-outs, one per style that has them
+    varied(drawn[0][0], keyed_rng(seed, i))           # mirrored, turned, in slightly other colours
+    taught = questions("taught")                      # 17,000 pairs of an object and a language
     for batch in batches(taught, 256, seed=0): ...    # {"image": float32[B, 36, 24, 3], "label": int32[B]}
 
-A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the thing and the language
+A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the object and the language
 and to remember the fact; the languages' names are often akin, so some can be guessed. Every picture has new light and
-new noise. The things are emoji (`captioned`), their names CLDR's (`recall`).
+new noise. The objects are emoji (`captioned`), their names CLDR's (`texts`). A picture has 24 x 24 pixels and its
+language a strip of 12 x 24 below it: six patches of 12 x 12.
 
-A picture has 24 x 24 pixels and its language a strip of 12 x 24 below it: six patches of 12 x 12.
+`cutouts` and `varied` augment drawings: an object as several designers draw it, with small changes. A cut-out is
+uint8[H, W, 4], as in `scenes`. The styles are those of `captioned`; Twemoji is held out.
 """
 
 import functools
@@ -26,17 +30,17 @@ from kitlib.data.image_batches import to_float
 from kitlib.synthetic import scenes
 from kitlib.synthetic.rendered_text import font_of_size
 
-# DOC synthetic.drawings
-# | """Augmented drawings: an object as several designers draw it, with small changes.
-# |
-# |     drawn = cutouts([3, 7])                        # of two emoji: their cut-outs, one per style that has them
-# |     varied(drawn[0][0], keyed_rng(seed, i))        # mirrored, turned, in slightly other colours
-# |
-# | A cut-out is uint8[H, W, 4], as in `scenes`. The styles are those of `data.captioned`; Twemoji is held out.
-# | """
+SIDE, STRIP = 24, 12  # pixels: of the object's picture, and the height of the language's strip
+SIZE = (SIDE + STRIP, SIDE)
+BASELINE, FONT = 9, ("DejaVuSansMono", 10)  # pixels from the strip's top to its line; name and pixels per em
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LIGHT, NOISE = (0.8, 1.2), 0.05  # factor of a picture's values; uniform noise in both directions, of a range of 1
+SPLITS = ("taught", "held_out", "novel")
 TURN = 15.0  # degrees, at most, to either side
 SATURATION, BRIGHTNESS = (0.6, 1.3), (0.8, 1.2)  # factors
 TINT = 15.0  # of 255, at most, added to each of red, green and blue
+
+# ---------------------------------------------------------------------------------------------- augmented drawings
 
 
 def cutouts(rows: Sequence[int], styles: Sequence[str] = captioned.TAUGHT) -> list[list[np.ndarray]]:
@@ -57,8 +61,7 @@ def cutouts(rows: Sequence[int], styles: Sequence[str] = captioned.TAUGHT) -> li
 
 
 def varied(cutout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The cut-out, half of the time mirrored, turned by up to `TURN`, and in other colours: `SATURATION`, `BRIGHTNESS`
-    and `TINT`. What leaves the frame is cut off."""
+    """The cut-out, half of the time mirrored, turned by up to `TURN`, in other colours; what leaves the frame is lost."""
     if rng.integers(2):
         cutout = cutout[:, ::-1]
     turned = Image.fromarray(np.ascontiguousarray(cutout)).rotate(rng.uniform(-TURN, TURN), Image.Resampling.BILINEAR)
@@ -69,24 +72,18 @@ def varied(cutout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.rint(out).astype(np.uint8)
 
 
-# DOC synthetic.named_pictures
-SIDE, STRIP = 24, 12  # pixels: of the thing's picture, and the height of the language's strip
-SIZE = (SIDE + STRIP, SIDE)
-BASELINE, FONT = 9, ("DejaVuSansMono", 10)  # pixels from the strip's top to its line; name and pixels per em
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-LIGHT, NOISE = (0.8, 1.2), 0.05  # factor of a picture's values; uniform noise in both directions, of a range of 1
-SPLITS = ("taught", "held_out", "novel")
+# ---------------------------------------------------------------------------------------------- questions
 
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """n pairs of a thing and a language. Attributes:
+    """n pairs of an object and a language. Attributes:
 
-    things, languages: int32[n], rows of `things()` and of `recall.vocabulary().languages`.
+    objects, languages: int32[n], rows of `objects()` and of `texts.vocabulary().languages`.
     labels: int32[n], the first letter of the name: 0 for a to 25 for z, without its accents.
     """
 
-    things: np.ndarray
+    objects: np.ndarray
     languages: np.ndarray
     labels: np.ndarray
 
@@ -94,12 +91,12 @@ class Questions:
         return len(self.labels)
 
     def __getitem__(self, rows) -> "Questions":
-        return Questions(self.things[rows], self.languages[rows], self.labels[rows])
+        return Questions(self.objects[rows], self.languages[rows], self.labels[rows])
 
 
 @functools.cache
-def things() -> tuple[dict[str, int], np.ndarray]:
-    """({thing: its row}, uint8[things, 24, 24, 3]): the emoji, first the 186 of the test split."""
+def objects() -> tuple[dict[str, int], np.ndarray]:
+    """({emoji: its row}, uint8[objects, 24, 24, 3]): the emoji, first the 186 of the test split."""
     found, pictures = {}, []
     for split in ("test", "valid", "train"):
         emoji = captioned.emoji(split)
@@ -112,37 +109,32 @@ def things() -> tuple[dict[str, int], np.ndarray]:
 def questions(split: str = "taught", *, late: bool = False) -> Questions:
     """The questions of a split, in an order that is random but fixed: the first n are a fair sample.
 
-    split: "taught"; "held_out" (5 % of the pairs of such things and languages) or "novel" (about things that are in
+    split: "taught"; "held_out" (5 % of the pairs of such objects and languages) or "novel" (about objects that are in
     neither). late: in every fourth of the 35 languages, which a model may learn after the others; False: in those.
     Names that begin with another letter than a to z are left out. Raises ValueError for an unknown split.
     """
     one_of("split of the questions", split, SPLITS)
-    known, languages = things()[0], texts.vocabulary().languages
+    known, languages = objects()[0], texts.vocabulary().languages
     chosen = set(languages[3::4]) if late else set(languages) - set(languages[3::4])
     new = len(captioned.emoji("test"))  # rows below are those of the test split
     parts = texts.SPLITS if split == "novel" else (split,)
     facts = [fact for part in parts for fact in texts.facts(part).names]
     rows = [
-        (known[thing], languages.index(language), LETTERS.index(letter))
-        for language, thing, name in facts
+        (known[emoji], languages.index(language), LETTERS.index(letter))
+        for language, emoji, name in facts
         if language in chosen
-        and thing in known
-        and (known[thing] < new) == (split == "novel")
-        and (letter := _initial(name)) in LETTERS
+        and emoji in known
+        and (known[emoji] < new) == (split == "novel")
+        and (letter := unicodedata.normalize("NFD", name)[0]) in LETTERS  # without its accents
     ]
     return Questions(*np.array(rows, np.int32).T)
 
 
-def _initial(name: str) -> str:
-    """The first letter without its accents: "élan" -> "e"."""
-    return unicodedata.normalize("NFD", name)[0]
-
-
 def pictures(asked: Questions, rng: np.random.Generator) -> np.ndarray:
-    """uint8[n, 36, 24, 3]: things in new light above their languages, with noise."""
+    """uint8[n, 36, 24, 3]: objects in new light above their languages, with noise."""
     n = len(asked)
     light = rng.uniform(*LIGHT, (n, 1, 1, 1)).astype(np.float32)
-    shown = things()[1][asked.things].astype(np.float32) / 255 * light
+    shown = objects()[1][asked.objects].astype(np.float32) / 255 * light
     written = np.broadcast_to(_strips()[asked.languages, :, :, None], (n, STRIP, SIDE, 3))
     image = np.concatenate([shown, written], axis=1)
     image = image + NOISE * (2 * rng.random(image.shape, np.float32) - 1)

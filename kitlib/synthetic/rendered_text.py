@@ -1,4 +1,4 @@
-"""Images of rendered words whose text and boxes are known. Pages and receipts: `rendered_pages`.
+"""Images of rendered words whose text and boxes are known, of small pages with their markup, and of receipts.
 
     vocabulary = words("train")["fr"]                        # no word is in two splits, in any language
     vocabulary = more_words("train")                         # more than twice as many, of 35 further languages
@@ -6,6 +6,8 @@
     picture, box = line("bonjour", rng)                      # uint8[64, 64, 3] and the box of its ink
     picture, texts, boxes = scattered(["un", "DEUX"], rng)   # in reading order: " ".join(texts) is the OCR text
     picture, letters, boxes = spelled(["un", "DEUX"], rng)   # "unDEUX" and the box of each letter
+    image, markup = page(vocabulary, rng)                    # "<h>chat</h><ul><li>lune</li>...", see `markup_tree`
+    image, texts, questions = receipt(vocabulary, rng)       # (..., ("what is the total?", "118"))
 
 The fonts are DejaVu and STIX from matplotlib's wheel; a character that no font has is refused, not drawn as a box. Ink
 is dark and paper light, with a contrast of at least 4.5, which WCAG 2 requires for small print. Light ink and slanted
@@ -31,7 +33,6 @@ from kitlib.configs.arguments import one_of
 from kitlib.data import captioned
 from kitlib.data.texts import all_names
 
-# DOC synthetic.rendered_text
 SPLITS = ("train", "valid", "test")
 SMALLEST = 8  # pixels per em
 SIZES = (8, 16)  # the usual range of sizes
@@ -40,6 +41,7 @@ GAP = 3  # pixels: at least between two words, between two blocks of a page, bet
 LETTERS = dict.fromkeys(("en", "fr", "de", "es", "it", "pt"), "[A-Za-zÀ-ÖØ-öø-ÿŒœ]") | {"el": "[Ά-ώ]", "ru": "[Ѐ-ӿ]"}
 LOOKALIKES = frozenset("ΑΒΓΕΖΗΙΚΜΝΟΠΡΤΥΦΧνορυχγόύАВГЕЁКМНОПРСТУФХадеёиопрстухк")  # like letters of other scripts
 BOLD = ("DejaVuSans-Bold", "DejaVuSerif-Bold", "DejaVuSansMono-Bold")
+INSIDE = {"page": ("h", "ul", "b", "t"), "ul": ("li",), "t": ("r",), "r": ("c",)}  # other tags hold text
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral")
 
 
@@ -214,15 +216,7 @@ def fonts_for(texts: Sequence[str], fonts: Sequence[str], side: int) -> list[str
     return fitting
 
 
-# DOC synthetic.rendered_pages
-# | """Images of small pages whose markup is known, and of receipts with questions and answers.
-# |
-# |     image, markup = page(vocabulary, rng)                  # "<h>chat</h><ul><li>lune</li>...", see `markup_tree`
-# |     image, texts, questions = receipt(vocabulary, rng)     # (..., ("what is the total?", "118"))
-# |
-# | Fonts, colours and sizes are those of `rendered_text`, which also has the vocabularies.
-# | """
-INSIDE = {"page": ("h", "ul", "b", "t"), "ul": ("li",), "t": ("r",), "r": ("c",)}  # other tags hold text
+# ---------------------------------------------------------------------------------------------- pages and receipts
 
 
 def page(vocabulary: Sequence[str], rng: np.random.Generator, side: int = 96) -> tuple[np.ndarray, str]:

@@ -17,7 +17,7 @@ def test_what_is_asked_was_taught_but_for_the_held_out_pairs():
     for split, size in (("train", 5475), ("valid", 500), ("test", 1500), ("held_out", 307)):
         asked = late(split)
         assert len(asked) == size
-        pairs[split] = set(zip(asked.things.tolist(), asked.languages.tolist(), strict=True))
+        pairs[split] = set(zip(asked.objects.tolist(), asked.languages.tolist(), strict=True))
         assert len(pairs[split]) == size and set(asked.languages.tolist()) == set(range(3, 35, 4))
     assert pairs["valid"] | pairs["test"] < pairs["train"]
     assert not pairs["valid"] & pairs["test"] and not pairs["held_out"] & pairs["train"]

@@ -17,11 +17,11 @@ def test_splits_share_no_question_and_novel_things_are_those_of_the_test_emoji()
         assert set(asked.languages.tolist()) == set(range(3, 35, 4))
         assert set(found[split].languages.tolist()) == set(range(35)) - set(range(3, 35, 4))
         assert len(asked) == pytest.approx(len(found[split]) * 8 / 27, rel=0.2)
-    pairs = {split: set(zip(q.things.tolist(), q.languages.tolist(), strict=True)) for split, q in found.items()}
+    pairs = {split: set(zip(q.objects.tolist(), q.languages.tolist(), strict=True)) for split, q in found.items()}
     assert {split: len(q) for split, q in found.items()} == {split: len(p) for split, p in pairs.items()}
     assert sum(map(len, pairs.values())) == len(set().union(*pairs.values())) > 21_000
-    assert len(set(found["held_out"].things.tolist()) - set(found["taught"].things.tolist())) < 10  # with one name only
-    assert found["novel"].things.max() < len(captioned.emoji("test")) <= found["taught"].things.min()
+    assert len(set(found["held_out"].objects.tolist()) - set(found["taught"].objects.tolist())) < 10  # with one name only
+    assert found["novel"].objects.max() < len(captioned.emoji("test")) <= found["taught"].objects.min()
     share = len(pairs["held_out"]) / (len(pairs["held_out"]) + len(pairs["taught"]))
     assert share == pytest.approx(texts.HELD_OUT, abs=2e-3)
     for asked in found.values():
@@ -33,13 +33,13 @@ def test_splits_share_no_question_and_novel_things_are_those_of_the_test_emoji()
 def asked():
     """(thing, language) -> the index of a letter, of all questions."""
     every = [named_pictures.questions(split, late=late) for split in SPLITS for late in (False, True)]
-    rows = (zip(q.things.tolist(), q.languages.tolist(), q.labels.tolist(), strict=True) for q in every)
+    rows = (zip(q.objects.tolist(), q.languages.tolist(), q.labels.tolist(), strict=True) for q in every)
     return {(thing, language): letter for each in rows for thing, language, letter in each}
 
 
 def test_a_question_by_hand(asked):
     """The dog (1F415) is "Hund" in German and "koira" in Finnish; "élan" loses its accent; "Øl" is not asked."""
-    dog, languages = named_pictures.things()[0]["\U0001f415"], texts.vocabulary().languages
+    dog, languages = named_pictures.objects()[0]["\U0001f415"], texts.vocabulary().languages
     assert [LETTERS[asked[dog, languages.index(language)]] for language in ("de", "fi", "fr")] == ["h", "k", "c"]
     assert named_pictures._initial("élan") == "e" and named_pictures._initial("øl") not in LETTERS
     with pytest.raises(ValueError, match="Unknown split of the questions 'test'"):
@@ -48,7 +48,7 @@ def test_a_question_by_hand(asked):
 
 def test_labels_are_the_names_first_letters(asked):
     """Every fact about a pictured thing is asked once, unless the name begins with another letter than a to z."""
-    known, languages = named_pictures.things()[0], texts.vocabulary().languages
+    known, languages = named_pictures.objects()[0], texts.vocabulary().languages
     facts = [fact for split in texts.SPLITS for fact in texts.facts(split).names if fact[1] in known]
     expected = {
         (known[thing], languages.index(language)): LETTERS.index(name[0])
@@ -67,7 +67,7 @@ def test_a_picture_is_the_thing_above_its_language(monkeypatch):
     one = Questions(np.array([3, 3, 9]), np.array([0, 1, 1]), np.array([0, 0, 0]))
     images = named_pictures.pictures(one, np.random.default_rng(0))
     assert images.shape == (3, *named_pictures.SIZE, 3) and images.dtype == np.uint8
-    np.testing.assert_array_equal(images[:2, :SIDE], named_pictures.things()[1][[3, 3]])
+    np.testing.assert_array_equal(images[:2, :SIDE], named_pictures.objects()[1][[3, 3]])
     np.testing.assert_array_equal(images[1, SIDE:], images[2, SIDE:])
     assert (images[0, SIDE:] != images[1, SIDE:]).any() and (images[1, :SIDE] != images[2, :SIDE]).any()
 
@@ -84,7 +84,7 @@ def test_light_and_noise_are_new_and_in_their_ranges():
     asked = named_pictures.questions("taught")[np.zeros(300, int)]
     images = named_pictures.pictures(asked, np.random.default_rng(1))
     assert len(np.unique(images, axis=0)) == 300
-    white = (named_pictures.things()[1][asked.things[0]] == 255).all(axis=-1)
+    white = (named_pictures.objects()[1][asked.objects[0]] == 255).all(axis=-1)
     values = images[:, :SIDE][:, white] / 255
     levels = values.mean(axis=(1, 2))
     assert levels.min() < 0.85 and levels.max() > 0.97
