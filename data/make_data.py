@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from kitlib.data import glosses, tokenizer
-from kitlib.data.images import read_idx
+from kitlib.data.files import read_idx
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

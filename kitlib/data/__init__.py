@@ -1,15 +1,14 @@
 """Data: real files that are part of the kit, the full public sets, and batches of both.
 
-Read `files` (paths, checksums, seeded generators) and `files` (their content), then `images` and `datasets` (what
-`load` returns), then `image_batches`; `own_files` (your own pictures and texts). For text: `texts`, `tokenizer`,
-`tokenizer`, `denoise`, `denoise`; `texts` (names to know by heart); `image_batches` (epochs of rows). For
-multimodal work: `captioned` (emoji with names in 16 languages, easy-VQA) and `captioned` (the same emoji, drawn by
-others). For robustness: `shifts`, `shifts`. `datasets` prepares full public sets, `download` fetches weights.
+Read `files` (checksums, decoding, writing, seeded generators), then `images` (what `load` returns) and `image_batches`;
+`own_files` (your own pictures and texts). For text: `texts` (glosses, messages, names to know by heart), `tokenizer`,
+`denoise`. For multimodal work: `captioned` (emoji with names in 16 languages, in five drawing styles; easy-VQA). For
+robustness: `shifts` (corruptions, out-of-distribution sets). `datasets` prepares full public sets, `download` fetches
+weights.
 """
 
-from kitlib.data.datasets import load
 from kitlib.data.files import data_folder, keyed_rng
-from kitlib.data.images import Source, from_arrays
+from kitlib.data.images import Source, from_arrays, load
 from kitlib.data.own_files import from_files, texts_from_file
 from kitlib.data.texts import glosses
 

@@ -2,11 +2,14 @@
 
     emoji("train")                     # 32 x 32 pictures with names and keywords in sixteen languages
     emoji("test", style="twemoji")     # the same test emoji in another company's style
+    drawings("flat")                   # 409 of the training emoji in one of four more drawing styles to train on
+    drawings("twemoji")                # all 417 in the style that is held out: for tests only
     easy_vqa("train")                  # a published benchmark: 4,000 pictures 64 x 64, 38,575 questions, 13 answers
     taxonomy()                         # for the WUPS metric: the path from "entity" to a noun in WordNet
 
-All three are read directly from the kit's own files, without a network, and need numpy only. The sources and licences
-of the files are in data/LICENSES; data/make_pictures.py made them.
+A model that has seen one drawing of a dog may have learned its pixels. Shown another designer's dog, it has to have
+learned what dogs look like. Everything is read from the kit's own files and needs numpy only. Sources and licences are
+in data/LICENSES; data/make_pictures.py and, for the drawings, data/make_styles.py made the files.
 """
 
 import difflib
@@ -19,16 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from kitlib.configs.arguments import one_of
-from kitlib.data.files import data_folder, decoded, decoded_arrays
+from kitlib.data.files import decoded, decoded_arrays
 
-# DOC data.captioned
 SCRIPT = "make_pictures"  # has made the files
 LANGUAGES = {
     "en": "English", "de": "German", "fr": "French", "es": "Spanish", "pt": "Portuguese", "it": "Italian",
     "ru": "Russian", "el": "Greek", "tr": "Turkish", "ar": "Arabic", "hi": "Hindi", "th": "Thai", "ja": "Japanese",
     "ko": "Korean", "zh": "Chinese", "vi": "Vietnamese",
 }  # fmt: skip
-STYLES = ("noto", "twemoji")
+STYLES = ("noto", "twemoji")  # of `emoji`
+TAUGHT = ("noto", "flat", "solid", "noto_v1")  # Google's, Microsoft's flat and solid one, Google's of 2013
+HELD_OUT = "twemoji"
+EMOJI_STYLES = (*TAUGHT, HELD_OUT)  # of `drawings`
 ANSWERS = (  # of easy-VQA, in the order of its published list
     "circle", "green", "red", "gray", "yes", "teal", "black", "rectangle", "yellow", "triangle", "brown", "blue", "no",
 )  # fmt: skip
@@ -48,19 +53,13 @@ class ByLanguage(dict):
 
 @dataclass(frozen=True, eq=False)
 class Emoji:
-    """One split of the emoji. The i-th entry of every field belongs to the i-th picture.
+    """One split of the emoji. The i-th entry of every field, in `names` and `keywords` of every language, belongs to
+    the i-th picture."""
 
-    Attributes:
-        images: uint8[n, 32, 32, 3], on a white background.
-        codes: Unicode code points in hexadecimal, "1F415-200D-1F9BA" for the service dog.
-        names: names[language][i] is the caption; no two emoji of the set have the same one.
-        keywords: keywords[language][i] has up to six other words for the emoji; many emoji share them.
-    """
-
-    images: np.ndarray
-    codes: tuple[str, ...]
-    names: dict[str, tuple[str, ...]]
-    keywords: dict[str, tuple[tuple[str, ...], ...]]
+    images: np.ndarray  # uint8[n, 32, 32, 3], on a white background
+    codes: tuple[str, ...]  # Unicode code points in hexadecimal, "1F415-200D-1F9BA" for the service dog
+    names: dict[str, tuple[str, ...]]  # by language, the captions; no two emoji of the set have the same one
+    keywords: dict[str, tuple[tuple[str, ...], ...]]  # by language, up to six other words, which many emoji share
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -71,19 +70,12 @@ class Emoji:
 
 @dataclass(frozen=True, eq=False)
 class EasyVqa:
-    """One split of easy-VQA, in its published order.
+    """One split of easy-VQA, in its published order."""
 
-    Attributes:
-        images: uint8[n, 64, 64, 3].
-        questions: one string per question, all in lower case.
-        answers: one of `ANSWERS` per question.
-        image_index: int32[questions], the index of the picture that each question is about.
-    """
-
-    images: np.ndarray
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-    image_index: np.ndarray
+    images: np.ndarray  # uint8[n, 64, 64, 3]
+    questions: tuple[str, ...]  # in lower case
+    answers: tuple[str, ...]  # one of `ANSWERS` per question
+    image_index: np.ndarray  # int32[questions], the picture that each question is about
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -112,10 +104,10 @@ def emoji(split: str = "train", *, style: str = "noto", data_dir: str | Path | N
     one_of("split of the emoji", split, ("train", "valid", "test"))
     if style == "twemoji" and split != "test":
         raise ValueError(f"The style 'twemoji' has no split {split!r}: use 'test', or style='noto'.")
-    return _read_emoji(split, style, Path(data_dir)) if data_dir else _of_the_kit(split, style, data_folder())
+    return _read_emoji(split, style, data_dir) if data_dir else _of_the_kit(split, style, None)
 
 
-def _read_emoji(split: str, style: str, folder: Path) -> Emoji:
+def _read_emoji(split: str, style: str, folder: str | Path | None) -> Emoji:
     def pictures(arrays):
         images = arrays["test_twemoji" if style == "twemoji" else f"{split}_images"]
         codes = arrays[f"{split}_codes"].tolist()
@@ -143,6 +135,40 @@ def _read_emoji(split: str, style: str, folder: Path) -> Emoji:
 _of_the_kit = functools.cache(_read_emoji)  # read some thirty times by `kit_data`
 
 
+@dataclass(frozen=True, eq=False)
+class Drawings:
+    """Emoji in one style. The i-th entry of both belongs to the i-th picture."""
+
+    rows: np.ndarray  # int64[n], the emoji's numbers in `emoji("train")`
+    images: np.ndarray  # uint8[n, 32, 32, 3], on a white background
+
+    def __repr__(self) -> str:
+        return f"Drawings({len(self.rows)} pictures)"
+
+
+def drawings(style: str, *, data_dir: str | Path | None = None) -> Drawings:
+    """The training emoji that a style has: "noto" all 1,235, "twemoji" 417, "flat" 409, "solid" 412, "noto_v1" 288.
+
+    The 417 are those of `multimodal.kit_data.object_rows`. data_dir and errors: as for `emoji`.
+    """
+    one_of("style of the drawings", style, EMOJI_STYLES)
+    source = emoji("train", data_dir=data_dir)
+    if style == "noto":
+        return Drawings(np.arange(len(source)), source.images)
+
+    def decode(arrays):
+        row = {code: i for i, code in enumerate(source.codes)}
+        codes = arrays["codes"].tolist()
+        rows = np.array([row[codes[i]] for i in arrays[f"{style}_rows"]], np.int64)
+        images = coloured(arrays, style)
+        check_pictures(images, 32)
+        if len(rows) != len(images):
+            raise ValueError(f"{len(images)} pictures of {len(rows)} emoji")
+        return Drawings(rows, images)
+
+    return decoded_arrays(data_dir, "emoji_styles.npz", "make_styles", decode)
+
+
 def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> EasyVqa:
     """Loads one split of easy-VQA: "train" (4,000 pictures, 38,575 questions) or "test" (1,000 and 9,673).
 
@@ -153,9 +179,7 @@ def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> Eas
 
     def decode(arrays):
         images = coloured(arrays, split)
-        questions, answers = (
-            tuple(arrays[name][arrays[f"{split}_{name}"]].tolist()) for name in ("questions", "answers")
-        )
+        questions, answers = (tuple(arrays[x][arrays[f"{split}_{x}"]].tolist()) for x in ("questions", "answers"))
         counts = arrays[f"{split}_counts"]
         _check_texts([questions, answers])
         if unknown := set(answers) - set(ANSWERS):
@@ -167,16 +191,14 @@ def easy_vqa(split: str = "train", *, data_dir: str | Path | None = None) -> Eas
         check_pictures(images, 64)
         return EasyVqa(images, questions, answers, index)
 
-    return decoded_arrays(Path(data_dir) if data_dir else data_folder(), "easy_vqa.npz", SCRIPT, decode)
+    return decoded_arrays(data_dir, "easy_vqa.npz", SCRIPT, decode)
 
 
 def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]]:
     """Noun -> its hypernyms in WordNet 3.0, from "entity" down to the noun's first sense; for WUPS and similar metrics.
 
     The nouns come from the English names and keywords of the emoji and from `ANSWERS`. A path ends with the noun, or
-    with a synonym that has the same path: the path of "automobile" ends with "car". The similarity of Wu and Palmer is
-    twice the length of the common beginning of two paths over the sum of their lengths. data_dir and errors: as for
-    `emoji`.
+    with a synonym that has the same path: that of "automobile" with "car". data_dir and errors: as for `emoji`.
     """
 
     def paths(packed):
@@ -184,7 +206,7 @@ def taxonomy(*, data_dir: str | Path | None = None) -> dict[str, tuple[str, ...]
         _check_texts(found.values())
         return found
 
-    return decoded(Path(data_dir) if data_dir else data_folder(), "taxonomy.json.gz", SCRIPT, paths)
+    return decoded(data_dir, "taxonomy.json.gz", SCRIPT, paths)
 
 
 def coloured(arrays, prefix: str) -> np.ndarray:
@@ -202,60 +224,7 @@ def check_pictures(images: np.ndarray, side: int) -> None:
 
 
 def _check_texts(groups) -> None:
-    """Raises ValueError unless every entry of every group is a text with something in it."""
+    """Raises ValueError unless every entry of every group is a text that is not blank."""
     for group in groups:
         if wrong := [text for text in group if not isinstance(text, str) or not text.strip()]:
             raise ValueError(f"{wrong[0]!r} is no name")
-
-
-# DOC data.emoji_styles
-# | """The emoji of `captioned` in four more drawing styles, of other designers.
-# |
-# |     drawings("flat")                      # 409 of the training emoji, in one of the styles to train on
-# |     drawings("twemoji")                   # all 417, in the style that is held out: for tests only
-# |
-# | A model that has seen one drawing of a dog may have learned its pixels. Shown another designer's dog, it has to have
-# | learned what dogs look like. Sources and licences are in data/LICENSES; data/make_styles.py made the file.
-# | """
-TAUGHT = ("noto", "flat", "solid", "noto_v1")  # Google's, Microsoft's flat and solid one, Google's of 2013
-HELD_OUT = "twemoji"
-EMOJI_STYLES = (*TAUGHT, HELD_OUT)
-
-
-@dataclass(frozen=True, eq=False)
-class Drawings:
-    """Emoji in one style. The i-th entry of both belongs to the i-th picture.
-
-    Attributes:
-        rows: int64[n], the emoji's numbers in `captioned.emoji("train")`.
-        images: uint8[n, 32, 32, 3], on a white background.
-    """
-
-    rows: np.ndarray
-    images: np.ndarray
-
-    def __repr__(self) -> str:
-        return f"Drawings({len(self.rows)} pictures)"
-
-
-def drawings(style: str, *, data_dir: str | Path | None = None) -> Drawings:
-    """The training emoji that a style has: "noto" all 1,235, "twemoji" 417, "flat" 409, "solid" 412, "noto_v1" 288.
-
-    The 417 are those of `multimodal.kit_data.object_rows`. data_dir and errors: as for `captioned.emoji`.
-    """
-    one_of("style of the drawings", style, EMOJI_STYLES)
-    source = emoji("train", data_dir=data_dir)
-    if style == "noto":
-        return Drawings(np.arange(len(source)), source.images)
-
-    def decode(arrays):
-        row = {code: i for i, code in enumerate(source.codes)}
-        codes = arrays["codes"].tolist()
-        rows = np.array([row[codes[i]] for i in arrays[f"{style}_rows"]], np.int64)
-        images = coloured(arrays, style)
-        check_pictures(images, 32)
-        if len(rows) != len(images):
-            raise ValueError(f"{len(images)} pictures of {len(rows)} emoji")
-        return Drawings(rows, images)
-
-    return decoded_arrays(Path(data_dir) if data_dir else data_folder(), "emoji_styles.npz", "make_styles", decode)

@@ -1,9 +1,11 @@
-"""Image sets by name: the small ones that are part of the kit, and the full public ones by the same call.
+"""The full public image sets, prepared without TensorFlow for TensorFlow Datasets (TFDS), whose own classes read them.
 
-    load("fashion_mnist", "test")                # 5,000 committed pictures, without a network
-    load("fashion_mnist", "train", full=True)    # all 60,000, prepared once by TensorFlow Datasets (TFDS)
+    prepare("cifar10", data_dir)                                    # downloads once, writes array_record files
+    tfds.data_source("cifar10", data_dir=data_dir, download=False)  # TFDS's own, unchanged class reads them
 
-TFDS is imported only when a full set is loaded.
+TFDS's own builders need TensorFlow to write, because they open files and encode pictures with it. The classes here keep
+the name, version, features and keys of TFDS's own, and so the order of the records; they read with gzip and tarfile and
+encode with Pillow. Users call `images.load(..., full=True)`.
 """
 
 import contextlib
@@ -12,9 +14,7 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import requests
@@ -23,72 +23,15 @@ from PIL import Image
 from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder as imagenet
 from tensorflow_datasets.image_classification import cifar, mnist
 
-from kitlib.configs.arguments import flag, one_of
-from kitlib.data.files import cannot_write, disk_error
-from kitlib.data.images import COMMITTED, Source, load_committed, read_idx
+from kitlib.data.files import cannot_write, disk_error, read_idx
 
 
-# DOC data.tfds_builders
-# | """TensorFlow Datasets (TFDS) without TensorFlow: builders for the committed files and for the full public sets.
-# |
-# |     prepare("cifar10", data_dir)                                  # downloads once, writes array_record files
-# |     tfds.data_source("cifar10", data_dir=data_dir, download=False)  # TFDS's own, unchanged class reads them
-# |
-# | TFDS's own builders need TensorFlow to write, because they open files and encode pictures with it. The classes here keep
-# | the name, version, features and keys of TFDS's own, and so the order of the records; they read with gzip and tarfile and
-# | encode with Pillow. `datasets.load` calls `open_records`. Users of TFDS itself can use `KitFashionMnist` and
-# | `KitAnimalMnist`, which hold the committed files.
-# | """
 def png(image: np.ndarray) -> io.BytesIO:
     """The PNG file of a picture uint8[H, W, 1] or uint8[H, W, 3]: TFDS writes such a file without encoding it."""
     file = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG")
     file.seek(0)
     return file
-
-
-# --- the committed files ---
-
-
-class _Committed(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A committed file as a TFDS data set, whose record i is record i of `datasets.load`."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    source: str  # the name for datasets.load
-
-    def _info(self):
-        source = load_committed(self.source, "train")
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"The subset of {self.source} that is part of kitlib; see data/LICENSES.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=source.image_shape, encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=list(source.class_names)),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,  # the files already are in a fixed, shuffled order
-        )
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in COMMITTED[self.source]}
-
-    def _generate_examples(self, split):
-        source = load_committed(self.source, split)
-        for i in range(len(source)):
-            yield i, {**source[i], "image": png(source[i]["image"])}
-
-
-class KitFashionMnist(_Committed):
-    source = "fashion_mnist"
-
-
-class KitAnimalMnist(_Committed):
-    source = "animal_mnist"
-
-
-# --- the full public sets ---
 
 
 class FashionMNIST(mnist.FashionMNIST, skip_registration=True):
@@ -124,10 +67,8 @@ class _Cifar:
         info = self._cifar_info
         (path,) = _originals(self, dl_manager)
         with _reading(path), tarfile.open(path) as archive:
-            content = {
-                file: archive.extractfile(info.prefix + file).read()
-                for file in (*info.label_files, *info.train_files, *info.test_files)
-            }
+            files = (*info.label_files, *info.train_files, *info.test_files)
+            content = {file: archive.extractfile(info.prefix + file).read() for file in files}
         for key, file in zip(info.label_keys, info.label_files, strict=True):
             self.info.features[key].names = content[file].decode().split()
         return {
@@ -206,14 +147,13 @@ BUILDERS = {"fashion_mnist": FashionMNIST, "cifar10": Cifar10, "cifar100": Cifar
 def prepare(name: str, data_dir: str | Path, *, files: str | Path | None = None) -> None:
     """Writes a full public set as TFDS's array_record files under data_dir; does nothing if they exist.
 
-    TFDS writes into a temporary folder and renames it at the end, so an interrupted call leaves no folder that counts
-    as prepared.
+    An interrupted call leaves no folder that counts as prepared: TFDS renames a temporary one at the end.
 
     Args:
         name: a key of `BUILDERS`.
         data_dir: TFDS's data folder; originals that are downloaded go to its subfolder downloads/.
-        files: a folder with the set's original files under their original names: nothing is downloaded. For
-            Fashion-MNIST the four *-ubyte.gz, for CIFAR the *-binary.tar.gz, for ImageNet the ILSVRC2012_img_*.tar.
+        files: a folder with the set's original files (*-ubyte.gz, *-binary.tar.gz, ILSVRC2012_img_*.tar): nothing is
+            downloaded.
 
     Raises:
         FileNotFoundError: an original file is missing from `files`.
@@ -253,10 +193,9 @@ def prepare(name: str, data_dir: str | Path, *, files: str | Path | None = None)
 
 
 def open_records(name: str, split: str, data_dir: str | Path):
-    """TFDS's own data source of one split, prepared first if necessary.
+    """TFDS's own data source of one split, a sequence of {"image": uint8[H, W, C], "label": int, ...}.
 
-    Returns a sequence of {"image": uint8[H, W, C], "label": int, ...}. Raises as `prepare`, and ValueError if data_dir
-    lacks the split or its files do not allow random access.
+    Raises as `prepare`, which it calls first, and ValueError if data_dir lacks the split or allows no random access.
     """
     prepare(name, data_dir)
     builder = tfds.builder(name, data_dir=Path(data_dir).expanduser())
@@ -268,10 +207,8 @@ def open_records(name: str, split: str, data_dir: str | Path):
     try:
         return builder.as_data_source(split=split)
     except NotImplementedError as error:
-        raise ValueError(
-            f"{builder.data_dir} holds {builder.info.file_format.value} files, expected array_record: "
-            f"pass another data_dir."
-        ) from error
+        got = f"{builder.data_dir} holds {builder.info.file_format.value} files"
+        raise ValueError(f"{got}, expected array_record: pass another data_dir.") from error
 
 
 def _originals(builder, dl_manager) -> list[Path]:
@@ -281,9 +218,7 @@ def _originals(builder, dl_manager) -> list[Path]:
     paths = [builder.files / url.rsplit("/", 1)[-1] for url in builder.urls]
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: put the original file there, or leave out `files` to download it."
-            )
+            raise FileNotFoundError(f"{path} is missing: put it there, or leave out `files` to download it.")
     return paths
 
 
@@ -306,64 +241,3 @@ def _reading(path: Path):
         yield
     except (tarfile.TarError, EOFError, KeyError, OSError) as error:
         raise ValueError(f"{path} is not the whole original archive ({error}): get it again.") from error
-
-
-# DOC data.datasets
-# TFDS's own names and splits. ImageNet's test split has no labels, so it is not listed.
-FULL = {
-    "fashion_mnist": ("train", "test"),
-    "cifar10": ("train", "test"),
-    "cifar100": ("train", "test"),
-    "imagenet2012": ("train", "validation"),
-}
-
-
-def load(name: str, split: str = "train", *, full: bool = False, data_dir: str | Path | None = None) -> Source:
-    """Loads one split of an image set.
-
-    Args:
-        name: full=False: "fashion_mnist" (10,000 + 5,000 of the 70,000) or "animal_mnist" (7,769 + 1,947 silhouettes).
-            full=True: the complete "fashion_mnist", "cifar10", "cifar100" or "imagenet2012", as in TFDS.
-        split: "train" or "test"; for imagenet2012 "train" or "validation".
-        full: False reads the committed file and never uses the network. True reads TFDS's prepared files; if there are
-            none yet, it downloads and prepares them once (without TensorFlow, in array_record format).
-        data_dir: full=False: the folder with the npz files and checksums.txt (default: the kit's own). full=True:
-            TFDS's data folder (default: the environment variable KIT_DATA_DIR, else ~/.cache/kitlib/tfds).
-
-    Raises:
-        ValueError: the name or split is unknown; a data file is damaged or not the kit's.
-        FileNotFoundError: a data file is missing; for imagenet2012, the archives that must be fetched by hand.
-        ConnectionError: the download cannot be reached.
-        PermissionError: the data folder cannot be written.
-    """
-    choices = FULL if flag("full", full) else COMMITTED
-    if str(name) not in choices and str(name) in (COMMITTED if full else FULL):
-        raise ValueError(f"{name!r} is available only with full={not full}; with full={full}: {', '.join(choices)}.")
-    one_of(f"data set with full={full}", name, choices)
-    one_of(f"split of {name}", split, choices[name])
-    if not full:
-        return load_committed(name, split, data_dir=data_dir)
-
-    # imports TFDS, which takes about a second
-
-    folder = data_dir or os.environ.get("KIT_DATA_DIR") or "~/.cache/kitlib/tfds"
-    records = open_records(name, split, folder)
-    features = records.dataset_info.features
-    shape = features["image"].shape
-    store = Records(records, stack=None not in shape)
-    return Source(name, tuple(features["label"].names), shape, store, range(len(records)))
-
-
-@dataclass(frozen=True, eq=False)
-class Records:
-    """Records of a TFDS data source, decoded when they are read; the store of a full set's `Source`."""
-
-    records: Any
-    stack: bool  # whether all pictures have one size, so that `take` returns one array
-    in_memory = False
-
-    def take(self, indices):
-        records = self.records.__getitems__([int(i) for i in indices])
-        images = [record["image"] for record in records]
-        labels = np.array([record["label"] for record in records], np.int32)
-        return (np.stack(images) if self.stack and images else images), labels

@@ -1,4 +1,4 @@
-"""Denoising objectives for text: span corruption as in T5, the prefix language model, and UL2's mixture of both.
+"""Denoising of text: span corruption as in T5, the prefix language model, UL2's mixture of both; batches of examples.
 
     thank you for inviting me to your party last week          tokens, of which "for inviting" and "last" are noise
     thank you <0> me to your party <1> week </s>               inputs: a sentinel in place of every span of noise
@@ -7,8 +7,15 @@
 The noise is drawn by T5's algorithm (Raffel et al., arXiv 1910.10683; `random_spans_noise_mask` in its code). The
 mixture is UL2's (Tay et al., arXiv 2205.05131; the numbers as later papers quote its table 1).
 
-All of this is plain numpy on one sequence of token ids, int32[L]. It runs in the input pipeline, on the CPU. The
-lengths of its results depend on the mask: under jax.jit every new length would have to be compiled.
+All of this is plain numpy on one sequence of token ids, int32[L]. It runs in the input pipeline, on the CPU: the
+lengths of the results depend on the mask, and under jax.jit every new length would have to be compiled.
+
+    stream = token_stream(data.glosses("train"), tokenizer)          # all texts, concatenated
+    for batch in batches(stream, tokenizer, 64, denoisers=UL2, num_epochs=1): ...
+
+Batches have fixed shapes and are resumable to the exact one. Every epoch cuts the stream, closed to a ring, into chunks
+from a random position, visits them in a random order and draws new noise for each. Example i of epoch e is a pure
+function of (seed, e, i): the state of a training run is one integer, and examples do not depend on the batch size.
 """
 
 import functools
@@ -23,17 +30,15 @@ from kitlib.configs.arguments import number, whole
 from kitlib.data.files import keyed_rng
 from kitlib.data.tokenizer import Tokenizer
 
-# DOC data.denoise
-# --- which tokens are noise ---
+# ---------------------------------------------------------------------------------------------- which tokens are noise
 
 
 def noise_counts(length: int, density: float, mean_span: float) -> tuple[int, int]:
     """(tokens, spans) of noise in a sequence of this length: the part of T5's algorithm that is not random.
 
-    There are round(length * density) tokens of noise, but at least one token of noise and one of text, and
-    round(tokens / mean_span) spans, at least one. Short spans at a density far above 1/2 would need more spans than
-    there are tokens of text to separate them. T5 does not define this case; here the number of spans is then the number
-    of tokens of text.
+    There are round(length * density) tokens of noise, at least one and one fewer than all, in round(tokens / mean_span)
+    spans, at least one. T5 does not define densities so high that fewer tokens of text than spans would be left to
+    separate them; here there are then as many spans as tokens of text.
     """
     tokens = _noise_tokens(length, density)
     number("mean_span", mean_span, 1)
@@ -49,9 +54,8 @@ def _noise_tokens(length: int, density: float) -> int:
 def random_spans_mask(length: int, density: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
     """bool[length], True on noise. Starts with text, ends with noise; all divisions into spans are equally likely.
 
-    The noise is divided at random into spans, the text into the same number of stretches, and they alternate: text,
-    noise, text, noise, ... So all sequences of one length have the same number of noise tokens and of spans; only the
-    positions are random.
+    Noise and text are divided at random into equally many spans, which alternate: text, noise, text, noise, ... So all
+    sequences of one length have the same number of noise tokens and of spans.
 
     Raises ValueError for length < 2, a density outside (0, 1) or mean_span < 1.
     """
@@ -66,9 +70,6 @@ def _segments(items: int, segments: int, rng: np.random.Generator) -> np.ndarray
     return np.diff(borders, prepend=0, append=items)
 
 
-# --- lengths ---
-
-
 def corrupted_lengths(raw: int, density: float, mean_span: float) -> tuple[int, int]:
     """(inputs, targets): their lengths after `corrupt` of raw tokens. Both have one sentinel per span and an eos."""
     noise, spans = noise_counts(raw, density, mean_span)
@@ -80,10 +81,9 @@ def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[
 
     It is (568, 512, 114) for T5's 512 tokens at 15 % in spans of 3.
 
-    T5's rule has two traps, which are kept here because published lengths have them. First, at a density of exactly 1/2
-    targets that are one longer than the inputs lose a token, so that both have the same round length. Second, the rule
-    forgets that there is always at least one span: where round(noise / mean_span) is 0, raw is one token too long for
-    the inputs. `Denoiser.raw_length` always fits.
+    T5's rule has two traps, which published lengths have, too. At a density of exactly 1/2, targets that are one longer
+    than the inputs lose a token, so that both have the same round length. And the rule forgets that there is at least
+    one span: where round(noise / mean_span) is 0, raw is one token too long. `Denoiser.raw_length` always fits.
 
     Raises ValueError for fewer than 3 inputs (text, sentinel, eos), a density outside (0, 1) or mean_span < 1.
     """
@@ -106,7 +106,7 @@ def span_lengths(inputs_length: int, density: float, mean_span: float) -> tuple[
     return raw, inputs, targets
 
 
-# --- corrupting and restoring ---
+# ---------------------------------------------------------------------------------------------- corrupt and restore
 
 
 def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,10 +132,8 @@ def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos: in
     spans = int(starts.sum())
     needed = spans + int(not mask[-1])
     if needed > len(sentinels):
-        raise ValueError(
-            f"{spans} spans need {needed} sentinels, but there are {len(sentinels)}: take longer spans, shorter "
-            f"sequences or a Tokenizer with more sentinels."
-        )
+        got = f"{spans} spans need {needed} sentinels, but there are {len(sentinels)}"
+        raise ValueError(f"{got}: take longer spans, shorter sequences or a Tokenizer with more sentinels.")
     if np.isin(tokens, sentinels).any():
         raise ValueError("There is a sentinel among the tokens, which could not be told apart from a span's sentinel.")
     inputs = tokens.copy()
@@ -161,19 +159,14 @@ def restore(inputs: np.ndarray, targets: np.ndarray, sentinels: np.ndarray, eos:
     expected, given = [int(hole[0]) for hole in holes], [int(span[0]) for span in spans]
     rest = [len(span) for span in spans[len(holes) :]]
     if len(first) or given[: len(expected)] != expected or rest not in ([], [1]):  # [1]: the closing sentinel, alone
-        raise ValueError(
-            f"These inputs and targets do not belong together: the inputs need sentinels {expected}, the targets have "
-            f"{len(first)} tokens and then sentinels {given}."
-        )
+        got = f"the inputs need sentinels {expected}, the targets have {len(first)} tokens and then sentinels {given}"
+        raise ValueError(f"These inputs and targets do not belong together: {got}.")
     return np.concatenate([text, *(part[1:] for pair in zip(spans, holes, strict=False) for part in pair)])
 
 
 def prefix_lm(tokens: np.ndarray, density: float, eos: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the tokens in two: (inputs, targets), both int32 and ending in eos. There is no sentinel.
-
-    The last round(L * density) tokens are the targets: at least one, and at least one is left for the inputs. `restore`
-    needs tokens without sentinels.
-    """
+    """Splits the tokens in two: (inputs, targets), both int32 and ending in eos, without sentinels. The last
+    round(L * density) tokens are the targets, at least one and one fewer than all."""
     tokens = np.asarray(tokens, np.int32)
     cut = len(tokens) - _noise_tokens(len(tokens), density)
     return np.append(tokens[:cut], np.int32(eos)), np.append(tokens[cut:], np.int32(eos))
@@ -187,23 +180,16 @@ def _body(ids: np.ndarray, name: str, eos: int, pad: int) -> np.ndarray:
     return ids[:-1]
 
 
-# --- mixtures ---
+# ---------------------------------------------------------------------------------------------- mixtures
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """One objective.
+    """One objective."""
 
-    Attributes:
-        mode: the text before the inputs that indicates the objective to the model; "" for none.
-        density: the share of tokens that become targets.
-        mean_span: mean length of a span of noise; None for the prefix language model, whose noise is the end of the
-            sequence.
-    """
-
-    mode: str
-    density: float
-    mean_span: float | None
+    mode: str  # the text before the inputs that indicates the objective to the model; "" for none
+    density: float  # the share of tokens that become targets
+    mean_span: float | None  # mean length of a span of noise; None: the prefix language model, whose noise is the end
 
     def lengths(self, raw: int, prefix: int) -> tuple[int, int]:
         """(inputs, targets): their lengths after `ul2_example` of raw tokens with a mode of `prefix` ids."""
@@ -214,11 +200,8 @@ class Denoiser:
         return prefix + inputs, targets
 
     def raw_length(self, inputs_length: int, prefix: int) -> int:
-        """The largest number of raw tokens whose inputs, mode and eos included, fit into inputs_length.
-
-        Up to density 1/2 their targets fit, too. It is the raw of `span_lengths` without the second trap. Raises
-        ValueError if not even 2 tokens fit.
-        """
+        """The largest number of raw tokens whose inputs, mode and eos included, fit into inputs_length; up to density
+        1/2 their targets fit, too. Raises ValueError if not even 2 tokens fit."""
 
         def fits(raw: int) -> bool:
             inputs, targets = self.lengths(raw, prefix)
@@ -235,8 +218,7 @@ class Denoiser:
 SPAN_CORRUPTION = Denoiser("", 0.15, 3)  # T5's, and PaLI-X's on text alone
 
 # UL2's seven denoisers: R, regular, [NLU]; X, extreme by long spans or much noise, [NLG]; S, sequential, [S2S]. That S
-# predicts the last quarter and that all have equal shares is as commonly reported. List a denoiser twice to draw it
-# twice as often.
+# predicts the last quarter and that all have equal shares is as commonly reported. What is listed twice is drawn twice.
 UL2 = (
     Denoiser("[NLU]", 0.15, 3),
     Denoiser("[NLU]", 0.15, 8),
@@ -248,13 +230,9 @@ UL2 = (
 )
 
 
-def ul2_example(
-    tokens: np.ndarray, denoiser: Denoiser, rng: np.random.Generator, tokenizer
-) -> tuple[np.ndarray, np.ndarray]:
-    """One example: (inputs, targets), both int32 and ending in eos, the inputs starting with the mode token.
-
-    tokens: integers[L]; tokenizer: a `kitlib.data.tokenizer.Tokenizer`. Raises the errors of `corrupt`.
-    """
+def ul2_example(tokens: np.ndarray, denoiser: Denoiser, rng: np.random.Generator, tokenizer: Tokenizer):
+    """One example of integers[L]: (inputs, targets), both int32 and ending in eos, the inputs starting with the mode
+    token. Raises the errors of `corrupt`."""
     if denoiser.mean_span is None:
         inputs, targets = prefix_lm(tokens, denoiser.density, tokenizer.eos_id)
     else:
@@ -263,16 +241,9 @@ def ul2_example(
     return np.concatenate([np.array(tokenizer.encode(denoiser.mode), np.int32), inputs]), targets
 
 
-# DOC data.text_batches
-# | """Batches of text for denoising: fixed shapes, seeded, resumable to the exact batch; `image_batches` for text.
-# |
-# |     stream = token_stream(data.glosses("train"), tokenizer)          # all texts, concatenated
-# |     for batch in batches(stream, tokenizer, 64, denoisers=denoise.UL2, num_epochs=1): ...
-# |
-# | Every epoch cuts the stream, closed to a ring, into chunks from a random position, visits the chunks in a random order
-# | and draws new noise for each. Example i of epoch e is a pure function of (seed, e, i): the state of a training run is
-# | one integer, and the examples do not depend on the batch size.
-# | """
+# ---------------------------------------------------------------------------------------------- batches
+
+
 def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
     """All texts as one sequence, int32[T], each followed by the end of sequence."""
     return np.array([i for text in texts for i in (*tokenizer.encode(text), tokenizer.eos_id)], np.int32)
@@ -289,23 +260,20 @@ def padded(rows: Sequence, length: int, pad_id: int) -> np.ndarray:
 class Recipe:
     """Makes examples of fixed lengths from chunks of a stream, for one tokenizer and one list of denoisers.
 
-    Attributes:
-        raw_lengths: the number of tokens of the stream that each denoiser takes, as many as fill inputs_length.
-        chunk: the largest of them. Where a denoiser takes fewer, the end of the chunk is unused in this epoch.
-        targets_length: M, the length of the longest targets; shorter ones are padded.
+    raw_lengths: tokens of the stream that each denoiser takes, as many as fill inputs_length. chunk: the largest of
+    them; where a denoiser takes fewer, the end of the chunk is unused in this epoch. targets_length: M, of the longest
+    targets; shorter ones are padded.
     """
 
     def __init__(self, tokenizer: Tokenizer, inputs_length: int, denoisers: Sequence[Denoiser]):
         if not denoisers:
             raise ValueError("There is no denoiser in the list: SPAN_CORRUPTION is T5's, UL2 a mixture of seven.")
         self.tokenizer, self.inputs_length, self.denoisers = tokenizer, inputs_length, tuple(denoisers)
-        prefixes = [len(tokenizer.encode(denoiser.mode)) for denoiser in denoisers]
-        pairs = list(zip(self.denoisers, prefixes, strict=True))
-        self.raw_lengths = [denoiser.raw_length(inputs_length, prefix) for denoiser, prefix in pairs]
+        prefixes = [len(tokenizer.encode(d.mode)) for d in denoisers]
+        self.raw_lengths = [d.raw_length(inputs_length, n) for d, n in zip(denoisers, prefixes, strict=True)]
         self.chunk = max(self.raw_lengths)
-        self.targets_length = max(
-            denoiser.lengths(raw, prefix)[1] for (denoiser, prefix), raw in zip(pairs, self.raw_lengths, strict=True)
-        )
+        lengths = zip(self.denoisers, self.raw_lengths, prefixes, strict=True)
+        self.targets_length = max(d.lengths(raw, prefix)[1] for d, raw, prefix in lengths)
 
     def examples(self, chunks: Iterable[np.ndarray], which: Iterable[int], rngs: Iterable[np.random.Generator]):
         """{"inputs": int32[n, N], "targets": int32[n, M]}, example i by denoiser which[i]; padded after the eos."""
@@ -354,10 +322,8 @@ def batches(
     count = len(stream) // recipe.chunk
     steps = count // batch_size
     if not steps:
-        raise ValueError(
-            f"The stream of {len(stream)} tokens has {count} chunks of {recipe.chunk}, fewer than a batch of "
-            f"{batch_size}: use more text or a smaller batch_size."
-        )
+        got = f"The stream of {len(stream)} tokens has {count} chunks of {recipe.chunk}"
+        raise ValueError(f"{got}, fewer than a batch of {batch_size}: use more text or a smaller batch_size.")
 
     @functools.lru_cache(maxsize=2)  # the reader thread may be in two epochs at once
     def starts(epoch: int) -> np.ndarray:
@@ -387,19 +353,16 @@ def evaluation_set(
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """A fixed set of examples to compare models on: {"inputs": int32[n, N], "targets": int32[n, M], "denoiser":
-    int32[n]}, n = count.
+    int32[n], the index in the list}, n = count.
 
-    It takes the first n chunks of the stream in their order, and the denoisers one after the other. "denoiser" is the
-    index in the list, so that each denoiser's loss can be computed. Example i depends on (seed, i) alone. Raises
-    ValueError if the stream has fewer chunks than count, and otherwise as `batches`.
+    It takes the first n chunks of the stream in their order, and the denoisers one after the other. Example i depends
+    on (seed, i) alone. Raises ValueError if the stream has fewer chunks than count, and otherwise as `batches`.
     """
     recipe = Recipe(tokenizer, inputs_length, denoisers)
     _check(stream, seed, count=count)
     if count > len(stream) // recipe.chunk:
-        raise ValueError(
-            f"The stream of {len(stream)} tokens has {len(stream) // recipe.chunk} chunks of {recipe.chunk}, fewer "
-            f"than count, {count}."
-        )
+        got = f"The stream of {len(stream)} tokens has {len(stream) // recipe.chunk} chunks of {recipe.chunk}"
+        raise ValueError(f"{got}, fewer than count, {count}.")
     which = np.arange(count, dtype=np.int32) % len(recipe.denoisers)
     chunks = stream[: count * recipe.chunk].reshape(count, recipe.chunk)
     return {**recipe.examples(chunks, which, [keyed_rng(seed, 2, i) for i in range(count)]), "denoiser": which}

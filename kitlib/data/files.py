@@ -1,16 +1,17 @@
-"""Files that are part of the kit: their folder and checksums; and how files are written and named.
+"""The kit's own files, checked and decoded; how files are written whole and named; generators by key. Needs numpy only.
 
-    read_checked(data_folder(), "emoji.npz")           # bytes, their checksum verified
-    with replacing(path) as partial: ...               # a file appears whole, or not at all
-    keyed_rng(seed, 3)                                 # a generator for example 3
-
-This module imports numpy only.
+read_checked(data_folder(), "emoji.npz")                       # bytes, their checksum verified
+decoded(data_folder(), "x.json", "make_pictures", json.loads)  # other content is refused by the file's name
+with replacing(path) as partial: ...                           # a file appears whole, or not at all
+keyed_rng(seed, 3)                                             # a generator for example 3
 """
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import io
+import math
 import os
 import secrets
 import zipfile
@@ -23,7 +24,6 @@ import numpy as np
 
 from kitlib.configs.arguments import whole
 
-# DOC data.files
 ROOT = Path(__file__).resolve().parents[2]  # the checkout, or site-packages
 
 
@@ -55,11 +55,9 @@ def writable(relative: str) -> Path:
 
 
 def read_checked(folder: Path, file: str) -> bytes:
-    """Reads a committed file and compares its sha256 with the one in checksums.txt, which is in the same folder.
+    """The bytes of a committed file, whose sha256 is in checksums.txt in the same folder.
 
-    Raises:
-        FileNotFoundError: the file or checksums.txt is missing.
-        ValueError: the file is truncated, changed or not listed.
+    Raises FileNotFoundError if one of the two is missing, ValueError if the file is truncated, changed or not listed.
     """
     for path in (folder / file, folder / "checksums.txt"):
         if not path.is_file():
@@ -76,37 +74,66 @@ def read_checked(folder: Path, file: str) -> bytes:
     return data
 
 
-def read_npz(folder: Path, file: str, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads one split of a committed file: images uint8[n, H, W, C], labels uint8[n], class names str[V].
+def decoded(folder: str | Path | None, file: str, script: str, decode: Callable[[bytes], Any]):
+    """decode(content) of a file of the kit, which data/`script`.py has made. folder: None for `data_folder`.
 
-    Nothing in the file is ever unpickled. Raises the errors of `read_checked`, and ValueError if the file does not hold
-    these arrays.
+    Raises the errors of `read_checked`, and ValueError with the file's name for whatever `decode` raises.
     """
-    data = read_checked(folder, file)
+    folder = Path(folder) if folder else data_folder()
+    content = read_checked(folder, file)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return arrays[f"{split}_images"], arrays[f"{split}_labels"], arrays["class_names"]
-    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        return decode(content)
+    except Exception as error:  # unpacking, parsing and looking up fail in a dozen ways, deep JSON in another one
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{folder / file} is not a data file of the kit ({str(error).splitlines()[0]}): expected plain arrays "
-            f"{split}_images, {split}_labels and class_names; make it with data/make_data.py."
+            f"{folder / file} is not a data file of the kit ({reason}): make it with data/{script}.py."
         ) from error
+
+
+def decoded_arrays(folder: str | Path | None, file: str, script: str, decode: Callable[[Any], Any]):
+    """decode(arrays) of an .npz of the kit; nothing in it is ever unpickled. folder and errors: as for `decoded`."""
+
+    def load(content: bytes):
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return decode(arrays)
+
+    return decoded(folder, file, script, load)
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """Reads a gzipped IDX file of bytes, the format of MNIST and similar sets: uint8[n, ...].
+
+    Format: http://yann.lecun.com/exdb/mnist/ (two zero bytes, type 8 = uint8, rank, sizes as big-endian int32, data).
+    Raises FileNotFoundError if it is missing, and ValueError with its name if it is truncated or no such file.
+    """
+    try:
+        data = gzip.decompress(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing: put the original file there.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file ({error}): get it again.") from error
+    rank = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
+    shape = tuple(np.frombuffer(data, ">u4", rank, offset=4).tolist()) if len(data) >= 4 + 4 * rank else ()
+    if not shape or 0 in shape or len(data) != 4 + 4 * rank + math.prod(shape):
+        raise ValueError(f"{path} is not a whole IDX file of bytes ({len(data):,} bytes, sizes {shape}): get it again.")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+# ---------------------------------------------------------------------------------------------- writing
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Gives a temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
 
-    If the block fails, `path` stays as it was and the temporary file is removed. A reader sees the old file or the new
-    one, never half of one, also after a power cut. Every temporary name is unique, so two processes or threads may
-    write the same file: the last one wins. The file's mode follows the umask. Raises FileNotFoundError if the folder is
+    If it fails, `path` stays as it was. A reader sees the old file or the new one, never half of one, also after a
+    power cut; of two writers, the last one wins. The mode follows the umask. Raises FileNotFoundError if the folder is
     missing, and an OSError with the file's name if the disk is full or may not be written.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial{path.suffix}")
     try:
-        # With the mode that the umask allows; os.umask cannot be read without changing it.
-        partial.touch(exist_ok=False)
+        partial.touch(exist_ok=False)  # with the umask's mode; os.umask cannot be read without changing it
         yield partial
         _to_disk(partial)  # first its content, then its name: a power cut could leave the name alone
         os.replace(partial, path)
@@ -130,9 +157,9 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-# The disk is full or the quota used up; it may not be written; the folder may not be written.
+# The disk is full or the quota used up; it or the folder may not be written; or a file is in a folder's place.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-NO_ROOM += (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)  # a file is in the place of a folder, or a folder in a file's
+NO_ROOM += (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def disk_error(error: Exception) -> int | None:
@@ -179,8 +206,7 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` that `write_npz` has written. Nothing is unpickled.
 
-    Raises FileNotFoundError if it is missing, and ValueError with its name if it is damaged: every member of such a
-    file carries a checksum.
+    Raises FileNotFoundError if it is missing, ValueError with its name if it is damaged: each array has a checksum.
     """
     try:
         with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
@@ -202,10 +228,7 @@ def note_checksum(path: str | Path) -> None:
 
 
 def recipe_hash(recipe: str) -> str:
-    """16 hexadecimal digits of the recipe's sha256, for the name of a file: another recipe gives another name.
-
-    recipe: a text that states everything that decides the content of the file.
-    """
+    """16 hexadecimal digits of the sha256 of a text with all that decides a file's content, for the file's name."""
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
@@ -223,34 +246,3 @@ def locked(path: Path) -> Iterator[None]:
 def keyed_rng(seed: int, *key: int) -> np.random.Generator:
     """A generator that depends on (seed, key) alone; different keys give independent numbers."""
     return np.random.default_rng(np.random.SeedSequence(whole("seed", seed, 0), spawn_key=key))
-
-
-# DOC data.committed
-# | """How the kit's own data files are read: checked first, then decoded, and refused by name if something else is in them.
-# |
-# | decoded(data_folder(), "taxonomy.json.gz", "make_pictures", lambda content: json.loads(gzip.decompress(content)))
-# | decoded_arrays(data_folder(), "emoji.npz", "make_pictures", lambda arrays: arrays["test_images"])
-# | """
-def decoded(folder: Path, file: str, script: str, decode: Callable[[bytes], Any]):
-    """decode(content) of a file of the kit, which data/`script`.py has made; `decode` raises for other content.
-
-    Raises the errors of `read_checked`, and ValueError with the file's name for whatever `decode` raises.
-    """
-    content = read_checked(folder, file)
-    try:
-        return decode(content)
-    except Exception as error:  # unpacking, parsing and looking up fail in a dozen ways, deep JSON in another one
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{folder / file} is not a data file of the kit ({reason}): make it with data/{script}.py."
-        ) from error
-
-
-def decoded_arrays(folder: Path, file: str, script: str, decode: Callable[[Any], Any]):
-    """decode(arrays) of an .npz of the kit. Nothing in it is ever unpickled. Errors as for `decoded`."""
-
-    def load(content: bytes):
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return decode(arrays)
-
-    return decoded(folder, file, script, load)

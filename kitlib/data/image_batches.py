@@ -1,10 +1,12 @@
-"""Batches for training and evaluation: shuffled, augmented, split over hosts, and resumable to the exact batch.
+"""Batches of pictures, or of any rows: shuffled, augmented, split over hosts, and resumable to the exact batch.
+
+    for batch in batches(source, 128, augment="flip", num_epochs=1): ...
+    shuffled_batches(len(facts), 256, lambda rows, position: {"inputs": facts.inputs[rows]}, seed=0)   # without end
 
 Every batch is a pure function of (seed, position): the order of an epoch comes from a generator keyed by (seed, epoch),
 the augmentation from one keyed by (seed, host, position). So the state of a training run is one integer, and a resumed
 run gets the same pictures as one that was never stopped. Grain supplies the iterator, its state and its reader threads.
-Its elements are whole batches, not records: to read and augment a whole batch of small pictures in numpy is about
-ten times faster than one Python call per record.
+Its elements are whole batches: in numpy, they are about ten times faster than one Python call per record.
 """
 
 import functools
@@ -20,38 +22,6 @@ from kitlib.configs.arguments import flag, one_of, whole
 from kitlib.data.files import keyed_rng
 from kitlib.data.images import Source
 
-
-# DOC data.shuffled
-# | """An endless iterator over batches of rows: each epoch has all rows once, in a new order.
-# |
-# |     iterator = batches(len(facts), 256, lambda rows, position: {"inputs": facts.inputs[rows]}, seed=0)
-# |
-# | `recall` and `synthetic.named_pictures` make their batches with it.
-# | """
-def shuffled_batches(
-    size: int, batch_size: int, make: Callable[[np.ndarray, int], dict[str, np.ndarray]], *, seed: int = 0
-) -> grain.DatasetIterator:
-    """Yields make(rows int[batch_size], number of the batch) without end.
-
-    `get_state` and `set_state` continue with the very next batch. The last incomplete batch of an epoch is dropped.
-    Raises ValueError if there are fewer rows than batch_size, or it is not positive.
-    """
-    whole("batch_size (of all examples at most)", batch_size, 1, size)
-    steps = size // batch_size
-
-    @functools.lru_cache(maxsize=2)  # the reader thread may be in two epochs at once
-    def order(epoch: int) -> np.ndarray:
-        return keyed_rng(seed, 0, epoch).permutation(size)
-
-    def batch(position: int) -> dict[str, np.ndarray]:
-        epoch, step = divmod(position, steps)
-        return make(order(epoch)[step * batch_size : (step + 1) * batch_size], position)
-
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # works while the device computes
-    return iter(grain.MapDataset.range(steps * (sys.maxsize // steps)).map(batch).to_iter_dataset(options))
-
-
-# DOC data.image_batches
 AUGMENTS = ("none", "flip", "crop_flip", "inception")
 
 
@@ -72,31 +42,24 @@ def batches(
     `iterator.get_state()` is a small dict that JSON can write; `set_state` on an iterator made with the same arguments
     continues with the very next batch.
 
-    Training reshuffles every epoch and drops the last incomplete batch, which has other records in each epoch. All
-    shards give the same number of batches. Evaluation keeps the order of the source and ends with a smaller batch.
-    Shard i takes every shard_count-th record from the i-th on (in training: of the shuffled order), so the shards are
-    disjoint and together are the whole set. In evaluation one shard may give one batch more than another, unless
-    shard_count divides the number of records.
+    Training reshuffles every epoch and drops the last incomplete batch; all shards give equally many. Evaluation keeps
+    the order of the source and ends with a smaller batch; one shard may give one more than another. Shard i takes every
+    shard_count-th record from the i-th on (in training: of the shuffled order).
 
     Args:
         source: from `kitlib.data.load` or `from_arrays`.
         batch_size: B, for this shard.
         seed: the same on all shards; at least 0.
         train: True for training, False for evaluation.
-        image_size: H = W of the batch; None keeps the size of the pictures. Pictures of another size are resized and
-            cropped: the largest centred square fills the batch (the short side is resized, the long side cropped).
+        image_size: H = W of the batch, filled by the largest centred square of each picture; None keeps their size.
         augment: for training. "none"; "flip": half of the pictures left to right; "crop_flip": pad by 2 zeros (by 4
-            from 32 pixels on), crop at random, flip (as He et al., arXiv 1512.03385, do for CIFAR); "inception": crop 5
-            to 100 % of the area at an aspect of 3/4 to 4/3, resize, flip (Szegedy et al., arXiv 1409.4842, who take 8
-            to 100 %; the 5 % comes from big_vision's `inception_crop`).
+            from 32 pixels on), crop at random, flip (1512.03385, for CIFAR); "inception": crop 5 to 100 % of the area
+            at an aspect of 3/4 to 4/3, resize, flip (1409.4842 with 8 to 100 %; the 5 % is big_vision's).
         num_epochs: None means without end in training and once in evaluation.
-        shard_index: the index of this host, 0 ... shard_count - 1 (jax.process_index()).
-        shard_count: the number of hosts that read the source (jax.process_count()).
+        shard_index, shard_count: this host and the number of hosts that read the source, as of `jax.process_index()`.
 
-    Raises:
-        ValueError: an argument is out of range; a shard is smaller than one training batch; the pictures differ in size
-            and image_size is None; augment is not "none" in evaluation.
-        TypeError: source is not a Source.
+    Raises ValueError for an argument out of range, a shard smaller than one training batch, pictures that differ in
+    size without an image_size, and augment in evaluation; TypeError for what is no Source.
     """
     _check(source, batch_size, seed, train, image_size, augment, num_epochs, shard_index, shard_count)
     shard_size = len(range(shard_index, len(source), shard_count))
@@ -127,6 +90,29 @@ def batches(
     return iter(grain.MapDataset.range(steps * epochs).map(batch).to_iter_dataset(options))
 
 
+def shuffled_batches(
+    size: int, batch_size: int, make: Callable[[np.ndarray, int], dict[str, np.ndarray]], *, seed: int = 0
+) -> grain.DatasetIterator:
+    """Yields make(rows int[batch_size], number of the batch) without end.
+
+    `get_state` and `set_state` continue with the very next batch. The last incomplete batch of an epoch is dropped.
+    Raises ValueError if there are fewer rows than batch_size, or it is not positive.
+    """
+    whole("batch_size (of all examples at most)", batch_size, 1, size)
+    steps = size // batch_size
+
+    @functools.lru_cache(maxsize=2)  # the reader thread may be in two epochs at once
+    def order(epoch: int) -> np.ndarray:
+        return keyed_rng(seed, 0, epoch).permutation(size)
+
+    def batch(position: int) -> dict[str, np.ndarray]:
+        epoch, step = divmod(position, steps)
+        return make(order(epoch)[step * batch_size : (step + 1) * batch_size], position)
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # works while the device computes
+    return iter(grain.MapDataset.range(steps * (sys.maxsize // steps)).map(batch).to_iter_dataset(options))
+
+
 def to_float(images: np.ndarray) -> np.ndarray:
     """uint8 0 ... 255 -> float32 in [-1, 1], any shape. Raises ValueError for another type."""
     images = np.asarray(images)
@@ -136,11 +122,8 @@ def to_float(images: np.ndarray) -> np.ndarray:
 
 
 def resize_and_crop(images, height: int, width: int) -> np.ndarray:
-    """Resizes pictures so that their largest centred part of the new aspect fills uint8[n, height, width, C].
-
-    This is the same as resizing the whole picture and cropping its centre.
-    images: uint8[n, H, W, C] or a list of uint8[H, W, C]. Pictures that already have this size are not changed.
-    """
+    """Resizes uint8[n, H, W, C], or a list of uint8[H, W, C], so that the largest centred part of the new aspect fills
+    uint8[n, height, width, C]. Pictures that already have this size are not changed."""
     if isinstance(images, np.ndarray) and images.shape[1:3] == (height, width):
         return images
     return np.stack([_resize(image, _centred(image.shape, width / height), height, width) for image in images])
@@ -173,8 +156,8 @@ def crop_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def inception(images, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Crops a random part of each picture, resizes it and flips half of the pictures: uint8[n, height, width, C].
 
-    images: uint8[n, H, W, C] or a list of uint8[H, W, C]. The part has 5 to 100 % of the area, uniform, and an aspect
-    (width / height) of 3/4 to 4/3, log-uniform; if ten tries do not fit into the picture, it is the centre.
+    The part has 5 to 100 % of the area, uniform, and an aspect (width / height) of 3/4 to 4/3, log-uniform; if ten
+    tries do not fit into the picture, it is the centre. images: as for `resize_and_crop`.
     """
     return flip(np.stack([_resize(image, _random_box(image.shape, rng), height, width) for image in images]), rng)
 
@@ -218,15 +201,13 @@ def _check(source, batch_size, seed, train, image_size, augment, num_epochs, sha
     if len(source) < shard_count:
         raise ValueError(f"{source.name} has {len(source)} records for {shard_count} shards: use fewer shards.")
     if train and batch_size > len(source) // shard_count:
+        there = f"{len(source) // shard_count} records ({len(source)} over {shard_count} shards)"
         raise ValueError(
-            f"batch_size is {batch_size}, but a shard of {source.name} has only {len(source) // shard_count} records "
-            f"({len(source)} over {shard_count} shards), so there is no full batch: use a smaller batch_size."
+            f"batch_size is {batch_size}, but a shard of {source.name} has only {there}: use a smaller one."
         )
     one_of("augment", augment, AUGMENTS)
     if augment != "none" and not train:
-        raise ValueError(
-            f"augment is {augment!r} with train=False: evaluate on the pictures as they are, augment='none'."
-        )
+        raise ValueError(f"augment is {augment!r} with train=False: evaluate on the pictures as they are, 'none'.")
     if image_size is None and None in source.image_shape:
         raise ValueError(f"The pictures of {source.name} differ in size: pass image_size, for example 224.")
     if source.image_shape[-1] not in (1, 3) and (augment == "inception" or image_size is not None):

@@ -23,9 +23,7 @@ from kitlib.data.files import read_arrays
 from kitlib.data.images import Source, from_arrays
 
 SPLITS = ("train", "test")
-LAYOUT = (
-    "expected FOLDER/class/picture.png for two classes or more, or the same classes in FOLDER/train and FOLDER/test"
-)
+LAYOUT = "expected FOLDER/class/picture.png for two classes or more, or the same in FOLDER/train and FOLDER/test"
 
 
 def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
@@ -46,8 +44,8 @@ def read_picture(path: str | Path, side: int = 64) -> np.ndarray:
         picture = _rgba(Image.open(io.BytesIO(path.read_bytes())))
     except Exception as error:  # Pillow has a reader per format, and for damaged files they raise almost anything
         reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
-        what = "give a PNG, JPEG or WebP, or take it away"
-        raise ValueError(f"{path} is not a picture that can be read ({reason}): {what}.") from error
+        got = f"{path} is not a picture that can be read ({reason})"
+        raise ValueError(f"{got}: give a PNG, JPEG or WebP, or take it away.") from error
     # It is shrunk first: the square around a long, narrow picture would be huge.
     width, height = (max(1, round(side * length / max(picture.size))) for length in picture.size)
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
@@ -77,15 +75,13 @@ def from_files(path: str | Path, split: str, *, size: int) -> Source:
     """A Source over your own pictures, all in memory, in a random but fixed order.
 
     Args:
-        path: a folder with a folder per class, which gives the class its name; or an .npz with images
-            uint8[n, H, W, C], labels integers[n] and perhaps class_names (else "0", "1", ...). What is hidden (.name)
-            is not read.
+        path: a folder with a folder per class, which gives the class its name (what is hidden, .name, is not read); or
+            an .npz with images uint8[n, H, W, C], labels integers[n] and perhaps class_names (else "0", "1", ...).
         split: "train" or "test". Without folders of these names a tenth of all pictures is the test.
         size: H = W of a folder's pictures, which are read by `read_picture`; those of an .npz stay as they are.
 
-    Raises:
-        FileNotFoundError: path is missing.
-        ValueError: the folder or the arrays are not as above, a picture cannot be read, or one is in both splits.
+    Raises FileNotFoundError if path is missing, and ValueError if the folder or the arrays are not as above, a picture
+    cannot be read, or one is in both splits.
     """
     path = Path(path)
     one_of("split of your own pictures", split, SPLITS)
@@ -103,8 +99,8 @@ def _from_folder(path: Path, split: str, size: int) -> tuple[np.ndarray, np.ndar
     for part, found in zip(parts, classes, strict=True):
         bad = [name for name, files in found.items() if not files or any(map(Path.is_dir, files))]
         if len(names) < 2 or bad or not set(found) <= set(names):
-            what = f"{part / bad[0]} has no pictures, or folders" if bad else f"{part} has the class folders {[*found]}"
-            raise ValueError(f"{what}; {LAYOUT}.")
+            got = f"{part / bad[0]} has no pictures, or folders" if bad else f"{part} has the class folders {[*found]}"
+            raise ValueError(f"{got}; {LAYOUT}.")
     rows = [(i, file, name) for i, found in enumerate(classes) for name, files in found.items() for file in files]
     digests = [_digest(file.read_bytes()) for _, file, _ in rows]
     order = sorted(range(len(rows)), key=digests.__getitem__)
@@ -126,10 +122,9 @@ def _from_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]
     except (ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error.__cause__ or error
         reason = reason if zipfile.is_zipfile(path) else "it is no zip file; texts are for a T5"
-        raise ValueError(
-            f"{path} is not an .npz of pictures ({str(reason).splitlines()[0]}); expected images uint8[n, H, W, C], "
-            f"labels integers[n] and perhaps class_names, or a folder: {LAYOUT}."
-        ) from error
+        got = f"{path} is not an .npz of pictures ({str(reason).splitlines()[0]})"
+        arrays = "images uint8[n, H, W, C], labels integers[n] and perhaps class_names"
+        raise ValueError(f"{got}; expected {arrays}, or a folder: {LAYOUT}.") from error
     from_arrays(images, labels, name=path.name, class_names=names)  # checks them all
     rows = _rows(path, split, [_digest(image.tobytes()) for image in images])
     return images[rows], labels[rows], names

@@ -1,16 +1,18 @@
-"""Out-of-distribution (OOD) sets: pictures of other objects than Fashion-MNIST's, or views that it does not have.
+"""Shifted pictures: fifteen corruptions in five severities, and out-of-distribution (OOD) sets for Fashion-MNIST.
 
-    ood.images("animals", 1000)                   # uint8[1000, 28, 28, 1]
-    ood.images("vertical_flip", 1000, seed=1)
+    corrupt(images, "motion_blur", 3)             # the same pictures with noise, blur, warps or changed light
+    images("animals", 1000)                       # uint8[1000, 28, 28, 1], pictures of other objects
+    images("vertical_flip", 1000, seed=1)         # or views that Fashion-MNIST does not have
 
-All draws come from a generator keyed by (seed, name) and, for each picture, its index in the set. So the first n
-pictures do not depend on count.
+The corruptions follow the idea of ImageNet-C (1903.12261) and MNIST-C (1906.02337), but they are the kit's own and set
+for 28 x 28 pixels: compare their errors only with each other. All draws come from a generator keyed by (seed, name,
+index of the picture). So a picture is changed in the same way alone and in any batch, its severities share angle, side
+and position, and the first n pictures of an OOD set do not depend on their number.
 
 Built in notebooks/11_shift_ood_few_shot.ipynb.
 """
 
 import hashlib
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,22 +21,11 @@ import numpy as np
 from scipy import ndimage
 
 from kitlib.configs.arguments import one_of, whole
-from kitlib.data.datasets import load
-from kitlib.data.files import keyed_rng
-from kitlib.data.images import read_idx
+from kitlib.data.files import keyed_rng, read_idx
+from kitlib.data.images import full_folder, load
 
-# DOC data.corruptions
-# | """Corrupted test sets: the same pictures with noise, blur, warps or changed light, in five severities.
-# |
-# |     corrupt(images, "motion_blur", 3)     # severity 3 of 5
-# |
-# | The fifteen corruptions follow the idea of ImageNet-C (1903.12261) and MNIST-C (1906.02337), but they are the kit's own
-# | and set for 28 x 28 pixels: compare their errors only with each other. All draws come from a generator keyed by (seed,
-# | name, index of the picture). So a picture is changed in the same way alone and in any batch, and its severities share
-# | angle, side and position. The module needs numpy and scipy and takes about 0.1 ms per picture.
-# |
-# | Built in notebooks/11_shift_ood_few_shot.ipynb.
-# | """
+# ---------------------------------------------------------------------------------------------- corruptions
+
 # Each function takes (picture float64[H, W, C] in [0, 1], strength, rng) and returns a changed picture of the same
 # shape, whose values may leave [0, 1].
 
@@ -143,9 +134,8 @@ def occlusion(image, pixels, rng):
 # Five strengths each, in the unit that the function's argument names. They were set on Fashion-MNIST by eye (most
 # pictures can still be named at severity 5) and by a perceptron of 128 hidden units, whose error on the clean pictures
 # is 15 %. At severity 5 its error is 24 to 41 %, and 44 to 78 % where the outline moves (elastic, shear, scale,
-# translate, rotate). Light and noise hardly change it before severity 3. The squared difference to the clean picture
-# grows with severity but does not rank the corruptions: it is twice as large for brightness as for shear, yet
-# brightness causes fewer errors. Training with augment="crop_flip" has seen shifts by 2 pixels.
+# translate, rotate). Light and noise hardly change it before severity 3. Training with augment="crop_flip" has seen
+# shifts by 2 pixels.
 CORRUPTIONS = {
     "gaussian_noise": (gaussian_noise, (0.06, 0.12, 0.2, 0.3, 0.42)),
     "shot_noise": (shot_noise, (1 / 50, 1 / 20, 1 / 8, 1 / 3.5, 1 / 1.5)),
@@ -171,24 +161,21 @@ def corrupt(
     """Corrupts pictures. uint8[B, H, W, C] -> the same shape and type.
 
     Args:
-        images: pictures of any size. Strengths in pixels are for 28 x 28 and grow with the shorter side. Pixels from
-            beyond the edge are black, the background of Fashion-MNIST.
+        images: of any size. Strengths in pixels are for 28 x 28 and grow with the shorter side; beyond the edge is
+            black, the background of Fashion-MNIST.
         name: a key of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: at least 0; another seed gives other noise, angles and positions.
-        indices: the index of each picture in its set, by default 0 ... B - 1. Pass it for a part of a set, so that the
-            part is changed as in the whole: `corrupt(images[8:16], name, severity, indices=range(8, 16))`.
+        indices: the index of each picture in its set, by default 0 ... B - 1. With them a part of a set is changed as
+            in the whole: `corrupt(images[8:16], name, severity, indices=range(8, 16))`.
 
-    Raises:
-        ValueError: the name is unknown, or the severity, seed, type, shape or indices are not as above.
+    Raises ValueError for an unknown name, or if another argument is not as above.
     """
     key = name_key("corruption", name, CORRUPTIONS, seed)
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
-        raise ValueError(
-            f"The images are {images.dtype}{list(images.shape)}; expected uint8[B, H, W, C] with values 0 to 255: "
-            f"corrupt before the change to floats (one picture: images[None], one grey channel: images[..., None])."
-        )
+        expected = "uint8[B, H, W, C] with values 0 to 255 (one picture: images[None], one grey channel: [..., None])"
+        raise ValueError(f"The images are {images.dtype}{list(images.shape)}; expected {expected}.")
     whole("severity", severity, 1, 5)  # the clean pictures are the images themselves
     indices = list(range(len(images)) if indices is None else indices)
     if len(indices) != len(images) or any(int(index) != index or index < 0 for index in indices):
@@ -226,7 +213,9 @@ def _warp(image, matrix) -> np.ndarray:
     return ndimage.affine_transform(image, full, centre - full @ centre, order=1, mode="grid-constant")
 
 
-# DOC data.ood
+# ---------------------------------------------------------------------------------------------- OOD sets
+
+
 def _scrambled(picture, rng):
     grid = picture.reshape(4, 7, 4, 7).swapaxes(1, 2).reshape(16, 7, 7)
     return rng.permutation(grid).reshape(4, 4, 7, 7).swapaxes(1, 2).reshape(28, 28, 1)
@@ -234,9 +223,9 @@ def _scrambled(picture, rng):
 
 # Each function takes (picture uint8[28, 28, 1], rng) and returns a picture of the set. The two numbers are the AUROC
 # between the set and the test pictures (0.5 not separable, 1 fully separable): by the pixel distance to the nearest of
-# the 10,000 training pictures, and by 1 - largest probability of the perceptron of `corruptions` (mean of 4 seeds).
-# Flipped, turned and inverted pictures still have a correct class, in a view that the training lacks; the others have
-# none. There is no flip left to right: most clothes look the same, and training with flips has seen it.
+# the 10,000 training pictures, and by 1 - largest probability of the perceptron above (mean of 4 seeds). Pictures that
+# are flipped, turned or inverted still have a correct class, in a view that the training lacks; the others have none.
+# There is no flip left to right: most clothes look the same, and training with flips has seen it.
 SETS: dict[str, Callable] = {
     # Upside down, except for NOT_FLIPPED: known objects, unknown view. 0.87, 0.77
     "vertical_flip": lambda picture, rng: picture[::-1],
@@ -269,12 +258,10 @@ def images(name: str, count: int, seed: int = 0, *, data_dir: str | Path | None 
         count: at most 4,000 for "vertical_flip", 1,947 for "animals", 10,000 for "mnist", else 5,000. All are made from
             test pictures, none of which is used twice.
         seed: at least 0; decides which pictures are used and how they are changed.
-        data_dir: for "mnist": the data folder, by default as for `datasets.load(full=True)`. Put the original file of
-            test pictures into its subfolder downloads/manual/mnist; the error says where to get it.
+        data_dir: for "mnist", by default as for `images.load(full=True)`: a folder in whose downloads/manual/mnist is
+            the original file of test pictures.
 
-    Raises:
-        ValueError: the name, seed or count is not as above; the file is not MNIST's.
-        FileNotFoundError: the file of MNIST is missing.
+    Raises ValueError if one of these is not as above or the file is not MNIST's, FileNotFoundError if it is missing.
     """
     key = name_key("OOD set", name, SETS, seed)
     pool = _pool(name, data_dir)
@@ -289,16 +276,13 @@ def images(name: str, count: int, seed: int = 0, *, data_dir: str | Path | None 
 def _pool(name: str, data_dir: str | Path | None) -> np.ndarray:
     """The pictures that an OOD set is made from: uint8[n, 28, 28, 1]."""
     if name == "mnist":
-        folder = Path(data_dir or os.environ.get("KIT_DATA_DIR") or "~/.cache/kitlib/tfds").expanduser()
         # A folder of its own: the files of Fashion-MNIST have the same names.
-        path = folder / "downloads" / "manual" / "mnist" / MNIST_URL.rsplit("/", 1)[-1]
+        path = full_folder(data_dir) / "downloads" / "manual" / "mnist" / MNIST_URL.rsplit("/", 1)[-1]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: fetch {MNIST_URL} to there once, or use 'animals' instead.")
         if (got := hashlib.sha256(path.read_bytes()).hexdigest()) != MNIST_SHA256:
-            raise ValueError(
-                f"{path} is not MNIST's own file: its sha256 is {got[:12]}..., expected {MNIST_SHA256[:12]}...; fetch "
-                f"{MNIST_URL} again."
-            )
+            digests = f"its sha256 is {got[:12]}..., expected {MNIST_SHA256[:12]}..."
+            raise ValueError(f"{path} is not MNIST's own file: {digests}; fetch {MNIST_URL} again.")
         return read_idx(path)[..., None]
     source = load("animal_mnist" if name == "animals" else "fashion_mnist", "test")
     images, labels = source.arrays()

@@ -3,6 +3,7 @@
     tokenizer = Tokenizer.load()                          # the kit's own, 2,048 ids, English
     tokenizer.decode(tokenizer.encode(text)) == text      # for every text, in every script
     multilingual()                                        # 4,096 ids, for PaLI-X: 16 languages, whole numbers
+    ByteTokenizer().encode("né")                          # [113, 198, 172]: bytes 110, 195, 169, each plus 3
 
 The kit's model is a unigram model of 1,984 pieces, trained on the training glosses: padding 0, end of sequence 1,
 unknown 2, UL2's mode tokens 3 to 5, the 256 bytes, then subwords. Characters that no subword covers are spelt in their
@@ -16,6 +17,9 @@ its training texts had (data/make_multilingual.py).
 
 A mode token is ordinary text that happens to be one piece: `encode("[NLU] a text")`. So a file without these pieces
 works too, with a longer prefix.
+
+`ByteTokenizer` has the same interface without a vocabulary of words: every byte of UTF-8 is a token, as in ByT5
+(2105.13626). It needs no file and knows every language; sequences are three to four times as long.
 """
 
 import io
@@ -30,7 +34,6 @@ import sentencepiece
 from kitlib.configs.arguments import whole
 from kitlib.data import files
 
-# DOC data.tokenizer
 VOCAB_SIZE = 2048
 SENTINELS = 64
 MODES = ("[NLU]", "[NLG]", "[S2S]")  # arXiv 2205.05131; the tokens of the published UL2 20B
@@ -41,19 +44,17 @@ SPACE = "\u2581"  # SentencePiece writes a space as this character and reads thi
 class Tokenizer:
     """A SentencePiece model with sentinels.
 
-    Attributes:
-        vocab_size: V, the number of ids, sentinels included.
-        pad_id, eos_id: padding and end of sequence. A model without padding gets an id for it after its pieces.
-        sentinel_ids: int32[n], the id of `<extra_id_k>` at index k: V - 1, V - 2, ...
-        byte_fallback: whether the model can spell any text in bytes. If not, `lost` lists what it cannot.
+    vocab_size: V, sentinels included. pad_id, eos_id: padding (for a model without, an id after its pieces) and end of
+    sequence. sentinel_ids: int32[n], the id of `<extra_id_k>` at index k: V - 1, V - 2, ... byte_fallback: whether the
+    model can spell any text in bytes; if not, `lost` lists what it cannot.
     """
 
     def __init__(self, model: bytes, *, sentinels: int = SENTINELS, name: str = "the model"):
-        """Args: model: a serialized SentencePiece model; sentinels: how many to add; name: for error messages.
+        """model: a serialized SentencePiece model; sentinels: how many to add; name: for error messages.
 
         Raises ValueError for bytes that are no such model, a model that cannot end a sequence, or negative sentinels.
-        The format has no checksum: another score or another text of a piece cannot be seen. What no training writes
-        is refused: unknown fields, equal pieces or such as are no UTF-8, scores above 0, 255 of the 256 bytes.
+        The format has no checksum: another score or text of a piece cannot be seen. What no training writes is refused:
+        unknown fields, equal pieces or such as are no UTF-8, scores above 0, 255 of the 256 bytes.
         """
         whole("sentinels", sentinels, 0)
         self._model = sentencepiece.SentencePieceProcessor()
@@ -82,11 +83,8 @@ class Tokenizer:
     def load(cls, path: str | Path | None = None, *, sentinels: int = SENTINELS) -> "Tokenizer":
         """Reads a SentencePiece .model file; without a path the kit's own, whose checksum is verified.
 
-        Warns if the file has no byte fallback: characters outside its pieces are then lost (see `lost`).
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is no SentencePiece model, or the kit's own file was changed.
+        Warns if the file has no byte fallback. Raises FileNotFoundError if it is missing, and ValueError if it is no
+        SentencePiece model, or the kit's own file was changed.
         """
         if path is None:
             return cls(files.read_checked(files.data_folder(), "tokenizer.model"), sentinels=sentinels)
@@ -95,11 +93,8 @@ class Tokenizer:
             raise FileNotFoundError(f"{path} is missing: name a SentencePiece .model file, or none for the kit's own.")
         tokenizer = cls(path.read_bytes(), sentinels=sentinels, name=str(path))
         if not tokenizer.byte_fallback:
-            warnings.warn(
-                f"{path.name} has no byte fallback: characters outside its pieces are lost; Tokenizer.lost(text) "
-                f"names them.",
-                stacklevel=2,
-            )
+            lost = "characters outside its pieces are lost; Tokenizer.lost(text) names them."
+            warnings.warn(f"{path.name} has no byte fallback: {lost}", stacklevel=2)
         return tokenizer
 
     def _is_whole(self, model: bytes, bytes_ids: Sequence[int]) -> bool:
@@ -125,10 +120,9 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of these ids: padding and end of sequence give no text, sentinels give `<extra_id_k>`.
+        """The text of these ids: padding and end give no text, sentinels `<extra_id_k>`, half a character U+FFFD.
 
-        Ids that no `encode` gives (a model's output) may spell half a character, which becomes U+FFFD. Raises
-        ValueError for an id outside 0 ... V - 1.
+        Raises ValueError for an id outside 0 ... V - 1.
         """
         text, run = [], []
         for i in self._checked(ids):
@@ -182,9 +176,8 @@ def train(
 
     symbols: texts that become one piece wherever they occur, the longest match first; they write a space as `SPACE`.
     coverage: the share of all characters, from the most frequent on, that become pieces; the others are spelt in bytes.
-    Returns the serialized model: write it to a .model file. The same texts give the same bytes.
-
-    Raises ValueError if there are too few texts for this number of pieces, or too few pieces for bytes and characters.
+    Returns the serialized model, the content of a .model file: the same bytes for the same texts. Raises ValueError if
+    there are too few texts for this number of pieces, or too few pieces for bytes and characters.
     """
     texts_and_sizes = f"{len(texts)} texts, {vocab_size} ids of which {sentinels} sentinels"
     if not texts:
@@ -203,8 +196,7 @@ def train(
             user_defined_symbols=[*MODES, *symbols],
             byte_fallback=True,
             character_coverage=coverage,
-            # These switch off three changes that SentencePiece makes to a text by default and cannot undo: it replaces
-            # Unicode compatibility forms, shortens runs of spaces and puts a space before the text.
+            # Off: three changes of SentencePiece that cannot be undone, of Unicode compatibility forms and of spaces.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
@@ -218,16 +210,6 @@ def train(
     return model.getvalue()
 
 
-# DOC data.byte_tokenizer
-# | """A tokenizer without a vocabulary of words: every byte of UTF-8 is a token, as in ByT5 (2105.13626).
-# |
-# |     words = ByteTokenizer()
-# |     words.encode("né")                    # [113, 198, 172]: bytes 110, 195, 169, each plus 3
-# |     words.decode([113, 198, 172])         # "né"
-# |
-# | It needs no file and knows every language; sequences are three to four times as long as with pieces. It has the
-# | interface of `tokenizer.Tokenizer`, so `denoise` and `text_batches` take either.
-# | """
 SPECIAL = 3  # pad, end, unknown: as in ByT5, where no byte is unknown either
 BYTES = 256
 
@@ -241,17 +223,8 @@ class ByteTokenizer:
     pad_id, eos_id, unk_id = 0, 1, 2
 
     def __init__(self, sentinels: int = 29):
-        self.sentinels = whole("sentinels", sentinels, 0)
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return SPECIAL + BYTES + self.sentinels
-
-    @property
-    def sentinel_ids(self) -> np.ndarray:
-        """int32[sentinels], sentinel 0 first."""
-        return np.arange(self.vocab_size - 1, SPECIAL + BYTES - 1, -1, dtype=np.int32)
+        self.vocab_size = SPECIAL + BYTES + whole("sentinels", sentinels, 0)  # V
+        self.sentinel_ids = np.arange(self.vocab_size - 1, SPECIAL + BYTES - 1, -1, dtype=np.int32)  # sentinel 0 first
 
     def encode(self, text: str) -> list[int]:
         """The bytes of a text; no end of sequence is added."""

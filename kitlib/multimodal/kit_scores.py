@@ -43,7 +43,7 @@ def caption_examples(language: str, split: str = "train", style: str = "noto") -
     """(count, seed) -> captions of different objects in one language, each on a random background; at most one each.
 
     Known objects ("train") are those that were named with pictures in this language, in any style of
-    `emoji_styles.STYLES`; unseen ones ("test") come in the styles of `captioned.emoji`.
+    `captioned.EMOJI_STYLES`; unseen ones ("test") come in the styles of `captioned.emoji`.
     """
 
     def choose(count, seed):

@@ -20,8 +20,7 @@ from kitlib import data
 from kitlib.configs import PaLIXConfig, T5Config, ViTConfig
 from kitlib.configs.arguments import one_of
 from kitlib.data import denoise, image_batches, tokenizer
-from kitlib.data.datasets import FULL
-from kitlib.data.images import COMMITTED
+from kitlib.data.images import COMMITTED, FULL
 from kitlib.multimodal import mixtures, public_sets
 from kitlib.multimodal.mixtures import Group, Mixture
 from kitlib.multimodal.tasks import kit_tasks

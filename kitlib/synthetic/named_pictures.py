@@ -5,7 +5,7 @@
 
 A dog above "de" asks for the h of "Hund". Names cannot be seen, so a model has to recognise the thing and the language
 and to remember the fact; the languages' names are often akin, so some can be guessed. Every picture has new light and
-new noise. The things are emoji (`captioned`), their names CLDR's (`recall`).
+new noise. The things are emoji (`captioned`), their names CLDR's (`texts`).
 
 A picture has 24 x 24 pixels and its language a strip of 12 x 24 below it: six patches of 12 x 12.
 """
@@ -82,7 +82,7 @@ SPLITS = ("taught", "held_out", "novel")
 class Questions:
     """n pairs of a thing and a language. Attributes:
 
-    things, languages: int32[n], rows of `things()` and of `recall.vocabulary().languages`.
+    things, languages: int32[n], rows of `things()` and of `texts.vocabulary().languages`.
     labels: int32[n], the first letter of the name: 0 for a to 25 for z, without its accents.
     """
 

@@ -1,11 +1,11 @@
-"""Flags, counts and numbers: what is taken, what is refused, and the sentence that says so."""
+"""Flags, counts, numbers and names: what is taken, what is refused, and the sentence that says so."""
 
 import math
 
 import numpy as np
 import pytest
 
-from kitlib.configs.arguments import flag, indices, number, whole
+from kitlib.configs.arguments import flag, indices, number, one_of, whole
 
 
 def test_what_is_meant_is_taken_and_returned():
@@ -60,3 +60,25 @@ def test_bounds_are_included_or_not_as_their_names_say():
         assert number("x", inside, **bounds) == inside
         with pytest.raises(ValueError, match=rf"x is {outside}; expected a finite number, {words}\."):
             number("x", outside, **bounds)
+
+
+def test_known_names_pass():
+    for known in (("top_k", "soft"), {"top_k": 1, "soft": 2}, iter(["top_k", "soft"])):  # any iterable
+        assert one_of("router", "soft", known) is None
+    assert one_of("layer", 2, (1, 2)) is None  # names need not be strings
+
+
+@pytest.mark.parametrize(
+    ("got", "known", "text"),
+    [
+        ("topk", ("soft", "top_k"), "Unknown router 'topk'; did you mean 'top_k'? Known: soft, top_k."),
+        ("zzz", ("float32", "bfloat16"), "Unknown router 'zzz'. Known: float32, bfloat16."),  # like no other
+        ("dense", (), "Unknown router 'dense'. Known: none."),
+        (16, ("top_k", "soft"), "Unknown router 16. Known: top_k, soft."),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_and_all_known_names(got, known, text):
+    for error in (ValueError, SystemExit):  # the caller chooses
+        with pytest.raises(error) as refused:
+            one_of("router", got, known, error)
+        assert str(refused.value) == text

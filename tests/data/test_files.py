@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import gzip
 import hashlib
+import json
 import os
 import signal
 import stat
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from kitlib import data
-from kitlib.data import datasets, files
+from kitlib.data import files, images
 
 FOLDER = data.data_folder()
 
@@ -38,7 +40,7 @@ def test_checksums_and_licences_cover_exactly_the_files_which_are_small(folder):
     if folder == "checkpoints":
         assert max(sizes) < 12_000_000
     elif folder == ".":
-        assert {f"{name}.npz" for name in datasets.COMMITTED} < set(listed) and sum(sizes) < 18_000_000
+        assert {f"{name}.npz" for name in images.COMMITTED} < set(listed) and sum(sizes) < 18_000_000
         licences = (FOLDER / "LICENSES").read_text()
         assert all(text in licences for text in (*listed, *NOTICES))
 
@@ -66,16 +68,6 @@ def test_read_checked_gives_the_bytes_of_an_unchanged_file_only(commit, tmp_path
     (tmp_path / "checksums.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"checksums\.txt is missing"):
         files.read_checked(tmp_path, "x.bin")
-
-
-def test_read_npz_gives_the_arrays_of_one_split(commit, tmp_path):
-    arrays = {"train_images": np.arange(2), "train_labels": np.array([1, 0]), "class_names": np.array(["a", "b"])}
-    np.savez(tmp_path / "set.npz", **arrays)
-    commit((tmp_path / "set.npz").read_bytes(), "set.npz")
-    for got, expected in zip(files.read_npz(tmp_path, "set.npz", "train"), arrays.values(), strict=True):
-        np.testing.assert_array_equal(got, expected)
-    with pytest.raises(ValueError, match=r"set\.npz is not a data file of the kit .*expected plain arrays test_images"):
-        files.read_npz(tmp_path, "set.npz", "test")
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
@@ -264,3 +256,45 @@ def test_a_checksum_is_noted_and_replaced(tmp_path):
             files.note_checksum(tmp_path / file)
     two = hashlib.sha256(b"two").hexdigest()
     assert (tmp_path / "checksums.txt").read_text() == f"{two}  a.csv\n{two}  b.csv\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000], ids=["empty", "cut", "deep"])
+def test_other_content_is_refused_by_name(commit, tmp_path, content):
+    commit(b"[1, 2]", "a.json")
+    assert files.decoded(tmp_path, "a.json", "make_data", json.loads) == [1, 2]
+    commit(content, "a.json")
+    with pytest.raises(ValueError, match=r"a\.json is not a data file of the kit .*make_data\.py"):
+        files.decoded(tmp_path, "a.json", "make_data", json.loads)
+
+
+def test_arrays_are_read_and_others_are_refused(commit, tmp_path):
+    np.savez(tmp_path / "made.npz", x=np.arange(3))
+    commit((tmp_path / "made.npz").read_bytes(), "a.npz")
+    assert files.decoded_arrays(tmp_path, "a.npz", "make_data", lambda arrays: arrays["x"].tolist()) == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"a\.npz is not a data file of the kit"):
+        files.decoded_arrays(tmp_path, "a.npz", "make_data", lambda arrays: arrays["y"])
+
+
+def idx(array) -> bytes:
+    return b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+def test_read_idx(tmp_path):
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(idx(array)))
+    np.testing.assert_array_equal(files.read_idx(path), array)
+
+
+@pytest.mark.parametrize("kind", ["cut", "cut gzip", "not gzip", "too long", "other type", "empty"])
+def test_read_idx_refuses_by_name(kind, tmp_path):
+    good, packed = idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4)), gzip.compress
+    content = {
+        "cut": packed(good[:-1]), "cut gzip": packed(good)[:-9], "not gzip": good, "too long": packed(good + b"\0"),
+        "other type": packed(b"\0\0\x0d" + good[3:]), "empty": packed(b""),
+    }[kind]  # fmt: skip
+    (tmp_path / "x.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.gz is not a whole"):
+        files.read_idx(tmp_path / "x.gz")
+    with pytest.raises(FileNotFoundError, match=r"y\.gz is missing: put the original file there"):
+        files.read_idx(tmp_path / "y.gz")

@@ -9,8 +9,9 @@ from PIL import Image
 from resuming import check_exact_resume, same
 
 from kitlib import data
-from kitlib.data import datasets, image_batches
+from kitlib.data import image_batches
 from kitlib.data.image_batches import batches
+from kitlib.data.images import Records
 
 
 def set_of(images):
@@ -178,7 +179,7 @@ def test_image_size_sets_the_size_of_the_batch(augment):
 def read_one_by_one(sizes):
     """A Source over records of these sizes that are not in memory, as those of TFDS."""
     records = [{"image": np.full((*size, 3), 20 * key, np.uint8), "label": key} for key, size in enumerate(sizes)]
-    store = datasets.Records(SimpleNamespace(__getitems__=lambda keys: [records[key] for key in keys]), False)
+    store = Records(SimpleNamespace(__getitems__=lambda keys: [records[key] for key in keys]), False)
     return data.Source("files", tuple(map(str, range(len(sizes)))), (None, None, 3), store, range(len(sizes)))
 
 
@@ -207,3 +208,29 @@ def test_pictures_of_different_sizes(augment):
 def test_bad_arguments_are_named(kwargs, message):
     with pytest.raises((ValueError, TypeError), match=message):
         batches(**{"source": numbered(12), "batch_size": 4, **kwargs})
+
+
+def rows_and_number(rows, position):
+    return {"rows": rows, "number": np.array(position)}
+
+
+def test_an_epoch_has_each_row_once_and_drops_the_rest():
+    iterator = image_batches.shuffled_batches(11, 3, rows_and_number, seed=5)
+    epochs = [[next(iterator) for _ in range(3)] for _ in range(2)]
+    assert [int(batch["number"]) for epoch in epochs for batch in epoch] == list(range(6))
+    seen = [np.concatenate([batch["rows"] for batch in epoch]) for epoch in epochs]
+    for rows in seen:
+        assert len(set(rows.tolist())) == 9 and set(rows.tolist()) <= set(range(11))
+    assert not np.array_equal(*seen)
+
+
+def test_it_goes_on_and_depends_on_the_seed():
+    check_exact_resume(lambda: image_batches.shuffled_batches(8, 4, rows_and_number, seed=0), 1)
+    firsts = [next(image_batches.shuffled_batches(100, 50, rows_and_number, seed=seed))["rows"] for seed in (0, 1)]
+    assert not np.array_equal(*firsts)
+
+
+@pytest.mark.parametrize("size", [0, 9])
+def test_wrong_sizes(size):
+    with pytest.raises(ValueError, match=f"batch_size .* is {size}; expected a whole number from 1 to 8"):
+        image_batches.shuffled_batches(8, size, rows_and_number)

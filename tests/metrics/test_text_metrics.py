@@ -1,12 +1,26 @@
+"""Tokens, captions and answers by hand and against slow oracles, and refusals."""
+
 import functools
 import itertools
+import math
+import unicodedata
 from math import prod
 
 import numpy as np
 import pytest
 
-from kitlib.metrics import text_metrics as answer_metrics
-from kitlib.metrics.text_metrics import anls, exact_match, normalise_answer, similarity, vqa_accuracy, wu_palmer, wups
+from kitlib.metrics import text_metrics
+from kitlib.metrics.text_metrics import (
+    anls,
+    cider_d,
+    document_frequency,
+    exact_match,
+    normalise_answer,
+    similarity,
+    vqa_accuracy,
+    wu_palmer,
+    wups,
+)
 
 close, equal = np.testing.assert_allclose, np.testing.assert_array_equal
 
@@ -84,7 +98,7 @@ def test_vqa_normalisation(text):
 
 
 def test_normalisation_is_idempotent_and_every_contraction_is_reached():
-    for bare, full in answer_metrics.CONTRACTIONS.items():
+    for bare, full in text_metrics.CONTRACTIONS.items():
         assert "'" not in bare and full.replace("'", "") == bare
         assert normalise_answer(bare.upper()) == normalise_answer(full) == full
     rng = np.random.default_rng(0)
@@ -181,7 +195,7 @@ def test_wups_removes_endings_and_stop_words():
     more = TAXONOMY | {"man": ("root", "animal", "man"), "men": ("root", "animal", "man")}
     close(wups(["men"], [["man"]], more), [1])
     # A stop word of the caller's, by its form or by its lemma.
-    for stop, want in (({"tree"}, 1), ({"trees"}, 1), (answer_metrics.STOP_WORDS, 1 / 3)):
+    for stop, want in (({"tree"}, 1), ({"trees"}, 1), (text_metrics.STOP_WORDS, 1 / 3)):
         close(wups(["dog trees"], [["dog"]], TAXONOMY, stop_words=stop), [want])
 
 
@@ -240,3 +254,208 @@ def test_answers_are_scores_per_question(name):
 def test_answers_refuse(metric, given, error, word):
     with pytest.raises(error, match=word):
         metric(**{"predictions": ["dog"], "references": [["dog"]]} | given)
+
+
+def random_set(seed, images=8):
+    """Predictions and 1 to 4 references per image, 0 to 12 words out of six: many shared n-grams, some repeated."""
+    rng = np.random.default_rng(seed)
+
+    def text(shortest):
+        return " ".join(rng.choice(list("abcdef"), size=rng.integers(shortest, 13)))
+
+    return [text(0) for _ in range(images)], [[text(1) for _ in range(rng.integers(1, 5))] for _ in range(images)]
+
+
+def grams(text, n):
+    tokens = text.split()
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def slow_cider(predictions, references):
+    """The formula of 1411.5726, one n-gram at a time."""
+    scores = []
+    for prediction, texts in zip(predictions, references, strict=True):
+        total = 0.0
+        for n in (1, 2, 3, 4):
+            for text in texts:
+
+                def entry(of, gram, n=n):
+                    df = sum(any(gram in grams(t, n) for t in other) for other in references)
+                    return grams(of, n).count(gram) * (math.log(len(references)) - math.log(max(1, df)))
+
+                mine = {gram: entry(prediction, gram) for gram in grams(prediction, n)}
+                theirs = {gram: entry(text, gram) for gram in grams(text, n)}
+                dot = sum(min(mine[gram], theirs[gram]) * theirs[gram] for gram in mine if gram in theirs)
+                squares = sum(v**2 for v in mine.values()) * sum(v**2 for v in theirs.values())
+                apart = len(grams(prediction, 2)) - len(grams(text, 2))
+                total += dot / math.sqrt(squares) * math.exp(-(apart**2) / 72) / len(texts) if squares else 0.0
+        scores.append(10 * total / 4)
+    return scores
+
+
+def test_cider_by_hand():
+    # Two images, so log I = log 2. In references, "a" is in both images and weighs 0, all else in one and weighs log 2.
+    # Image 1: prediction "a dog", reference "a dog runs".
+    #   n = 1: prediction (dog 1), reference (dog 1, runs 1) in units of log 2: 1 / sqrt(2).
+    #   n = 2: prediction (a dog), reference (a dog, dog runs): 1 / sqrt(2). n = 3, 4: the prediction has none, 0.
+    #   Bigrams 1 and 2: exp(-1/72). Mean over n: sqrt(2) / 4, times 10.
+    # Image 2: prediction "a cat sits down" is the reference, all four n carry weight: 10.
+    got = cider_d(["a dog", "a cat sits down"], [["a dog runs"], ["a cat sits down"]])
+    close(got, [10 * math.sqrt(2) / 4 * math.exp(-1 / 72), 10])
+    # One image: log I = log 1 = 0, no n-gram has weight, not even in a perfect caption.
+    assert cider_d(["a dog runs in grass"], [["a dog runs in grass"]]) == 0
+    # A perfect single reference: ten.
+    texts = ["a dog runs fast", "two cats sit on mats", "red cars stop here now"]
+    close(cider_d(texts, [[text] for text in texts]), 10)
+    # With two references that share nothing, half of it.
+    close(cider_d(texts, [[text, "x y z u"] for text in texts])[0], 5)
+    # A caption of three words has no 4-gram: three of four cosines are 1.
+    close(cider_d(["a dog runs"], [["a dog runs"]], df=({}, 2)), 7.5)
+
+
+def test_cider_counts_length_in_bigrams():
+    # "x" has 0 bigrams, "x y z" has 2: exp(-4/72), cosine 1 / sqrt(3) for n = 1 and 0 for the others. The numbers of
+    # words, 1 and 3, differ by 2 as well: the two counts disagree only for texts without tokens, whose cosines are 0.
+    close(cider_d(["x"], [["x y z"]], df=({}, 2)), 2.5 / math.sqrt(3) * math.exp(-4 / 72))
+    close(cider_d(["x"], [["x"]], df=({}, 2)), 2.5)
+    # sigma is 6: 1 + 12 words, 12 apart, so two standard deviations, exp(-2). df leaves "x" alone with weight.
+    df = ({("y",) * n: 2 for n in (1, 2, 3, 4)}, 2)
+    close(cider_d(["x"], [["x" + 12 * " y"]], df=df), 2.5 * math.exp(-2))
+
+
+def test_cider_clips_repetition():
+    # "x x x" against "x y": all words weigh w. Clipped, n = 1: min(3, 1) * 1 / (3 * sqrt 2), where the plain cosine has
+    # 3 / (3 sqrt 2). Bigrams (x x) and (x y) share nothing. Lengths 2 and 1: exp(-1/72).
+    got = cider_d(["x x x"], [["x y"]], df=({}, 5))
+    close(got, 10 / 4 * 1 / (3 * math.sqrt(2)) * math.exp(-1 / 72))
+
+
+def test_cider_counts_images_and_not_references():
+    # "dog" is in two references of the first image and twice in one of them: in one image all the same.
+    counts, images = document_frequency([["dog dog", "a dog"], ["a cat"], ["a cow"]])
+    assert images == 3
+    assert (counts[("dog",)], counts[("a",)], counts[("dog", "dog")], counts.get(("cat", "dog"), 0)) == (1, 3, 1, 0)
+
+
+def test_cider_of_a_subset_differs_unless_df_is_given():
+    predictions, references = random_set(0)
+    whole = cider_d(predictions, references)
+    close(cider_d(predictions[:3], references[:3], df=document_frequency(references)), whole[:3], rtol=1e-12)
+    assert np.abs(cider_d(predictions[:3], references[:3]) - whole[:3]).max() > 0.1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cider_against_the_formula(seed):
+    predictions, references = random_set(seed)
+    close(cider_d(predictions, references), slow_cider(predictions, references), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cider_is_within_its_bounds_and_does_not_depend_on_the_order(seed):
+    predictions, references = random_set(seed, images=20)
+    scores = cider_d(predictions, references)
+    assert scores.shape == (20,) and 0 <= scores.min() <= scores.max() <= 10 + 1e-9
+    order = np.random.default_rng(seed).permutation(20)
+    shuffled = cider_d([predictions[i] for i in order], [references[i][::-1] for i in order])
+    close(shuffled, scores[order], atol=1e-12)
+    # Every reference twice: the mean over references and the images that hold an n-gram are what they were.
+    close(cider_d(predictions, [texts * 2 for texts in references]), scores, atol=1e-12)
+
+
+def test_cider_ignores_case_and_punctuation_unless_another_split_is_given():
+    references = [["a dog runs in the park"], ["two cats sleep on a mat"]]
+    plain = cider_d(["a dog runs in the snow", "cats sleep"], references)
+    close(cider_d(["A dog runs, in the snow!", "Cats sleep."], references), plain)
+    assert cider_d(["A dog runs, in the snow!", "Cats sleep."], references, split=str.split)[0] < plain[0]
+    assert cider_d(["dogs", "cats"], [["dog"], ["cats"]])[0] == 0  # no stemming
+    # Texts without tokens score 0.
+    close(cider_d(["", "!"], [["a dog"], ["...", "a cat"]]), [0, 0])
+    close(cider_d(["", "a"], [["..."], ["b"]]), [0, 0])
+
+
+def test_captions_refuse():
+    counts, _ = document_frequency([["a dog", "a dog runs"], ["a cat"]])
+    for references, df, error, word in [
+        (["a dog"], None, TypeError, r"references\[0\] must be a list"),
+        ([["a dog"]], counts, TypeError, "pair"),
+        ([["a dog"]], (counts, max(counts.values()) - 1), ValueError, "more images than there are"),
+        ([["a dog"]], ({}, 0), ValueError, "0 images"),
+    ]:
+        with pytest.raises(error, match=word):
+            cider_d(["a dog"], references, df=df)
+    with pytest.raises(TypeError, match=r"references\[0\] must be a list"):
+        document_frequency(["a dog"])
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("A man, a plan: a canal!", ["a", "man", "a", "plan", "a", "canal"]),
+        ("The man's T-shirt", ["the", "man", "'s", "t-shirt"]),
+        ("It doesn't; they’ve left.", ["it", "does", "n't", "they", "'ve", "left"]),
+        ("the dogs' (two) \"bowls\" - 'old' ones", ["the", "dogs", "two", "bowls", "old", "ones"]),
+        ("3.5 of 1,000. Yes.No", ["3.5", "of", "1,000", "yes", "no"]),
+        ("ﬁne ｆｕｌｌ　width", ["fine", "full", "width"]),  # a ligature, full-width letters and space
+        ("so\u00adft  and/or_this 😀 50%", ["soft", "and", "or", "this", "50"]),  # a soft hyphen is invisible
+        ("five o'clock", ["five", "o'clock"]),
+        ("", []),
+        (" ...'-' ", []),
+        ("一只黑猫。", ["一", "只", "黑", "猫"]),
+        ("黒い猫とtwoカップ", ["黒", "い", "猫", "と", "two", "カ", "ッ", "プ"]),
+        ("ｶﾞ", ["ガ"]),  # half-width with its mark is one character in NFKC
+        ("ที่ดี", ["ที่", "ดี"]),  # a consonant carries its vowel and tone mark
+        ("한국어 문장", ["한국어", "문장"]),  # Korean has spaces
+        ("हिन्दी में", ["हिन्दी", "में"]),  # vowel signs, which \w cuts words at, stay inside
+        ("größer Çay", ["größer", "çay"]),
+    ],
+)
+def test_tokens_by_hand(caption, tokens):
+    assert text_metrics.tokenise(caption) == tokens
+
+
+def test_composed_and_decomposed_letters_are_the_same_tokens():
+    text = "Ein Café über Ñandú, が"
+    forms = {tuple(text_metrics.tokenise(unicodedata.normalize(form, text))) for form in ("NFC", "NFD", "NFKC", "NFKD")}
+    assert forms == {("ein", "café", "über", "ñandú", "が")}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tokens_are_a_fixed_point(seed):
+    # Tokens joined by spaces give the same tokens, whatever the characters: nothing is lost or split on the second
+    # pass. A clitic is the exception, as 's alone begins with an apostrophe; the alphabet has none.
+    rng = np.random.default_rng(seed)
+    text = "".join(rng.choice(list("abZ09 .,-!?%猫ンที่ßéि\n"), size=300))
+    tokens = text_metrics.tokenise(text)
+    assert tokens
+    assert text_metrics.tokenise(" ".join(tokens)) == tokens
+    assert all(token and not token.isspace() for token in tokens)
+
+
+def test_texts_come_back_as_lists():
+    assert text_metrics.check_texts(("a", "b"), np.array(["c", "d"]), several=False) == (["a", "b"], ["c", "d"])
+    assert text_metrics.check_texts(iter(["a"]), [("b", "c")], several=True) == (["a"], [["b", "c"]])
+    assert text_metrics.check_texts([""], [[""]], several=True) == ([""], [[""]])  # a model may say nothing
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "several", "error", "message"),
+    [
+        ("cat", ["cat"], False, TypeError, r"predictions must be a list, got the string 'cat'; write \['cat'\]"),
+        # The classic: as a list of letters, it would be seven references of one letter.
+        (["cat"], ["a cat."], True, TypeError, r"references\[0\] must be a list, got the string 'a cat.'"),
+        ({1: "cat"}, ["cat"], False, TypeError, "predictions must be a list, .* got dict"),
+        (["cat"], [{"cat"}], True, TypeError, r"references\[0\] must be a list, .* got set"),
+        (7, ["cat"], False, TypeError, "got int"),
+        (["a", "b"], [["c"], ["c", None]], True, TypeError, r"references\[1\]\[1\] must be a string, got NoneType"),
+        (["cat"], [[]], True, ValueError, r"references\[0\] is empty"),
+        (["cat", "dog"], ["cat"], False, ValueError, "got 2 predictions and 1 references"),
+    ],
+)
+def test_texts_refused(predictions, references, several, error, message):
+    with pytest.raises(error, match=message):
+        text_metrics.check_texts(predictions, references, several=several)
+
+
+def test_tokenise_refuses_a_list():
+    with pytest.raises(TypeError, match="tokenise each"):
+        text_metrics.tokenise(["a cat"])

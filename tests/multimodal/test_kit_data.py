@@ -45,7 +45,7 @@ def test_styles_and_languages_are_for_training():
     data, test = kit_data("train"), kit_data("test")
     np.testing.assert_array_equal([drawn[0] for drawn in data.drawn], scenes.cut_outs(captioned.emoji("train").images))
     counts = np.array([len(drawn) for drawn in data.drawn])
-    # Beside Noto's 417: 409 flat, 412 solid and 288 old ones, as `emoji_styles` counts them.
+    # Beside Noto's 417: 409 flat, 412 solid and 288 old ones, as `captioned` counts them.
     assert counts[data.object_rows].sum() == 417 + 409 + 412 + 288 and len(data.scene_cutouts) == 4
     assert (np.delete(counts, data.object_rows) == 1).all() and {len(drawn) for drawn in test.drawn} == {1}
     for code, languages in zip(data.emoji.codes, data.languages, strict=True):

@@ -109,7 +109,7 @@ def test_splits_share_letters_but_not_objects():
         names = ocr_pretraining.label_names(split)
         assert names[: len(LETTERS)] == LETTERS and len(names) == len(LETTERS) + count
         assert len(labelled_builder(split)(keyed_rng(0))[1][0]) == len(names)
-    # 417 in Noto's style, 409 flat, 412 solid, 288 old ones, as `emoji_styles` counts them; the 83 of the tests in one.
+    # 417 in Noto's style, 409 flat, 412 solid, 288 old ones, as `captioned` counts them; the 83 of the tests in one.
     train, test = map(ocr_pretraining.drawn_objects, ("train", "test"))
     assert sum(map(len, train)) == 417 + 409 + 412 + 288 and [len(drawn) for drawn in test] == [1] * 83
     assert {"a", "A", "ß", "я", "Ω", "7"} <= set(LETTERS) and " " not in LETTERS
