@@ -1,23 +1,27 @@
-"""`kit bench moe`: the cost of routing, compared with two lower bounds ("floors") measured in the same run.
+"""`kit bench moe`, the cost of routing, and `kit bench e3`, the cost of members.
+
+Routing is compared with two lower bounds ("floors") measured in the same run.
 
 *dense*: one MLP on T * K tokens, the same multiplications without experts. *alone*: the experts on tokens that are
 already in their buffers, batched matmuls without any routing. Every call is forward and backward with respect to
 parameters and inputs, from a fixed random cotangent, so that no computation can be optimised away.
+
+E3's extra cost should equal the counted one (`flops`): everything after the tokens are copied costs M times as much.
 """
 
 import functools
-import itertools
-import statistics
 from collections.abc import Callable
+from itertools import pairwise, repeat
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kitlib import configs, moe
+from kitlib import configs, ensembles, moe
 from kitlib.bench import timing
 from kitlib.layers.vit_layers import MlpBlock
+from kitlib.models import flops
 from kitlib.models.vit import ViT
 from kitlib.moe import dispatch, routing
 from kitlib.moe.experts import apply_experts, linear_layer
@@ -31,23 +35,18 @@ SHAPES = (  # T, D, F, E, K
     (4096, 768, 3072, 32, 1),
 )
 GROUPS = (1, 8)
-STEP = configs.vit("S/16")  # in the table of training steps: width 384, depth 12, 224 px
-BATCH = 8
+STEP = configs.vit("S/16")  # in the tables of training steps: width 384, depth 12, 224 px
+BATCH, EIGHT = 8, configs.MoEConfig(num_experts=8)
+SMALL_VMOE, SMALL_BATCH = configs.vit("VMoE-S/32"), 16  # in the tables of members
+TINY, TINY_BATCH = configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10), 128
 # The calls of a race are timed one after the other, race by race, as a slow call disturbs the calls after it. Each is
 # printed with its ratio to the call before it in the race.
 RACES = (("dense", "alone", "gather"), ("alone", "dropless"), ("gather", "einsum"), ("choice alone", "choice"))
 
 
-def main() -> None:
-    layer_table()
-    parts_table()
-    step_table()
-    step_parts_table()
-
-
 def layer_table() -> None:
     """MoE layers compared with their floors: median ms, and the bytes of temporaries and results as counted by XLA."""
-    heads = [f"{name} /{floor}" for race in RACES for floor, name in itertools.pairwise(race)]
+    heads = [f"{name} /{floor}" for race in RACES for floor, name in pairwise(race)]
     print("\nMoE layer, forward + backward: ms (ratio to the floor named), and peak MB")
     print(f"{'T, D, F, E, K; groups':34}{'dense':>8}" + "".join(f"{head:>21}" for head in heads))
     for shape in SHAPES:
@@ -55,10 +54,9 @@ def layer_table() -> None:
             calls, megabytes = variants(*shape, g)
             times, memory = "", f"{megabytes['dense']:5.0f} MB"
             for race in RACES:
-                timed = timing.interleaved({name: calls[name] for name in race})
-                ms = {name: 1e3 * statistics.median(s) for name, s in timed.items()}
+                ms = {name: 1e3 * s for name, s in timing.medians({name: calls[name] for name in race}).items()}
                 times += f"{ms['dense']:8.0f}" if "dense" in race else ""
-                for floor, name in itertools.pairwise(race):
+                for floor, name in pairwise(race):
                     times += f"{f'{ms[name]:.0f} ({ms[name] / ms[floor]:.2f})':>21}"
                     memory += f"{megabytes[name]:18.0f} MB"
             print(f"{f'{shape}; {g}':34}{times}\n{'':34}{memory}", flush=True)
@@ -67,7 +65,7 @@ def layer_table() -> None:
 def variants(t: int, d: int, f: int, e: int, k: int, g: int) -> tuple[dict[str, Callable], dict[str, float]]:
     """The compiled calls of one row, and the peak megabytes of each.
 
-    T tokens of width D, hidden width F, E experts, K experts per token, in g groups.
+    T tokens of width D, hidden width F, E experts, K per token, in g groups.
     """
     rng = np.random.default_rng(0)
 
@@ -139,8 +137,8 @@ def parts_table() -> None:
         "combine": lambda: to_tokens(buffers, assignment),
     }
     print(f"\nparts of the gather layer at T={t}, D={d}, E={e}, K={k}, forward, ms")
-    for name, seconds in timing.interleaved(calls).items():
-        print(f"  {name:24}{1e3 * statistics.median(seconds):8.2f}")
+    for name, seconds in timing.medians(calls).items():
+        print(f"  {name:24}{1e3 * seconds:8.2f}")
 
 
 def step_table() -> None:
@@ -149,15 +147,15 @@ def step_table() -> None:
     rows = {"dense": STEP}
     for where, blocks in (("last-2", odd[-2:]), ("every-2", odd)):
         for k in (1, 2):
-            rows[f"{where}, K={k}"] = STEP.replace(moe=mixture(k), moe_blocks=blocks)
+            rows[f"{where}, K={k}"] = STEP.replace(moe=EIGHT.replace(num_selected=k), moe_blocks=blocks)
     batch = timing.random_batch(STEP, BATCH)
     calls, dropped = {}, {}
     for name, config in rows.items():
         step, state = timing.step_and_state(ViT(config), config)
         state, metrics = step(state, batch)
         dropped[name] = float(metrics["dropped"].mean()) if config.moe else 0.0
-        calls[name] = timing.stepper(step, state, batch)
-    seconds = {name: statistics.median(s) for name, s in timing.interleaved(calls).items()}
+        calls[name] = timing.stepper(step, state, repeat(batch))
+    seconds = timing.medians(calls)
     # Buffers have a fixed size, so dropped tokens save no time; their share only shows how even untrained routers are.
     print(f"\n{'V-MoE, E=8, batch 8: training step':36}{'ms':>8}{'vs dense':>10}{'dropped at step 0':>19}")
     for name, s in seconds.items():
@@ -168,7 +166,8 @@ def step_parts_table() -> None:
     """The cost that one block with experts adds to that step, each part alone: the layer in place of the MLP, AdamW."""
     d, f = STEP.width, STEP.mlp_dim
     tokens = jnp.asarray(np.random.default_rng(0).standard_normal((BATCH, STEP.num_tokens, d), np.float32))
-    modules = {"MLP": MlpBlock(f), **{f"MoE layer, K={k}": moe.MoEMlp(mixture(k), f) for k in (1, 2)}}
+    modules = {f"MoE layer, K={k}": moe.MoEMlp(EIGHT.replace(num_selected=k), f) for k in (1, 2)}
+    modules = {"MLP": MlpBlock(f)} | modules
     calls, sizes = {}, {}
     for name, module in modules.items():
         params = module.init(jax.random.key(0), tokens)["params"]
@@ -184,13 +183,8 @@ def step_parts_table() -> None:
     work = 3 * 4 * STEP.width * f * BATCH * STEP.num_tokens / 1e9  # three passes of two matmuls
     million = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
     print(f"\none block, batch {BATCH}: {work:.0f} GFLOP times K; million parameters: {million}; ms")
-    for name, seconds in timing.interleaved(calls).items():
-        print(f"  {name:36}{1e3 * statistics.median(seconds):8.1f}")
-
-
-def mixture(k: int) -> configs.MoEConfig:
-    """8 experts, K = k per token."""
-    return configs.MoEConfig(num_experts=8, num_selected=k)
+    for name, seconds in timing.medians(calls).items():
+        print(f"  {name:36}{1e3 * seconds:8.1f}")
 
 
 def updates(params) -> Callable:
@@ -210,3 +204,42 @@ def updates(params) -> Callable:
         return state
 
     return call
+
+
+# ---------------------------------------------------------------------------------------------- members
+
+
+def members_table() -> None:
+    """Training step with AdamW: ViT, V-MoE, E3 with either tiling; 8 experts in the last two odd blocks."""
+    experts = configs.MoEConfig(num_experts=8, capacity_factor=1.0)
+    vmoe = SMALL_VMOE.replace(moe=experts, moe_blocks=tuple(range(1, SMALL_VMOE.depth, 2))[-2:])
+    rows = {"ViT": SMALL_VMOE, "V-MoE K=1": vmoe, "V-MoE K=2": vmoe.replace(moe=experts.replace(num_selected=2))}
+    for m in (2, 4):
+        for tiling in ("lazy", "block"):
+            rows[f"E3 K=1 M={m}, {tiling}"] = vmoe.replace(e3=configs.E3Config(m, tiling))
+    batch = repeat(timing.random_batch(SMALL_VMOE, SMALL_BATCH))
+    calls = {name: timing.stepper(*timing.step_and_state(ViT(c), c), batch) for name, c in rows.items()}
+    seconds = timing.medians(calls)
+    counted = {name: sum(flops.vit_forward_flops(config).values()) for name, config in rows.items()}
+    title = f"{SMALL_VMOE.image_size[0]} px, batch {SMALL_BATCH}: training step"
+    print(f"\n{title:36}{'ms':>8}{'vs V-MoE':>10}{'counted':>10}{'ratio':>8}")
+    for name, s in seconds.items():
+        measured, expected = s / seconds["V-MoE K=1"], counted[name] / counted["V-MoE K=1"]
+        print(f"{name:36}{1e3 * s:8.0f}{measured:10.2f}{expected:10.2f}{measured / expected:8.2f}")
+
+
+def together_table() -> None:
+    """One step of M members of a deep ensemble, each on its own batch: one vmapped program against M separate steps."""
+    step, state = timing.step_and_state(ViT(TINY), TINY)
+    batch = timing.random_batch(TINY, TINY_BATCH)
+    print(f"\n{'deep ensemble, tiny ViT, batch 128':36}{'ms':>8}{'vs apart':>10}")
+    for m in (2, 4):
+        apart = [timing.stepper(step, jax.tree.map(jnp.copy, state), repeat(batch)) for _ in range(m)]
+        together = jax.jit(jax.vmap(step), donate_argnums=0)
+        calls = {
+            "one after the other": lambda apart=apart: [call() for call in apart],
+            "one program": timing.stepper(together, ensembles.stack([state] * m), repeat(ensembles.stack([batch] * m))),
+        }
+        seconds = timing.medians(calls)
+        for name, s in seconds.items():
+            print(f"{f'M={m}, {name}':36}{1e3 * s:8.1f}{s / seconds['one after the other']:10.2f}")

@@ -1,14 +1,15 @@
 """Timing for all benchmarks: the calls of a table are compiled first, then timed one after the other, in rounds.
 
-Absolute times on a shared machine mean little, but ratios within one run are reliable: all variants of a table are
-compiled first and then timed one after the other, round by round, and the medians are compared. The floor of a training
-step is the time of its matrix multiplications (as many as in three forward passes) at the speed of a plain large matmul
-in the same run.
+Absolute times on a shared machine mean little, but ratios of medians within one run are reliable. The floor of a
+training step is the time of its matrix multiplications (as many as in three forward passes) at the speed of a plain
+large matmul in the same run.
 """
 
 import multiprocessing
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,12 @@ def interleaved(calls: dict[str, Callable], rounds: int = ROUNDS) -> dict[str, l
     return seconds
 
 
-class OtherProcess:
+def medians(calls: dict[str, Callable]) -> dict[str, float]:
+    """Median seconds of every call, from `interleaved`."""
+    return {name: statistics.median(seconds) for name, seconds in interleaved(calls).items()}
+
+
+class OtherProcess(ProcessPoolExecutor):
     """Calls that run in a process of their own, so that two libraries share neither memory nor threads.
 
         with OtherProcess(make) as peer:            # make() -> {name: call}, a function of a module
@@ -44,53 +50,32 @@ class OtherProcess:
     """
 
     def __init__(self, make: Callable[[], dict[str, Callable]]):
-        context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
-        self.process.start()
-        self._answer()
+        super().__init__(1, mp_context=multiprocessing.get_context("spawn"))  # JAX does not survive a fork
+        self.submit(_make, make).result()
 
     def call(self, name: str) -> Callable[[], None]:
         """A call that returns when the call of that name has ended there."""
-
-        def run():
-            self.pipe.send(name)
-            self._answer()
-
-        return run
-
-    def _answer(self) -> None:
-        if (error := self.pipe.recv()) is not None:
-            raise error
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.join()
+        return lambda: self.submit(_run, name).result()
 
 
-def _serve(pipe, make: Callable) -> None:
-    """Makes the calls, then one for each name that comes; the answer is None or an error."""
-    try:
-        calls = make()
-        pipe.send(None)
-        while True:
-            calls[pipe.recv()]()
-            pipe.send(None)
-    except EOFError:  # the other side has gone
-        pass
-    except Exception as error:
-        pipe.send(error)
+_CALLS: dict[str, Callable] = {}  # in that process
 
 
-def stepper(step, state, batch) -> Callable:
-    """A call that makes one training step and keeps the state for the next."""
+def _make(make: Callable) -> None:
+    _CALLS.update(make())
+
+
+def _run(name: str) -> None:
+    _CALLS[name]()
+
+
+def stepper(step, state, batches: Iterable) -> Callable:
+    """A call that makes one training step on the next batch, and keeps the state for the next call."""
+    batches = iter(batches)
 
     def call():
         nonlocal state
-        state, metrics = step(state, batch)
+        state, metrics = step(state, next(batches))
         return metrics["loss"]
 
     return call

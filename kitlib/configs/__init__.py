@@ -10,7 +10,7 @@
     palix("S")                                   # PaLI-X, small enough to train on two CPU cores; "55B" is published
 
 `vision`, `language` and `multimodal` have these models, `parts` the configurations of experts and members in them,
-`arguments` the error for an unknown name, and `arguments` those for flags and numbers that are none.
+`arguments` the errors for unknown names, and for flags and numbers that are none.
 
 Built in notebooks/01_vit_from_pixels_to_logits.ipynb (ViT), notebooks/05_v_moe.ipynb (mixtures of experts) and
 notebooks/08_t5_and_upcycling.ipynb (T5).

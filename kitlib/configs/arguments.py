@@ -1,6 +1,6 @@
-"""Arguments that are refused: a flag that is no bool, a count that is no whole number, a rate that is out of range,
-labels of classes that there are not.
+"""Arguments that are refused: unknown names, flags that are no bool, counts that are not whole, rates out of range.
 
+    one_of("router", name, ROUTERS)             # names the nearest known one, and all of them
     flag("scan", scan)                          # True or False; 'no' would count as True
     whole("num_selected", k, 1, num_experts)    # a whole number from 1 to E; True would count as 1
     number("peak", peak, above=0.0)             # finite and above 0; NaN would pass most comparisons
@@ -19,9 +19,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+LARGEST = float(np.finfo(np.float32).max)  # 1e308 becomes infinite as soon as a model computes with it
 
-# DOC configs.nearest_name
-# | """One error for every unknown name: what was given, the nearest known name, and all known names."""
+
 def one_of(what: str, got: str, known: Iterable[str], error: type[BaseException] = ValueError) -> None:
     """Raises `error` unless `got` is one of the known names. what: the kind of name, for the message.
 
@@ -35,10 +35,6 @@ def one_of(what: str, got: str, known: Iterable[str], error: type[BaseException]
     raise error(f"Unknown {what} {got!r}{hint} Known: {', '.join(map(str, known)) or 'none'}.")
 
 
-# DOC configs.arguments
-LARGEST = float(np.finfo(np.float32).max)  # 1e308 becomes infinite as soon as a model computes with it
-
-
 def flag(name: str, value) -> bool:
     """True or False, also as numpy's bool."""
     if value is not True and value is not False and type(value).__name__ not in ("bool", "bool_"):
@@ -49,27 +45,25 @@ def flag(name: str, value) -> bool:
 def whole(name: str, value, least: int | None = None, most: int | None = None) -> int:
     """A whole number from `least` to `most`, both included; also one of numpy."""
     right = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not right or not _within(value, least, most, None, None):
-        raise ValueError(f"{name} is {_shown(value)}; expected a whole number{_range(least, most, None, None)}.")
-    return int(value)
+    return int(_bounded(name, value, right, "a whole number", least, most))
 
 
-def number(
-    name: str,
-    value,
-    least: float | None = None,
-    most: float | None = None,
-    *,
-    above: float | None = None,
-    below: float | None = None,
-) -> float:
+def number(name: str, value, least=None, most=None, *, above=None, below=None) -> float:
     """A number that is finite in float32, within these bounds: `least` and `most` are included, `above` and `below` are
     not."""
-    right = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    right = right and _within(value, -LARGEST, LARGEST, None, None)  # false for NaN
-    if not right or not _within(value, least, most, above, below):
-        raise ValueError(f"{name} is {_shown(value)}; expected a finite number{_range(least, most, above, below)}.")
-    return float(value)
+    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    return float(_bounded(name, value, right, "a finite number", least, most, above, below))
+
+
+def _bounded(name: str, value, right: bool, kind: str, least, most, above=None, below=None):
+    """The value. The error has the bounds in words: " from 1 to 8", ", 1 or more", ", above 0 and below 1"."""
+    right = right and (least is None or value >= least) and (most is None or value <= most)
+    if right and (above is None or value > above) and (below is None or value < below):
+        return value
+    bounds = {"{} or more": least, "above {}": above, "{} or less": most, "below {}": below}
+    words = " and ".join(text.format(bound) for text, bound in bounds.items() if bound is not None)
+    span = f" from {least} to {most}" if None not in (least, most) else f", {words}" if words else ""
+    raise ValueError(f"{name} is {_shown(value)}; expected {kind}{span}.")
 
 
 def indices(name: str, values, below: int | None, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -112,21 +106,3 @@ def instance(name: str, value, *types: type):
 def _shown(value) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _within(value, least, most, above, below) -> bool:
-    return (
-        (least is None or value >= least)
-        and (most is None or value <= most)
-        and (above is None or value > above)
-        and (below is None or value < below)
-    )
-
-
-def _range(least, most, above, below) -> str:
-    """The bounds in words: " from 1 to 8", ", 1 or more", " above 0 and below 1"."""
-    if least is not None and most is not None:
-        return f" from {least} to {most}"
-    bounds = {"{} or more": least, "above {}": above, "{} or less": most, "below {}": below}
-    words = [text.format(bound) for text, bound in bounds.items() if bound is not None]
-    return f", {' and '.join(words)}" if words else ""

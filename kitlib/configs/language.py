@@ -52,10 +52,8 @@ class T5Config(Config):
         if self.moe and self.moe.router == "soft":
             raise ValueError("The slots of Soft MoE are parameters for one length of text; use another router.")
         if self.decoder_moe and self.decoder_moe.router != "top_k":
-            raise ValueError(
-                f"Router {self.decoder_moe.router!r} is not causal: what the decoder did with a token would depend on "
-                "later ones, which do not exist yet when text is generated; use 'top_k'."
-            )
+            why = "what the decoder did with a token would depend on later ones"
+            raise ValueError(f"Router {self.decoder_moe.router!r} is not causal: {why}; use 'top_k'.")
         if self.moe and self.decoder_moe and self.moe.num_experts != self.decoder_moe.num_experts:
             both = f"{self.moe.num_experts} and {self.decoder_moe.num_experts}"
             raise ValueError(f"Encoder and decoder need equally many experts, to be reported in one table; got {both}.")
@@ -104,9 +102,7 @@ def t5(name: str, **overrides) -> T5Config:
     return T5Config(**sizes | {"activation": activation} | overrides)
 
 
-def sparse_t5(
-    name: str, moe: MoEConfig = T5_ENCODER_MOE, decoder_moe: MoEConfig = T5_DECODER_MOE, **overrides
-) -> T5Config:
+def sparse_t5(name: str, moe=T5_ENCODER_MOE, decoder_moe=T5_DECODER_MOE, **overrides) -> T5Config:
     """Sparse Upcycling's T5 (2212.05055): the T5 called `name` with experts in layers 1, 3, 5, ... of both stacks."""
     config = t5(name, **overrides)
     encoder, decoder = (tuple(range(1, n, 2)) for n in (config.num_encoder_layers, config.num_decoder_layers))

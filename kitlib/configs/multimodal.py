@@ -24,9 +24,8 @@ class PaLIXConfig(Config):
         self.check_fields(counts=("max_images",))
         if self.tower.pool != "none" or self.tower.num_classes or self.tower.representation_size:
             raise ValueError(
-                "The tower gives all its patches, without a head: build it with pool='none', num_classes=0 and "
-                f"representation_size=0, got pool={self.tower.pool!r}, num_classes={self.tower.num_classes}, "
-                f"representation_size={self.tower.representation_size}."
+                "The tower gives all its patches, without a head; expected pool='none', num_classes=0 and "
+                f"representation_size=0, got {self.tower!r}."
             )
         if self.tower.num_members:
             raise ValueError(f"The tower must not be an ensemble, got {self.tower.num_members} members.")

@@ -34,11 +34,10 @@ class Config:
             one_of(f"field of {cls.__name__}", name, known)
 
     def check_fields(self, *, counts: tuple[str, ...] = (), rates: tuple[str, ...] = ()) -> None:
-        """Raises ValueError unless every field is of its type: a 2.0, a True or a 'no' would pass comparisons and fail,
-        or count as something else, deep inside a model.
+        """Raises ValueError unless every field is of its type; what a string may be is checked by `one_of`.
 
         Numbers are finite and 0 or more; `counts` 1 or more, `rates` below 1. Tuples of int hold different ones (but
-        for an image's two sides). What a string may be is checked by `one_of`.
+        for an image's two sides).
         """
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value, name = getattr(self, field.name), f"{type(self).__name__}.{field.name}"
@@ -111,10 +110,8 @@ class MoEConfig(Config):
             if self.capacity is not None or self.capacity_factor is not None:
                 raise ValueError("Dropless dispatch has no capacity; set capacity=None and capacity_factor=None.")
         elif (self.capacity is None) == (self.capacity_factor is None):
-            raise ValueError(
-                f"Give one of capacity and capacity_factor and set the other to None, got {self.capacity} and "
-                f"{self.capacity_factor}."
-            )
+            got = f"{self.capacity} and {self.capacity_factor}"
+            raise ValueError(f"Give one of capacity and capacity_factor and set the other to None, got {got}.")
         if self.capacity_factor is not None:
             number("MoEConfig.capacity_factor", self.capacity_factor, above=0.0)
         if self.router == "top_k" and self.load_weight and not self.noise_std:
@@ -124,18 +121,15 @@ class MoEConfig(Config):
         """The same layer, in which what becomes of a token does not depend on the other tokens of its group: the text
         that is written for a prompt is then the same, whatever is written beside it.
 
-        Every choice of a token has room. Where experts choose, tokens do instead: each takes as many experts as it has
-        on average in training, the most probable ones. That is not quite the function that was trained; but neither is
-        expert choice among the few tokens of one prompt. Raises ValueError for expert choice without a capacity factor,
-        whose average is not known.
+        Every choice of a token has room. Where experts choose, tokens do instead: each takes the most probable experts,
+        as many as it has on average in training. That is not quite the function that was trained; but neither is expert
+        choice among a prompt's few tokens. Raises ValueError for expert choice without a capacity factor.
         """
         fields: dict = {"dispatch": "dropless", "capacity": None, "capacity_factor": None}
         if self.router == "expert_choice":
             if self.capacity_factor is None:
-                raise ValueError(
-                    f"To write text, tokens choose their experts, capacity_factor of them each; got capacity="
-                    f"{self.capacity} instead: give the encoder a capacity_factor."
-                )
+                choose = "To write text, tokens choose their experts, capacity_factor of them each"
+                raise ValueError(f"{choose}; got capacity={self.capacity}: give the encoder a capacity_factor.")
             selected = min(self.num_experts, max(1, round(self.capacity_factor)))
             fields |= {"router": "top_k", "num_selected": selected, "importance_weight": 0.0, "load_weight": 0.0}
         return self.replace(**fields)

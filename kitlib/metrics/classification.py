@@ -58,12 +58,8 @@ def reliability(probs, labels, bins: int = 15) -> Reliability:
     index = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        return Reliability(
-            edges,
-            np.bincount(index, confidence, bins) / count,
-            np.bincount(index, correct, bins) / count,
-            count,
-        )
+        means = (np.bincount(index, values, bins) / count for values in (confidence, correct))
+        return Reliability(edges, *means, count)
 
 
 def ece(probs, labels, bins: int = 15) -> float:

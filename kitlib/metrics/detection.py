@@ -14,13 +14,10 @@ For each class and each IoU threshold .50, .55, ..., .95:
 3. Precision at recall r is the best precision at any recall of r or more, 0 if r is never reached. Its mean over r = 0,
    .01, ..., 1 is the AP, and the mean over thresholds and over the classes that have objects is *the* AP.
 
-AP is compared with other people's numbers, so it is computed by a library whose scores equal those of pycocotools and
-lvis-api, faster-coco-eval. This module checks what it is given and puts it into COCO's form.
-
-Boxes are y0, x0, y1, x1 in any unit, the same for both sides. Equal scores keep the order of images and, within an
-image, of its detections, as in COCO's code: give distinct scores where that matters. Crowd regions (COCO's `iscrowd`)
-and the split by object size are left out. LVIS is arXiv 1908.03195.
-(`uncertainty.average_precision` is for one score per example; it has no boxes and does not interpolate.)
+It is computed by faster-coco-eval, whose scores equal those of pycocotools and lvis-api (LVIS: 1908.03195). This module
+checks what it is given and puts it into COCO's form. Boxes are y0, x0, y1, x1 in any unit, the same for both sides.
+Equal scores keep the order of images and, within an image, of its detections. Crowd regions (COCO's `iscrowd`) and the
+split by object size are left out. (`uncertainty.average_precision` has one score per example and does not interpolate.)
 """
 
 import dataclasses
@@ -37,10 +34,7 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """The output of a detector for one image.
-
-    A model that writes text has no scores; Pix2Seq uses the probability of the class token among all class tokens.
-    """
+    """The output of a detector for one image."""
 
     boxes: np.ndarray  # float[n, 4]
     scores: np.ndarray  # float[n], higher means more certain; only their order matters
@@ -89,12 +83,9 @@ def coco(
 def lvis(detections: Sequence[Detections], truths: Sequence[Truth], image_counts, max_detections: int = 300) -> Result:
     """AP if an image is annotated for some classes only (federated), and its means over rare to frequent classes.
 
-    Detections of a class that is neither among the objects nor among the negatives of an image are dropped, since the
-    image is not annotated for it. For a class in not_exhaustive, a detection that finds an object counts and one that
-    finds none is ignored. The limit `max_detections` is applied first, so detections dropped later count towards it.
-
-    Args:
-        image_counts: int[C], the number of *training* images with each class.
+    Detections of a class that is neither among the objects nor among the negatives of an image are dropped, after the
+    limit `max_detections`. For a class in not_exhaustive, a detection that finds an object counts and one that finds
+    none is ignored. image_counts: int[C], the number of *training* images with each class.
 
     Raises ValueError for a class among both the objects and the negatives of an image, counts below 0, and as `coco`.
     """
@@ -120,9 +111,8 @@ def _table(detections, truths, num_classes, max_detections, federated) -> np.nda
     for i, (detected, truth) in enumerate(zip(detections, truths, strict=True)):
         boxes, scores, classes = _checked_detections(detected, f"Detections {i}", num_classes)
         true_boxes, true_classes = _checked_truth(truth, f"Truth {i}", num_classes)
-        sets = {"neg_category_ids": _ints(truth.negatives)}
-        sets |= {"not_exhaustive_category_ids": _ints(truth.not_exhaustive)}
-        images.append({"id": i, "height": 1, "width": 1, **sets})
+        images.append({"id": i, "height": 1, "width": 1, "neg_category_ids": [*map(int, truth.negatives)]})
+        images[i]["not_exhaustive_category_ids"] = [*map(int, truth.not_exhaustive)]
         for box, kind in zip(true_boxes, true_classes, strict=True):
             objects.append(_entry(i, box, kind) | {"id": len(objects) + 1, "iscrowd": 0})
         top = np.argsort(-scores, kind="stable")[:max_detections]
@@ -149,10 +139,6 @@ def _entry(image: int, box, kind) -> dict:
     y0, x0, y1, x1 = map(float, box)
     corner_and_sides = [x0, y0, x1 - x0, y1 - y0]
     return {"image_id": image, "category_id": int(kind), "bbox": corner_and_sides, "area": (y1 - y0) * (x1 - x0)}
-
-
-def _ints(classes) -> list[int]:
-    return [int(c) for c in classes]
 
 
 def _quiet(*_, **__) -> None:
@@ -184,8 +170,8 @@ def _checked_truth(truth, what, num_classes):
     if np.any(boxes[:, 2:] == boxes[:, :2]):
         raise ValueError(f"{what}: a box has no area and could never be found; leave it out.")
     classes = _classes(truth.classes, len(boxes), what, num_classes)
-    _classes(list(truth.negatives), len(truth.negatives), f"{what}, negatives", num_classes)
-    _classes(list(truth.not_exhaustive), len(truth.not_exhaustive), f"{what}, not_exhaustive", num_classes)
+    for name in ("negatives", "not_exhaustive"):
+        _classes(list(getattr(truth, name)), len(getattr(truth, name)), f"{what}, {name}", num_classes)
     if both := set(classes.tolist()) & set(truth.negatives):
         raise ValueError(f"{what}: classes {sorted(both)} are among the objects and among the negatives.")
     return boxes, classes
@@ -208,10 +194,8 @@ def _classes(classes, count, what, num_classes) -> np.ndarray:
 def iou(a, b) -> np.ndarray:
     """Intersection over union of all pairs: float[n, 4], float[m, 4] -> float64[n, m] in [0, 1].
 
-    Any unit, the same for both. A box without area has IoU 0, also with itself: the ratio 0 / 0 is set to 0, so that
-    such a box never counts as found. Boxes that only touch have IoU 0.
-
-    Raises ValueError for boxes that are not [n, 4], NaN, infinite or inverted.
+    Any unit, the same for both. A box without area has IoU 0, also with itself, so it never counts as found; so have
+    boxes that only touch. Raises the errors of `as_boxes`.
     """
     a, b = as_boxes(a)[:, None], as_boxes(b)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # below 0 where apart

@@ -38,10 +38,8 @@ def shots(labels, n: int, seed: int) -> np.ndarray:
     whole("n", n, 1)
     count = np.bincount(labels)
     if count.min() < n:
-        raise ValueError(
-            f"Class {count.argmin()} has {count.min()} examples, {n} are to be picked of every class from 0 to "
-            f"{len(count) - 1}; lower n, or renumber the classes without gaps."
-        )
+        asked = f"{n} are to be picked of every class from 0 to {len(count) - 1}"
+        raise ValueError(f"Class {count.argmin()} has {count.min()} examples, {asked}; lower n, or renumber them.")
     order = np.random.default_rng(whole("seed", seed, 0)).permutation(len(labels))
     return np.concatenate([order[labels[order] == v][:n] for v in range(len(count))])
 

@@ -1,10 +1,14 @@
-"""Scores of answers to questions about images, by the rules of each benchmark.
+"""Scores of texts: captions (CIDEr-D) and answers to questions about images (VQA accuracy, ANLS, exact match, WUPS).
 
+    tokenise("The man's T-shirt, 50%!")                # ["the", "man", "'s", "t-shirt", "50"]
+    scores = cider_d(predictions, references)          # float64[B], 0 to 10; papers print 100 * scores.mean()
     scores = vqa_accuracy(predictions, references)     # float64[B], one score per question, from 0 to 1
     mean, low, high = metrics.bootstrap(scores)        # papers print 100 * mean
 
-Predictions are B strings. References are B lists of strings where people may differ (VQA, ANLS, WUPS), otherwise B
-strings. Text is not lower-cased or stripped unless a function says so: published implementations differ in just that.
+Predictions are B strings. References are B lists of strings where people may differ (captions, VQA, ANLS, WUPS),
+otherwise B strings. Text is not lower-cased or stripped unless a function says so: published implementations differ in
+just that. CIDEr-D is a score per image, but its weights come from the whole set of references, so scores on different
+sets are not comparable.
 """
 
 import functools
@@ -20,13 +24,10 @@ from rapidfuzz.distance import Levenshtein
 
 from kitlib.configs.arguments import number
 
-# DOC metrics.tokens
-# | """The basis of all metrics of text: tokens, and checks of predictions and references.
-# |
-# |     tokenise("The man's T-shirt, 50%!")                         # ["the", "man", "'s", "t-shirt", "50"]
-# |
-# | `captions` and `answers` score texts against references.
-# | """
+# B images or examples; an n-gram is a tuple of n tokens, 1 <= n <= 4.
+
+# ---------------------------------------------------------------------------------------------- tokens
+
 # Scripts that put no space between words, by the first words of their characters' Unicode names. Korean has spaces.
 UNSPACED = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
@@ -39,10 +40,10 @@ _CLITIC = re.compile(r"(.+)(n't|'(?:s|re|ve|ll|d|m))")
 def tokenise(caption: str) -> list[str]:
     """Lower-cased tokens without punctuation, close to pycocoevalcap's (Penn Treebank, then punctuation removed).
 
-    Text is normalised first (Unicode NFKC: full-width forms, ligatures). Words keep inner hyphens (t-shirt) and numbers
-    their points and commas (3.5); clitics are tokens (do n't, man 's). Unlike in the original, symbols ($, %, &, emoji)
-    are dropped and abbreviations lose their full stops (u s). In scripts without spaces (Chinese, Japanese, Thai, Lao,
-    Khmer, Burmese), finding words takes a dictionary, so every character with its marks is a token.
+    Text is normalised first (Unicode NFKC). Words keep inner hyphens (t-shirt) and numbers their points and commas
+    (3.5); clitics are tokens (do n't, man 's). Unlike in the original, symbols ($, %, &, emoji) are dropped and
+    abbreviations lose their full stops (u s). In scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese)
+    every character with its marks is a token.
     """
     if not isinstance(caption, str):
         raise TypeError(f"A caption must be a string, got {type(caption).__name__}; of a list, tokenise each.")
@@ -74,14 +75,10 @@ def _kind(char: str) -> str:
 
 
 def check_texts(predictions, references, *, several: bool) -> tuple[list[str], list]:
-    """(predictions, references) as lists of equal length B >= 1: B strings, and B strings or B lists of strings.
+    """(predictions, references) as lists of equal length B >= 1: B strings, and B strings or, if `several`, B lists.
 
-    Args:
-        several: whether each item has a list of references (captions, VQA) or one string (OCR-VQA, AI2D).
-
-    Raises:
-        TypeError: for a string, dict or set in place of a list, or anything else in place of a string.
-        ValueError: for empty lists, or lists of different lengths.
+    Raises TypeError for a string, dict or set in place of a list, or anything else in place of a string; ValueError for
+    empty lists, or lists of different lengths.
     """
     predictions = _texts("predictions", predictions)
     references = text_lists(references) if several else _texts("references", references)
@@ -115,16 +112,8 @@ def _listed(name: str, values) -> list:
     return values
 
 
-# DOC metrics.captions
-# | """CIDEr-D (1411.5726): how close captions come to those that people wrote.
-# |
-# |     scores = cider_d(predictions, references)     # float64[B], 0 to 10; papers print 100 * scores.mean()
-# |
-# | Predictions are B strings and references B lists of at least one string each, in the same order; both are split into
-# | tokens by `tokens.tokenise`. CIDEr-D is a score per image, but its weights come from the whole set of references, so
-# | scores on different sets are not comparable.
-# | """
-# B images; an n-gram is a tuple of n tokens, 1 <= n <= 4.
+# ---------------------------------------------------------------------------------------------- captions
+
 ORDERS = (1, 2, 3, 4)
 
 
@@ -155,11 +144,11 @@ def cider_d(predictions, references, *, df=None, split: Callable[[str], list[str
     ngrams = [[_ngrams(split(text)) for text in texts] for texts in references]
     counts, images = _document_frequency(ngrams) if df is None else _checked_df(df)
 
+    def weight(gram):
+        return math.log(images) - math.log(max(1, counts.get(gram, 0)))
+
     def vector(of):
-        return [
-            {gram: tf * (math.log(images) - math.log(max(1, counts.get(gram, 0)))) for gram, tf in level.items()}
-            for level in of
-        ]
+        return [{gram: tf * weight(gram) for gram, tf in level.items()} for level in of]
 
     scores = []
     for prediction, texts in zip(predictions, ngrams, strict=True):
@@ -205,8 +194,7 @@ def _checked_df(df) -> tuple[Mapping, int]:
     return counts, int(images)
 
 
-# DOC metrics.answers
-# B examples.
+# ---------------------------------------------------------------------------------------------- VQA
 
 NUMBERS = "zero one two three four five six seven eight nine ten"
 VQA_DIGITS = {"none": "0"} | {word: str(i) for i, word in enumerate(NUMBERS.split())}
@@ -231,9 +219,6 @@ STOP_WORDS = frozenset(STOPPED.split())
 ENDINGS = (("s", ""), ("es", ""), ("ies", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"))
 
 
-# ---------------------------------------------------------------------------------------------- VQA
-
-
 def vqa_accuracy(predictions, references) -> np.ndarray:
     """float64[B], VQA accuracy: the mean over annotators of min(1, number of others who gave the prediction / 3).
 
@@ -245,7 +230,10 @@ def vqa_accuracy(predictions, references) -> np.ndarray:
         predictions: B strings.
         references: B lists of at least 4 answers (VQA has 10); with fewer, no prediction could score 1.
     """
-    predictions, references = _annotated(predictions, references, 4)
+    predictions, references = check_texts(predictions, references, several=True)
+    if (fewest := min(map(len, references))) < 4:
+        got = f"{fewest} in references[{[*map(len, references)].index(fewest)}]"
+        raise ValueError(f"Expected 4 answers a question or more (VQA has 10), got {got}; see exact_match.")
     scores = []
     for prediction, answers in zip(predictions, references, strict=True):
         prediction, answers = _one_line(prediction), [_one_line(answer) for answer in answers]
@@ -279,17 +267,6 @@ def _one_line(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _annotated(predictions, references, at_least):
-    predictions, references = check_texts(predictions, references, several=True)
-    for i, answers in enumerate(references):
-        if len(answers) < at_least:
-            got = f"{len(answers)} in references[{i}]"
-            raise ValueError(
-                f"Expected {at_least} answers a question or more (VQA has 10), got {got}; see exact_match."
-            )
-    return predictions, references
-
-
 # ---------------------------------------------------------------------------------------------- text in images
 
 
@@ -305,10 +282,7 @@ def anls(predictions, references) -> np.ndarray:
 
 
 def similarity(a: str, b: str) -> float:
-    """1 - edit distance / length of the longer text, from 0 to 1; two empty texts have similarity 1.
-
-    The edit (Levenshtein) distance is the smallest number of characters to insert, delete or replace.
-    """
+    """1 - edit (Levenshtein) distance / length of the longer text, from 0 to 1; two empty texts have similarity 1."""
     return Levenshtein.normalized_similarity(a, b)
 
 
@@ -381,13 +355,13 @@ def wu_palmer(a: str, b: str, taxonomy: Mapping[str, tuple]) -> float:
 
 
 def _product(words, others, taxonomy, alpha) -> float:
-    nearest = [max((_thresholded(wu_palmer(a, b, taxonomy), alpha) for b in others), default=0.0) for a in words]
-    known = [similarity for similarity in nearest if similarity > 0]
+    def similarity(a, b):
+        found = wu_palmer(a, b, taxonomy)
+        return found if found >= alpha else 0.1 * found
+
+    nearest = [max((similarity(a, b) for b in others), default=0.0) for a in words]
+    known = [value for value in nearest if value > 0]
     return math.prod(known) if known else 0.0
-
-
-def _thresholded(similarity: float, alpha: float) -> float:
-    return similarity if similarity >= alpha else 0.1 * similarity
 
 
 def _lemma(word: str, taxonomy) -> str:

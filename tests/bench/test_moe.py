@@ -1,14 +1,10 @@
 """kitlib.bench.moe: the timed calls compute everything that they should; the tables print."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 
 from kitlib.bench import moe as bench_moe
-from kitlib.bench import timing
-from kitlib.bench import vit as bench_vit
 
 pytestmark = pytest.mark.slow
 
@@ -31,13 +27,14 @@ def test_every_variant_returns_its_output_and_all_gradients():
 
 
 TABLES = {"layer": "choice alone", "parts": "combine", "step": "every-2, K=2", "step_parts": "AdamW"}
+TABLES |= {"members": "E3 K=1 M=4, lazy", "together": "one program"}
 
 
 @pytest.mark.parametrize(("table", "words"), TABLES.items())
-def test_tables_print(table, words, monkeypatch, capsys):
-    monkeypatch.setattr(bench_moe, "SHAPES", ((16, 4, 8, 2, 1),) * 2)
-    monkeypatch.setattr(bench_moe, "GROUPS", (2,))
-    monkeypatch.setattr(bench_moe, "STEP", bench_vit.VIT_ROWS[0][1].replace(depth=2))
-    monkeypatch.setattr(timing, "interleaved", functools.partial(timing.interleaved, rounds=1))
+def test_tables_print(table, words, monkeypatch, capsys, one_round):
+    small = bench_moe.TINY.replace(depth=2)
+    changes = {"SHAPES": ((16, 4, 8, 2, 1),) * 2, "GROUPS": (2,), "STEP": small, "SMALL_VMOE": small}
+    for name, value in (changes | {"SMALL_BATCH": 4, "TINY_BATCH": 4}).items():
+        monkeypatch.setattr(bench_moe, name, value)
     getattr(bench_moe, f"{table}_table")()
     assert words in capsys.readouterr().out

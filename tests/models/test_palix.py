@@ -345,5 +345,5 @@ TEXTS, PAIRS = jnp.ones((2, 3, 1), jnp.int32), {"images_valid": jnp.ones((2, 2),
 def test_what_does_not_fit(placed, images, prompts, fields, message):
     with pytest.raises((ValueError, TypeError), match=message):
         PLACED.apply({"params": placed}, images, prompts, WRITTEN, **fields)
-    with pytest.raises(ValueError, match="without a head: build it with pool='none'"):
+    with pytest.raises(ValueError, match="without a head; expected pool='none'"):
         configs.palix("S", tower={"num_classes": 10})
