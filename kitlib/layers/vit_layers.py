@@ -224,9 +224,7 @@ class EncoderBlock(nn.Module):
     norm_bias: bool = True
     dtype: jnp.dtype = jnp.float32
     moe: Callable | None = None  # makes the layer that replaces the MLP: `moe_layer.MoEMlp` -> (y, its intermediates)
-    batch_ensemble: int = (
-        1  # copies of each token after the attention, stacked by member on the batch axis (`batch_ensemble.tile`)
-    )
+    members: int = 1  # copies of each token after the attention, on the batch axis (`batch_ensemble.tile`)
     mlp_dense: Callable = nn.Dense  # see MlpBlock.dense
     attention_dense: Callable = nn.DenseGeneral  # see MultiHeadDotProductAttention.dense
     layer_scale: float = 0.0  # initial value of `LayerScale` on both branches; 0: none

@@ -121,7 +121,7 @@ class Stage:
             0. Muon's is `RATIO` times as high.
     """
 
-    checkpoint: Mapping[str, Mapping[str, float]]
+    weights: Mapping[str, Mapping[str, float]]
     rows: Mapping[str, int]
     steps: int
     peak: float
