@@ -51,10 +51,8 @@ def classification_loss(
             images = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
         logits, out = model.apply({"params": params}, images, train=train, rngs=rngs)
         if of_mean and (sigmoid or logits.ndim != 3 or labels.ndim != 1):
-            raise ValueError(
-                "of_mean is for the softmax of an ensemble, logits [M, B, V] and labels [B]; got logits "
-                f"{logits.shape}, labels {labels.shape}, sigmoid={sigmoid}."
-            )
+            got = f"logits {logits.shape}, labels {labels.shape}, sigmoid={sigmoid}"
+            raise ValueError(f"of_mean is for the softmax of an ensemble, logits [M, B, V], labels [B]; got {got}.")
         if not isinstance(labels, jax.core.Tracer):
             indices("labels", labels, logits.shape[-1], (None,) * labels.ndim)
         labels = jnp.broadcast_to(labels, logits.shape[:-1])  # [B], or [M, B]
@@ -107,10 +105,8 @@ def train_classifier(
 
     outputs = getattr(getattr(model, "config", None), "num_classes", source.num_classes)
     if outputs < source.num_classes:
-        raise ValueError(
-            f"The model has {outputs} outputs, but {source.name} has {source.num_classes} classes; "
-            f"use num_classes={source.num_classes}."
-        )
+        classes = f"{source.name} has {source.num_classes} classes; use num_classes={source.num_classes}"
+        raise ValueError(f"The model has {outputs} outputs, but {classes}.")
     if params is not None and not params:
         raise ValueError(f"params is {params}; expected the parameters of the model, or None to draw them.")
     whole("num_steps", num_steps, 1), whole("warmup", warmup, 0), whole("seed", seed, 0)
@@ -154,10 +150,8 @@ def in_range(images) -> np.ndarray:
     most = 10 if images.ndim == 4 else np.inf
     if not right or not (images.max() <= most and images.min() >= -most):  # written so that NaN fails
         got = f" from {images.min()} to {images.max()}" if images.size and images.dtype.kind in "biuf" else ""
-        raise ValueError(
-            f"The images are {images.dtype}{list(images.shape)}{got}; expected float[n, ...] in [-1, 1], as "
-            "image_batches.to_float makes them of bytes."
-        )
+        expected = "float[n, ...] in [-1, 1], as image_batches.to_float makes them of bytes"
+        raise ValueError(f"The images are {images.dtype}{list(images.shape)}{got}; expected {expected}.")
     if images.ndim == 4 and 0 <= images.min() < images.max() <= 1:
         warnings.warn("No pixel is below 0: of pictures in [0, 1], make [-1, 1] by 2 * images - 1.", stacklevel=3)
     return images

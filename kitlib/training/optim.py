@@ -4,7 +4,9 @@
                         weight_decay=0.03, head_weight_decay=3.0, clip_norm=1.0, freeze=("embedding",))
 
 Cores: `optax.scale_by_adam()` (AdamW), `optax.trace(0.9)` (SGD with momentum), `scale_by_adafactor()`,
-`scale_by_big_vision_adafactor()`, `scale_by_muon()`.
+`scale_by_big_vision_adafactor()`, `scale_by_muon()`. `adamw_cosine_step` is the recipe of most runs of the kit:
+
+    tx, step = adamw_cosine_step(classification_loss, model, num_steps=800, peak=4e-3, warmup=100, weight_decay=0.1)
 
 Built in notebooks/02_train_and_measure.ipynb.
 """
@@ -21,7 +23,6 @@ from jax.tree_util import keystr
 from kitlib.configs.arguments import number, whole
 from kitlib.training import loop
 
-# DOC training.optim
 # ---------------------------------------------------------------------------------------------- schedules
 
 
@@ -101,11 +102,13 @@ def assemble(
         raise ValueError(f"freeze is {freeze!r}; expected a tuple of patterns, such as ('embedding',).")
     if not isinstance(core, optax.GradientTransformation):
         raise ValueError(f"core is {core!r}; expected an optax transformation, such as optax.scale_by_adam().")
+    body = functools.partial(map_names, lambda name: name.endswith("kernel") and name != "head/kernel")
+    head = functools.partial(map_names, lambda name: name == "head/kernel")
     tx = optax.chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
         core,
-        optax.add_decayed_weights(weight_decay, mask=_body_kernels),
-        optax.add_decayed_weights(head_weight_decay, mask=_head_kernel),
+        optax.add_decayed_weights(weight_decay, mask=body),
+        optax.add_decayed_weights(head_weight_decay, mask=head),
         optax.scale_by_learning_rate(learning_rate),
     )
     if not freeze:
@@ -116,14 +119,6 @@ def assemble(
 def map_names(fn, params):
     """The tree of fn(name), with the name "a/b/c" of each leaf of params."""
     return jax.tree_util.tree_map_with_path(lambda path, _: fn(keystr(path, simple=True, separator="/")), params)
-
-
-def _body_kernels(params):
-    return map_names(lambda name: name.endswith("kernel") and name != "head/kernel", params)
-
-
-def _head_kernel(params):
-    return map_names(lambda name: name == "head/kernel", params)
 
 
 def _labels(params, freeze: tuple[str, ...]):
@@ -180,9 +175,8 @@ def scale_by_muon(ratio: float = 10.0) -> optax.GradientTransformation:
     in a loop (`models.stacking`), the kernel of each block. Experts count as other parameters, as do patch embedding,
     positions, tables of tokens, heads, norms and biases.
     """
-    muon = optax.contrib.muon(
-        number("ratio", ratio, 0.0), adam_learning_rate=1.0, muon_weight_dimension_numbers=_matrices
-    )
+    rates = {"learning_rate": number("ratio", ratio, 0.0), "adam_learning_rate": 1.0}
+    muon = optax.contrib.muon(**rates, muon_weight_dimension_numbers=_matrices)
     return optax.chain(muon, optax.scale(-1.0))  # optax's descends; a core goes up, the learning rate descends
 
 
@@ -213,13 +207,9 @@ CORES = {
 }
 
 
-# DOC training.recipe
-# | """AdamW with a cosine schedule, compiled once per model: the recipe of most training runs of the kit.
-# |
-# |     tx, step = adamw_cosine_step(classification_loss, model, num_steps=800, peak=4e-3, warmup=100, weight_decay=0.1)
-# |
-# | `optim` has the parts for other recipes, `loop` the step.
-# | """
+# ---------------------------------------------------------------------------------------------- the recipe
+
+
 @functools.cache  # compiled once for several seeds of one model
 def adamw_cosine_step(
     make_loss: Callable,

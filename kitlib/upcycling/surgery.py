@@ -28,6 +28,7 @@ from kitlib.configs import T5_DECODER_MOE, T5_ENCODER_MOE, MoEConfig, T5Config, 
 from kitlib.configs.arguments import flag, number, whole
 from kitlib.layers.vit_layers import BIAS_INIT
 from kitlib.models import checkpoint, stacking
+from kitlib.models.checkpoint import flat_shapes
 
 EXPERT = re.compile(r"(.*)/(?:Moe|moe)/Mlp/(.*)")
 ROUTER = re.compile(r".*/(?:Moe|moe)/Router/dense/kernel")
@@ -146,9 +147,7 @@ def plan(dense, config: ViTConfig | T5Config) -> Plan:
     if not layers:
         raise ValueError("The configuration has no experts; give it some, for instance by surgery.vision_recipe.")
     if any(moe.router == "soft" for moe in layers.values()):
-        raise ValueError(
-            "The slots of Soft MoE hold mixtures of tokens, on which an MLP was never trained; route tokens."
-        )
+        raise ValueError("The slots of Soft MoE hold mixtures of tokens, on which no MLP was trained; route tokens.")
     checkpoint.compare(flat, flat_shapes(dense_twin(config)), "The dense model")
 
     origins = {}
@@ -181,13 +180,12 @@ def deepen(dense, order: tuple[int, ...]) -> Plan:
         raise ValueError(f"order must name each of the {depth} blocks, 0 to {depth - 1}, at least once; got {order}.")
     origins = {}
     for name, leaf in flat.items():
-        match = block.fullmatch(name)
+        match, origin = block.fullmatch(name), Origin("copied", name, leaf.shape)
         if match is None:
-            origins[name] = Origin("copied", name, leaf.shape)
+            origins[name] = origin
             continue
         head, number, rest = match.groups()
-        copies = [i for i, old in enumerate(order) if old == int(number)]
-        origins |= {f"{head}{i}{rest}": Origin("copied", name, leaf.shape) for i in copies}
+        origins |= {f"{head}{i}{rest}": origin for i, old in enumerate(order) if old == int(number)}
     return Plan(origins, {})
 
 
@@ -204,11 +202,6 @@ def dense_twin(config: ViTConfig | T5Config) -> ViTConfig | T5Config:
     if isinstance(config, ViTConfig):
         return config.replace(moe=None, moe_blocks=(), e3=None)
     return config.replace(moe=None, moe_layers=(), decoder_moe=None, decoder_moe_layers=())
-
-
-def flat_shapes(config: ViTConfig | T5Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the model's parameters by name; nothing is computed."""
-    return flatten_dict(checkpoint.expected_shapes(config), sep="/")
 
 
 def _flat_dense(tree) -> dict:
@@ -232,7 +225,8 @@ def leaves(plan: Plan, dense, key: jax.Array, how: ExpertInit) -> Iterator[tuple
         leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()))  # does not depend on the order of the leaves
         source = flat.get(origin.source)
         if origin.how == "new":
-            leaf = how.router_scale * _router(leaf_key, origin.shape, plan.moe[_block(name)])
+            block = re.split("/(?:Moe|moe)/", name)[0]
+            leaf = how.router_scale * _router(leaf_key, origin.shape, plan.moe[block])
         elif source is None or origin.how == "copied":
             leaf = None if source is None else jnp.array(source)
         else:
@@ -247,8 +241,7 @@ def leaves(plan: Plan, dense, key: jax.Array, how: ExpertInit) -> Iterator[tuple
 def _router(key: jax.Array, shape: tuple[int, ...], moe: MoEConfig) -> jax.Array:
     """A new router [D, E]. With fine-grained experts, the parts of one copy of the MLP have equal columns, so that a
     token with K = granularity selects all of them (virtual groups, 2410.07524)."""
-    d, e = shape
-    kernel = nn.initializers.lecun_normal()(key, (d, e // moe.granularity))
+    kernel = nn.initializers.lecun_normal()(key, (shape[0], shape[1] // moe.granularity))
     return jnp.repeat(kernel, moe.granularity, axis=1)
 
 
@@ -287,8 +280,7 @@ def output_scale(part: str, moe: MoEConfig, how: ExpertInit) -> float:
 
     Renormalised gates sum to 1 over K experts, of which every G (the granularity) are one MLP: the factor is G. Raw
     gates are about 1/E each; with `scale_weights`, the factor E / K (E / C under expert choice) compensates for this,
-    exactly for uniform gates. NVIDIA distributes the factor over both layers, which is not exact with a GELU between
-    them; we apply it to the last layer only.
+    exactly for uniform gates. NVIDIA scales both layers, which is not exact with a GELU between them.
     """
     if part.split("/")[0] not in OUTPUT_LAYERS:
         return 1.0
@@ -312,8 +304,3 @@ def _redrawn(expert: jax.Array, axis: int, share: float, unit_key, value_key) ->
     mean = jnp.where(chosen, expert, 0.0).sum() / count
     std = jnp.sqrt(jnp.where(chosen, (expert - mean) ** 2, 0.0).sum() / count)
     return jnp.where(chosen, mean + std * jax.random.normal(value_key, expert.shape), expert)
-
-
-def _block(name: str) -> str:
-    """The name of the block that a leaf of an expert layer belongs to."""
-    return re.split("/(?:Moe|moe)/", name)[0]
