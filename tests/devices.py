@@ -10,7 +10,7 @@ from pathlib import Path
 HEAD = """
 import json, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from kitlib.parallel import hlo, mesh, processes, rules
+from kitlib.parallel import ahead_of_time, mesh, processes, rules
 processes.simulate({count})
 found = {{}}
 """

@@ -234,9 +234,9 @@ def test_within_a_traced_program_nothing_is_checked_and_nothing_else_changes():
 
     traced, alone = jax.jit(both)(params, inputs, 1.0), both(params, inputs, 1.0)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), traced, alone)
-    compiled = decode._greedy._cache_size()
+    compiled = decode._write._cache_size()
     decode.greedy(model, params, inputs[::-1], max_length=4)
-    assert decode._greedy._cache_size() == compiled
+    assert decode._write._cache_size() == compiled
 
 
 @pytest.mark.slow

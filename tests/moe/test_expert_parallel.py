@@ -44,7 +44,7 @@ for name, fields in {
         place = rules.shardings(rules.specs({"Moe": params["params"]}, m), m)["Moe"]
         args = {"params": jax.device_put(params["params"], place)}, mesh.global_batch(m, x)
         compiled = jax.jit(both).lower(*args).compile()
-        found[name] = {kind: list(volume) for kind, volume in hlo.totals(compiled.as_text()).items()}
+        found[name] = {kind: list(volume) for kind, volume in ahead_of_time.totals(compiled.as_text()).items()}
         y, (gp, gx) = compiled(*args)
         # The oracle: one device, and one group for each of the eight devices' tokens.
     alone = moe.MoEMlp(base.replace(**fields | {"transport": "float32"}, group_size=B * N // 8), F)
@@ -92,7 +92,7 @@ for name, kernel in {"spread": params["Router"]["dense"]["kernel"], "one expert"
         compiled = jax.jit(lambda p, x: layer.apply({"params": p}, x)[0]).lower(
             jax.device_put(tree, place), mesh.global_batch(m, x)).compile()
         got = compiled(jax.device_put(tree, place), mesh.global_batch(m, x))
-    found[name] = {kind: list(volume) for kind, volume in hlo.totals(compiled.as_text()).items()}
+    found[name] = {kind: list(volume) for kind, volume in ahead_of_time.totals(compiled.as_text()).items()}
     found[name]["difference"] = float(np.abs(np.asarray(got) - np.asarray(want)).max())
 """
 

@@ -239,17 +239,17 @@ ON_EIGHT = """
 import contextlib, optax, tempfile
 from kitlib import data
 from kitlib.data import image_batches
-from kitlib.training import checkpoints, optim, sharded
+from kitlib.training import checkpoints, loop, optim
 tx = optim.assemble(optax.scale_by_adam(), 0.1)
 def make():
     return {"head": {"kernel": jnp.arange(64.0).reshape(16, 4)}}
 read = image_batches.batches(data.load("fashion_mnist")[:64], 16)
 with tempfile.TemporaryDirectory() as folder:
-    saved = sharded.init_state(make, tx, mesh.make(fsdp=8))
+    saved = loop.init_sharded(make, tx, mesh.make(fsdp=8))
     with contextlib.closing(checkpoints.Saver(folder + "/run")) as saver:
         saver.save(1, saved, read, {"loss": np.zeros(1, np.float32)})
     for name, axes in {"same": {"fsdp": 8}, "fewer parts": {"data": 4, "fsdp": 2}, "whole": {"data": 8}}.items():
-        like = sharded.init_state(lambda: jax.tree.map(jnp.zeros_like, make()), tx, mesh.make(**axes))
+        like = loop.init_sharded(lambda: jax.tree.map(jnp.zeros_like, make()), tx, mesh.make(**axes))
         with contextlib.closing(checkpoints.Saver(folder + "/run")) as saver:
             got, _ = saver.restore(like, read)
         kernel = got.params["head"]["kernel"]
