@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
 from trees import random_params
 
 from kitlib import configs, data
@@ -15,11 +16,8 @@ from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
 from kitlib.training import classification, loop, optim
 
-SIZES = {"width": 8, "depth": 1, "mlp_dim": 12, "num_heads": 2, "image_size": (8, 8), "channels": 1, "num_classes": 3}
-TINY = configs.vit("tiny/4", **SIZES)
-MOE = configs.MoEConfig(num_experts=4, capacity_factor=4.0)
+TINY, IMAGES, MOE = zoo.SMALL.replace(depth=1), zoo.SMALL_IMAGES, zoo.AMPLE
 RNG = np.random.default_rng(0)
-IMAGES = RNG.uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
 SOURCE = data.from_arrays(
     RNG.integers(256, size=(16, 8, 8, 1)).astype(np.uint8), np.arange(16) % 3, name="noise", class_names="abc"
 )
@@ -278,15 +276,10 @@ def mimo_params(config=TINY, m=2):
     return {"ViT": random_params(config.replace(channels=m * config.channels, num_classes=m * config.num_classes))}
 
 
-@functools.cache
-def mimo_apply(model):
-    return jax.jit(lambda params, images: model.apply({"params": params}, images))
-
-
 def test_mimo_of_one_is_the_vit():
     params, model = random_params(TINY), Mimo(TINY, 1)
     want = classification.predict(ViT(TINY), params, IMAGES, batch_size=6)
-    logits, out = mimo_apply(model)({"ViT": params}, IMAGES)
+    logits, out = zoo.applied(model)({"ViT": params}, IMAGES)
     for got in (logits, out["logits"]):
         np.testing.assert_array_equal(got, want[None])
     shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)["params"]
@@ -305,9 +298,9 @@ def test_mimo_has_the_parameters_of_a_vit_with_wider_ends():
 @pytest.mark.slow
 def test_in_testing_all_members_read_the_same_images():
     params = mimo_params()
-    logits, _ = mimo_apply(PAIR)(params, IMAGES)
+    logits, _ = zoo.applied(PAIR)(params, IMAGES)
     assert logits.shape == (2, 6, 3) and logits.dtype == jnp.float32
-    np.testing.assert_array_equal(mimo_apply(PAIR)(params, np.stack([IMAGES] * 2))[0], logits)
+    np.testing.assert_array_equal(zoo.applied(PAIR)(params, np.stack([IMAGES] * 2))[0], logits)
     predicted = classification.predict(PAIR, params, IMAGES, batch_size=4)  # padded
     np.testing.assert_allclose(predicted, logits, rtol=1e-4, atol=1e-4)
     ensemble = predict_members(PAIR, [params, params], IMAGES, batch_size=4)
@@ -317,11 +310,11 @@ def test_in_testing_all_members_read_the_same_images():
 def test_image_i_of_one_member_changes_prediction_i_of_all_members_only():
     params = mimo_params()
     pictures = np.stack([IMAGES, IMAGES[::-1]])
-    before, _ = mimo_apply(PAIR)(params, pictures)
+    before, _ = zoo.applied(PAIR)(params, pictures)
     for m in (0, 1):
         changed = pictures.copy()
         changed[m, 2] = 0.0
-        after, _ = mimo_apply(PAIR)(params, changed)
+        after, _ = zoo.applied(PAIR)(params, changed)
         difference = np.abs(after - before).max(axis=-1)
         assert np.all(difference[:, 2] > 1e-3) and np.all(difference[:, [0, 1, 3, 4, 5]] < 1e-5)
 
@@ -334,13 +327,13 @@ def test_images_lie_side_by_side_in_the_channels_and_classes_in_the_head():
     model, params = Mimo(config, 2), mimo_params(config)
     pictures = np.random.default_rng(2).uniform(-1, 1, (2, 6, 8, 8, 2)).astype(np.float32)
     params["ViT"]["embedding"]["kernel"][:, :, 2:] = 0.0
-    full, _ = mimo_apply(model)(params, pictures)
+    full, _ = zoo.applied(model)(params, pictures)
     for m, seen in ((0, True), (1, False)):
         changed = pictures.copy()
         changed[m] = 0.0
-        assert np.array_equal(mimo_apply(model)(params, changed)[0], full) != seen
+        assert np.array_equal(zoo.applied(model)(params, changed)[0], full) != seen
     params["ViT"]["head"] = {"kernel": np.zeros((8, 6), np.float32), "bias": np.arange(6, dtype=np.float32)}
-    logits, _ = mimo_apply(model)(params, pictures)
+    logits, _ = zoo.applied(model)(params, pictures)
     np.testing.assert_array_equal(logits[:, 0], [[0, 1, 2], [3, 4, 5]])
 
 
@@ -416,7 +409,7 @@ def test_the_loss_of_one_member_is_that_of_its_vit():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
     # Of members that read the same images it is their mean loss.
     params = mimo_params()
-    logits, _ = mimo_apply(PAIR)(params, IMAGES)
+    logits, _ = zoo.applied(PAIR)(params, IMAGES)
     loss, measured = jax.jit(mimo_loss(PAIR, same=1.0))(params, BATCH, jax.random.key(0))
     assert float(loss) == pytest.approx(uncertainty.members_nll(logits, BATCH["label"]), rel=1e-5)
     assert float(measured["accuracy"]) == pytest.approx(np.mean(logits.argmax(axis=-1) == BATCH["label"][None]))

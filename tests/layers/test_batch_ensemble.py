@@ -9,8 +9,8 @@ import optax
 import pytest
 from devices import run_on_devices
 from flax.traverse_util import flatten_dict, unflatten_dict
-from small_batch_ensemble import IMAGES, TINY, ensemble, is_fast, logits_of
 from trees import random_params
+from zoo import SMALL, SMALL_IMAGES, ensemble, is_fast, logits_of
 
 from kitlib import configs
 from kitlib.layers import batch_ensemble
@@ -19,7 +19,7 @@ from kitlib.models.vit import ViT
 from kitlib.training import classification, optim
 from kitlib.upcycling import to_ensemble
 
-BATCH = {"image": IMAGES, "label": np.array([0, 1, 2, 1])}
+BATCH = {"image": SMALL_IMAGES[:4], "label": np.array([0, 1, 2, 1])}
 # Shape of an example, features, axis.
 LAYERS = {
     "vector": ((5,), 7, -1), "tokens": ((4, 5), 7, -1), "query": ((4, 6), (2, 3), -1),
@@ -173,7 +173,7 @@ MODELS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_member_is_the_vit_with_its_kernels(name):
-    config = TINY.replace(**MODELS[name])
+    config = SMALL.replace(**MODELS[name])
     params = random_params(config)
     logits = logits_of(config, params)
     m = config.batch_ensemble.num_members
@@ -187,36 +187,36 @@ def test_every_member_is_the_vit_with_its_kernels(name):
 
 @pytest.mark.slow
 def test_tokens_are_copied_before_the_first_block_and_members_are_the_outer_axis():
-    config = TINY.replace(depth=3, batch_ensemble=ensemble((2, 1), 3))
+    config = SMALL.replace(depth=3, batch_ensemble=ensemble((2, 1), 3))
     assert (config.num_members, config.tiled_block, config.tiled_after_attention) == (3, 1, False)
-    shapes = jax.eval_shape(ViT(config).apply, {"params": checkpoint.expected_shapes(config)}, IMAGES)[1]
+    shapes = jax.eval_shape(ViT(config).apply, {"params": checkpoint.expected_shapes(config)}, SMALL_IMAGES[:4])[1]
     assert [shapes[f"block0{i}"]["+mlp"].shape[0] for i in range(3)] == [4, 12, 12]
     assert shapes["encoded"].shape[0] == 12 and shapes["logits"].shape == (3, 4, 3)
 
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_only_the_given_blocks_and_the_head_have_fast_weights(attention):
-    config = TINY.replace(depth=3, batch_ensemble=ensemble((0, 2), 2, attention=attention))
+    config = SMALL.replace(depth=3, batch_ensemble=ensemble((0, 2), 2, attention=attention))
     names = flatten_dict(checkpoint.expected_shapes(config), sep="/")
     layers = {name.rpartition("/")[0] for name in names if is_fast(name)}
     inside = [f"MlpBlock_0/Dense_{i}" for i in (0, 1)]
     if attention:
         inside += [f"MultiHeadDotProductAttention_0/{part}" for part in ("query", "key", "value", "out")]
     assert layers == {"head", *(f"Transformer/encoderblock_{i}/{part}" for i in (0, 2) for part in inside)}
-    plain = flatten_dict(checkpoint.expected_shapes(TINY.replace(depth=3)), sep="/")
+    plain = flatten_dict(checkpoint.expected_shapes(SMALL.replace(depth=3)), sep="/")
     assert {name for name in names if not is_fast(name)} == set(plain)
 
 
 @pytest.mark.slow
 def test_a_fresh_head_is_zero_and_the_first_prediction_of_every_member_uniform():
-    config = TINY.replace(**MODELS["MLP of the last block"])
+    config = SMALL.replace(**MODELS["MLP of the last block"])
     params = random_params(config)
-    params["head"] = jax.jit(lambda key: ViT(config).init(key, IMAGES)["params"]["head"])(jax.random.key(0))
+    params["head"] = jax.jit(lambda key: ViT(config).init(key, SMALL_IMAGES[:4])["params"]["head"])(jax.random.key(0))
     assert np.all(logits_of(config, params) == 0.0)
     assert np.all(params["head"]["fast_weight_alpha"] != 0.0)
 
 
-LEARNER = TINY.replace(**MODELS["attention, out of order"])
+LEARNER = SMALL.replace(**MODELS["attention, out of order"])
 
 
 @functools.cache
@@ -247,7 +247,7 @@ def test_weight_decay_leaves_fast_weights_alone():
 def trained(spread):
     """The largest difference of two members' logits after 20 steps from one ViT, and the losses."""
     config = LEARNER.replace(batch_ensemble=dataclasses.replace(LEARNER.batch_ensemble, spread=spread))
-    params = to_ensemble.batch_ensemble_from_dense(random_params(TINY), config, jax.random.key(0))
+    params = to_ensemble.batch_ensemble_from_dense(random_params(SMALL), config, jax.random.key(0))
     losses = []
     for _ in range(20):
         loss, grads = loss_and_gradients()(params)
@@ -269,7 +269,7 @@ def test_members_that_start_equal_stay_equal_and_others_stay_different(spread):
 @pytest.mark.slow
 def test_blocks_with_experts_and_blocks_with_fast_weights_go_together():
     """Experts in block 1 get all members' tokens; with enough capacity and fast weights of 1, members agree."""
-    sparse = TINY.replace(moe=configs.MoEConfig(2, num_selected=2, capacity_factor=2.0), moe_blocks=(1,))
+    sparse = SMALL.replace(moe=configs.MoEConfig(2, num_selected=2, capacity_factor=2.0), moe_blocks=(1,))
     config = sparse.replace(batch_ensemble=ensemble((0,), 2, spread=0.0))
     dense = random_params(sparse)
     params = to_ensemble.batch_ensemble_from_dense(dense, config, jax.random.key(0))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import zoo
 from flax.traverse_util import flatten_dict
 from scipy import ndimage, special
 
@@ -137,7 +138,7 @@ def load(tmp_path):
 
 
 def assert_logits(params, config, want):
-    np.testing.assert_allclose(ViT(config).apply({"params": params}, IMAGES)[0], want, atol=1e-5)
+    np.testing.assert_allclose(zoo.applied(ViT(config))(params, IMAGES)[0], want, atol=1e-5)
 
 
 @pytest.mark.slow

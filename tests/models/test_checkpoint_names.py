@@ -4,12 +4,12 @@ The names of T5 are tested in test_checkpoint_t5.py, the functions of loaded mod
 """
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import zoo
 from flax.traverse_util import flatten_dict
 from trees import random_params
 
@@ -145,10 +145,7 @@ def test_what_the_kits_models_cannot_be_is_refused_by_name(stored, reason):
 # --------------------------------------------------------------------------------------------------------- files of T5s
 
 
-FILE = pathlib.Path(__file__).parents[1] / "reference" / "t5_gelu.safetensors"
-T5_CONFIG = configs.T5Config(
-    vocab_size=40, width=16, num_encoder_layers=3, num_decoder_layers=2, mlp_dim=24, num_heads=2, head_dim=6
-)
+FILE, T5_CONFIG = zoo.REFERENCE / "t5_gelu.safetensors", zoo.T5_CASES["gelu"]
 # One leaf of each kind: the kit's name, and Hugging Face's without ".weight".
 T5_NAMES = {
     "token_embedder/embedding": "shared",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo
 from trees import random_params
 
 from kitlib import configs, data, metrics
@@ -184,8 +185,7 @@ def test_a_model_with_too_few_outputs_is_refused():
         classification.train_classifier(model, data.load("fashion_mnist"))
 
 
-SIZES = {"width": 8, "depth": 1, "mlp_dim": 12, "num_heads": 2, "image_size": (8, 8), "channels": 1, "num_classes": 3}
-TINY = configs.vit("tiny/4", **SIZES)
+TINY = zoo.SMALL.replace(depth=1)
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
 
 
