@@ -277,14 +277,14 @@ def test_a_killed_training_goes_on_bit_by_bit(tmp_path):
     def writing():
         return any(".orbax-checkpoint-tmp" in path.name for path in folder.glob("*"))
 
-    for moment in (lambda: True, writing, (folder / "6.sha256").is_file):
+    for moment in (lambda: True, writing, (folder / "6.sha256").is_file, writing):
         process = started(folder)
         while process.poll() is None and not moment():
             time.sleep(0.001)
         process.kill()
         killed += process.wait() != 0
         process.stdout.close()
-    assert killed >= 2  # the last kill may come too late
+    assert killed >= 3  # the last kill may come too late
     # Each in a process of its own, as users have it: parameters and history, to the last bit.
     ends = [started(where).communicate()[0] for where in (folder, None)]
     assert len(ends[0]) == 65 and ends[0] == ends[1]

@@ -1,12 +1,8 @@
 import contextlib
 import functools
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -169,29 +165,6 @@ def test_data_that_end_too_early():
         loop.fit(SMALL_STEP, small_state(), some_batches(num_epochs=1), 10)
 
 
-@functools.cache
-def small_step():
-    tx = optim.assemble(optax.scale_by_adam(), optim.cosine(1e-2, 12, warmup=2), weight_decay=0.1, clip_norm=1.0)
-    model = ViT(TINY.replace(dropout=0.1))
-    return tx, loop.make_step(classification.classification_loss(model, mixup=0.2), tx)
-
-
-def small_run(folder, num_steps=12, save_every=3):
-    """A deterministic run with dropout, augmentation and shuffling, so that every kind of state matters.
-
-    Within one process all runs use one compiled step; the processes that are killed compile their own.
-    """
-    params = initialised(TINY.replace(dropout=0.1))
-    tx, step = small_step()
-    folder = {"checkpoint_dir": folder, "save_every": save_every} if folder else {}
-    return loop.fit(step, loop.init_state(params, tx), some_batches(), num_steps, **folder)
-
-
-@functools.cache
-def uninterrupted():
-    return small_run(None)
-
-
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_same_program(tmp_path):
     """Committed to their device, unlike new ones, restored arrays would give another program, with other rounding."""
@@ -205,49 +178,6 @@ def test_a_resumed_run_goes_on_with_the_same_program(tmp_path):
     restored, new = run(1), loop.init_state(initialised(), tx)  # the second run only reads the checkpoint
     programs = [step.lower(state, next(some_batches())).as_text() for state in (restored, new)]
     assert programs[0] == programs[1]
-
-
-SCRIPT = """
-import sys
-sys.path[:0] = {tests!r}
-import test_loop
-print("started", flush=True)
-test_loop.small_run({folder!r}, num_steps=12, save_every=1)
-print("finished", flush=True)
-"""
-
-
-def start(folder):
-    """The process and the file of its errors: a pipe that is not read while it runs could fill up and stop it."""
-    script = SCRIPT.format(tests=[str(path) for path in pathlib.Path(__file__).parents[:2]], folder=str(folder))
-    errors, env = folder.with_name("errors.txt"), os.environ | {"JAX_PLATFORMS": "cpu"}
-    with errors.open("w") as file:
-        command = [sys.executable, "-c", script]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=env), errors
-
-
-@pytest.mark.slow
-def test_killed_at_several_moments_is_bitwise_the_same(tmp_path):
-    """kill -9 while it compiles, in the middle of a save (as soon as a temporary folder appears), and between saves."""
-    state, history = uninterrupted()
-    folder, killed = tmp_path / "run", 0
-
-    def writing():
-        return any(".orbax-checkpoint-tmp" in p.name for p in folder.glob("*"))
-
-    for moment in (lambda: True, writing, (folder / "4").is_dir, writing, (folder / "9").is_dir):
-        process, errors = start(folder)
-        assert process.stdout.readline() == "started\n", errors.read_text()
-        while process.poll() is None and not moment():
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        process.stdout.close()
-    assert killed >= 4  # the last kill may come too late, when the run has finished
-    for _ in range(2):  # a finished run is returned as it is
-        resumed, whole_history = small_run(folder, save_every=1)
-        assert_trees_equal(history, whole_history)
-        assert_trees_equal((state.params, state.opt_state), (resumed.params, resumed.opt_state))
 
 
 def test_counts_are_checked_and_a_run_beyond_its_end_is_refused(tmp_path):
