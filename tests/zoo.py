@@ -22,6 +22,22 @@ SIZES = {"width": 8, "depth": 2, "mlp_dim": 12, "num_heads": 2, "image_size": (8
 SMALL = configs.vit("tiny/4", **SIZES)  # 5 tokens of width 8, 2 blocks
 SMALL_IMAGES = RNG.uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
 AMPLE = configs.MoEConfig(num_experts=4, capacity_factor=4.0)  # nothing is dropped
+EIGHT = {"moe": configs.MoEConfig(num_experts=8), "moe_blocks": (1,)}
+VITS = {
+    "class token": TINY,
+    "fixed positions": TINY.replace(pool="gap", posemb="sincos2d"),
+    "MAP, pre_logits": TINY.replace(pool="map", representation_size=24),
+    "features": TINY.replace(pool="none", num_classes=0),
+    "22B": TINY.replace(pool="map", **configs.VIT22B_BLOCK),
+    "V-MoE": TINY.replace(**EIGHT),
+    "V-MoE, scanned": TINY.replace(moe=AMPLE, moe_blocks=(1, 3), depth=4, scan=True),
+    "Soft MoE": TINY.replace(moe=configs.MoEConfig(4, router="soft", capacity_factor=2.0), moe_blocks=(0, 1)),
+    "E3": TINY.replace(e3=configs.E3Config(2), **EIGHT),
+    "E3, borrowing": TINY.replace(e3=configs.E3Config(2, overlap=3), **EIGHT),
+    "E3, shared routers": TINY.replace(e3=configs.E3Config(2, routers="shared"), **EIGHT),
+    "BatchEnsemble": TINY.replace(batch_ensemble=configs.BatchEnsembleConfig((1,), 3)),
+    "BatchEnsemble, attention": TINY.replace(batch_ensemble=configs.BatchEnsembleConfig((0, 1), 2, attention=True)),
+}
 
 # T5s whose results another library computed with the same weights: see reference/make_t5.py.
 REFERENCE = Path(__file__).with_name("reference")

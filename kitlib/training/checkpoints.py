@@ -7,9 +7,8 @@
 
 A checkpoint gets its name only when it is complete, and counts only when the hashes of its files are written: a killed
 run leaves no half of one, and a flipped bit is noticed. A run has its folder alone, and goes on only with the recipe
-and the data that it began with. Arrays that are divided among devices are written and read by parts, and may be
-restored on another mesh: divided as those of `like`. The data's position is kept for every process, as each reads its
-own part.
+and the data that it began with. Arrays that are divided among devices are written by parts, and may be restored on
+another mesh, divided as those of `like`; the data's position is kept for every process.
 """
 
 import contextlib
@@ -224,9 +223,9 @@ def hashes_of(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _first_batch(batches) -> dict:
-    """{"start": the iterator's state, "batch": {name: {"shape", "sha256"}}} of its next batch, as JSON can write it; of
-    this process's rows, on however many devices. The iterator is put back. Every bit counts: features that a model
-    computes (`multimodal.mixtures`) may differ on another machine, unless their files move with the run."""
+    """{"start": the iterator's state, "batch": {name: {"shape", "sha256"}}} of its next batch, of this process's rows
+    on however many devices. The iterator is put back. Every bit counts: features that a model computes
+    (`multimodal.mixtures`) may differ on another machine, unless their files move with the run."""
     start = batches.get_state()
     leaves, _ = jax.tree_util.tree_flatten_with_path(next(batches))
     batches.set_state(start)

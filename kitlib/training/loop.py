@@ -112,13 +112,12 @@ def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate
 def gradients(loss_fn: Callable, params, batch, key: jax.Array, accumulate: int = 1):
     """((loss, metrics), gradients) of loss_fn(params, batch, key) for a whole batch, a tree of [B, ...].
 
-    accumulate: the batch is cut into this many equal parts, and their gradients are averaged: for a loss that is a
-    mean over examples, the same gradients as of the whole batch, in the memory of one part and one more set of
-    gradients. (A mean over tokens, as of T5 and PaLI-X, becomes the mean of the parts' means: tokens of a part with
-    fewer of them count more.) On a mesh, each device cuts its own rows, so that no example moves, and devices along
-    `data` average their gradients once, at the end. (Along `fsdp` and `expert`, each part's gradients are added up at
-    once: whole gradients would not fit there.)
-    Raises ValueError if the batch does not divide into equal parts.
+    accumulate: the batch is cut into this many equal parts (or ValueError), and their gradients are averaged: for a
+    loss that is a mean over examples, the same gradients as of the whole batch, in the memory of one part and one more
+    set of gradients. (A mean over tokens, as of T5 and PaLI-X, becomes the mean of the parts' means: tokens of a part
+    with fewer of them count more.) On a mesh, each device cuts its own rows, so that no example moves, and devices
+    along `data` average their gradients once, at the end; along `fsdp` and `expert`, each part's gradients are added up
+    at once, as whole ones would not fit there.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if arguments.whole("accumulate", accumulate, 1) == 1:
@@ -219,18 +218,16 @@ def fit(
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Trains until `state.step == num_steps`; returns the state and {"loss": float32[num_steps], ...}.
 
-    With `checkpoint_dir`, the run resumes from the newest checkpoint there, if any, and saves every `save_every` steps
-    and at the end; `batches` must then be a Grain iterator (get_state, set_state). Checkpoints are written atomically,
-    so a run that is killed at any moment and started again ends with bitwise the same parameters as without the kill.
-    A run goes on with the data that it began with, and with the same `recipe`: what else must not change, in words.
-    Asked to end by SIGTERM, as before a preemption, it saves first and raises `Preempted`.
+    checkpoint_dir: the run resumes from the newest checkpoint there, if any, and saves every `save_every` steps and at
+    the end; `batches` must then be a Grain iterator (get_state, set_state). A run that is killed at any moment and
+    started again ends with bitwise the same parameters as without the kill. It goes on with the data that it began with
+    and the same `recipe`: what else must not change, in words. Asked to end by SIGTERM, it saves and raises Preempted.
 
-    Every `check_every` steps, and before each save, losses and norms of gradients are fetched. NonFiniteLoss names the
+    Every `check_every` steps, and before each save, losses and norms of gradients are fetched: NonFiniteLoss names the
     first bad step, and a bad state is never saved. `evaluate(state)` is called every `evaluate_every` steps and at the
-    end. Metrics go to `writer` (see `metric_writers`), or to what it makes if it is a function, once the folder is
-    ours; evaluations as "eval/name". `progress`: the label of a progress bar on stderr; None: no bar. Raises ValueError
-    for data that end too early, a folder in use, and checkpoints of another model, recipe or data, that are damaged, or
-    beyond num_steps.
+    end. writer: see `metric_writers`, or a function that makes one once the folder is ours; evaluations are
+    "eval/name". progress: the label of a progress bar on stderr. Raises ValueError for data that end too early, a
+    folder in use, and checkpoints of another model, recipe or data, that are damaged, or beyond num_steps.
     """
     for name, count in {"num_steps": num_steps, "save_every": save_every, "evaluate_every": evaluate_every}.items():
         arguments.whole(name, count, 0)
@@ -293,13 +290,12 @@ def _extend(history: dict, pending: list[dict], saver) -> dict:
     new = {name: np.array([m[name] for m in jax.device_get(pending)], np.float32) for name in pending[0]}
     first = len(history.get("loss", ()))
     # A finite loss may have a gradient that is not (a square root at 0): the parameters after this step would be NaN.
-    watched = {"loss": "loss", "grad_norm": "norm of its gradient"}
-    for name, what in watched.items():
+    for name, what in (("loss", "loss"), ("grad_norm", "norm of its gradient")):
         values = new.get(name, np.zeros(len(pending)))
         bad = np.flatnonzero(~np.isfinite(values).reshape(len(pending), -1).all(axis=1))
         if bad.size:
-            saved = saver and saver.latest is not None
-            kept = f"the last good checkpoint is step {saver.latest}" if saved else "none saved"
+            latest = saver and saver.latest
+            kept = "none saved" if latest is None else f"the last good checkpoint is step {latest}"
             raise NonFiniteLoss(
                 f"The {what} is {values[bad[0]]} at step {first + bad[0]} ({kept}); lower the learning rate, warm up "
                 "longer or clip the gradients; labels of classes that there are not give NaN, too."

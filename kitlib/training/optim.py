@@ -86,10 +86,10 @@ def assemble(
     """clip -> core -> decoupled weight decay -> learning rate, for the parameters that are not frozen.
 
     Weight decay acts on kernels only (not on biases, norms, positions, class token) and is multiplied by the learning
-    rate, as in `optax.adamw`; big_vision's `wd` is this times the peak learning rate. `head_weight_decay` replaces it
-    on `head/kernel` (2106.04560 decays the head 100 times more than the body). `freeze` holds regular expressions,
-    matched at the start of parameter names "a/b/c": frozen parameters get no update, no decay and no optimiser state,
-    and do not count in the clipping norm. Raises ValueError for a pattern that matches nothing, and for negative rates.
+    rate, as in `optax.adamw`; big_vision's `wd` is this times the peak learning rate. head_weight_decay replaces it on
+    `head/kernel` (2106.04560 decays the head 100 times more than the body). freeze: regular expressions, matched at the
+    start of names "a/b/c"; frozen parameters get no update, decay or optimiser state, and do not count in the clipping
+    norm. Raises ValueError for a pattern that matches nothing, and for negative rates.
     """
     head_weight_decay = weight_decay if head_weight_decay is None else head_weight_decay
     if not callable(learning_rate):
@@ -169,11 +169,9 @@ def scale_by_muon(ratio: float = 10.0) -> optax.GradientTransformation:
 
     Adam sees a matrix as a list of numbers. Muon sees a linear map: it replaces the matrix's momentum by the nearest
     one whose singular values are all close to 1, so that directions that the gradient shows rarely move as far as the
-    others. Its rate is `ratio` times Adam's.
-
-    Matrices are the kernels in "encoderblock_*" (ViT) and "layers_*" (T5), attention with its heads joined; of blocks
-    in a loop (`models.stacking`), the kernel of each block. Experts count as other parameters, as do patch embedding,
-    positions, tables of tokens, heads, norms and biases.
+    others. Its rate is `ratio` times Adam's. Matrices are the kernels in "encoderblock_*" (ViT) and "layers_*" (T5),
+    attention with its heads joined; of blocks in a loop (`models.stacking`), the kernel of each block. Experts count as
+    other parameters, as do patch embedding, positions, tables of tokens, heads, norms and biases.
     """
     rates = {"learning_rate": number("ratio", ratio, 0.0), "adam_learning_rate": 1.0}
     muon = optax.contrib.muon(**rates, muon_weight_dimension_numbers=_matrices)

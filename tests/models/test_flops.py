@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+import zoo
 
 from kitlib import configs
 from kitlib.models import flops
@@ -115,29 +116,9 @@ def test_other_published_mixture_counts():
     assert sum(flops.vit_parameters(config).values()) == counted(config, WHOLE)
 
 
-EIGHT = {"moe": configs.MoEConfig(num_experts=8), "moe_blocks": (1,)}
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {},
-        {"pool": "gap", "posemb": "sincos2d"},
-        {"pool": "map", "representation_size": 24},
-        {"pool": "none", "num_classes": 0},
-        {"parallel": True, "qk_norm": True, "qkv_bias": False, "norm_bias": False, "pool": "map"},
-        {"scan": True},
-        {"moe": configs.MoEConfig(num_experts=3), "moe_blocks": (0,)},
-        {"moe": configs.MoEConfig(num_experts=4, router="soft", capacity_factor=2.0), "moe_blocks": (0, 1)},
-        {"batch_ensemble": configs.BatchEnsembleConfig((1,), 3)},
-        {"batch_ensemble": configs.BatchEnsembleConfig((0, 1), 2, attention=True), "representation_size": 8},
-        EIGHT | {"e3": configs.E3Config(2)},
-        EIGHT | {"e3": configs.E3Config(2, overlap=3)},
-        EIGHT | {"e3": configs.E3Config(2, routers="shared")},
-    ],
-)
-def test_closed_form_parts_equal_the_tree(overrides):
-    config = configs.vit("tiny/7", **{"image_size": (28, 14), "channels": 1, "num_classes": 10} | overrides)
+@pytest.mark.parametrize("name", zoo.VITS)
+def test_closed_form_parts_equal_the_tree(name):
+    config = zoo.VITS[name].replace(image_size=(28, 14))
     for part, count in flops.vit_parameters(config).items():
         assert counted(config, (part,)) == count, part
 

@@ -349,15 +349,3 @@ def test_layers_are_named_by_number_and_loops_by_their_first_and_last():
     # A dense layer of its own, then two times (MoE, dense).
     assert list(t5.stack_layers(sparse, decoder=False)) == ["0", "1_to_4"]
     assert list(t5.stack_layers(sparse, decoder=True)) == ["0_to_1"]
-
-
-@pytest.mark.parametrize("scan", [False, True])
-def test_the_encoder_reads_every_token_and_only_its_own_segment(scan):
-    encoder = t5.Encoder(STACKS.replace(scan=scan))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, STACKS.width)), jnp.float32)
-    segments = jnp.array([[1, 1, 2, 0]])
-    params = encoder.init(jax.random.key(0), x, segments)
-    y, out = encoder.apply(params, x, segments)
-    assert list(out) == ["block00", "block01", "block02"] and y.shape == x.shape
-    changed, _ = encoder.apply(params, x.at[0, 2].add(1.0), segments)  # the only token of segment 2
-    assert (np.abs(changed - y).max(axis=-1)[0] > 0).tolist() == [False, False, True, False]
