@@ -56,7 +56,8 @@ def reference_t5(case):
 @functools.cache
 def params(config, spread=0.1, seed=0):
     """`trees.random_params` as JAX arrays; do not change the dictionaries."""
-    return jax.tree.map(jnp.asarray, random_params(config, seed, spread))
+    with jax.ensure_compile_time_eval():  # arrays also where a program is traced
+        return jax.tree.map(jnp.asarray, random_params(config, seed, spread))
 
 
 @functools.cache

@@ -32,7 +32,8 @@ def split_routers(params, num_members: int, overlap: int = 0):
         raise ValueError("The model has no routers to split; E3 starts from a V-MoE.")
     for name in routers:
         if flat[name].ndim != 2:
-            raise ValueError(f"{name} is {flat[name].shape}, not [D, E]; of scanned blocks, stacking.unstack first.")
+            instead = "expected [D, E]; of scanned blocks, stacking.unstack first"
+            raise ValueError(f"{name} is {flat[name].shape}, {instead}.")
         e = flat[name].shape[1]
         division.check(MoEConfig(e))
         flat[name] = flat[name][:, experts_of(division, e)]  # [D, M, E/M + overlap]
