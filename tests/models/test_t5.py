@@ -130,7 +130,7 @@ def test_packed_examples_have_the_same_logits_as_alone(config):
     packed = logits_of(config, inputs, targets, **segments)
     np.testing.assert_allclose(packed[0, :2], alone[0, :2], atol=1e-4)
     np.testing.assert_allclose(packed[0, 2:5], alone[1, :3], atol=1e-4)
-    one = {name: jnp.ones_like(x) for name, x in segments.items()}  # the control: as one example, they attend to each other
+    one = {name: jnp.ones_like(x) for name, x in segments.items()}  # the control: one example
     assert np.abs(logits_of(config, inputs, targets, **one)[0, :2] - alone[0, :2]).max() > 0.01
 
 
