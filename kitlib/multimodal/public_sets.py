@@ -276,7 +276,7 @@ def _spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-# ---------------------------------------------------------------------------------------------- validation of the official files
+# ---------------------------------------------------------------------------------------------- reading files
 
 
 def read_json(file: str | Path, decode: Callable):

@@ -61,7 +61,7 @@ def cutouts(rows: Sequence[int], styles: Sequence[str] = captioned.TAUGHT) -> li
 
 
 def varied(cutout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The cut-out, half of the time mirrored, turned by up to `TURN`, in other colours; what leaves the frame is lost."""
+    """The cut-out, mirrored half the time, turned by up to `TURN`, in other colours; what leaves the frame is cut."""
     if rng.integers(2):
         cutout = cutout[:, ::-1]
     turned = Image.fromarray(np.ascontiguousarray(cutout)).rotate(rng.uniform(-TURN, TURN), Image.Resampling.BILINEAR)
@@ -125,9 +125,14 @@ def questions(split: str = "taught", *, late: bool = False) -> Questions:
         if language in chosen
         and emoji in known
         and (known[emoji] < new) == (split == "novel")
-        and (letter := unicodedata.normalize("NFD", name)[0]) in LETTERS  # without its accents
+        and (letter := _initial(name)) in LETTERS
     ]
     return Questions(*np.array(rows, np.int32).T)
+
+
+def _initial(name: str) -> str:
+    """The first letter without its accents: "élan" -> "e"."""
+    return unicodedata.normalize("NFD", name)[0]
 
 
 def pictures(asked: Questions, rng: np.random.Generator) -> np.ndarray:

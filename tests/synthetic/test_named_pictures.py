@@ -20,7 +20,9 @@ def test_splits_share_no_question_and_novel_things_are_those_of_the_test_emoji()
     pairs = {split: set(zip(q.objects.tolist(), q.languages.tolist(), strict=True)) for split, q in found.items()}
     assert {split: len(q) for split, q in found.items()} == {split: len(p) for split, p in pairs.items()}
     assert sum(map(len, pairs.values())) == len(set().union(*pairs.values())) > 21_000
-    assert len(set(found["held_out"].objects.tolist()) - set(found["taught"].objects.tolist())) < 10  # with one name only
+    assert (
+        len(set(found["held_out"].objects.tolist()) - set(found["taught"].objects.tolist())) < 10
+    )  # with one name only
     assert found["novel"].objects.max() < len(captioned.emoji("test")) <= found["taught"].objects.min()
     share = len(pairs["held_out"]) / (len(pairs["held_out"]) + len(pairs["taught"]))
     assert share == pytest.approx(texts.HELD_OUT, abs=2e-3)
