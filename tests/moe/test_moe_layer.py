@@ -273,6 +273,7 @@ def test_which_blocks_have_experts():
     ("changes", "message"),
     [
         *[(changes, "one of capacity and capacity_factor") for changes in ({"capacity": 4}, {"capacity_factor": None})],
+        ({"capacity": 0, "capacity_factor": None}, "capacity is 0"),
         ({"dispatch": "dropless"}, "has no capacity"),
         ({"dispatch": "dropless", "router": "expert_choice"}, "Dropless dispatch is for token choice"),
         ({"noise_std": 0.0}, "load loss needs router noise"),
