@@ -51,7 +51,8 @@ def whole(name: str, value, least: int | None = None, most: int | None = None) -
 def number(name: str, value, least=None, most=None, *, above=None, below=None) -> float:
     """A number that is finite in float32, within these bounds: `least` and `most` are included, `above` and `below` are
     not."""
-    right = isinstance(value, numbers.Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    right = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    right = right and value >= -LARGEST and value <= LARGEST  # false for NaN
     return float(_bounded(name, value, right, "a finite number", least, most, above, below))
 
 

@@ -58,8 +58,8 @@ def reliability(probs, labels, bins: int = 15) -> Reliability:
     index = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        means = (np.bincount(index, values, bins) / count for values in (confidence, correct))
-        return Reliability(edges, *means, count)
+        mean, right = (np.bincount(index, values, bins) / count for values in (confidence, correct))
+        return Reliability(edges, mean, right, count)
 
 
 def ece(probs, labels, bins: int = 15) -> float:
