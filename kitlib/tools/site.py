@@ -108,8 +108,12 @@ def escaped(text: str) -> str:
 def links_of_the_site(text: str) -> str:
     """A lesson's links to files of the repository, turned to the pages that show them: ../kitlib/moe/routing.py to its
     section of the API reference, ../docs/glossary.md to the glossary."""
-    text = re.sub(r"\]\(\.\./kitlib/(\w+)/__init__\.py\)", r"](../api/\1.md)", text)
-    text = re.sub(r"\]\(\.\./kitlib/(\w+)/(\w+)\.py\)", r"](../api/\1.md#kitlib.\1.\2)", text)
+
+    def page(link: re.Match) -> str:
+        package, name = link[1].replace("/", "."), link[2]
+        return f"](../api/{package}.md)" if name == "__init__" else f"](../api/{package}.md#kitlib.{package}.{name})"
+
+    text = re.sub(r"\]\(\.\./kitlib/([\w/]+)/(\w+)\.py\)", page, text)
     text = re.sub(r"\[!\[(Open in Colab)\]\(\S+?\)\]", r"[\1]", text)  # its picture would come from a network
     return text.replace("](../docs/", "](../")
 
@@ -121,14 +125,13 @@ def api(root: Path) -> dict[str, str]:
     """A page per package of the library, and one that lists them."""
     library = root / "kitlib"
     pages, listed = {}, []
-    for folder in sorted(path.parent for path in library.glob("*/__init__.py")):
+    for folder in sorted(path.parent for path in library.glob("*/**/__init__.py")):
+        package = ".".join(folder.relative_to(library).parts)
         about = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
         modules = [path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
-        text = [f"# kitlib.{folder.name}", prose(about)] + [module(path, root) for path in modules]
-        pages[f"api/{folder.name}.md"] = "\n\n".join(text) + "\n"
-        listed.append(
-            f"- [`kitlib.{folder.name}`]({folder.name}.md): {about.splitlines()[0].partition(':')[2].strip()}"
-        )
+        text = [f"# kitlib.{package}", prose(about)] + [module(path, root) for path in modules]
+        pages[f"api/{package}.md"] = "\n\n".join(text) + "\n"
+        listed.append(f"- [`kitlib.{package}`]({package}.md): {about.splitlines()[0].partition(':')[2].strip()}")
     names = "\n".join(Path(name).stem for name in pages)
     tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
     pages["api/index.md"] = "# API reference\n\n" + "\n".join(listed) + f"\n\n{tree}\n"

@@ -22,6 +22,9 @@ def test_links_to_files_lead_to_pages():
     assert site.links_of_the_site(text) == (
         "[`moe.routing`](../api/moe.md#kitlib.moe.routing), [`configs`](../api/configs.md), [g](../glossary.md)"
     )
+    assert site.links_of_the_site(
+        "[`runs`](../kitlib/studies/palix/runs.py), [p](../kitlib/studies/palix/__init__.py)"
+    ) == ("[`runs`](../api/studies.palix.md#kitlib.studies.palix.runs), [p](../api/studies.palix.md)")
     assert site.links_of_the_site("[next](08_x.ipynb)") == "[next](08_x.ipynb)"
     badge = "[![Open in Colab](https://a/b.svg)](https://a/x.ipynb)"  # no picture of a network
     assert site.links_of_the_site(badge) == "[Open in Colab](https://a/x.ipynb)"
@@ -112,15 +115,18 @@ def test_signatures_and_comments_of_fields():
 
 def test_every_module_and_every_public_name_is_in_the_reference():
     pages = site.api(files.ROOT)
-    for path in (files.ROOT / "kitlib").glob("*/*.py"):
-        text = pages[f"api/{path.parent.name}.md"]
+    for path in (files.ROOT / "kitlib").glob("*/**/*.py"):
+        package = ".".join(path.parent.relative_to(files.ROOT / "kitlib").parts)
+        text = pages[f"api/{package}.md"]
         if path.stem == "__init__":
             continue
-        assert f"(kitlib.{path.parent.name}.{path.stem})=\n## {path.stem}" in text
+        assert f"(kitlib.{package}.{path.stem})=\n## {path.stem}" in text
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 assert f"### {node.name}\n" in text
-    assert all(f"[`kitlib.{name}`]({name}.md): " in pages["api/index.md"] for name in ("moe", "training", "parallel"))
+    assert all(
+        f"[`kitlib.{name}`]({name}.md): " in pages["api/index.md"] for name in ("moe", "training", "studies.palix")
+    )
     assert "- `num_experts`: E\n" in pages["api/configs.md"]
     assert "[notebooks/03_routers.ipynb](../lessons/03_routers.ipynb)" in pages["api/moe.md"]
     assert ":::::{dropdown} source\n````python\ndef top_k(" in pages["api/moe.md"]

@@ -104,15 +104,11 @@ def _features() -> dict[str, np.ndarray]:
     return arrays
 
 
-def features_file(folder: Path) -> Path:
-    """Where `cached_features` keeps them."""
-    return folder / f"features-{files.recipe_hash(f'{download.WEIGHTS[NAME].sha256} {FIRST} {SIDE} {SPLITS}')}.npz"
-
-
 @functools.cache  # one process makes many runs
 def cached_features(folder: Path) -> dict[str, np.ndarray]:
     """All features, from `folder` if they are there: a minute, 400 MB."""
-    return kept(features_file(folder), _features)
+    recipe = files.recipe_hash(f"{download.WEIGHTS[NAME].sha256} {FIRST} {SIDE} {SPLITS}")
+    return kept(folder / f"features-{recipe}.npz", _features)
 
 
 def prepare(seed: int, folder: Path) -> None:
