@@ -59,9 +59,10 @@ def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
             runs = _runs(paper, name, study)
             todo = [unit for file, unit in runs.items() if not file.is_file()]
             print(f"{paper} {name}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
-            seeds = dict.fromkeys(seed for *_, seed in todo)
-            in_processes([(paper, name, None, seed) for seed in seeds], jobs, f"{name}: parents")
-            in_processes(todo, jobs, name)
+            if todo:
+                seeds = dict.fromkeys(seed for *_, seed in todo)
+                in_processes([(paper, name, None, seed) for seed in seeds], jobs, f"{name}: parents")
+                in_processes(todo, jobs, name)
             print(f"wrote {write_table(paper, name, study)}")
 
 
