@@ -52,18 +52,18 @@ WORK = files.writable("build/claims")
 
 def main(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:
     """Runs the studies of one paper, all or the named ones, one after the other, and writes their tables."""
-    with process.job_cache() as shared:
-        os.environ.update({name: value for name, value in shared.items() if name not in os.environ})
-        for name in _names(paper, names):
-            study = _made(paper, name)
-            runs = _runs(paper, name, study)
-            todo = [unit for file, unit in runs.items() if not file.is_file()]
-            print(f"{paper} {name}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
-            if todo:
-                seeds = dict.fromkeys(seed for *_, seed in todo)
-                in_processes([(paper, name, None, seed) for seed in seeds], jobs, f"{name}: parents")
-                in_processes(todo, jobs, name)
-            print(f"wrote {write_table(paper, name, study)}")
+    settings = process.kept_cache()
+    os.environ.update({name: value for name, value in settings.items() if name not in os.environ})
+    for name in _names(paper, names):
+        study = _made(paper, name)
+        runs = _runs(paper, name, study)
+        todo = [unit for file, unit in runs.items() if not file.is_file()]
+        print(f"{paper} {name}: {len(runs)} runs, {len(runs) - len(todo)} of them done before")
+        if todo:
+            seeds = dict.fromkeys(seed for *_, seed in todo)
+            in_processes([(paper, name, None, seed) for seed in seeds], jobs, f"{name}: parents")
+            in_processes(todo, jobs, name)
+        print(f"wrote {write_table(paper, name, study)}")
 
 
 def budget(paper: str, names: tuple[str, ...] = (), jobs: int = 0) -> None:

@@ -59,8 +59,8 @@ def test(paths: Names = (), /, *, quick: Flag = False) -> int:
     _needs_pytest("kit test")
     folders = [f"tests/{path}" if (files.ROOT / "tests" / path).exists() else path for path in paths]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *(folders or ["tests"])]
-    with process.job_cache() as shared:
-        unit = subprocess.run(command + ["-m", "not slow"] * quick, cwd=files.ROOT, env=os.environ | shared).returncode
+    env = os.environ | process.kept_cache()
+    unit = subprocess.run(command + ["-m", "not slow"] * quick, cwd=files.ROOT, env=env).returncode
     if paths or quick:
         return unit
     compared = notebooks.check(())

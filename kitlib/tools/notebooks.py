@@ -4,33 +4,29 @@ A notebook is always executed top to bottom, in a fresh kernel of *this* Python,
 that a reader's run, the stored outputs and the tests cannot drift apart.
 """
 
-import contextlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from kitlib.data.files import ROOT, write_text
+from kitlib.data.files import ROOT, writable, write_text
 from kitlib.tools import site
 from kitlib.tools.notebook_files import SKIP, find, normalise, number_of_checks, runnable
-from kitlib.training.process import job_cache
+from kitlib.training.process import kept_cache
 
 CELL_TIMEOUT = 300  # seconds, on the CPU; a stuck cell fails instead of hanging the whole run
 PROGRESS = 30  # seconds between two lines about a notebook that is being executed, where no terminal shows a bar
 
 
-@contextlib.contextmanager
-def environment(scale: str) -> Iterator[dict[str, str]]:
-    """The environment variables of kernels, including those of `job_cache`.
+def environment(scale: str) -> dict[str, str]:
+    """The environment variables of kernels, including those of `kept_cache`.
 
     On the CPU scale, all of the user's settings that could change a number (JAX and XLA settings, paths, IPython
     start-up files) are left out.
@@ -40,14 +36,13 @@ def environment(scale: str) -> Iterator[dict[str, str]]:
     if scale == "cpu":
         env = {name: value for name, value in env.items() if not name.startswith(("JAX_", "XLA_"))}
         env["JAX_PLATFORMS"] = "cpu"
-    with job_cache() as shared:
-        env |= shared | {
-            "KIT_SCALE": scale,
-            "PYTHONNOUSERSITE": "1",
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # otherwise ipykernel's debugger warns about frozen modules
-            "IPYTHONDIR": str(Path(shared["JAX_COMPILATION_CACHE_DIR"]).with_name("ipython")),
-        }
-        yield env
+    return env | {
+        **kept_cache(),
+        "KIT_SCALE": scale,
+        "PYTHONNOUSERSITE": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # otherwise ipykernel's debugger warns about frozen modules
+        "IPYTHONDIR": str(writable("build/ipython")),
+    }
 
 
 def execute(nb, path: Path, env: dict[str, str], timeout: int | None) -> str:
@@ -132,7 +127,8 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
     print(f"Executing {len(paths)} notebook{'s' * (len(paths) > 1)} at scale {scale}, {jobs} at a time ...", flush=True)
     failed = []
     bar = tqdm(total=len(paths), unit="notebook", disable=None)  # only in a terminal
-    with environment(scale) as env, bar, pool_that_ends_with_us(jobs, env) as pool:
+    env = environment(scale)
+    with bar, ProcessPoolExecutor(jobs, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),)) as pool:
         futures = [pool.submit(execute_one, path, build, refresh, env, scale) for path in paths]
         try:
             for number, future in enumerate(as_completed(futures), 1):
@@ -152,19 +148,12 @@ def execute_all(names: tuple[str, ...], *, refresh: bool, jobs: int, scale: str,
     return int(bool(failed))
 
 
-def pool_that_ends_with_us(jobs: int, env: dict[str, str]) -> ProcessPoolExecutor:
-    """Processes that end soon after this one, even if it is killed, and delete the folder of its cache then."""
-    folder = str(Path(env["JAX_COMPILATION_CACHE_DIR"]).parent)
-    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=end_with, initargs=(os.getpid(), folder))
-
-
-def end_with(parent: int, folder: str) -> None:
+def end_with(parent: int) -> None:
     """In a worker: ends it, and with it its kernel, when its parent is gone; otherwise both would work on and write."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.3)
-        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)  # not sys.exit, which would end this thread alone; kernels notice that we are gone, and end
 
     threading.Thread(target=watch, daemon=True).start()
@@ -208,5 +197,5 @@ def check(names: tuple[str, ...], root: Path = ROOT) -> int:
     # loadscope keeps the cells of a notebook in one worker, in order. Two workers: four can run out of memory.
     command += ["-n", "2" if len(paths) > 1 else "0", "--dist", "loadscope", "--no-loadscope-reorder"]
     command += ["-p", "no:cacheprovider", "--rootdir", "."]
-    with environment("cpu") as env:
-        return subprocess.run([*command, *[f"notebooks/{path.name}" for path in paths]], cwd=root, env=env).returncode
+    command += [f"notebooks/{path.name}" for path in paths]
+    return subprocess.run(command, cwd=root, env=environment("cpu")).returncode

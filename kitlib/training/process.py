@@ -1,18 +1,19 @@
 """Settings that must be made before a process starts: memory allocator, compilation cache.
 
-    with job_cache() as variables:
-        subprocess.run(command, env=os.environ | variables)
+    subprocess.run(command, env=os.environ | kept_cache())
 
 They are environment variables, which glibc and JAX read only once.
 """
 
-import contextlib
+import hashlib
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+import time
+from importlib import metadata
 from pathlib import Path
 
 
@@ -44,16 +45,39 @@ def run_with_allocator(line: str) -> int | None:
             signal.signal(signal.SIGTERM, before)
 
 
-@contextlib.contextmanager
-def job_cache() -> Iterator[dict[str, str]]:
+MOST_BYTES = 4e9  # of compiled programs that are kept; beyond, they are thrown away and made again
+
+
+def kept_cache() -> dict[str, str]:
     """Environment variables for the processes of a job: they share a compilation cache and use huge pages.
 
-    The cache is deleted at the end of the `with` block, because code compiled for another type of CPU may crash.
+    The cache is kept for the next job on this machine, in the user's own folder (`XDG_CACHE_HOME`, by default
+    ~/.cache) and may be deleted at any time. Code compiled for another type of CPU may crash, so every type has a
+    folder of its own, and so has every set of versions.
     """
-    with tempfile.TemporaryDirectory(prefix="kit-", ignore_cleanup_errors=True) as folder:
-        env = {
-            "JAX_COMPILATION_CACHE_DIR": str(Path(folder, "jax")),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-        }
-        yield env | allocator()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kitlib")
+    made_for = [cpu(), sys.version, *(metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax"))]
+    folder = caches / f"jax-{hashlib.sha256(' '.join(made_for).encode()).hexdigest()[:16]}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for other in caches.glob("jax-*"):
+            unused = time.time() - other.stat().st_mtime > 30 * 86400  # the time of the last new program
+            if (unused and other != folder) or sum(file.stat().st_size for file in other.iterdir()) > MOST_BYTES:
+                shutil.rmtree(other, ignore_errors=True)
+    except OSError:
+        return allocator()  # nothing can be kept here; every process compiles for itself
+    return allocator() | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+
+
+def cpu() -> str:
+    """What this machine's processor is and can do, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        return f"{platform.machine()} {platform.processor()}"
+    said = ("model name", "flags", "CPU part", "Features")  # x86 has the first two, ARM the others
+    return " ".join(sorted({line for line in lines if line.startswith(said)}))

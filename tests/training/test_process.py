@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,15 +48,35 @@ def test_a_signal_to_end_reaches_the_process(linux, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_the_cache_of_a_job_is_shared_and_removed_at_its_end(linux):
-    with process.job_cache() as first, process.job_cache() as second:
-        folders = [os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"]) for env in (first, second)]
-        assert folders[0] != folders[1] and all(map(os.path.isdir, folders))
-        # All compiled programs are stored, also small ones and those that compile quickly.
-        assert first["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
-        assert first["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] == "0"
-        assert first["GLIBC_TUNABLES"] == process.allocator()["GLIBC_TUNABLES"]
-    with pytest.raises(KeyboardInterrupt), process.job_cache() as env:
-        folders.append(os.path.dirname(env["JAX_COMPILATION_CACHE_DIR"]))
-        raise KeyboardInterrupt
-    assert not any(map(os.path.exists, folders))
+def test_compiled_programs_are_kept_for_this_cpu_and_these_versions(linux, tmp_path, monkeypatch):
+    """Another CPU or another version has another folder; what nobody used for a month, or is too large, is removed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    env = process.kept_cache()
+    folder = Path(env["JAX_COMPILATION_CACHE_DIR"])
+    assert (
+        env == process.kept_cache() and folder.parent == tmp_path / "kitlib" and folder.stat().st_mode & 0o777 == 0o700
+    )
+    # All compiled programs are stored, also small ones and those that compile quickly.
+    assert env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == env["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] == "0"
+    assert env["GLIBC_TUNABLES"] == process.allocator()["GLIBC_TUNABLES"]
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "cpu", lambda: "another")
+        other = Path(process.kept_cache()["JAX_COMPILATION_CACHE_DIR"])
+    with monkeypatch.context() as patch:
+        patch.setattr(process.metadata, "version", lambda name: "0.0")
+        third = Path(process.kept_cache()["JAX_COMPILATION_CACHE_DIR"])
+    assert len({folder, other, third}) == 3
+    (folder / "program").write_bytes(b"12345")
+    os.utime(folder, (0, 0))  # the one in use stays, however old
+    os.utime(other, (0, 0))
+    process.kept_cache()
+    assert (folder / "program").exists() and third.is_dir() and not other.exists()
+    monkeypatch.setattr(process, "MOST_BYTES", 4)
+    process.kept_cache()
+    assert not (folder / "program").exists()
+
+
+def test_where_nothing_can_be_kept_every_process_compiles_for_itself(tmp_path, monkeypatch):
+    (tmp_path / "kitlib").touch()  # a file where the folder would be
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert process.kept_cache() == process.allocator()
