@@ -4,9 +4,9 @@
 # make test    lint, types, all unit tests, strict nbval over all notebooks
 # make newest  all unit tests with the newest versions of every dependency, in an environment of its own
 # make lock    refreshes the pinned set (requirements.lock and environment.yml) from pyproject.toml
-# PYTHON=path/to/python3 chooses the Python, 3.11 to 3.13; otherwise the first of these that is installed.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
-    $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+# PYTHON=path/to/python3 chooses the Python, 3.11 to 3.14; otherwise the newest that is there and can make environments.
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
+    $$p -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 NB ?=
 SCALE ?= cpu
@@ -42,8 +42,8 @@ newest: .venv-newest/ready
 
 # Which Python an environment is made with; one sentence where none of the supported ones is there.
 define check_python
-@"$(or $(PYTHON),false)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-    { echo "kitlib needs Python 3.11, 3.12 or 3.13, got '$(PYTHON)'; name yours: make PYTHON=path/to/python3.12 run"; exit 1; }
+@"$(or $(PYTHON),false)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
+    { echo "kitlib needs Python 3.11 to 3.14, got '$(PYTHON)'; name yours: make PYTHON=path/to/python3.12 run"; exit 1; }
 endef
 
 # uv fills the environment in seconds; where it cannot be had, pip does the same more slowly. Both check every hash, and

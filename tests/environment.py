@@ -6,9 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 YML = ROOT / "environment.yml"
-PYTHON = ">=3.11,<3.14"
+PYTHON = ">=3.11,<3.15"
 # What every entry of the lock says, since it is made for these Pythons and platforms.
-COMMON = ("python_full_version < '3.14'", "(sys_platform == 'darwin' or sys_platform == 'linux')")
+COMMON = ("python_full_version < '3.15'", "(sys_platform == 'darwin' or sys_platform == 'linux')")
 
 
 def pins(lock: str) -> list[str]:

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 MACHINES = [
     {"sys_platform": system, "python_full_version": python, "implementation_name": "cpython"}
     for system in ("linux", "darwin")
-    for python in ("3.11.4", "3.11.9", "3.12.8", "3.13.5")
+    for python in ("3.11.4", "3.11.9", "3.12.8", "3.13.5", "3.14.2")
 ]
 
 
@@ -49,7 +49,7 @@ def test_conda_brings_only_python_and_pip():
     assert YML.read_text() == environment_yml(LOCK.read_text()), "run: python tests/environment.py --write"
     found = yaml.safe_load(YML.read_text())
     assert found["name"] == "kit"
-    assert [entry for entry in found["dependencies"] if isinstance(entry, str)] == ["python>=3.11,<3.14", "pip"]
+    assert [entry for entry in found["dependencies"] if isinstance(entry, str)] == ["python>=3.11,<3.15", "pip"]
     for text in (LOCK.read_text(), YML.read_text()):  # no host is named
         assert not re.search(r"https?:|://|index-url|find-links|trusted-host", text)
 
@@ -62,9 +62,9 @@ def test_both_paths_install_the_same_set(machine):
 
 
 def test_pins_keep_only_markers_that_distinguish():
-    common = "python_full_version < '3.14' and (sys_platform == 'darwin' or sys_platform == 'linux')"
+    common = "python_full_version < '3.15' and (sys_platform == 'darwin' or sys_platform == 'linux')"
     lock = f"a==1 ; {common} \\\n    --hash=sha256:00\nb==2 ; python_full_version >= '3.11.5' and {common}\nc==3\n"
-    lock += "d==4 ; python_full_version < '3.14' and sys_platform == 'darwin'\n"
+    lock += "d==4 ; python_full_version < '3.15' and sys_platform == 'darwin'\n"
     assert pins(lock) == ["a==1", "b==2 ; python_full_version >= '3.11.5'", "c==3", "d==4 ; sys_platform == 'darwin'"]
 
 

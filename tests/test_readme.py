@@ -78,8 +78,7 @@ def kit_test(monkeypatch):
     monkeypatch.setattr(notebooks, "check", lambda names: 0)
     assert cli.test() == 0, ran
     ((env, out),) = ran
-    cache = Path(env["JAX_COMPILATION_CACHE_DIR"])
-    assert re.search(r"\d+ passed", out) and cache.name == "jax" and not cache.parent.exists()  # as long as the job
+    assert re.search(r"\d+ passed", out) and Path(env["JAX_COMPILATION_CACHE_DIR"]).is_dir()
 
 
 def kit_bench(monkeypatch):
