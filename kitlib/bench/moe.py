@@ -19,7 +19,7 @@ from kitlib import configs, moe
 from kitlib.bench import timing
 from kitlib.layers.vit_layers import MlpBlock
 from kitlib.models.vit import ViT
-from kitlib.moe import dispatch, routing
+from kitlib.moe import routing
 from kitlib.moe.experts import apply_experts, linear_layer
 from kitlib.training import optim
 
@@ -128,15 +128,15 @@ def parts_table() -> None:
     capacity = routing.capacity_of_choices(t, e, k, 1.05, multiple_of=4)
     choose = jax.jit(lambda x: routing.top_k(jax.nn.softmax(x @ kernel), k))
     assign = jax.jit(lambda c: routing.assign(c, e, capacity))
-    to_experts, to_tokens = jax.jit(dispatch.dispatch), jax.jit(lambda y, a: dispatch.combine(y, a, t))
+    to_experts, to_tokens = jax.jit(lambda x, slots: slots.dispatch(x)), jax.jit(lambda y, slots: slots.combine(y))
     choice = choose(x)
-    assignment = assign(choice)
-    buffers = to_experts(x, assignment)
+    slots = assign(choice)
+    buffers = to_experts(x, slots)
     calls = {
         "router, softmax, top-k": lambda: choose(x),
         "assign": lambda: assign(choice),
-        "dispatch": lambda: to_experts(x, assignment),
-        "combine": lambda: to_tokens(buffers, assignment),
+        "dispatch": lambda: to_experts(x, slots),
+        "combine": lambda: to_tokens(buffers, slots),
     }
     print(f"\nparts of the gather layer at T={t}, D={d}, E={e}, K={k}, forward, ms")
     for name, seconds in timing.interleaved(calls).items():

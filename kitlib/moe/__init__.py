@@ -1,29 +1,29 @@
 """Mixture of experts: which expert processes which token, how tokens reach the experts, and the layer made of both.
 
-Read `routing` (top-K, expert choice, losses), `dispatch` (slots, dispatch and combine; plans, which are routing and
-dispatch as one object), `experts`, `expert_parallel` (the way to the experts and back, on one device or many), then
-`moe_layer`, which puts them together. `soft` is Soft MoE; `e3` divides the experts among the members of an ensemble.
+Read `dispatch` (slots and blocks: the way to the experts and back), `routing` (from logits to slots: top-K, expert
+choice; losses), `experts`, `expert_parallel` (all three steps, on one device or many), then `moe_layer`, which puts
+them together and has Soft MoE. `e3` divides the experts among the members of an ensemble.
 """
 
-from kitlib.moe.dispatch import Plan, capacity, plan_expert_choice, plan_token_choice
+from kitlib.moe.dispatch import Blocks, Choice, Slots
 from kitlib.moe.expert_parallel import dispatch_and_combine
 from kitlib.moe.experts import Experts, gated_mlp_expert, mlp_expert
-from kitlib.moe.moe_layer import MoEMlp, Router, auxiliary_loss, from_groups, route, to_groups
-from kitlib.moe.soft import soft_weights
+from kitlib.moe.moe_layer import MoEMlp, Router, from_groups, soft_weights, to_groups
+from kitlib.moe.routing import auxiliary_loss, capacity, route
 
 __all__ = [
+    "Blocks",
+    "Choice",
     "Experts",
     "MoEMlp",
-    "Plan",
     "Router",
+    "Slots",
     "auxiliary_loss",
     "capacity",
     "dispatch_and_combine",
     "from_groups",
     "gated_mlp_expert",
     "mlp_expert",
-    "plan_expert_choice",
-    "plan_token_choice",
     "route",
     "soft_weights",
     "to_groups",

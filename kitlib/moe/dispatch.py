@@ -1,19 +1,14 @@
-"""Copying tokens into the experts' buffers (dispatch) and summing the experts' outputs per token (combine).
+"""Dispatchers: they copy tokens into the experts' buffers (dispatch) and sum the experts' outputs per token (combine).
 
-    buffers = dispatch(x, assignment)                       # float[G, S, D] -> float[E, G * C, D]
-    outputs = apply_experts(mlp_expert, params, buffers)    # see `experts`
-    y = combine(outputs, assignment, num_tokens=S)          # float32[G, S, D], weighted; zero for tokens in no slot
+    dispatcher, loss = route(config, logits, noisy, valid)      # see `routing`
+    buffers = dispatcher.dispatch(x)                            # float[G, S, D] -> float[E, G * C, D]; blocks [R, C, D]
+    outputs = mlps(buffers, dispatcher.owner)                   # see `experts.Mlps`; the same shape
+    y = dispatcher.combine(outputs)                             # float32[G, S, D], weighted; zero for tokens in no slot
 
-Three methods compute the same function. *einsum* multiplies by one-hot matrices, as the papers write it and as TPUs
-prefer; it needs arrays of G * S * E * C numbers and, in one group, S / F times the work of the experts. *gather*, the
-default, copies rows by index and makes no array of that size. *dropless* has no capacity: choices are sorted by expert
-and cut into blocks (`sort_into_blocks`), each block belongs to one expert, and both functions treat blocks as buffers.
-
-A *plan* is routing and dispatch as one object; callers use every plan in the same way:
-
-    plan = plan_token_choice(config, choice, valid)         # or plan_expert_choice(config, probabilities, valid)
-    buffers = plan.dispatch(x)                              # float[G, S, D] -> float[E, G * C, D]; blocks [R, C, D]
-    y = plan.combine(experts(buffers, plan.owner))          # the same shape -> float32[G, S, D]
+`Slots` has a capacity, and two methods for the same function. *einsum* multiplies by one-hot matrices, as the papers
+write it and as TPUs prefer; it needs arrays of G * S * E * C numbers and, in one group, S / F times the work of the
+experts. *gather*, the default, copies rows by index and makes no array of that size. `Blocks` is *dropless*, the same
+function with room for all: choices are sorted by expert and cut into blocks, each of which belongs to one expert.
 
 Built in notebooks/04_dispatch_and_capacity.ipynb.
 """
@@ -25,50 +20,135 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from kitlib.configs import MoEConfig
-from kitlib.configs.arguments import instance, one_of, whole
-from kitlib.moe import routing
-from kitlib.moe.routing import Assignment, Choice
+from kitlib.configs.arguments import one_of
 from kitlib.parallel import mesh
 
 METHODS = ("gather", "einsum")
 EXCHANGED = "exchanged"  # what has travelled between devices: rematerialisation saves it rather than send it twice
 
 
-def dispatch(x: jax.Array, assignment: Assignment, method: str = "gather") -> jax.Array:
-    """Copies tokens x float[G, S, D] into the slots: float[E, G * C, D]; empty slots are zero.
+class Choice(NamedTuple):
+    """The K experts that every token selects, best first. The gates of padding are 0."""
 
-    method: "gather" or "einsum". On a mesh, the buffers end on the devices of their experts: see `to_experts`.
+    expert: jax.Array  # int32[G, S, K]
+    gate: jax.Array  # float32[G, S, K], the probability of that expert, not renormalised
+
+
+# ---------------------------------------------------------------------------------------------- with a capacity
+
+
+class Slots(flax.struct.PyTreeNode):
+    """The tokens that every expert gets: a buffer of C slots per expert and group."""
+
+    token: jax.Array  # int32[G, E, C], a position in the group; S where the slot is empty
+    weight: jax.Array  # float32[G, E, C], the combine weight; 0 where the slot is empty
+    num_tokens: int = flax.struct.field(pytree_node=False)  # S
+    method: str = flax.struct.field(pytree_node=False, default="gather")  # or "einsum"
+
+    owner = None  # row e of the buffers belongs to expert e
+
+    def __post_init__(self):
+        one_of("method of dispatch", self.method, METHODS)
+
+    def dispatch(self, x: jax.Array) -> jax.Array:
+        """Tokens float[G, S, D] -> buffers float[E, G * C, D], on a mesh on the devices of the experts. Empty: zero."""
+        g, e, c = self.token.shape
+        if self.method == "einsum":
+            buffers = jnp.einsum("gsec,gsd->gecd", self._one_hot().astype(x.dtype), x)
+        else:
+            # Index operations are mapped over groups: as one operation on the tokens of all groups, XLA would gather
+            # the tokens of the whole batch on every device of a mesh.
+            rows = jax.vmap(lambda x, token: x.at[token].get(mode="fill", fill_value=0))
+            buffers = rows(x, self.token.reshape(g, e * c)).reshape(g, e, c, x.shape[-1])
+        return to_experts(buffers)
+
+    def combine(self, outputs: jax.Array) -> jax.Array:
+        """float[E, G * C, D] -> float32[G, S, D], the weighted sum of each token's slots: float32, also of bfloat16."""
+        g, e, c = self.token.shape
+        outputs = to_tokens(outputs, g)  # [G, E, C, D]
+        if self.method == "einsum":
+            weights = self._one_hot() * self.weight[:, None]  # [G, S, E, C]
+            return jnp.einsum("gsec,gecd->gsd", weights, outputs.astype(jnp.float32))
+        # Rows are flat: of three axes, XLA on a CPU takes 30 times as long for the weights' gradient, a sum over D.
+        weighted = self.weight.reshape(-1, 1) * outputs.reshape(g * e * c, -1)  # float32[G * E * C, D]
+        empty = jnp.zeros((self.num_tokens, weighted.shape[-1]), jnp.float32)
+        add = jax.vmap(lambda rows, token: empty.at[token].add(rows, mode="drop"))
+        return add(weighted.reshape(g, e * c, -1), self.token.reshape(g, e * c))
+
+    @property
+    def combine_weights(self) -> jax.Array:
+        """float32[G, S, E], the weights by token; 0 where expert e does not process token s."""
+        num_experts = self.token.shape[1]
+        experts = jnp.arange(num_experts)[:, None]
+        empty = jnp.zeros((self.num_tokens, num_experts), self.weight.dtype)
+        return jax.vmap(lambda token, w: empty.at[token, experts].add(w, mode="drop"))(self.token, self.weight)
+
+    def _one_hot(self) -> jax.Array:
+        """float32[G, S, E, C]: 1 where token s is in slot c of expert e. An empty slot (token S) is all zeros."""
+        return jax.nn.one_hot(self.token, self.num_tokens, axis=1)
+
+
+# ---------------------------------------------------------------------------------------------- dropless
+
+
+class Blocks(flax.struct.PyTreeNode):
+    """The choices of all groups sorted by expert; those of each expert are cut into blocks, the last one padded.
+
+    Groups only limit how tokens share capacity. Without capacity, all tokens are one group: the blocks are its slots.
     """
-    one_of("method of dispatch", method, METHODS)
-    g, s, d = x.shape
-    _, e, c = assignment.token.shape
-    if method == "einsum":
-        buffers = jnp.einsum("gsec,gsd->gecd", _one_hot(assignment, s).astype(x.dtype), x)
-    else:
-        # Index operations are mapped over groups: as one operation on the tokens of all groups, XLA would gather the
-        # tokens of the whole batch on every device of a mesh.
-        rows = jax.vmap(lambda x, token: x.at[token].get(mode="fill", fill_value=0))
-        buffers = rows(x, assignment.token.reshape(g, e * c)).reshape(g, e, c, d)
-    return to_experts(buffers)
+
+    slots: Slots  # [1, R, block]: R blocks instead of E buffers; R = ceil(choices / block) + E, for every routing
+    owner: jax.Array  # int32[R], ascending: the expert of each block
+    choice: Choice  # [G, S, K], what the blocks are made of; padding chose expert E
+    num_experts: int = flax.struct.field(pytree_node=False)  # E
+
+    def dispatch(self, x: jax.Array) -> jax.Array:
+        """Tokens float[G, S, D] -> blocks float[R, block, D]; empty slots are zero."""
+        return self.slots.dispatch(x.reshape(1, -1, x.shape[-1]))
+
+    def combine(self, outputs: jax.Array) -> jax.Array:
+        """float[R, block, D] -> float32[G, S, D], the weighted sum of each token's slots."""
+        return self.slots.combine(outputs).reshape(*self.choice.expert.shape[:2], -1)
+
+    @property
+    def combine_weights(self) -> jax.Array:
+        """float32[G, S, E], the weights by token; 0 where expert e does not process token s."""
+        return (jax.nn.one_hot(self.choice.expert, self.num_experts) * self.choice.gate[..., None]).sum(axis=2)
 
 
-def combine(outputs: jax.Array, assignment: Assignment, num_tokens: int, method: str = "gather") -> jax.Array:
-    """Sums the slots of each token, weighted: outputs float[E, G * C, D] -> float32[G, S, D].
+Dispatcher = Slots | Blocks
 
-    The sum is computed in float32, also for outputs in bfloat16. method: "gather" or "einsum".
+
+def block_size(num_choices: int, num_experts: int) -> int:
+    """Rows per block: about a quarter of the mean number of choices per expert, a multiple of 8."""
+    return max(8, -(-num_choices // (32 * num_experts)) * 8)
+
+
+def sort_into_blocks(choice: Choice, num_experts: int, block: int | None = None) -> Blocks:
+    """Sorts all choices [G, S, K] into blocks: nothing is dropped, no capacity is needed.
+
+    At most one block per expert is partly empty, so R blocks always suffice; unused blocks at the end have no tokens.
+    Small blocks waste fewer slots, large blocks load the experts' weights less often; None: `block_size`. Choices of
+    expert E, as of padding, get no slot.
     """
-    one_of("method of dispatch", method, METHODS)
-    g, e, c = assignment.token.shape
-    outputs = to_tokens(outputs, g)  # [G, E, C, D]
-    if method == "einsum":
-        weights = _one_hot(assignment, num_tokens) * assignment.weight[:, None]  # [G, S, E, C]
-        return jnp.einsum("gsec,gecd->gsd", weights, outputs.astype(jnp.float32))
-    # Rows are flat: for three axes, XLA on a CPU takes 30 times as long for the gradient of the weights, a sum over D.
-    weighted = assignment.weight.reshape(-1, 1) * outputs.reshape(g * e * c, -1)  # float32[G * E * C, D]
-    empty = jnp.zeros((num_tokens, weighted.shape[-1]), jnp.float32)
-    add = jax.vmap(lambda rows, token: empty.at[token].add(rows, mode="drop"))
-    return add(weighted.reshape(g, e * c, -1), assignment.token.reshape(g, e * c))
+    g, s, k = choice.expert.shape
+    expert, gate = choice.expert.reshape(-1), choice.gate.reshape(-1)  # choice i belongs to token i // K
+    block = block or block_size(expert.size, num_experts)
+    order = jnp.argsort(expert, stable=True)
+    counts = jnp.zeros(num_experts, jnp.int32).at[expert].add(1, mode="drop")
+    blocks_of = -(-counts // block)  # int32[E], the number of blocks of each expert
+    num_blocks = -(-expert.size // block) + num_experts  # R
+    end = jnp.cumsum(blocks_of)  # one past the last block of each expert
+
+    row = jnp.arange(num_blocks)
+    owner = jnp.minimum(jnp.searchsorted(end, row, side="right"), num_experts - 1)
+    # [R, block]: the position of each slot among the choices of its expert
+    within = (row - (end - blocks_of)[owner])[:, None] * block + jnp.arange(block)[None]
+    filled = (within < counts[owner][:, None]) & (row < end[-1])[:, None]
+    start = jnp.cumsum(counts) - counts  # where each expert's choices start in `order`
+    winner = order[jnp.where(filled, start[owner][:, None] + within, 0)]  # the choice in each slot
+    token, weight = jnp.where(filled, winner // k, g * s), jnp.where(filled, gate[winner], 0.0)
+    return Blocks(Slots(token[None], weight[None], g * s), owner, choice, num_experts)
 
 
 # ---------------------------------------------------------------------------------------------- between devices
@@ -100,121 +180,3 @@ def to_tokens(outputs: jax.Array, num_groups: int) -> jax.Array:
     if num_groups > 1:
         outputs = mesh.constrain(outputs, "groups")
     return checkpoint_name(outputs, EXCHANGED)
-
-
-def _one_hot(assignment: Assignment, num_tokens: int) -> jax.Array:
-    """float32[G, S, E, C]: 1 where token s is in slot c of expert e. An empty slot (token S) is all zeros."""
-    return jax.nn.one_hot(assignment.token, num_tokens, axis=1)
-
-
-# ---------------------------------------------------------------------------------------------- dropless
-
-
-class Blocks(NamedTuple):
-    """Choices sorted by expert; those of each expert are cut into blocks of equal length, the last one padded."""
-
-    slots: Assignment  # int32[1, R, block] and float32[1, R, block]: R blocks instead of E buffers
-    expert: jax.Array  # int32[R], the expert of each block; R = ceil(choices / block) + E, for every routing
-
-
-def block_size(num_choices: int, num_experts: int) -> int:
-    """Rows per block: about a quarter of the mean number of choices per expert, a multiple of 8."""
-    return max(8, -(-num_choices // (32 * num_experts)) * 8)
-
-
-def sort_into_blocks(choice: Choice, num_experts: int, block: int | None = None) -> Blocks:
-    """Sorts all choices of a single group (int32[1, S, K]) into blocks: nothing is dropped, no capacity is needed.
-
-    At most one block per expert is partly empty, so R blocks always suffice; unused blocks at the end have no tokens.
-    Small blocks waste fewer slots, large blocks load the experts' weights less often; None: `block_size`. Choices of
-    expert E, as of padding, get no slot.
-    """
-    expert, gate = choice.expert[0].reshape(-1), choice.gate[0].reshape(-1)
-    total, k = expert.size, choice.expert.shape[2]
-    block = block or block_size(total, num_experts)
-    order = jnp.argsort(expert, stable=True)  # choice i belongs to token i // K
-    counts = jnp.zeros(num_experts, jnp.int32).at[expert].add(1, mode="drop")
-    blocks_of = -(-counts // block)  # int32[E], the number of blocks of each expert
-    num_blocks = -(-total // block) + num_experts  # R
-    end = jnp.cumsum(blocks_of)  # one past the last block of each expert
-
-    row = jnp.arange(num_blocks)
-    owner = jnp.minimum(jnp.searchsorted(end, row, side="right"), num_experts - 1)
-    # [R, block]: the position of each slot among the choices of its expert
-    within = (row - (end - blocks_of)[owner])[:, None] * block + jnp.arange(block)[None]
-    filled = (within < counts[owner][:, None]) & (row < end[-1])[:, None]
-    start = jnp.cumsum(counts) - counts  # where each expert's choices start in `order`
-    winner = order[jnp.where(filled, start[owner][:, None] + within, 0)]  # the choice in each slot
-    token = jnp.where(filled, winner // k, choice.expert.shape[1])
-    return Blocks(Assignment(token[None], jnp.where(filled, gate[winner], 0.0)[None]), owner)
-
-
-# ---------------------------------------------------------------------------------------------- plans
-
-
-@flax.struct.dataclass
-class Plan:
-    """Slots for tokens, with everything that dispatch and combine need."""
-
-    slots: Assignment  # [G, E, C], one buffer per expert and group; dropless: [1, R, C], R blocks for all groups
-    owner: jax.Array | None  # int32[R], the expert of each block; None: row e belongs to expert e
-    combine_weights: jax.Array  # float32[G, S, E]; 0 where an expert does not process a token
-    method: str = flax.struct.field(pytree_node=False)  # "gather" or "einsum"
-    choice: Choice | None = None  # dropless: the choices [G, S, K] that the blocks are made of; padding chose expert E
-
-    def dispatch(self, x: jax.Array) -> jax.Array:
-        """Tokens float[G, S, D] -> buffers float[E, G * C, D], one row per expert; dropless: blocks float[R, C, D]."""
-        groups = self.slots.token.shape[0]  # G, or 1
-        return dispatch(x.reshape(groups, -1, x.shape[-1]), self.slots, self.method)
-
-    def combine(self, outputs: jax.Array) -> jax.Array:
-        """Expert outputs, in the shape of `dispatch` -> float32[G, S, D], the weighted sum of each token's slots."""
-        g, s, _ = self.combine_weights.shape
-        groups = self.slots.token.shape[0]  # G, or 1
-        return combine(outputs, self.slots, g * s // groups, self.method).reshape(g, s, -1)
-
-
-def capacity(c: MoEConfig, num_tokens: int) -> int:
-    """Slots C per expert in a group of `num_tokens`: as configured, or from the capacity factor (see `routing`)."""
-    if instance("c", c, MoEConfig).capacity is not None:
-        return min(c.capacity, whole("num_tokens", num_tokens, 1))
-    if c.router == "top_k":
-        multiple = c.capacity_multiple_of
-        return routing.capacity_of_choices(
-            num_tokens, c.num_experts, c.num_selected, c.capacity_factor, multiple_of=multiple
-        )
-    return routing.capacity_of_tokens(num_tokens, c.num_experts, c.capacity_factor)
-
-
-def plan_expert_choice(c: MoEConfig, probabilities: jax.Array, valid: jax.Array | None) -> Plan:
-    """Every expert picks its C most probable tokens: probabilities float32[G, S, E], valid bool[G, S] or None."""
-    num_tokens = probabilities.shape[1]
-    slots = routing.expert_choice(probabilities, capacity(c, num_tokens), valid)
-    return _plan(c, slots, num_tokens)
-
-
-def plan_token_choice(c: MoEConfig, choice: Choice, valid: jax.Array | None, num_slots: int | None = None) -> Plan:
-    """Every token has K choices, [G, S, K]: slots are filled in order of priority, or all choices fit (dropless).
-
-    valid bool[G, S]: real tokens; None: all are. num_slots: slots per expert and group; None: `capacity` of the group.
-    """
-    num_tokens = choice.expert.shape[1]
-    if c.dispatch != "dropless":
-        num_slots = num_slots or capacity(c, num_tokens)
-        slots = routing.assign(choice, c.num_experts, num_slots, batch_priority=c.batch_priority, valid=valid)
-        return _plan(c, slots, num_tokens)
-    if c.renormalize:
-        total = choice.gate.sum(axis=-1, keepdims=True)
-        choice = choice._replace(gate=choice.gate / jnp.where(total > 0, total, 1.0))
-    if valid is not None:
-        choice = choice._replace(expert=jnp.where(valid[..., None], choice.expert, c.num_experts))
-    weights = (jax.nn.one_hot(choice.expert, c.num_experts) * choice.gate[..., None]).sum(axis=2)  # [G, S, E]
-    # Groups only limit how tokens share capacity. Without capacity, all tokens are one group.
-    blocks = sort_into_blocks(Choice(*(x.reshape(1, -1, x.shape[-1]) for x in choice)), c.num_experts)
-    return Plan(blocks.slots, blocks.expert, weights, "gather", choice)
-
-
-def _plan(c: MoEConfig, slots: Assignment, num_tokens: int) -> Plan:
-    if c.renormalize:
-        slots = routing.renormalize(slots, num_tokens)
-    return Plan(slots, None, routing.slots_to_tokens(slots, slots.weight, num_tokens), c.dispatch)

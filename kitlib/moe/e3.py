@@ -4,10 +4,10 @@
     logits, out = model.apply(variables, images)                 # float32[M, B, V], one prediction per member
     probs = uncertainty.combine(metrics.softmax(logits))         # float64[B, V], the ensemble's prediction: the mean
 
-Up to the first layer with experts, the model is one network. There, every token is copied once per member. From there
-on, the copies pass through the same attention, norms, dense MLPs and head, but each copy is routed by its member's own
-router among its member's own E / M experts. So member m *is* a V-MoE with E / M experts (`member`), and the E3 has no
-more parameters than the V-MoE that it is made of (`to_ensemble.split_routers`).
+At the first layer with experts, every token is copied once per member. The copies pass through the same attention,
+norms, dense MLPs and head, but each is routed by its member's own router among its member's own E / M experts. So
+member m *is* a V-MoE with E / M experts (`member`), and the E3 has no more parameters than the V-MoE that it is made of
+(`to_ensemble.split_routers`).
 
 Layout: members are the outer axis, [M * B, N, D], as in the paper's tiling; in the released code they are the inner
 axis, [B * M, N, D] (`interleave`). If one is read as the other, predictions for different images are averaged.
@@ -26,7 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from kitlib.configs import E3Config, MoEConfig, ViTConfig
 from kitlib.layers.batch_ensemble import check_members, merge, split, tile  # noqa: F401  # part of this module's face
 from kitlib.moe import moe_layer, routing
-from kitlib.moe.dispatch import capacity, plan_token_choice
+from kitlib.moe.dispatch import Choice
 from kitlib.moe.expert_parallel import dispatch_and_combine
 from kitlib.moe.experts import Experts
 
@@ -68,10 +68,10 @@ def slots_of(c: MoEConfig, e3: E3Config, num_tokens: int) -> int | None:
         return None
     m = e3.num_members
     users = -(-experts_of(e3, c.num_experts).size // c.num_experts)  # the most members that may use one expert
-    return min(users * num_tokens, capacity(c, m * num_tokens))
+    return min(users * num_tokens, routing.capacity(c, m * num_tokens))
 
 
-def choose(c: MoEConfig, e3: E3Config, probabilities: jax.Array, valid: jax.Array | None) -> routing.Choice:
+def choose(c: MoEConfig, e3: E3Config, probabilities: jax.Array, valid: jax.Array | None) -> Choice:
     """The choices of every member for its copy of every token: probabilities float32[G, M, S, E'] -> [G, M, S, K].
 
     Experts are numbered from 0 to E' - 1, as in the member's router. valid bool[G, S]: real tokens; None: all are.
@@ -85,24 +85,20 @@ def choose(c: MoEConfig, e3: E3Config, probabilities: jax.Array, valid: jax.Arra
     if e3.routers == "ranked":
         ranks_of_member = np.arange(m)[:, None] * k + np.arange(k)  # [M, K]
         expert, gate = (jnp.take_along_axis(x, ranks_of_member[None, :, None], axis=-1) for x in (expert, gate))
-    return routing.Choice(expert, gate)
+    return Choice(expert, gate)
 
 
-def member_losses(c: MoEConfig, e3: E3Config, logits, noisy, wanted: routing.Choice, valid) -> jax.Array:
+def member_losses(c: MoEConfig, e3: E3Config, logits, noisy, wanted: Choice, valid) -> jax.Array:
     """The auxiliary loss float32[] of every member's router in every group, averaged over members and groups.
 
     logits float32[G, M, S, E']; noisy the same with noise, or None; wanted [G, M, S, K]; valid bool[G, S] or None.
     """
-
-    def per_member(a):  # [G, M, S, ...] -> [G * M, S, ...]
-        return a.reshape(-1, *a.shape[2:])
-
     if e3.routers == "ranked":
         c = c.replace(num_selected=e3.num_members * c.num_selected)
     valid = None if valid is None else jnp.repeat(valid, e3.num_members, axis=0)
-    noisy = None if noisy is None else per_member(noisy)
-    choice = routing.Choice(per_member(wanted.expert), per_member(wanted.gate))
-    return moe_layer.auxiliary_loss(c, per_member(logits), noisy, choice, valid)
+    # [G * M, S, ...]: every member of every group for itself
+    logits, noisy, wanted = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (logits, noisy, wanted))
+    return routing.auxiliary_loss(c, logits, noisy, wanted, valid)
 
 
 # ---------------------------------------------------------------------------------------------- the layer
@@ -173,10 +169,11 @@ class E3Mlp(nn.Module):
         else:
             expert, gate = (a.reshape(g, m * s, -1) for a in (expert, wanted.gate))  # [G, M * S, K]
         all_valid = None if valid is None else jnp.tile(valid, (1, copies))  # bool[G, copies * S]
-        plan = plan_token_choice(c, routing.Choice(expert, gate), all_valid, slots_of(c, e3, s))
+        dispatcher = routing.dispatcher_of(c, Choice(expert, gate), all_valid, slots_of(c, e3, s))
+        weights = dispatcher.combine_weights  # [G, copies * S, E]
         mlps = Experts(c, self.mlp_dim // c.granularity, False, self.activation, name="Mlp")(d, train)
         tokens = groups.reshape(g, copies * s, d).astype(self.dtype)  # [G, copies * S, D]
-        y = dispatch_and_combine(c, mlps, tokens, plan)  # [G, copies * S, D]
+        y = dispatch_and_combine(c, mlps, tokens, dispatcher)  # [G, copies * S, D]
 
         def ungroup(a):  # [G, copies * S, ...] -> [copies * B, N, ...]
             a = a.reshape(g, copies, s, *a.shape[2:])  # [G, copies, S, ...]
@@ -185,12 +182,11 @@ class E3Mlp(nn.Module):
 
         probabilities = self.among_all(jax.nn.softmax(logits), copies)  # [G, copies * S, E]
         # An expert that two members chose counts once: with one copy and overlap, "dropped" is an upper bound.
-        processed = plan.combine_weights > 0  # bool[G, copies * S, E]
         out = {
-            "metrics": routing.metrics(processed, probabilities, num_selected=expert.shape[-1], valid=all_valid),
+            "metrics": routing.metrics(weights > 0, probabilities, num_selected=expert.shape[-1], valid=all_valid),
             "auxiliary_loss": member_losses(c, e3, logits, noisy, wanted, valid),
             "probabilities": ungroup(probabilities),  # [copies * B, N, E]
-            "combine_weights": ungroup(plan.combine_weights),  # [copies * B, N, E]
+            "combine_weights": ungroup(weights),  # [copies * B, N, E]
         }
         return ungroup(y).astype(self.dtype), out  # [copies * B, N, D]
 

@@ -1,6 +1,6 @@
 """Dispatch, experts and combine of one layer; on a mesh, with tokens travelling to the devices of their experts.
 
-    y = dispatch_and_combine(config, mlps, x, plan)         # tokens float[G, S, D] -> float32[G, S, D]
+    y = dispatch_and_combine(config, mlps, x, dispatcher)   # tokens float[G, S, D] -> float32[G, S, D]
 
 With experts divided among devices (expert parallelism), a token has to reach the device of its expert and come back.
 That is two all-to-alls forward, and two backward for the gradients: each moves every slot once, E * G * C * D numbers
@@ -19,61 +19,48 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from kitlib.configs import MoEConfig
-from kitlib.moe import dispatch
-from kitlib.moe.dispatch import EXCHANGED, Plan
-from kitlib.moe.experts import Mlps, apply_experts
-from kitlib.moe.routing import Choice, assign
+from kitlib.moe.dispatch import EXCHANGED, Blocks, Choice, Dispatcher, block_size, sort_into_blocks
+from kitlib.moe.experts import Mlps
+from kitlib.moe.routing import assign
 from kitlib.parallel import mesh
 
 
-def dispatch_and_combine(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
+def dispatch_and_combine(c: MoEConfig, mlps: Mlps, x: jax.Array, dispatcher: Dispatcher) -> jax.Array:
     """Sends tokens x float[G, S, D] to their experts and sums the outputs, weighted: float32[G, S, D].
 
     Dispatch and combine move numbers of the dtype `c.transport` between devices.
     """
-    by_hand = c.expert_parallel == "shard_map" and mesh.num_shards() > 1
-    return (_shard_map if by_hand else _constraints)(c, mlps, x, plan)
+    if c.expert_parallel == "shard_map" and mesh.num_shards() > 1:
+        return _shard_map(c, mlps, x, dispatcher)
+    buffers = dispatcher.dispatch(x.astype(c.transport)).astype(x.dtype)
+    return dispatcher.combine(mlps(buffers, dispatcher.owner).astype(c.transport))
 
 
-def on_buffers(mlps: Mlps, buffers: jax.Array, owner: jax.Array | None = None) -> jax.Array:
-    """Every expert on its own rows, in the shape of `Plan.dispatch`, which stays; owner as for `apply_experts`."""
-    keys = None if mlps.key is None else jax.random.split(mlps.key, len(buffers))
-    return apply_experts(mlps.expert, mlps.params, buffers, owner=owner, keys=keys)
-
-
-def _constraints(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
-    transport = jnp.dtype(c.transport)
-    buffers = plan.dispatch(x.astype(transport)).astype(x.dtype)  # float[E, G * C, D], or blocks float[R, C, D]
-    outputs = on_buffers(mlps, buffers, plan.owner).astype(transport)  # the same shape
-    return plan.combine(outputs)  # float32[G, S, D]
-
-
-def _shard_map(c: MoEConfig, mlps: Mlps, x: jax.Array, plan: Plan) -> jax.Array:
+def _shard_map(c: MoEConfig, mlps: Mlps, x: jax.Array, dispatcher: Dispatcher) -> jax.Array:
     here = mesh.current()
     axes = tuple(axis for axis in mesh.free_axes(here) if axis in mesh.BATCH_AXES)
     if c.num_experts % here.shape["expert"]:
-        raise ValueError(
-            f"{c.num_experts} experts do not divide among the {here.shape['expert']} devices along the axis 'expert': "
-            "change one of the numbers."
-        )
+        devices = f"{here.shape['expert']} devices along the axis 'expert'"
+        raise ValueError(f"{c.num_experts} experts do not divide among the {devices}: change one of the numbers.")
 
-    def on_one_device(params, key, x, plan):
+    def on_one_device(params, key, x, table):
         # G' groups and E' experts are here, G' * n and E' * n in this row of n devices along "expert".
         if key is not None:  # other rows of the mesh have other tokens, which need other random numbers
             key = jax.random.fold_in(key, jax.lax.axis_index(axes))
         own = Mlps(mlps.expert, params, key)
-        if isinstance(plan, Choice):
-            return _choices_exchanged(c, own, x, plan)
-        buffers = plan.dispatch(x.astype(c.transport))  # [E, G' * C, D], the slots of all experts for the tokens here
+        if isinstance(table, Choice):
+            return _choices_exchanged(c, own, x, table)
+        buffers = table.dispatch(x.astype(c.transport))  # [E, G' * C, D], the slots of all experts for the tokens here
         buffers = _to_experts(buffers).astype(x.dtype)  # [E', n * G' * C, D], of all tokens for the experts here
-        return plan.combine(_to_tokens(on_buffers(own, buffers).astype(c.transport)))  # float32[G', S, D]
+        return table.combine(_to_tokens(own(buffers).astype(c.transport)))  # float32[G', S, D]
 
-    groups = P(axes)  # the first axis of tokens and of all leaves of the plan
+    table = dispatcher.choice if isinstance(dispatcher, Blocks) else dispatcher
+    groups = P(axes)  # the first axis of tokens and of all leaves of the table
     specs = {"in_specs": (P("expert"), P(), groups, groups), "out_specs": groups}
-    dropless = plan.choice is not None
     # JAX 0.10's searchsorted, which sorting into blocks needs, fails where it is checked what varies among devices.
-    run = jax.shard_map(on_one_device, mesh=here, **specs, axis_names=set(axes), check_vma=not dropless)
-    return run(mlps.params, mlps.key, x, plan.choice if dropless else plan)
+    check = not isinstance(table, Choice)
+    run = jax.shard_map(on_one_device, mesh=here, **specs, axis_names=set(axes), check_vma=check)
+    return run(mlps.params, mlps.key, x, table)
 
 
 def _choices_exchanged(c: MoEConfig, mlps: Mlps, x: jax.Array, choice: Choice) -> jax.Array:
@@ -89,16 +76,16 @@ def _choices_exchanged(c: MoEConfig, mlps: Mlps, x: jax.Array, choice: Choice) -
     expert, gate = (a.reshape(1, -1, 1) for a in choice)  # [1, T, 1]: every choice for itself
     leaving = assign(Choice(expert // here, gate), n, expert.size)  # [1, n, T], one "expert" per device
     number = (expert[0, :, 0] % here).at[leaving.token[0]].get(mode="fill", fill_value=here)  # int32[n, T]; empty: E'
-    leaving = leaving._replace(token=leaving.token // k)  # of the token, not of its choice; empty: G' * S
-    sent = dispatch.dispatch(x.reshape(1, -1, d).astype(c.transport), leaving)  # [n, T, D]
+    leaving = leaving.replace(token=leaving.token // k, num_tokens=g * s)  # of tokens, not of choices; empty: G' * S
+    sent = leaving.dispatch(x.reshape(1, -1, d).astype(c.transport))  # [n, T, D]
     rows, number = _to_experts(sent), _to_experts(number)  # [1, n * T, D] and int32[1, n * T]
 
     # The mean number of choices that arrive is T: blocks as if there were no more.
     arrived = Choice(number[..., None], jnp.ones((*number.shape, 1)))
-    blocks = dispatch.sort_into_blocks(arrived, here, dispatch.block_size(expert.size, here))
-    outputs = on_buffers(mlps, dispatch.dispatch(rows, blocks.slots).astype(x.dtype), blocks.expert)
-    back = dispatch.combine(outputs, blocks.slots, number.size).astype(c.transport)  # [1, n * T, D], not yet weighted
-    return dispatch.combine(_to_tokens(back), leaving, g * s).reshape(g, s, d)
+    blocks = sort_into_blocks(arrived, here, block_size(expert.size, here))
+    outputs = mlps(blocks.dispatch(rows).astype(x.dtype), blocks.owner)
+    back = blocks.combine(outputs).astype(c.transport)  # [1, n * T, D], not yet weighted
+    return leaving.combine(_to_tokens(back)).reshape(g, s, d)
 
 
 def _to_experts(buffers: jax.Array) -> jax.Array:

@@ -30,17 +30,13 @@ def linear_layer(x: jax.Array, layer: dict) -> jax.Array:
     return y + layer["bias"].astype(x.dtype)[(None,) * (y.ndim - 1)] if "bias" in layer else y
 
 
-def mlp_expert(
-    linear, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0, activation: str = "gelu"
-) -> jax.Array:
+def mlp_expert(linear, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0, activation="gelu") -> jax.Array:
     """One ViT expert: Dense, GELU, dropout, Dense. x float[C, D] -> float[C, D]."""
     h = vit_layers.ACTIVATIONS[activation](linear(x, params["Dense_0"]))
     return linear(_dropped(h, key, dropout), params["Dense_1"])
 
 
-def gated_mlp_expert(
-    linear, params: dict, x: jax.Array, key=None, *, dropout: float = 0.0, activation: str = "gelu"
-) -> jax.Array:
+def gated_mlp_expert(linear, params: dict, x: jax.Array, key=None, *, dropout=0.0, activation="gelu") -> jax.Array:
     """One T5 1.1 expert: (GELU(x wi_0) * (x wi_1)) wo, no biases; UL2: SiLU. x float[C, D] -> float[C, D]."""
     h = t5_layers.ACTIVATIONS[activation](linear(x, params["wi_0"])) * linear(x, params["wi_1"])
     return linear(_dropped(h, key, dropout), params["wo"])
@@ -55,27 +51,17 @@ def _dropped(h: jax.Array, key, rate: float) -> jax.Array:
 # ---------------------------------------------------------------------------------------------- all experts
 
 
-def apply_experts(
-    expert: Callable,
-    params,
-    x: jax.Array,
-    *,
-    owner: jax.Array | None = None,
-    keys: jax.Array | None = None,
-    how: str | None = None,
-) -> jax.Array:
-    """Applies every expert to its own rows: x float[R, C, D] -> float[R, C, D'].
+def apply_experts(expert: Callable, params, x: jax.Array, *, owner=None, keys=None, how=None) -> jax.Array:
+    """Applies every expert to its own rows: buffers, R = E, or blocks, x float[R, C, D] -> float[R, C, D'].
 
     Args:
       expert: (linear, params of one expert, x [C, D], key) -> [C, D'], with `linear(x, {"kernel", "bias"})` for its
-        linear layers: see `moe.mlp_expert`.
+        linear layers: see `mlp_expert`.
       params: a tree of arrays with a leading E axis.
-      x: buffers, R = E, or blocks.
       owner: int32[R], ascending, the expert of each block; None: row e belongs to expert e.
       keys: one random key per row, for dropout, or None.
-      how: "batched" matrix multiplications, for buffers; "ragged" ones (`jax.lax.ragged_dot`), for blocks; or a "loop"
-        over blocks. None: "batched" for buffers; for blocks "ragged", except for "loop" where the program is compiled
-        for a CPU, whose ragged multiplications compute every expert on every row.
+      how: "batched" matrix multiplications, "ragged" ones (`jax.lax.ragged_dot`), or a "loop" over blocks. None: for
+        buffers "batched"; for blocks "ragged"; "loop" on a CPU, whose ragged ones compute every expert on every row.
     """
     if how is not None:
         one_of("way to apply experts", how, ("batched", "ragged", "loop"))
@@ -108,8 +94,8 @@ def apply_experts(
 def _loop(expert: Callable, params, owner, x, keys):
     """Computes one block after the other, each with the weights of its owner.
 
-    The backward pass is a loop, too. It computes each hidden layer again instead of storing it, and adds the gradient
-    of each block in place to that of its owner. The gradient that JAX derives adds a whole [E, ...] array per block.
+    So does the backward pass: it computes each hidden layer again instead of storing it, and adds the gradient of each
+    block in place to that of its owner. The gradient that JAX derives adds a whole [E, ...] array per block.
     """
     return jax.lax.map(
         lambda row: expert(linear_layer, jax.tree.map(lambda p: p[row[0]], params), *row[1:]), (owner, x, keys)
@@ -168,11 +154,15 @@ class ExpertDense(nn.Module):
 
 
 class Mlps(NamedTuple):
-    """The experts of a layer, ready to be applied: `apply_experts(mlps.expert, mlps.params, x, ...)`."""
+    """The experts of a layer, ready to be applied: buffers float[R, C, D] -> the same shape, see `apply_experts`."""
 
-    expert: Callable  # see `apply_experts`
+    expert: Callable
     params: dict  # every leaf with a leading E axis
     key: jax.Array | None  # for dropout
+
+    def __call__(self, buffers: jax.Array, owner: jax.Array | None = None) -> jax.Array:
+        keys = None if self.key is None else jax.random.split(self.key, len(buffers))
+        return apply_experts(self.expert, self.params, buffers, owner=owner, keys=keys)
 
 
 class Experts(nn.Module):

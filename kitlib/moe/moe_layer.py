@@ -3,14 +3,11 @@
     layer = MoEMlp(configs.MoEConfig(num_experts=8), mlp_dim=1536)
     y, out = layer.apply(variables, x)        # x float[B, N, D]; out["metrics"], out["auxiliary_loss"], ...
 
-tokens -> groups -> router -> choice -> plan -> dispatch -> experts -> combine -> tokens. The configuration selects
-token choice, expert choice or Soft MoE. Parameter names are those of V-MoE: Router/dense/kernel [D, E],
-Mlp/Dense_0/kernel [E, D, F], Mlp/Dense_0/bias [E, F], Mlp/Dense_1/kernel [E, F, D], ...
+tokens -> groups -> router -> dispatch -> experts -> combine -> tokens; token choice, expert choice or Soft MoE.
+Parameter names are those of V-MoE: Router/dense/kernel [D, E], Mlp/Dense_0/kernel [E, D, F], Mlp/Dense_0/bias, ...
 
 Built in notebooks/04_dispatch_and_capacity.ipynb; Soft MoE in notebooks/06_expert_choice_and_soft_moe.ipynb.
 """
-
-import functools
 
 import flax.linen as nn
 import jax
@@ -19,10 +16,10 @@ import jax.numpy as jnp
 from kitlib.configs import MoEConfig
 from kitlib.configs.arguments import whole
 from kitlib.moe import routing
-from kitlib.moe.dispatch import Plan, capacity, plan_expert_choice, plan_token_choice
-from kitlib.moe.expert_parallel import dispatch_and_combine, on_buffers
+from kitlib.moe.dispatch import to_experts, to_tokens
+from kitlib.moe.expert_parallel import dispatch_and_combine
 from kitlib.moe.experts import Experts
-from kitlib.moe.soft import soft_moe
+from kitlib.moe.routing import capacity, route
 from kitlib.parallel import mesh
 
 # ---------------------------------------------------------------------------------------------- groups
@@ -65,38 +62,50 @@ def from_groups(y: jax.Array, batch: int, num_tokens: int) -> jax.Array:
     return y.reshape(batch, num_tokens, *y.shape[2:])
 
 
-# ---------------------------------------------------------------------------------------------- routing
+# ---------------------------------------------------------------------------------------------- Soft MoE
 
 
-def route(c: MoEConfig, logits: jax.Array, noisy: jax.Array | None, valid: jax.Array | None) -> tuple[Plan, jax.Array]:
-    """(the plan, the weighted auxiliary loss float32[]) from the router's logits float32[G, S, E].
+def soft_weights(logits: jax.Array, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """(dispatch weights, combine weights), both float32[G, S, E, C], from logits of that shape (2308.00951, 2.1).
 
-    noisy: the logits with noise, by which tokens are routed; None: no noise. valid bool[G, S]: real tokens; None: all.
+    Every slot takes a weighted mean of all tokens (softmax over S), every token one of all slots (softmax over E and
+    C). valid bool[G, S]: real tokens; None: all are.
     """
-    probabilities = jax.nn.softmax(logits if noisy is None else noisy)  # float32[G, S, E]
-    if c.router == "expert_choice":
-        loss = c.z_weight * routing.z_loss(logits, valid) if c.z_weight else jnp.zeros(())
-        return plan_expert_choice(c, probabilities, valid), loss
-    choice = routing.top_k(probabilities, c.num_selected, valid)  # [G, S, K]
-    return plan_token_choice(c, choice, valid), auxiliary_loss(c, logits, noisy, choice, valid)
+    if valid is not None:  # the lowest number and not -inf, so that a sequence of padding alone is no division by zero
+        logits = jnp.where(valid[..., None, None], logits, jnp.finfo(logits.dtype).min)
+    dispatch_weights = jax.nn.softmax(logits, axis=1)
+    flat = logits.reshape(*logits.shape[:2], -1)
+    combine_weights = jax.nn.softmax(flat if valid is None else jnp.where(valid[..., None], flat, 0.0), axis=-1)
+    return dispatch_weights, combine_weights.reshape(logits.shape)
 
 
-def auxiliary_loss(c: MoEConfig, logits, noisy, choice: routing.Choice, valid) -> jax.Array:
-    """The weighted sum of the router's losses, float32[]. A term of weight 0 is not computed: it adds no NaN gradient.
+def soft_moe(x: jax.Array, mu: jax.Array, scale: jax.Array, experts, valid=None, *, dtype=jnp.float32):
+    """Soft MoE (2308.00951): every slot is a weighted mean of all tokens, every output a weighted mean of all slots.
 
-    logits float32[G, S, E]; noisy the same with router noise, or None; choice [G, S, K]; valid bool[G, S] or None.
+    x float[G, S, D], one sequence per group -> (y float32[G, S, D], out as of `MoEMlp`, but "probabilities" are the
+    shares of a token in an expert's slots). Nothing is dropped, and the order of the tokens does not matter.
+    mu float32[D, E, C], scale float32[]; experts: from buffers float[E, G * C, D] of this dtype to the same shape;
+    valid bool[G, S]: real tokens; None: all are.
     """
-    probabilities = jax.nn.softmax(logits)
-    total = jnp.zeros(())
-    if c.importance_weight:
-        total += c.importance_weight * routing.importance_loss(probabilities, valid)
-    if c.load_weight and noisy is not None:  # without noise, as at test time, the load has no gradient
-        total += c.load_weight * routing.load_loss(logits, noisy, c.num_selected, c.noise_std, valid)
-    if c.balance_weight:
-        total += c.balance_weight * routing.balance_loss(probabilities, choice.expert, valid)
-    if c.z_weight:
-        total += c.z_weight * routing.z_loss(logits, valid)
-    return total
+    tokens = x.astype(jnp.float32)  # [G, S, D]
+    # Tokens and slots are both normalised (2308.00951, section 2.3): the logits do not grow with the width.
+    logits = scale * jnp.einsum("gsd,dec->gsec", _unit(tokens, -1), _unit(mu, 0))  # [G, S, E, C]
+    dispatch_weights, combine_weights = soft_weights(logits, valid)  # [G, S, E, C] both
+    buffers = jnp.einsum("gsec,gsd->gecd", dispatch_weights, tokens).astype(dtype)  # [G, E, C, D]
+    outputs = experts(to_experts(buffers))  # [E, G * C, D]
+    outputs = to_tokens(outputs, len(x)).astype(jnp.float32)  # [G, E, C, D]
+    y = jnp.einsum("gsec,gecd->gsd", combine_weights, outputs)  # [G, S, D]
+    out = {
+        "auxiliary_loss": jnp.zeros(()),
+        "probabilities": dispatch_weights.sum(axis=-1),  # [G, S, E]
+        "combine_weights": combine_weights.sum(axis=-1),  # [G, S, E]
+    }
+    return y, out
+
+
+def _unit(x: jax.Array, axis: int) -> jax.Array:
+    # 1e-12 is added under the root: at zero, as padding often is, the gradient of a norm is not defined.
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=axis, keepdims=True) + 1e-12)
 
 
 # ---------------------------------------------------------------------------------------------- Linen modules
@@ -138,20 +147,20 @@ class MoEMlp(nn.Module):
         if c.router == "soft":  # a group is one sequence, so that images do not mix
             mu = self.param("mu", nn.initializers.lecun_normal(), (d, c.num_experts, capacity(c, n)))  # [D, E, C]
             scale = self.param("scale", nn.initializers.ones, ())
-            y, out = soft_moe(x, mu, scale, functools.partial(on_buffers, mlps), valid, dtype=self.dtype)
+            y, out = soft_moe(x, mu, scale, mlps, valid, dtype=self.dtype)
             return y.astype(self.dtype), out  # [B, N, D]
 
         groups, valid = to_groups(x, valid, c.group_size)  # [G, S, D], bool[G, S] or None
         logits, noisy = Router(c.num_experts, c.noise_std, name="Router")(groups, train)  # [G, S, E]
-        plan, loss = route(c, logits, noisy, valid)
-        y = dispatch_and_combine(c, mlps, groups.astype(self.dtype), plan)  # [G, S, D]
+        dispatcher, loss = route(c, logits, noisy, valid)
+        weights = dispatcher.combine_weights  # [G, S, E]
+        y = dispatch_and_combine(c, mlps, groups.astype(self.dtype), dispatcher)  # [G, S, D]
         probabilities = jax.nn.softmax(logits)  # [G, S, E]
         num_selected = c.num_selected if c.router == "top_k" else None
-        processed = plan.combine_weights > 0  # bool[G, S, E]
         out = {
-            "metrics": routing.metrics(processed, probabilities, num_selected=num_selected, valid=valid),
+            "metrics": routing.metrics(weights > 0, probabilities, num_selected=num_selected, valid=valid),
             "auxiliary_loss": loss,
             "probabilities": from_groups(probabilities, b, n),  # [B, N, E]
-            "combine_weights": from_groups(plan.combine_weights, b, n),  # [B, N, E]
+            "combine_weights": from_groups(weights, b, n),  # [B, N, E]
         }
         return from_groups(y, b, n).astype(self.dtype), out  # [B, N, D]

@@ -1,9 +1,10 @@
 """Routers: which expert processes which token, and with which weight.
 
+    dispatcher, loss = route(config, logits, noisy, valid)      # logits float32[G, S, E]
+
 Two families. *Token choice*: every token picks its K most probable experts (`top_k`), and the experts' buffers, C slots
 each, are filled in order of priority (`assign`); a choice that finds its buffer full is dropped. *Expert choice*: every
-expert picks its C most probable tokens (`expert_choice`). Both end in an `Assignment`, a table of slots; `dispatch`
-copies the tokens into the slots and combines the outputs.
+expert picks its C most probable tokens (`expert_choice`). Both end in a table of slots, the dispatcher (`dispatch`).
 
 Logits, probabilities and selection are float32 throughout: a bfloat16 softmax over many experts reorders them.
 
@@ -11,35 +12,30 @@ Built in notebooks/03_routers.ipynb (token choice, losses) and notebooks/06_expe
 """
 
 import math
-from typing import NamedTuple
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kitlib.configs.arguments import number, whole
-
-
-class Choice(NamedTuple):
-    """The K experts that every token selects, best first. The gates of padding are 0."""
-
-    expert: jax.Array  # int32[G, S, K]
-    gate: jax.Array  # float32[G, S, K], the probability of that expert, not renormalised
-
-
-class Assignment(NamedTuple):
-    """The tokens that every expert gets: a buffer of C slots per expert and group."""
-
-    token: jax.Array  # int32[G, E, C], a position in the group; S where the slot is empty
-    weight: jax.Array  # float32[G, E, C], the combine weight; 0 where the slot is empty
-
+from kitlib.configs import MoEConfig
+from kitlib.configs.arguments import instance, number, whole
+from kitlib.moe.dispatch import Choice, Dispatcher, Slots, sort_into_blocks
 
 # ---------------------------------------------------------------------------------------------- capacity
 
 
-def capacity_of_choices(
-    num_tokens: int, num_experts: int, num_selected: int, factor: float, *, multiple_of: int = 1
-) -> int:
+def capacity(c: MoEConfig, num_tokens: int) -> int:
+    """Slots C per expert in a group of `num_tokens`: as configured, or from the capacity factor."""
+    if instance("c", c, MoEConfig).capacity is not None:
+        return min(c.capacity, whole("num_tokens", num_tokens, 1))
+    sizes, factor = (num_tokens, c.num_experts), c.capacity_factor
+    if c.router == "top_k":
+        return capacity_of_choices(*sizes, c.num_selected, factor, multiple_of=c.capacity_multiple_of)
+    return capacity_of_tokens(*sizes, factor)
+
+
+def capacity_of_choices(num_tokens: int, num_experts: int, num_selected: int, factor: float, *, multiple_of=1) -> int:
     """Slots C per expert and group, as V-MoE and GShard count: ceil(factor * K * S / E), rounded up to a multiple.
 
     With factor 1 there is one slot for each of the K * S choices; from E / K on, nothing can be dropped. V-MoE's code
@@ -89,13 +85,8 @@ def top_k(probabilities: jax.Array, num_selected: int, valid: jax.Array | None =
 
 
 def assign(
-    choice: Choice,
-    num_experts: int,
-    capacity: int,
-    *,
-    batch_priority: bool = False,
-    valid: jax.Array | None = None,
-) -> Assignment:
+    choice: Choice, num_experts: int, capacity: int, *, batch_priority: bool = False, valid: jax.Array | None = None
+) -> Slots:
     """Fills the buffers: all first choices, then all second choices, ...; within one rank, in the order of tokens.
 
     batch_priority: within one rank, in decreasing order of the tokens' top gates instead (2106.05974, section 4: Batch
@@ -132,13 +123,13 @@ def assign(
     winner = take(keys, jnp.minimum(slot, k * s - 1)) % (k * s)
     rank, token = winner // s, take(order, winner % s)  # [G, E, C] both
     weight = take(gate.reshape(g, s * k), token * k + rank)  # [G, E, C]
-    return Assignment(jnp.where(filled, token, s), jnp.where(filled, weight, 0.0))
+    return Slots(jnp.where(filled, token, s), jnp.where(filled, weight, 0.0), s)
 
 
 # ---------------------------------------------------------------------------------------------- expert choice
 
 
-def expert_choice(probabilities: jax.Array, capacity: int, valid: jax.Array | None = None) -> Assignment:
+def expert_choice(probabilities: jax.Array, capacity: int, valid: jax.Array | None = None) -> Slots:
     """Every expert picks its C most probable tokens (2202.09368; the router of 2212.05055): no overflow, no loss term.
 
     probabilities float32[G, S, E], the softmax over experts; valid bool[G, S], False on padding, which is not picked.
@@ -151,32 +142,79 @@ def expert_choice(probabilities: jax.Array, capacity: int, valid: jax.Array | No
     if valid is not None:
         scores = jnp.where(valid[:, None], scores, -1.0)
     weight, token = jax.lax.top_k(scores, capacity)  # [G, E, C] both
-    return Assignment(jnp.where(weight >= 0, token, s), jnp.maximum(weight, 0.0))
+    return Slots(jnp.where(weight >= 0, token, s), jnp.maximum(weight, 0.0), s)
 
 
-# ---------------------------------------------------------------------------------------------- combine weights
+# ---------------------------------------------------------------------------------------------- from logits to slots
+
+Weights = TypeVar("Weights", Slots, Choice)
 
 
-def slots_to_tokens(assignment: Assignment, values: jax.Array, num_tokens: int) -> jax.Array:
-    """Values float32[G, E, C] of slots -> float32[G, S, E] of tokens, 0 where expert e does not process token s."""
-    experts = jnp.arange(values.shape[1])[:, None]
-    empty = jnp.zeros((num_tokens, values.shape[1]), values.dtype)
-    return jax.vmap(lambda token, v: empty.at[token, experts].add(v, mode="drop"))(assignment.token, values)
+def route(c: MoEConfig, logits: jax.Array, noisy, valid) -> tuple[Dispatcher, jax.Array]:
+    """(the dispatcher, the weighted auxiliary loss float32[]) from the router's logits float32[G, S, E].
+
+    noisy: the logits with noise, by which tokens are routed; None: no noise. valid bool[G, S]: real tokens; None: all.
+    """
+    probabilities = jax.nn.softmax(logits if noisy is None else noisy)  # float32[G, S, E]
+    if c.router == "top_k":
+        choice = top_k(probabilities, c.num_selected, valid)  # [G, S, K]
+        return dispatcher_of(c, choice, valid), auxiliary_loss(c, logits, noisy, choice, valid)
+    loss = c.z_weight * z_loss(logits, valid) if c.z_weight else jnp.zeros(())
+    slots = expert_choice(probabilities, capacity(c, logits.shape[1]), valid).replace(method=c.dispatch)
+    return (renormalize(slots) if c.renormalize else slots), loss
 
 
-def renormalize(assignment: Assignment, num_tokens: int) -> Assignment:
+def dispatcher_of(c: MoEConfig, choice: Choice, valid: jax.Array | None, num_slots: int | None = None) -> Dispatcher:
+    """Gives the choices [G, S, K] of all tokens their slots, in order of priority; dropless: room for all of them.
+
+    valid bool[G, S]: real tokens; None: all are. num_slots: slots per expert and group; None: `capacity` of the group.
+    """
+    if c.dispatch == "dropless":
+        choice = renormalize(choice) if c.renormalize else choice
+        if valid is not None:
+            choice = choice._replace(expert=jnp.where(valid[..., None], choice.expert, c.num_experts))
+        return sort_into_blocks(choice, c.num_experts)
+    num_slots = num_slots or capacity(c, choice.expert.shape[1])
+    slots = assign(choice, c.num_experts, num_slots, batch_priority=c.batch_priority, valid=valid)
+    slots = slots.replace(method=c.dispatch)
+    return renormalize(slots) if c.renormalize else slots
+
+
+def renormalize(weights: Weights) -> Weights:
     """Combine weights of each token divided by their sum over the experts that process it (2212.05055, appendix B.7).
 
     0.3, 0.2, 0.1 become 0.500, 0.333, 0.167; the weight of a single expert becomes 1; a token without experts keeps 0.
-    With identical experts, the layer is then the dense MLP on every processed token, for any router.
+    With identical experts, the layer is then the dense MLP on every processed token, for any router. Of a `Choice`, all
+    K experts process the token (dropless).
     """
-    total = slots_to_tokens(assignment, assignment.weight, num_tokens).sum(axis=-1)
+    by_token = weights.gate if isinstance(weights, Choice) else weights.combine_weights  # [G, S, K] or [G, S, E]
+    total = by_token.sum(axis=-1)  # [G, S]
     total = jnp.where(total > 0, total, 1.0)
-    index = jnp.minimum(assignment.token, num_tokens - 1)
-    return assignment._replace(weight=assignment.weight / jax.vmap(lambda t, i: t[i])(total, index))
+    if isinstance(weights, Choice):
+        return weights._replace(gate=weights.gate / total[..., None])
+    index = jnp.minimum(weights.token, weights.num_tokens - 1)
+    return weights.replace(weight=weights.weight / jax.vmap(lambda t, i: t[i])(total, index))
 
 
 # ---------------------------------------------------------------------------------------------- auxiliary losses
+
+
+def auxiliary_loss(c: MoEConfig, logits, noisy, choice: Choice, valid) -> jax.Array:
+    """The weighted sum of the router's losses, float32[]. A term of weight 0 is not computed: it adds no NaN gradient.
+
+    logits float32[G, S, E]; noisy the same with router noise, or None; choice [G, S, K]; valid bool[G, S] or None.
+    """
+    probabilities = jax.nn.softmax(logits)
+    total = jnp.zeros(())
+    if c.importance_weight:
+        total += c.importance_weight * importance_loss(probabilities, valid)
+    if c.load_weight and noisy is not None:  # without noise, as at test time, the load has no gradient
+        total += c.load_weight * load_loss(logits, noisy, c.num_selected, c.noise_std, valid)
+    if c.balance_weight:
+        total += c.balance_weight * balance_loss(probabilities, choice.expert, valid)
+    if c.z_weight:
+        total += c.z_weight * z_loss(logits, valid)
+    return total
 
 
 def importance_loss(probabilities: jax.Array, valid: jax.Array | None = None) -> jax.Array:
@@ -188,9 +226,7 @@ def importance_loss(probabilities: jax.Array, valid: jax.Array | None = None) ->
     return _over_groups(_squared_variation(_mask(probabilities, valid).sum(axis=1)), valid)
 
 
-def load_loss(
-    logits: jax.Array, noisy_logits: jax.Array, num_selected: int, noise_std: float, valid: jax.Array | None = None
-) -> jax.Array:
+def load_loss(logits: jax.Array, noisy_logits, num_selected: int, noise_std: float, valid=None) -> jax.Array:
     """Squared coefficient of variation over experts of their load, mean over groups (2106.05974).
 
     The load of expert e is the sum over tokens of the probability that e, with its noise drawn again, reaches the K-th
@@ -245,13 +281,7 @@ def _over_groups(losses: jax.Array, valid: jax.Array | None) -> jax.Array:
 # ---------------------------------------------------------------------------------------------- metrics
 
 
-def metrics(
-    processed: jax.Array,
-    probabilities: jax.Array,
-    *,
-    num_selected: int | None = None,
-    valid: jax.Array | None = None,
-) -> dict[str, jax.Array]:
+def metrics(processed: jax.Array, probabilities: jax.Array, *, num_selected=None, valid=None) -> dict[str, jax.Array]:
     """The metrics of one router, over all groups; 0 if all is padding. processed bool[G, S, E]: whether expert e
     processes token s.
 

@@ -7,6 +7,7 @@ import pytest
 
 from kitlib import moe
 from kitlib.moe import dispatch, routing
+from kitlib.moe.dispatch import Slots
 from kitlib.moe.experts import apply_experts, linear_layer
 
 D, F = 6, 10
@@ -63,31 +64,26 @@ def assert_same(got, want, tol=2e-5):
 @pytest.mark.slow
 @pytest.mark.parametrize(("shape", "case", "gated"), CASES)
 def test_all_methods_equal_the_loop_over_experts(shape, case, gated):
-    g, s, e, k = shape
+    g, s, e, _ = shape
     choice, valid = chosen(*shape, masked=case == "masked", ties=case == "ties")
     capacity = 2 if case == "tight" else s
     params, x = expert_params(e, gated), normal(7, g, s, D)
     expert = moe.gated_mlp_expert if gated else moe.mlp_expert
 
-    def assigned(gate):
+    def slots_of(gate):
         return routing.assign(choice._replace(gate=gate), e, min(capacity, s), valid=valid)
 
     def oracle(params, x, gate):
-        a = assigned(gate)
-        return loop_over_experts(params, x, routing.slots_to_tokens(a, a.weight, s), gated)
+        return loop_over_experts(params, x, slots_of(gate).combine_weights, gated)
 
     def ours(params, x, gate, method):
-        a = assigned(gate)
-        buffers = dispatch.dispatch(x, a, method)
-        return dispatch.combine(apply_experts(expert, params, buffers), a, s, method)
+        slots = slots_of(gate).replace(method=method)
+        return slots.combine(apply_experts(expert, params, slots.dispatch(x)))
 
     def dropless(params, x, gate, how):
         chosen = choice.expert if valid is None else jnp.where(valid[..., None], choice.expert, e)  # padding: no expert
-        flat = routing.Choice(chosen.reshape(1, g * s, k), gate.reshape(1, g * s, k))
-        slots, owner = dispatch.sort_into_blocks(flat, e, block=4)
-        buffers = dispatch.dispatch(x.reshape(1, g * s, D), slots)
-        y = dispatch.combine(apply_experts(expert, params, buffers, owner=owner, how=how), slots, g * s)
-        return y.reshape(x.shape)
+        blocks = dispatch.sort_into_blocks(dispatch.Choice(chosen, gate), e, block=4)
+        return blocks.combine(apply_experts(expert, params, blocks.dispatch(x), owner=blocks.owner, how=how))
 
     variants = {m: functools.partial(ours, method=m) for m in ("einsum", "gather")}
     if case != "tight":  # dropless equals the others with ample capacity
@@ -103,31 +99,25 @@ def test_all_methods_equal_the_loop_over_experts(shape, case, gated):
 @pytest.mark.parametrize("method", ["einsum", "gather"])
 def test_dispatch_by_hand(method):
     # Slots of expert 0: tokens 1 and 0; of expert 1: token 1 and an empty slot (S = 2).
-    a = routing.Assignment(jnp.array([[[1, 0], [1, 2]]]), jnp.array([[[0.5, 1.0], [0.25, 0.0]]]))
-    buffers = dispatch.dispatch(jnp.array([[[1.0, 2.0], [3.0, 4.0]]]), a, method)
+    slots = Slots(jnp.array([[[1, 0], [1, 2]]]), jnp.array([[[0.5, 1.0], [0.25, 0.0]]]), 2, method)
+    buffers = slots.dispatch(jnp.array([[[1.0, 2.0], [3.0, 4.0]]]))
     assert buffers.tolist() == [[[3, 4], [1, 2]], [[3, 4], [0, 0]]]
     # Token 0: 1.0 * (1, 2). Token 1: 0.5 * (3, 4) + 0.25 * (3, 4).
-    np.testing.assert_allclose(dispatch.combine(buffers, a, 2, method), [[[1.0, 2.0], [2.25, 3.0]]])
+    np.testing.assert_allclose(slots.combine(buffers), [[[1.0, 2.0], [2.25, 3.0]]])
     # Two groups of one token, one expert: the buffer holds group 0's slot, then group 1's.
-    a = routing.Assignment(jnp.zeros((2, 1, 1), jnp.int32), jnp.ones((2, 1, 1)))
-    assert dispatch.dispatch(jnp.array([[[1.0]], [[2.0]]]), a, method).tolist() == [[[1.0], [2.0]]]
-    assert dispatch.combine(jnp.array([[[3.0], [5.0]]]), a, 1, method).tolist() == [[[3.0]], [[5.0]]]
-
-
-def test_an_unknown_method_is_refused():
-    for call in (
-        lambda: dispatch.dispatch(None, None, "dropless"),
-        lambda: dispatch.combine(None, None, 1, "dropless"),
-    ):
-        with pytest.raises(ValueError, match="Unknown method of dispatch 'dropless'"):
-            call()
+    slots = Slots(jnp.zeros((2, 1, 1), jnp.int32), jnp.ones((2, 1, 1)), 1, method)
+    assert slots.dispatch(jnp.array([[[1.0]], [[2.0]]])).tolist() == [[[1.0], [2.0]]]
+    assert slots.combine(jnp.array([[[3.0], [5.0]]])).tolist() == [[[3.0]], [[5.0]]]
+    with pytest.raises(ValueError, match="Unknown method of dispatch 'dropless'"):
+        slots.replace(method="dropless")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [None, 1, 3, 16])
 def test_blocks_hold_every_choice_once(block):
     choice, _ = chosen(1, 33, 8, 3)
-    (token, weight), expert = dispatch.sort_into_blocks(choice, 8, block=block)
+    blocks = dispatch.sort_into_blocks(choice, 8, block=block)
+    (token, weight), expert = (blocks.slots.token, blocks.slots.weight), blocks.owner
     assert (np.diff(expert) >= 0).all()
     owner, tokens = np.broadcast_to(expert[:, None], token[0].shape), np.broadcast_to(np.arange(33)[:, None], (33, 3))
     found, wanted = (
@@ -140,27 +130,27 @@ def test_blocks_hold_every_choice_once(block):
 
 @pytest.mark.slow
 def test_blocks_suffice_when_one_expert_takes_all():
-    choice = routing.Choice(jnp.full((1, 10, 1), 2), jnp.ones((1, 10, 1)))
-    (token, _), expert = dispatch.sort_into_blocks(choice, 4, block=4)
-    assert token.shape == (1, 3 + 4, 4)  # ceil(10 / 4) + E
-    assert sorted(token[0][expert == 2].reshape(-1).tolist())[:10] == list(range(10))
+    choice = dispatch.Choice(jnp.full((2, 5, 1), 2), jnp.ones((2, 5, 1)))
+    blocks = dispatch.sort_into_blocks(choice, 4, block=4)
+    assert blocks.slots.token.shape == (1, 3 + 4, 4)  # ceil(10 / 4) + E
+    assert sorted(blocks.slots.token[0][blocks.owner == 2].reshape(-1).tolist())[:10] == list(range(10))
 
 
 @pytest.mark.slow
 def test_tokens_may_be_dispatched_in_bfloat16():
     """The sum over experts is float32: only tokens and outputs are rounded, and in the same way by both methods."""
     choice, _ = chosen(1, 12, 4, 2)
-    a = routing.assign(choice, 4, 12)
+    slots = routing.assign(choice, 4, 12)
     x = normal(7, 1, 12, D)
     outputs = []
     for method in ("einsum", "gather"):
-        buffers = dispatch.dispatch(x.astype(jnp.bfloat16), a, method)
+        slots = slots.replace(method=method)
+        buffers = slots.dispatch(x.astype(jnp.bfloat16))
         assert buffers.dtype == jnp.bfloat16
-        y = dispatch.combine(buffers, a, 12, method)
-        assert y.dtype == jnp.float32
-        outputs.append(y)
+        outputs.append(slots.combine(buffers))
+        assert outputs[-1].dtype == jnp.float32
     np.testing.assert_allclose(*outputs, rtol=1e-6, atol=1e-7)
-    exact = dispatch.combine(dispatch.dispatch(x, a), a, 12)
+    exact = slots.combine(slots.dispatch(x))
     assert 0 < np.abs(outputs[0] - exact).max() < 2**-8 * np.abs(exact).max()
 
 
@@ -173,8 +163,8 @@ def test_nothing_of_size_tokens_by_experts_by_capacity():
     x = normal(7, g, s, D)
 
     def layer(x, method):
-        a = routing.assign(choice, e, capacity)
-        return dispatch.combine(dispatch.dispatch(x, a, method), a, s, method).sum()
+        slots = routing.assign(choice, e, capacity).replace(method=method)
+        return slots.combine(slots.dispatch(x)).sum()
 
     def peak(method):
         compiled = jax.jit(jax.grad(functools.partial(layer, method=method))).lower(x).compile()
@@ -194,17 +184,15 @@ def test_einsum_dispatch_costs_s_over_f_of_the_experts(s):
     XLA counts every operation, including the copies of gather: within 10 %.
     """
     e, f, width = 8, 256, 64
-    a = jax.eval_shape(lambda: routing.Assignment(jnp.zeros((1, e, s // e), jnp.int32), jnp.zeros((1, e, s // e))))
+    slots = jax.eval_shape(lambda: Slots(jnp.zeros((1, e, s // e), jnp.int32), jnp.zeros((1, e, s // e)), s))
     x, w1, w2 = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, s, width), (e, width, f), (e, f, width)))
 
-    def layer(x, a, w1, w2, method):
+    def layer(x, slots, w1, w2):
         params = {"Dense_0": {"kernel": w1}, "Dense_1": {"kernel": w2}}
-        buffers = dispatch.dispatch(x, a, method)
-        return dispatch.combine(apply_experts(moe.mlp_expert, params, buffers), a, s, method)
+        return slots.combine(apply_experts(moe.mlp_expert, params, slots.dispatch(x)))
 
     def flops(method):
-        lowered = jax.jit(functools.partial(layer, method=method)).lower(x, a, w1, w2)
-        return lowered.compile().cost_analysis()["flops"]
+        return jax.jit(layer).lower(x, slots.replace(method=method), w1, w2).compile().cost_analysis()["flops"]
 
     experts = 4 * s * width * f
     assert flops("einsum") / experts == pytest.approx(1 + s / f, rel=0.1)

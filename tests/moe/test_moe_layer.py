@@ -11,6 +11,7 @@ from kitlib.layers import vit_layers
 from kitlib.models.vit import ViT
 from kitlib.moe import routing
 from kitlib.moe.experts import linear_layer
+from kitlib.moe.moe_layer import soft_moe, soft_weights
 from kitlib.training import classification
 
 B, N, D, F = 3, 10, 8, 16
@@ -192,6 +193,60 @@ def test_the_load_loss_is_added_only_with_noise():
     assert noisy["auxiliary_loss"] > 0.0
 
 
+SOFT = config(**ROUTERS["soft"])
+
+
+def test_soft_weights_by_hand():
+    # Two tokens, one expert with one slot, logits 0 and ln 3: the slot takes 1/4 and 3/4 of the tokens, and each token
+    # takes the whole slot.
+    logits = jnp.array([0.0, np.log(3)], jnp.float32).reshape(1, 2, 1, 1)
+    dispatch_weights, combine_weights = soft_weights(logits)
+    np.testing.assert_allclose(dispatch_weights.ravel(), [0.25, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(combine_weights.ravel(), [1.0, 1.0], rtol=1e-6)
+    padding = soft_weights(logits, jnp.zeros((1, 2), bool))  # of nothing but padding: anything finite
+    assert all(np.isfinite(weights).all() for weights in padding)
+    dispatch_weights, _ = soft_weights(logits, jnp.array([[True, False]]))  # padding has weight 0
+    np.testing.assert_allclose(dispatch_weights.ravel(), [1.0, 0.0], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_one_slot_and_identity_experts_give_the_weighted_mean_of_the_tokens():
+    mu = jnp.zeros((D, 1, 1))  # all logits are 0: plain means
+    y, out = soft_moe(X, mu, jnp.ones(()), lambda buffers: buffers)
+    np.testing.assert_allclose(y, jnp.broadcast_to(X.mean(axis=1, keepdims=True), X.shape), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out["combine_weights"], 1.0)
+
+
+@pytest.mark.slow
+def test_soft_moe_by_definition():
+    params = random_params(moe.MoEMlp(SOFT, F))
+    y, out = run(SOFT, params)
+    slots = moe.capacity(SOFT, N)
+    assert slots == 5  # factor 2 of 10 tokens over 4 experts
+    for b in range(B):
+        x = np.asarray(X[b])
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        mu = np.asarray(params["mu"]).reshape(D, -1)
+        logits = float(params["scale"]) * unit @ (mu / np.linalg.norm(mu, axis=0, keepdims=True))
+        dispatch_weights = np.exp(logits) / np.exp(logits).sum(axis=0)
+        combine_weights = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        mixed = (dispatch_weights.T @ x).reshape(4, slots, D)
+        outputs = [
+            moe.mlp_expert(linear_layer, jax.tree.map(lambda p, e=e: p[e], params["Mlp"]), mixed[e]) for e in range(4)
+        ]
+        np.testing.assert_allclose(y[b], combine_weights @ np.concatenate(outputs), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(out["combine_weights"].sum(axis=-1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_soft_moe_keeps_images_apart_and_follows_permutations():
+    params = random_params(moe.MoEMlp(SOFT, F))
+    y, _ = run(SOFT, params)
+    np.testing.assert_allclose(run(SOFT, params, X.at[1].set(0.0))[0][0], y[0], rtol=1e-5, atol=1e-5)
+    order = np.random.default_rng(1).permutation(N)
+    np.testing.assert_allclose(run(SOFT, params, X[:, order])[0], y[:, order], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_training_adds_the_auxiliary_loss_and_reports_the_routers():
     c = config(num_selected=2, importance_weight=1.0)
@@ -217,13 +272,11 @@ def test_which_blocks_have_experts():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_selected": 5}, "num_selected is 5; .*from 1 to 4"),
         *[(changes, "one of capacity and capacity_factor") for changes in ({"capacity": 4}, {"capacity_factor": None})],
         ({"capacity": 0, "capacity_factor": None}, "capacity is 0"),
         ({"dispatch": "dropless"}, "has no capacity"),
         ({"dispatch": "dropless", "router": "expert_choice"}, "Dropless dispatch is for token choice"),
         ({"noise_std": 0.0}, "load loss needs router noise"),
-        ({"expert_dropout": 1.0}, "expert_dropout is 1.0"),
     ],
 )
 def test_bad_configurations(changes, message):

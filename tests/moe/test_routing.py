@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kitlib import configs, moe
 from kitlib.moe import routing
 
 SHAPES = [(1, 1, 1, 1), (1, 7, 1, 1), (2, 12, 4, 1), (2, 12, 4, 2), (3, 8, 5, 5), (1, 40, 8, 3)]  # G, S, E, K
@@ -15,7 +16,6 @@ SHAPES = [(1, 1, 1, 1), (1, 7, 1, 1), (2, 12, 4, 1), (2, 12, 4, 2), (3, 8, 5, 5)
 assign = jax.jit(routing.assign, static_argnames=("num_experts", "capacity", "batch_priority"))
 top_k = jax.jit(routing.top_k, static_argnames="num_selected")
 expert_choice = jax.jit(routing.expert_choice, static_argnames="capacity")
-by_token = jax.jit(routing.slots_to_tokens, static_argnames="num_tokens")
 metrics = jax.jit(routing.metrics, static_argnames="num_selected")
 
 
@@ -23,9 +23,9 @@ def probabilities(g, s, e, seed=0):
     return jax.nn.softmax(2.0 * jax.random.normal(jax.random.key(seed), (g, s, e)), axis=-1)
 
 
-def processed(assignment, num_tokens):
-    """bool[G, S, E]: which expert processes which token."""
-    return by_token(assignment, (assignment.token < num_tokens).astype(jnp.float32), num_tokens) > 0
+@jax.jit
+def by_token(slots):
+    return slots.combine_weights
 
 
 def choice_of(expert, gate):
@@ -67,6 +67,15 @@ def test_capacity_in_both_conventions():
     assert routing.capacity_of_choices(10, 4, 2, 100.0, multiple_of=4) == routing.capacity_of_tokens(10, 4, 100.0) == 10
     # 8 / 32 and 3 * 2 / 32 slots round to zero, but every expert has at least one.
     assert routing.capacity_of_tokens(8, 32, 1.0) == routing.capacity_of_tokens(3, 32, 2.0) == 1
+
+
+def test_capacity_is_given_or_follows_from_the_factor():
+    c = configs.MoEConfig(num_experts=4, num_selected=2, capacity_factor=1.0, capacity_multiple_of=1)
+    assert moe.capacity(c, 10) == 5  # 1.0 * 2 * 10 / 4
+    assert moe.capacity(c.replace(capacity_multiple_of=4), 10) == 8
+    assert moe.capacity(c.replace(router="expert_choice"), 10) == 2  # round(1.0 * 10 / 4), no K; halves to even
+    assert moe.capacity(c.replace(capacity=7, capacity_factor=None), 10) == 7
+    assert moe.capacity(c.replace(capacity=70, capacity_factor=None), 10) == 10
 
 
 def test_top_k_keeps_the_raw_softmax_values():
@@ -174,7 +183,7 @@ def test_expert_choice_invariants(seed):
     assert (got.token < s).sum() == g * s  # C = S / E slots for each of E experts
     # At factor E all experts take all tokens: the weights of each are its whole softmax row.
     everything = expert_choice(p, routing.capacity_of_tokens(s, e, float(e)))
-    np.testing.assert_allclose(by_token(everything, everything.weight, s).sum(-1), np.ones((g, s)), rtol=1e-6)
+    np.testing.assert_allclose(by_token(everything).sum(-1), np.ones((g, s)), rtol=1e-6)
     # Permuting the tokens permutes the chosen tokens, and nothing else.
     order = rng.permutation(s)
     permuted = expert_choice(p[:, order], capacity)
@@ -189,7 +198,7 @@ def test_expert_choice_depends_on_later_tokens_and_token_choice_does_not():
     later = p.at[0, 7].set(jnp.array([0.95, 0.05]))  # now token 7 takes the slot of token 3 in expert 0
 
     def weights_of_the_first_seven(route):
-        return [by_token(a, a.weight, 8).sum(-1)[0, :7] for a in map(route, (p, later))]
+        return [by_token(route(q)).sum(-1)[0, :7] for q in (p, later)]
 
     # Expert 0 has slots for half of the tokens; expert 1 takes the others.
     before, after = weights_of_the_first_seven(lambda q: expert_choice(q, 4))
@@ -203,10 +212,12 @@ def test_renormalisation_of_the_paper():
     # 2212.05055, B.7: 0.3, 0.2, 0.1 -> 0.5, 0.333, 0.167; a single expert -> 1; no expert (token 2) -> 0.
     token = jnp.array([[[0, 1], [0, 3], [0, 3]]])  # S = 3: 3 marks an empty slot
     weight = jnp.array([[[0.3, 0.4], [0.2, 0.0], [0.1, 0.0]]])
-    got = routing.renormalize(routing.Assignment(token, weight), 3)
+    got = routing.renormalize(moe.Slots(token, weight, 3))
     np.testing.assert_allclose(got.weight, [[[0.5, 1.0], [1 / 3, 0.0], [1 / 6, 0.0]]], rtol=1e-6)
     np.testing.assert_array_equal(got.token, token)
-    np.testing.assert_allclose(by_token(got, got.weight, 3).sum(-1), [[1.0, 1.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(by_token(got).sum(-1), [[1.0, 1.0, 0.0]], rtol=1e-6)
+    dropless = routing.renormalize(choice_of([[0, 1, 2], [1, 0, 2]], [[0.3, 0.2, 0.1], [0.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(dropless.gate, [[[0.5, 1 / 3, 1 / 6], [0.0, 0.0, 0.0]]], rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -214,11 +225,21 @@ def test_a_single_expert_gives_the_router_no_gradient():
     # w / w is 1 for every w (2212.05055, B.7, a disadvantage that the authors note).
     def loss(logits):
         choice = top_k(jax.nn.softmax(logits), 1)
-        a = routing.renormalize(assign(choice, 4, 6), 6)
-        return (a.weight * jnp.cos(jnp.arange(24.0).reshape(1, 4, 6))).sum()
+        return (routing.renormalize(assign(choice, 4, 6)).weight * jnp.cos(jnp.arange(24.0).reshape(1, 4, 6))).sum()
 
     logits = jax.random.normal(jax.random.key(0), (1, 6, 4))
     assert np.abs(jax.jit(jax.grad(loss))(logits)).max() < 1e-7
+
+
+@pytest.mark.slow
+def test_dropless_is_ample_capacity():
+    """And a dispatcher may be made in one compiled function and used in another."""
+    choice = top_k(probabilities(2, 9, 3), 2)
+    ample = configs.MoEConfig(num_experts=3, num_selected=2, capacity_factor=3 / 2)
+    configurations = (ample, ample.replace(dispatch="dropless", capacity_factor=None))
+    want, got = (jax.jit(functools.partial(routing.dispatcher_of, c))(choice, None) for c in configurations)
+    np.testing.assert_array_equal(got.combine_weights, want.combine_weights)
+    assert isinstance(got, moe.Blocks) and want.owner is None
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -298,7 +319,8 @@ def test_padding_changes_nothing(e):
     )
     alone = expert_choice(jax.nn.softmax(logits), 2)
     with_padding = expert_choice(jax.nn.softmax(padded), 2, valid)
-    jax.tree.map(np.testing.assert_array_equal, with_padding, alone)
+    np.testing.assert_array_equal(with_padding.token, alone.token)
+    np.testing.assert_array_equal(with_padding.weight, alone.weight)
     np.testing.assert_allclose(losses(padded, k, valid), losses(logits, k), rtol=1e-5, atol=1e-7)
 
 
@@ -314,14 +336,14 @@ def test_metrics_of_a_hand_worked_case():
     # K = 1, one slot each: tokens 0, 1, 3 choose expert 0, token 2 chooses expert 1. Two of four choices are dropped.
     choice = choice_of([[0], [0], [1], [0]], [[0.6], [0.9], [0.7], [0.8]])
     p = jnp.array([[[0.5, 0.5], [1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]])
-    got = metrics(processed(assign(choice, 2, 1), 4), p, num_selected=1)
+    got = metrics(by_token(assign(choice, 2, 1)) > 0, p, num_selected=1)
     want = {"dropped": 0.5, "unprocessed": 0.5, "experts_per_token": 0.5, "entropy": math.log(2) / 2}
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
     np.testing.assert_allclose(got["load"], [0.5, 0.5])
     # Of expert choice: tokens 0, 1 and 2, 1 are chosen: token 1 twice, four slots for three tokens.
     p = jnp.array([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]])
-    got = metrics(processed(expert_choice(p, 2), 3), p)
+    got = metrics(by_token(expert_choice(p, 2)) > 0, p)
     assert got["dropped"] == 0 and got["unprocessed"] == 0
     np.testing.assert_allclose(got["experts_per_token"], 4 / 3, rtol=1e-6)
     # Half of the slots where a quarter would be even: twice an equal load. The block without experts has no metrics.

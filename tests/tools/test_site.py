@@ -103,7 +103,7 @@ def test_the_other_pages_in_a_browser(folder):
     claims = opened(folder / "claims.html", "420,900")
     assert claims.count("<table") == 4 and "no counterpart: " in claims  # the counts, and a table per paper
     api = opened(folder / "api" / "moe.html")
-    assert "top_k" in api and "def plan_token_choice" in re.sub(r"<[^>]+>", "", api)
+    assert "top_k" in api and "def dispatcher_of" in re.sub(r"<[^>]+>", "", api)
 
 
 def test_a_page_that_sphinx_refuses_is_one_message(tmp_path):
