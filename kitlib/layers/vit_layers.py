@@ -138,7 +138,7 @@ class PatchEmbedding(nn.Module):
 
     width: int
     patch_size: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images):
@@ -159,7 +159,7 @@ class MultiHeadDotProductAttention(nn.Module):
     num_heads: int
     qkv_bias: bool = True
     qk_norm: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     dense: Callable = nn.DenseGeneral  # class of the linear layers; or `batch_ensemble.Dense`
 
     @nn.compact
@@ -193,7 +193,7 @@ class MlpBlock(nn.Module):
 
     mlp_dim: int
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     dense: Callable = nn.Dense  # class of the linear layers; or `batch_ensemble.Dense`
     activation: str = "gelu"  # one of ACTIVATIONS
 
@@ -222,7 +222,7 @@ class EncoderBlock(nn.Module):
     qk_norm: bool = False
     qkv_bias: bool = True
     norm_bias: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     moe: Callable | None = None  # makes the layer that replaces the MLP: `moe_layer.MoEMlp` -> (y, its intermediates)
     members: int = 1  # copies of each token after the attention, on the batch axis (`batch_ensemble.tile`)
     mlp_dense: Callable = nn.Dense  # see MlpBlock.dense
@@ -286,7 +286,7 @@ class MAPHead(nn.Module):
     qkv_bias: bool = True
     qk_norm: bool = False
     norm_bias: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x):

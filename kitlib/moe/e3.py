@@ -147,7 +147,7 @@ class E3Mlp(nn.Module):
     config: MoEConfig
     e3: E3Config
     mlp_dim: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     activation: str = "gelu"  # see `vit_layers.ACTIVATIONS`
 
     @nn.compact

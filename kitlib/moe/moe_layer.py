@@ -137,7 +137,7 @@ class MoEMlp(nn.Module):
     config: MoEConfig
     mlp_dim: int  # F
     gated: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     activation: str = "gelu"  # see `vit_layers.ACTIVATIONS`, of gated experts `t5_layers.ACTIVATIONS`
 
     @nn.compact
