@@ -8,6 +8,14 @@ shapes of its arguments, and how they are divided (`abstract`). A step "fits" if
 `DoesNotFit` for one that needs more memory than a chip has. `peak_gib` is what it says about one that fits; the sum of
 arguments and temporaries, printed by others, is not the peak, as not all of them live at once.
 
+    totals(compiled.as_text())         # {"all-to-all": Volume(count=4, bytes=81395712), ...}, per device and run
+
+reads what a compiled program sends between devices from XLA's text, which lists computations; one may call others, and
+a loop runs its body many times. Three traps. XLA counts a loop's body once in its own statistics: here it counts as
+often as it runs, by the trip count that XLA notes, or (TPU) by the constant that the loop's condition compares with.
+Reduce-scatters of TPUs are written as an all-reduce inside a fusion called all-reduce-scatter. Asynchronous collectives
+are split into start and done, and are counted once.
+
 Built in notebooks/16_from_laptop_to_pod.ipynb.
 """
 
@@ -26,24 +34,13 @@ from kitlib.parallel.mesh import BATCH_AXES
 
 # ---------------------------------------------------------------------------------------------- collectives
 
-# What a compiled program sends between devices: its collectives, by kind and volume, read from XLA's text.
-#
-#     totals(compiled.as_text())         # {"all-to-all": Volume(count=4, bytes=81395712), ...}, per device and run
-#
-# A program's text lists computations; one may call others, and a loop runs its body many times. Three traps. XLA counts
-# a loop's body once in its own statistics: here it counts as often as it runs, by the trip count that XLA notes, or
-# (TPU) by the constant that the loop's condition compares with. Reduce-scatters of TPUs are written as an all-reduce
-# inside a fusion called all-reduce-scatter. Asynchronous collectives are split into start and done, and are counted
-# once.
 KINDS = ("all-to-all", "all-gather", "all-reduce", "reduce-scatter", "collective-permute")
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "c64": 64, "c128": 128}  # others have them in their name: s32, f8e4m3
 
 
 class Volume(NamedTuple):
-    """Collectives of one kind: how often they run, and the bytes of one device in all of them.
-
-    The bytes are those of the larger side: what an all-gather ends with, what a reduce-scatter starts with.
-    """
+    """Collectives of one kind: how often they run, and the bytes of one device in all of them, those of the larger
+    side: what an all-gather ends with, what a reduce-scatter starts with."""
 
     count: int = 0
     bytes: int = 0
@@ -119,10 +116,10 @@ def _walk(computations: dict, name: str, times: int, found: dict) -> None:
             branches = re.search(r"branch_computations=\{([^}]*)\}", i.rest)
             names = re.findall(r"%?([\w.\-]+)", branches[1]) if branches else [_called(i, "true_computation")]
             _walk(computations, names[0], times, found)  # branches differ by platform or padding, not in what they send
-        elif i.operation in ("fusion", "call", "async-start"):
-            called = re.search(r"(?:calls|to_apply)=%?([\w.\-]+)", i.rest)
-            if called:
-                _walk(computations, called[1], times, found)
+        elif i.operation in ("fusion", "call", "async-start") and (
+            called := re.search(r"(?:calls|to_apply)=%?([\w.\-]+)", i.rest)
+        ):
+            _walk(computations, called[1], times, found)
 
 
 def trip_count(computations: dict, loop: Instruction) -> int:
@@ -130,8 +127,8 @@ def trip_count(computations: dict, loop: Instruction) -> int:
     if known := re.search(r"known_trip_count[^\d]*(\d+)", loop.rest):
         return int(known[1])
     condition = computations[_called(loop, "condition")]
-    constants = {i.name: int(i.rest.split(")")[0]) for i in condition if re.fullmatch(r"constant", i.operation)
-                 and re.match(r"-?\d+\)", i.rest)}  # fmt: skip
+    constants = {i.name: int(i.rest.split(")")[0]) for i in condition
+                 if i.operation == "constant" and re.match(r"-?\d+\)", i.rest)}  # fmt: skip
     for i in condition:
         if i.operation == "compare" and "direction=LT" in i.rest:
             for operand in re.findall(r"%([\w.\-]+)", i.rest.split(")")[0]):
@@ -163,9 +160,7 @@ class Report(NamedTuple):
 
 def abstract(tree, tree_of_shardings):
     """Shapes with shardings for a tree of arrays or shapes, to compile with: nothing is allocated."""
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, tree_of_shardings
-    )
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, tree_of_shardings)
 
 
 def abstract_batch(batch, mesh: Mesh):

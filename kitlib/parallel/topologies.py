@@ -1,11 +1,18 @@
-"""TPU slices that exist, what their chips can do, and how to compile for one without having it.
+"""TPU slices that exist, what their chips can do, how to compile for one without having it, and how fast it may be.
 
     topology = find("v5p:8x8x8")               # 512 chips
     mesh = mesh_of(topology, fsdp=64, tensor=8)
+    work = Work(model_flops=..., executed_flops=..., hbm_bytes=..., arriving_bytes=...)
+    bounds = step_time(work, topology.chip, chips=512)      # bounds.seconds, bounds.bound, bounds.mfu
 
 A slice is named by generation and shape. The compiler accepts shapes that nobody can rent (v5e:32x32) and shapes of
 which half a chip is one device (v4 without "megacore"), so the shapes are listed here. Counts are always in chips: the
 cloud's names count cores for some generations, and "v5p-512" has 256 chips.
+
+Every chip computes, reads memory and receives from others at the same time, so a step is no shorter than the slowest of
+the three. Real steps are longer: the bounds assume peak rates, perfect overlap and all links busy. Model FLOPs
+utilisation (MFU) counts what the model needs, three forward passes; recomputed forward passes are work, but not useful
+work (2204.02311, B).
 
 Sources: the Cloud TPU documentation of each generation (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e: peak, memory,
 bandwidths, shapes); usable memory is what libtpu 0.0.42 gives a program.
@@ -107,18 +114,7 @@ def versions() -> str:
     return f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}"
 
 
-# ---------------------------------------------------------------------------------------------- roofline
-
-# How long a training step takes at least: the slowest of computing, reading memory and talking to other chips.
-#
-#     work = Work(model_flops=..., executed_flops=..., hbm_bytes=..., arriving_bytes=...)
-#     bounds = step_time(work, chip, chips=512)
-#     bounds.seconds, bounds.bound, bounds.mfu
-#
-# Every chip computes, reads and receives at the same time, so the step is no shorter than the slowest of the three.
-# Real steps are longer: the bounds assume peak rates, perfect overlap and all links busy. Model FLOPs utilisation (MFU)
-# counts what the model needs, three forward passes; recomputed forward passes are work, but not useful work
-# (2204.02311, B).
+# ---------------------------------------------------------------------------------------------- the shortest step
 
 
 class Work(NamedTuple):
@@ -161,9 +157,9 @@ def mfu(units_per_second: float, flops_per_unit: float, peak: float) -> float:
     return units_per_second * flops_per_unit / peak
 
 
-# The bytes that arrive at a chip, at least, per byte of a collective's larger side (`ahead_of_time.Volume`), for many
-# chips: a ring all-reduce is a reduce-scatter and an all-gather. An all-to-all keeps 1/n of its data where they are; on
-# a torus, data pass other chips on their way, so that it may take longer.
+# The bytes that arrive at a chip, at least, per byte of a collective's larger side (`Volume`), for many chips: a ring
+# all-reduce is a reduce-scatter and an all-gather. An all-to-all keeps 1/n of its data where they are; on a torus, data
+# pass other chips on their way, so that it may take longer.
 ARRIVING = {"all-gather": 1.0, "reduce-scatter": 1.0, "all-reduce": 2.0, "all-to-all": 1.0, "collective-permute": 1.0}
 
 

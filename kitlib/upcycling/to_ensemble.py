@@ -32,9 +32,8 @@ def split_routers(params, num_members: int, overlap: int = 0):
         raise ValueError("The model has no routers to split; E3 starts from a V-MoE.")
     for name in routers:
         if flat[name].ndim != 2:
-            raise ValueError(
-                f"{name} is {flat[name].shape}, expected [D, E]; of scanned blocks, stacking.unstack first."
-            )
+            instead = "expected [D, E]; of scanned blocks, stacking.unstack first"
+            raise ValueError(f"{name} is {flat[name].shape}, {instead}.")
         e = flat[name].shape[1]
         division.check(MoEConfig(e))
         flat[name] = flat[name][:, experts_of(division, e)]  # [D, M, E/M + overlap]
@@ -49,11 +48,10 @@ def batch_ensemble_from_dense(params: dict, config: ViTConfig, key: jax.Array) -
     """
     if config.batch_ensemble is None:
         raise ValueError("The configuration has no batch_ensemble; set one with replace(batch_ensemble=...).")
-    shapes = flatten_dict(checkpoint.expected_shapes(config), sep="/")
     flat, new = flatten_dict(params, sep="/"), {}
-    checkpoint.compare(flat, surgery.flat_shapes(config.replace(batch_ensemble=None)), "The ViT")
+    checkpoint.compare(flat, checkpoint.flat_shapes(config.replace(batch_ensemble=None)), "The ViT")
     init = batch_ensemble.fast_weight_init(config.batch_ensemble)
-    for i, (name, shape) in enumerate(shapes.items()):
+    for i, (name, shape) in enumerate(checkpoint.flat_shapes(config).items()):
         if "/fast_weight_" in name:
             new[name] = init(jax.random.fold_in(key, i), shape.shape)
         else:  # a bias may be [M, ...], one per member

@@ -26,7 +26,7 @@ from kitlib.parallel import ahead_of_time
 m = mesh.make(fsdp=8)
 step = jax.jit(lambda w, x: jnp.sum((x @ w) ** 2))
 w = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=NamedSharding(m, P("fsdp")))
-x = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=mesh.batch_sharding(m))
+x = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=NamedSharding(m, P(mesh.BATCH_AXES)))
 report = ahead_of_time.compile_step(step, (w, x), m, fast=False)
 found["gathered"], found["peak"] = report.collectives["all-gather"].bytes, report.peak_gib
 found["seconds"] = report.compile_seconds
@@ -67,6 +67,108 @@ def test_a_step_for_a_tpu_slice():
     m = topologies.mesh_of(topologies.find("v5e:2x2"), data=4)
     step = jax.jit(lambda w, x: w - jnp.mean(x, axis=0)[:, None])
     w = jax.ShapeDtypeStruct((256, 256), jnp.float32, sharding=NamedSharding(m, P()))
-    x = jax.ShapeDtypeStruct((16, 256), jnp.float32, sharding=mesh.batch_sharding(m))
+    x = jax.ShapeDtypeStruct((16, 256), jnp.float32, sharding=NamedSharding(m, P(mesh.BATCH_AXES)))
     report = ahead_of_time.compile_step(step, (w, x), m)
     assert report.collectives["all-reduce"] == (1, 256 * 4)  # the mean over the batch
+
+
+# ---------------------------------------------------------------------------------------------------------- collectives
+
+
+TPU = """HloModule jit_step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter.1 (p: bf16[64,8]) -> bf16[8,8] {
+  %p = bf16[64,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-reduce.9 = bf16[64,8]{1,0} all-reduce(%p), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  ROOT %slice = bf16[8,8]{1,0} dynamic-slice(%all-reduce.9)
+}
+
+%body.1 (state: (s32[], bf16[4,16])) -> (s32[], bf16[4,16]) {
+  %state = (s32[], bf16[4,16]{1,0}) parameter(0)
+  %x = bf16[4,16]{1,0} get-tuple-element(%state), index=1
+  %all-gather.3 = bf16[32,16]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=3, dimensions={0}
+  %all-to-all.1 = (bf16[2,16]{1,0}, bf16[2,16]{1,0}) all-to-all(%a, %b), channel_id=4
+  %a = bf16[2,16]{1,0} slice(%x)
+  %b = bf16[2,16]{1,0} slice(%x)
+  ROOT %next = (s32[], bf16[4,16]{1,0}) tuple(%i, %x)
+}
+
+%condition.1 (state: (s32[], bf16[4,16])) -> pred[] {
+  %state = (s32[], bf16[4,16]{1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %constant.7 = s32[]{:T(128)} constant(48)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %constant.7), direction=LT
+}
+
+%inner (p: f32[10]) -> f32[10] {
+  %p = f32[10]{0} parameter(0)
+  ROOT %permuted = f32[10]{0} collective-permute(%p), source_target_pairs={{0,1},{1,0}}
+}
+
+ENTRY %main.2_spmd (x: bf16[4,16], g: bf16[64,8], p: f32[10]) -> (s32[], bf16[4,16]) {
+  %x = bf16[4,16]{1,0} parameter(0)
+  %g = bf16[64,8]{1,0} parameter(1)
+  %p = f32[10]{0} parameter(2)
+  %fused = bf16[8,8]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
+  %start = (bf16[4,16]{1,0}, bf16[32,16]{1,0}) all-gather-start(%x), channel_id=9, dimensions={0}
+  %done = bf16[32,16]{1,0} all-gather-done(%start)
+  %reduced = (f32[10]{0}, /*index=1*/f32[10]{0}) all-reduce(%p, %p), channel_id=2, to_apply=%add
+  %called = f32[10]{0} call(%p), to_apply=%inner
+  ROOT %loop = (s32[], bf16[4,16]{1,0}) while(%tuple), condition=%condition.1, body=%body.1
+}
+"""
+
+
+def test_a_program_by_hand():
+    found = ahead_of_time.totals(TPU)
+    # 48 times in the loop, each ending with [32, 16] bfloat16; and one outside, in two halves.
+    assert found["all-gather"] == (49, 49 * 32 * 16 * 2)
+    assert found["all-to-all"] == (48, 48 * 2 * 2 * 16 * 2)
+    assert found["reduce-scatter"] == (1, 64 * 8 * 2)  # the fused one starts with [64, 8]
+    assert found["all-reduce"] == (1, 2 * 10 * 4)
+    assert found["collective-permute"] == (1, 40)
+    assert ("all-gather", 48, 1024) in ahead_of_time.collectives(TPU)
+
+
+def test_trip_counts():
+    computations, entry = ahead_of_time.parse(TPU)
+    loop = next(i for i in computations[entry] if i.operation == "while")
+    assert entry == "main.2_spmd" and ahead_of_time.trip_count(computations, loop) == 48
+    known = loop._replace(rest=loop.rest + ', backend_config={"known_trip_count":{"n":"12"}}')
+    assert ahead_of_time.trip_count(computations, known) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("f32[]", 4),
+        ("bf16[8,1656,768]{2,1,0:T(8,128)(2,1)}", 8 * 1656 * 768 * 2),
+        ("(s32[2]{0}, pred[3]{0})", 11),
+        ("f8e4m3fn[16]{0}", 16),
+        ("u8[0]{0}", 0),
+    ],
+)
+def test_sizes_of_types(text, size):
+    assert ahead_of_time.num_bytes(text) == size
+
+
+LOOP_ON_EIGHT = """
+m = mesh.make(data=8)
+def scanned(x, w):  # four times: a matrix product whose result is added up between all devices
+    def body(x, w):
+        y = jnp.tanh(x @ w)
+        return x + jax.lax.with_sharding_constraint(y.sum(axis=0, keepdims=True), NamedSharding(m, P())), None
+    return jax.lax.scan(body, x, w)[0]
+x = jax.device_put(jnp.ones((16, 32)), NamedSharding(m, P("data")))
+text = jax.jit(scanned).lower(x, jnp.ones((4, 32, 32))).compile().as_text()
+found["all-reduce"] = list(ahead_of_time.totals(text)["all-reduce"])
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_loop_counts_as_often_as_it_runs():
+    assert run_on_devices(LOOP_ON_EIGHT)["all-reduce"] == [4, 4 * 32 * 4]

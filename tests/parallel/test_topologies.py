@@ -3,6 +3,8 @@ import importlib.util
 import pytest
 
 from kitlib.parallel import topologies
+from kitlib.parallel.ahead_of_time import Volume
+from kitlib.parallel.topologies import Chip
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 
@@ -40,3 +42,28 @@ def test_without_libtpu_the_extra_is_named():
 def test_libtpu_makes_one_device_per_chip(name):
     topology = topologies.find(name)
     assert topologies.mesh_of(topology, data=topology.chips).size == topology.chips
+
+
+# ---------------------------------------------------------------------------------------------------- the shortest step
+
+
+CHIP = Chip(flops=100.0, hbm_gib=1.0, hbm_bandwidth=10.0, links_bandwidth=5.0)
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds", "bound", "mfu"),
+    [
+        # Two chips of 100 FLOP/s: 800 FLOPs take 4 s, 600 of them are the model's: 600 / 200 / 4 = 0.75.
+        (topologies.Work(600.0, 800.0, 10.0, 5.0), 4.0, "compute", 0.75),
+        (topologies.Work(600.0, 800.0, 80.0, 5.0), 8.0, "memory", 600 / 200 / 8),
+        (topologies.Work(600.0, 800.0, 80.0, 60.0), 12.0, "interconnect", 0.25),
+    ],
+)
+def test_the_slowest_of_three_by_hand(work, seconds, bound, mfu):
+    bounds = topologies.step_time(work, CHIP, chips=2)
+    assert (bounds.seconds, bounds.bound) == (seconds, bound) and bounds.mfu == pytest.approx(mfu)
+
+
+def test_an_all_reduce_arrives_twice():
+    volumes = {"all-reduce": Volume(3, 10), "all-gather": Volume(1, 7), "all-to-all": Volume(0, 0)}
+    assert topologies.arriving_bytes(volumes) == 27
