@@ -10,10 +10,16 @@
 Surgery is planned before anything is computed, so that a model that does not fit is refused as a whole. Every leaf of
 the result is a *copy* of a dense leaf, a dense leaf *tiled* over the experts, or *new*: only routers are new. The
 baseline of the paper, a deeper dense model made by repeating blocks (depth tiling, 2112.11446), is a plan as well.
+
+    params = surgery.split_routers(params, num_members=2)               # V-MoE -> E3, for configs.e3(...)
+    params = surgery.batch_ensemble_from_dense(params, config, key)     # ViT or V-MoE; config.batch_ensemble is set
+    params = surgery.mimo_from_single(params, num_members=2)            # for ensembles.Mimo(config, 2)
+
 However the optimiser goes on, the learning rate does not jump: a second warm-up would destroy what the dense model has
 learned, and a schedule that started again at its peak would be ten times too high for a T5 after a million steps.
 
-Built in notebooks/07_sparse_upcycling.ipynb, for T5 in notebooks/08_t5_and_upcycling.ipynb.
+Built in notebooks/07_sparse_upcycling.ipynb, for T5 in notebooks/08_t5_and_upcycling.ipynb, for E3 in
+notebooks/10_e3.ipynb.
 """
 
 import dataclasses
@@ -29,11 +35,13 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.tree_util import DictKey, keystr
 
-from kitlib.configs import T5_DECODER_MOE, T5_ENCODER_MOE, MoEConfig, T5Config, ViTConfig
+from kitlib.configs import T5_DECODER_MOE, T5_ENCODER_MOE, E3Config, MoEConfig, T5Config, ViTConfig
 from kitlib.configs.arguments import flag, number, whole
+from kitlib.layers import batch_ensemble
 from kitlib.layers.vit_layers import BIAS_INIT
 from kitlib.models import checkpoint, stacking
 from kitlib.models.checkpoint import flat_shapes
+from kitlib.moe.e3 import experts_of
 
 EXPERT = re.compile(r"(.*)/(?:Moe|moe)/Mlp/(.*)")
 ROUTER = re.compile(r".*/(?:Moe|moe)/Router/dense/kernel")
@@ -145,7 +153,7 @@ def plan(dense, config: ViTConfig | T5Config) -> Plan:
     if experts := next((name for name in flat if EXPERT.fullmatch(name)), None):
         raise ValueError(f"The model is sparse already ({experts}); upcycling starts from a dense one.")
     if isinstance(config, ViTConfig) and config.e3:
-        raise ValueError("An E3 is made of a V-MoE: plan for e3=None, then to_ensemble.split_routers.")
+        raise ValueError("An E3 is made of a V-MoE: plan for e3=None, then split_routers.")
     if config.scan:
         raise ValueError("Surgery goes block by block: plan for scan=False, and stack the result (stacking.stack).")
     layers = moe_layers(config)
@@ -375,3 +383,58 @@ def _split(path: tuple, plan: Plan) -> tuple[tuple, str]:
         if name in plan.origins:
             return path[:start], name
     return path, ""
+
+
+# ---------------------------------------------------------------------------------------------- ensembles
+
+
+def split_routers(params, num_members: int, overlap: int = 0):
+    """V-MoE -> E3 (2110.03360): every router [D, E] becomes M routers over E/M experts each, [D, M, E/M].
+
+    Nothing else changes; member m owns experts m * E/M ... (m + 1) * E/M - 1. Gates grow, since each softmax is now
+    over E/M logits. overlap: experts that a member borrows from those after it, as in `E3Config`. Raises ValueError for
+    a model without routers, for scanned blocks, and for experts that do not divide among M members.
+    """
+    flat, division = flatten_dict(params, sep="/"), E3Config(num_members, overlap=overlap)
+    routers = [name for name in flat if ROUTER.fullmatch(name)]
+    if not routers:
+        raise ValueError("The model has no routers to split; E3 starts from a V-MoE.")
+    for name in routers:
+        if flat[name].ndim != 2:
+            instead = "expected [D, E]; of scanned blocks, stacking.unstack first"
+            raise ValueError(f"{name} is {flat[name].shape}, {instead}.")
+        e = flat[name].shape[1]
+        division.check(MoEConfig(e))
+        flat[name] = flat[name][:, experts_of(division, e)]  # [D, M, E/M + overlap]
+    return unflatten_dict(flat, sep="/")
+
+
+def batch_ensemble_from_dense(params: dict, config: ViTConfig, key: jax.Array) -> dict:
+    """Parameters of a BatchEnsemble from those of a plain ViT: kernels are shared, biases repeated for every member.
+
+    Fast weights are drawn as in `config.batch_ensemble`; with spread 0 they are 1, and every member is the ViT. Raises
+    ValueError for a configuration without members, and for parameters that are missing, extra or misshapen.
+    """
+    if config.batch_ensemble is None:
+        raise ValueError("The configuration has no batch_ensemble; set one with replace(batch_ensemble=...).")
+    flat, new = flatten_dict(params, sep="/"), {}
+    checkpoint.compare(flat, flat_shapes(config.replace(batch_ensemble=None)), "The ViT")
+    init = batch_ensemble.fast_weight_init(config.batch_ensemble)
+    for i, (name, shape) in enumerate(flat_shapes(config).items()):
+        if "/fast_weight_" in name:
+            new[name] = init(jax.random.fold_in(key, i), shape.shape)
+        else:  # a bias may be [M, ...], one per member
+            new[name] = jnp.broadcast_to(flat[name], shape.shape)
+    return unflatten_dict(new, sep="/")
+
+
+def mimo_from_single(params: dict, num_members: int) -> dict:
+    """Parameters of a MIMO from those of a model that reads one picture: each member's pixels get 1/M of the patch
+    kernel [p, p, C, D], and each has a copy of the head. Where all members read the same picture, as at test time,
+    every member is the model it came from. Raises ValueError for a model without a head."""
+    if "head" not in params:
+        raise ValueError("The model has no head, so a MIMO cannot be made of it.")
+    kernel, m = params["embedding"]["kernel"], whole("num_members", num_members, 1)
+    embedding = params["embedding"] | {"kernel": jnp.tile(kernel, (1, 1, m, 1)) / m}
+    head = {"kernel": jnp.tile(params["head"]["kernel"], (1, m)), "bias": jnp.tile(params["head"]["bias"], m)}
+    return {"ViT": params | {"embedding": embedding, "head": head}}

@@ -17,7 +17,7 @@ from kitlib.layers import batch_ensemble
 from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
 from kitlib.training import classification, optim
-from kitlib.upcycling import to_ensemble
+from kitlib.upcycling import surgery
 
 BATCH = {"image": SMALL_IMAGES[:4], "label": np.array([0, 1, 2, 1])}
 # Shape of an example, features, axis.
@@ -247,7 +247,7 @@ def test_weight_decay_leaves_fast_weights_alone():
 def trained(spread):
     """The largest difference of two members' logits after 20 steps from one ViT, and the losses."""
     config = LEARNER.replace(batch_ensemble=dataclasses.replace(LEARNER.batch_ensemble, spread=spread))
-    params = to_ensemble.batch_ensemble_from_dense(random_params(SMALL), config, jax.random.key(0))
+    params = surgery.batch_ensemble_from_dense(random_params(SMALL), config, jax.random.key(0))
     losses = []
     for _ in range(20):
         loss, grads = loss_and_gradients()(params)
@@ -272,7 +272,7 @@ def test_blocks_with_experts_and_blocks_with_fast_weights_go_together():
     sparse = SMALL.replace(moe=configs.MoEConfig(2, num_selected=2, capacity_factor=2.0), moe_blocks=(1,))
     config = sparse.replace(batch_ensemble=ensemble((0,), 2, spread=0.0))
     dense = random_params(sparse)
-    params = to_ensemble.batch_ensemble_from_dense(dense, config, jax.random.key(0))
+    params = surgery.batch_ensemble_from_dense(dense, config, jax.random.key(0))
     logits = logits_of(config, params)
     np.testing.assert_allclose(logits, np.broadcast_to(logits_of(sparse, dense), (2, 4, 3)), rtol=1e-4, atol=1e-4)
 

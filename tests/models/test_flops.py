@@ -8,7 +8,7 @@ from kitlib.models import flops
 from kitlib.models.checkpoint import expected_shapes
 from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
-from kitlib.parallel import topologies
+from kitlib.parallel import ahead_of_time
 
 # Publications count different parts of a model: each row lists the parts that its number includes.
 TOWER = ("embedding", "cls", "positions", "blocks", "encoder_norm")
@@ -135,7 +135,7 @@ def test_published_throughput_is_the_published_utilisation():
     forward = flops.vit_forward_flops(c)
     per_token = 3 * sum(forward[part] for part in ("projections", "attention", "mlp")) / c.num_tokens
     assert per_token == 6 * matrices + 12 * 48 * 6144 * 256
-    assert round(100 * topologies.mfu(1150, per_token, topologies.CHIPS["v4"].flops), 1) == 54.9
+    assert round(100 * ahead_of_time.mfu(1150, per_token, ahead_of_time.CHIPS["v4"].flops), 1) == 54.9
 
 
 def gflops(config) -> float:

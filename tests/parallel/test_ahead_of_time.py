@@ -7,9 +7,47 @@ from devices import run_on_devices
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kitlib.parallel import ahead_of_time, mesh, topologies
+from kitlib.parallel import ahead_of_time, mesh
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+
+
+@pytest.mark.parametrize(("name", "chips"), [("v5p:8x8x8", 512), ("v4:4x8x8", 256), ("v5e:16x16", 256), ("v6e:1x1", 1)])
+def test_slices_have_as_many_chips_as_their_shape(name, chips):
+    found = ahead_of_time.find(name)
+    assert (found.name, found.chips, found.generation) == (name, chips, name.split(":")[0])
+
+
+def test_every_slice_has_a_chip_and_fits_its_pod():
+    largest = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256, "gpu": 1}
+    assert set(ahead_of_time.SHAPES) == set(ahead_of_time.CHIPS) == set(largest)
+    for generation, shapes in ahead_of_time.SHAPES.items():
+        assert max(ahead_of_time.find(f"{generation}:{shape}").chips for shape in shapes) == largest[generation]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("v5e:32x32", "v5e:"), ("v5p:8x8x9", "v5p:8x8x8"), ("v5p-512", "v5p:"), ("v7x:2x2", "2x2")],
+)
+def test_slices_that_do_not_exist(name, nearest):
+    with pytest.raises(ValueError, match=rf"Unknown TPU slice '{name}'; did you mean '.*{nearest}.*Known: v4:2x2x1, "):
+        ahead_of_time.find(name)
+
+
+@pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
+def test_without_libtpu_the_extra_is_named():
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'kitlib\[pods\]'"):
+        ahead_of_time.devices_of(ahead_of_time.find("v5e:2x2"))
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu (the extra `pods`)")
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:1x1", "v5p:2x2x2", "v6e:2x4"])
+def test_libtpu_makes_one_device_per_chip(name):
+    topology = ahead_of_time.find(name)
+    assert ahead_of_time.mesh_of(topology, data=topology.chips).size == topology.chips
+
+
+# ------------------------------------------------------------------------------------------------------------ compiling
 
 
 def test_shapes_get_their_shardings():
@@ -64,7 +102,7 @@ def test_a_step_that_does_not_fit():
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu (the extra `pods`)")
 def test_a_step_for_a_tpu_slice():
-    m = topologies.mesh_of(topologies.find("v5e:2x2"), data=4)
+    m = ahead_of_time.mesh_of(ahead_of_time.find("v5e:2x2"), data=4)
     step = jax.jit(lambda w, x: w - jnp.mean(x, axis=0)[:, None])
     w = jax.ShapeDtypeStruct((256, 256), jnp.float32, sharding=NamedSharding(m, P()))
     x = jax.ShapeDtypeStruct((16, 256), jnp.float32, sharding=NamedSharding(m, P(mesh.BATCH_AXES)))
@@ -172,3 +210,29 @@ found["all-reduce"] = list(ahead_of_time.totals(text)["all-reduce"])
 @pytest.mark.slow
 def test_a_compiled_loop_counts_as_often_as_it_runs():
     assert run_on_devices(LOOP_ON_EIGHT)["all-reduce"] == [4, 4 * 32 * 4]
+
+
+# ---------------------------------------------------------------------------------------------------- the shortest step
+
+
+CHIP = ahead_of_time.Chip(flops=100.0, hbm_gib=1.0, hbm_bandwidth=10.0, links_bandwidth=5.0)
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds", "bound", "mfu"),
+    [
+        # Two chips of 100 FLOP/s: 800 FLOPs take 4 s, 600 of them are the model's: 600 / 200 / 4 = 0.75.
+        (ahead_of_time.Work(600.0, 800.0, 10.0, 5.0), 4.0, "compute", 0.75),
+        (ahead_of_time.Work(600.0, 800.0, 80.0, 5.0), 8.0, "memory", 600 / 200 / 8),
+        (ahead_of_time.Work(600.0, 800.0, 80.0, 60.0), 12.0, "interconnect", 0.25),
+    ],
+)
+def test_the_slowest_of_three_by_hand(work, seconds, bound, mfu):
+    bounds = ahead_of_time.step_time(work, CHIP, chips=2)
+    assert (bounds.seconds, bounds.bound) == (seconds, bound) and bounds.mfu == pytest.approx(mfu)
+
+
+def test_an_all_reduce_arrives_twice():
+    counts = {"all-reduce": (3, 10), "all-gather": (1, 7), "all-to-all": (0, 0)}
+    volumes = {kind: ahead_of_time.Volume(*count) for kind, count in counts.items()}
+    assert ahead_of_time.arriving_bytes(volumes) == 27

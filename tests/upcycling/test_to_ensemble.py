@@ -12,7 +12,7 @@ from kitlib import configs
 from kitlib.ensembles import Mimo
 from kitlib.models import checkpoint, stacking
 from kitlib.models.vit import ViT
-from kitlib.upcycling.to_ensemble import batch_ensemble_from_dense, mimo_from_single, split_routers
+from kitlib.upcycling.surgery import batch_ensemble_from_dense, mimo_from_single, split_routers
 
 
 def test_split_routers():
