@@ -30,7 +30,7 @@ from kitlib.moe import routing
 from kitlib.multimodal import boxes
 from kitlib.parallel import mesh
 from kitlib.training import classification, optim
-from kitlib.upcycling import surgery, to_ensemble
+from kitlib.upcycling import surgery
 
 NAN, INF = float("nan"), float("inf")
 NOT_NUMBERS = ("3", None, [], {}, object(), 1j)
@@ -231,7 +231,7 @@ def cases():
                "x valid")
     yield Case(surgery.vision_recipe, {"dense": VIT}, {"dense": "vit"}, "changes")
     yield Case(surgery.language_recipe, {"dense": T5}, {"dense": "t5"}, "changes")
-    yield Case(to_ensemble.mimo_from_single,
+    yield Case(surgery.mimo_from_single,
                {"params": params(VIT), "num_members": 2},
                {"num_members": "count"},
                "params")

@@ -1,9 +1,9 @@
-"""Ensembles: several training runs, several dropout masks, or several inputs at once; all predict float32[M, B, V].
+"""Ensembles of several training runs, several dropout masks or several inputs; all predict logits float32[M, B, V].
 
-    params, history = train_deep_ensemble(model, source, seeds=(0, 1, 2))     # 1612.01474: three runs, as one program
-    logits = predict_members(model, unstack(params), images)                  # float32[3, B, V]
-    logits = mc_dropout(model, params, images, num_samples=8)                 # 1506.02142: eight passes with dropout on
-    logits, out = Mimo(config, num_members=2).apply(variables, images)        # 2010.06610: reads two images, two heads
+    params, history = train_deep_ensemble(model, source, seeds=(0, 1, 2))       # 1612.01474: three runs as one program
+    logits = predict_members(model, unstack(params), images)                    # float32[3, B, V]
+    logits = mc_dropout(model, params, images, num_samples=8)                   # 1506.02142: float32[8, B, V]
+    logits, out = Mimo(config, num_members=2).apply(variables, images)          # 2010.06610: M images, M heads
 
 `uncertainty` and `metrics` evaluate these logits. A BatchEnsemble or an E3 has all its members in one model
 (`layers.batch_ensemble`, `moe.e3`), for which `training.classification.predict` is enough.
@@ -60,25 +60,19 @@ def train_deep_ensemble(
 
     if not seeds:
         raise ValueError("An ensemble has at least one member, got no seeds.")
-    tx, step = adamw_cosine_step(
-        classification.classification_loss, model, num_steps, peak, warmup=warmup, weight_decay=weight_decay
-    )
+    loss, rates = classification.classification_loss, {"warmup": warmup, "weight_decay": weight_decay}
+    tx, step = adamw_cosine_step(loss, model, num_steps, peak, **rates)
     shape = (1, *source.image_shape)
     state = stack([loop.init_state(classification.init_params(model, shape, seed), tx, seed) for seed in seeds])
     each = [image_batches.batches(source, batch_size, seed=seed, augment=augment) for seed in seeds]
-    state, history = loop.fit(
-        _together(step), state, map(_stack_batches, zip(*each, strict=True)), num_steps, progress=progress
-    )
+    batches = (jax.tree.map(lambda *arrays: np.stack(arrays), *together) for together in zip(*each, strict=True))
+    state, history = loop.fit(_together(step), state, batches, num_steps, progress=progress)
     return state.params, {name: np.moveaxis(values, 0, 1) for name, values in history.items()}
 
 
 @functools.cache
 def _together(step: Callable) -> Callable:
     return jax.jit(jax.vmap(step), donate_argnums=0)
-
-
-def _stack_batches(batches):
-    return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
 
 
 def predict_members(model, members: Sequence[dict], images, *, batch_size: int = 500) -> np.ndarray:
@@ -89,7 +83,7 @@ def predict_members(model, members: Sequence[dict], images, *, batch_size: int =
     return logits.reshape(-1, *logits.shape[-2:])
 
 
-# ---------------------------------------------------------------------------------------------- MC dropout
+# ---------------------------------------------------------------------------------------------- Monte Carlo dropout
 
 
 def mc_dropout(model, params, images, num_samples: int, *, seed: int = 0, batch_size: int = 500) -> np.ndarray:
@@ -108,14 +102,8 @@ def mc_dropout(model, params, images, num_samples: int, *, seed: int = 0, batch_
     images, samples = classification.in_range(images), []
     for m in range(num_samples):
         key = jax.random.fold_in(jax.random.key(seed), m)
-        samples.append(
-            classification.in_batches(
-                lambda x, start, key=key: noisy(params, x, jax.random.fold_in(key, start)),
-                images,
-                batch_size,
-                axis=axis,
-            )
-        )
+        one_pass = functools.partial(lambda key, x, start: noisy(params, x, jax.random.fold_in(key, start)), key)
+        samples.append(classification.in_batches(one_pass, images, batch_size, axis=axis))
     return np.stack(samples).reshape(-1, *samples[0].shape[-2:])
 
 

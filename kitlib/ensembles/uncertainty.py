@@ -34,17 +34,14 @@ def members_nll(logits, labels) -> float:
 
 def ensemble_nll(logits, labels) -> float:
     """NLL of the mean probability: the loss that an ensemble is judged by, never above `members_nll` (Jensen)."""
-    return float(-np.mean(_log_mean(_label_log_probs(logits, labels))))
+    log_p = _label_log_probs(logits, labels)
+    return float(-np.mean(special.logsumexp(log_p, axis=0) - np.log(len(log_p))))
 
 
 def _label_log_probs(logits, labels) -> np.ndarray:
     logits = _logits(logits)
     labels = _labels(labels, logits.shape)
     return special.log_softmax(logits, axis=-1)[:, np.arange(len(labels)), labels]  # [M, B]
-
-
-def _log_mean(log_p) -> np.ndarray:
-    return special.logsumexp(log_p, axis=0) - np.log(len(log_p))
 
 
 # ---------------------------------------------------------------------------------------------- diversity
@@ -60,9 +57,8 @@ def kl(probs) -> float:
     """Mean over pairs of members of (KL(p || q) + KL(q || p)) / 2, in nats.
 
     Published code computes KL(p_i || p_j) for i < j only, which depends on the order of the members; the two agree in
-    expectation if members are exchangeable. 0 log 0 is 0. The result is infinite if one member gives a class
-    probability 0 and another does not; float32 probabilities can underflow to 0, `metrics.softmax(logits)` hardly ever
-    does.
+    expectation if members are exchangeable. 0 log 0 is 0. Infinite if one member gives a class probability 0 and
+    another does not: float32 probabilities can underflow to 0, `metrics.softmax(logits)` hardly ever does.
     """
     pairs = itertools.combinations(_members(probs, at_least=2), 2)
     both = [np.mean(np.sum(special.rel_entr(p, q) + special.rel_entr(q, p), axis=-1)) for p, q in pairs]
@@ -154,7 +150,7 @@ def detection(scores_in, scores_out) -> Detection:
 
 def calibration_auc(probs, labels) -> float:
     """AUROC of `msp` for detecting wrong predictions: is the ensemble less certain when it is wrong?"""
-    wrong = _wrong(probs, labels)
+    wrong = combine(probs).argmax(axis=-1) != _labels(labels, np.shape(probs))  # ties go to the lowest class
     if wrong.all() or not wrong.any():
         got = f"all {len(wrong)} answers are {'wrong' if wrong.any() else 'right'}"
         raise ValueError(f"The calibration AUC needs right and wrong answers, but {got}; use more examples.")
@@ -176,9 +172,8 @@ def _counts(scores, positive) -> tuple[np.ndarray, np.ndarray]:
 def corruption_error(errors, baseline=None) -> float:
     """Mean over corruptions of the mean error over severities, each divided by the baseline's if there is one.
 
-    Args:
-      errors: float[C, S], shares of wrong predictions.
-      baseline: float[C, S], errors of another model (AlexNet for ImageNet-C); float[C, 1] if only means are known.
+    errors: float[C, S], shares of wrong predictions. baseline: float[C, S], those of another model (AlexNet for
+    ImageNet-C); float[C, 1] if only means are known.
     """
     if baseline is None:
         return float(np.mean(_shares("errors", errors, 2)))
@@ -233,11 +228,6 @@ def _members(probs, at_least=1) -> np.ndarray:
 
 def _labels(labels, shape) -> np.ndarray:
     return indices("labels", labels, shape[2], (shape[1],))
-
-
-def _wrong(probs, labels) -> np.ndarray:
-    answers = combine(probs).argmax(axis=-1)  # ties go to the lowest class
-    return answers != _labels(labels, np.shape(probs))
 
 
 def _two_classes(scores, positive) -> tuple[np.ndarray, np.ndarray]:

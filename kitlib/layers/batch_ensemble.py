@@ -6,10 +6,18 @@
 Member m's kernel is W * (alpha_m gamma_m^T), elementwise, but this kernel is never computed: scaling the inputs by
 alpha_m and the outputs by gamma_m gives the same result, with one matrix product by W for all members. This adds
 M * (C + D) parameters to a kernel of C * D; each member has its own biases. Tokens are copied before the first block of
-this kind, in the layout of `tile`; the head is such a layer too. A layer's parameters have the names of the
-public code (edward2); the names of the layers differ, and `models.checkpoint.load_vit` translates them.
+this kind; the head is such a layer too. A layer's parameters have the names of the public code (edward2); the names of
+the layers differ, and `models.checkpoint.load_vit` translates them.
 
-Built in notebooks/09_ensembles_and_uncertainty.ipynb.
+The layout of every ensemble in one model, here and in E3 (`moe.e3`), is one copy of the batch per member on the batch
+axis. On one device, members are outermost: a b c -> a b c a b c. On a mesh, each device holds the members of its own
+part of the batch, so that copying a token moves nothing between devices: with two, a b | c d -> a b a b | c d c d.
+
+    x = tile(x, 2)                # [B, ...] -> [M * B, ...]
+    x = split(x, 2)               # [M * B, ...] -> [M, B, ...]
+    x = merge(x)                  # and back
+
+Built in notebooks/09_ensembles_and_uncertainty.ipynb, the layout in notebooks/10_e3.ipynb.
 """
 
 import math
@@ -21,16 +29,7 @@ import jax.numpy as jnp
 from kitlib.configs import BatchEnsembleConfig
 from kitlib.parallel import mesh
 
-# ---------------------------------------------------------------------------------------------- the layout of members
-
-# The layout of an ensemble in one model: one copy of the batch per member, on the batch axis.
-#
-#     x = tile(x, 2)                # [B, ...] -> [M * B, ...]
-#     x = split(x, 2)               # [M * B, ...] -> [M, B, ...]
-#     x = merge(x)                  # and back
-#
-# On one device, members are outermost: a b c -> a b c a b c. On a mesh, each device holds the members of its own part
-# of the batch, so that copying a token moves nothing between devices: with two devices, a b | c d -> a b a b | c d c d.
+# ---------------------------------------------------------------------------------------------- the layout
 
 
 def tile(x: jax.Array, num_members: int) -> jax.Array:
@@ -60,13 +59,12 @@ def check_members(x: jax.Array, num_members: int) -> None:
     """Raises ValueError unless the first axis of x holds M members of equally many examples, on each part of a mesh."""
     parts = mesh.num_shards()
     if not x.shape or x.shape[0] % (parts * num_members):
-        where = f" on each of {parts} parts of the mesh" if parts > 1 else ""
-        raise ValueError(
-            f"The first axis of {x.shape} does not hold {num_members} members of equally many examples{where}."
-        )
+        where = f" on each of {parts} parts of the mesh" * (parts > 1)
+        what = f"{num_members} members of equally many examples{where}"
+        raise ValueError(f"The first axis of {x.shape} does not hold {what}.")
 
 
-# ---------------------------------------------------------------------------------------------- the layers
+# ---------------------------------------------------------------------------------------------- the layer
 
 
 def rank_one_dense(x: jax.Array, kernel: jax.Array, alpha: jax.Array, gamma: jax.Array) -> jax.Array:
@@ -77,10 +75,10 @@ def rank_one_dense(x: jax.Array, kernel: jax.Array, alpha: jax.Array, gamma: jax
 def fast_weight_init(config: BatchEnsembleConfig):
     """The initialiser (key, shape) -> float32 of alpha and gamma."""
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key, shape):
         if config.sign_probability is None:
-            return (1.0 + config.spread * jax.random.normal(key, shape)).astype(dtype)
-        return jnp.where(jax.random.bernoulli(key, config.sign_probability, shape), 1.0, -1.0).astype(dtype)
+            return 1.0 + config.spread * jax.random.normal(key, shape)
+        return jnp.where(jax.random.bernoulli(key, config.sign_probability, shape), 1.0, -1.0)
 
     return init
 

@@ -216,9 +216,8 @@ class Layer(nn.Module):
         normed = (self.pre_self_attention_layer_norm if self.decoder else self.pre_attention_layer_norm)(x)
         keys_values = attention.keys_values(normed)
         if past is not None:
-            keys_values = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=2), past, keys_values
-            )
+            write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=position, axis=2)
+            keys_values = jax.tree.map(write, past, keys_values)
         out["keys_values"] = keys_values
         branch, out["attention"] = attention(normed, keys_values, bias, mask, train)
         x = residual("sa", branch)

@@ -22,9 +22,8 @@ from kitlib.layers import batch_ensemble
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:
     """Cuts images into non-overlapping square patches, row by row.
 
-    images float[B, height, width, channels] -> float[B, N, patch_size * patch_size * channels], where
-    N = (height / patch_size) * (width / patch_size). A linear layer on the result is a convolution whose stride is
-    its kernel size (2010.11929, eq. 1).
+    images float[B, height, width, channels] -> float[B, N, p * p * channels], N = (height / p) * (width / p), with p =
+    patch_size. A linear layer on the result is a convolution whose stride is its kernel size (2010.11929, eq. 1).
     """
     b, height, width, c = images.shape
     if height % whole("patch_size", patch_size, 1) or width % patch_size:
@@ -102,10 +101,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.A
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array) -> jax.Array:
-    """Stochastic depth (1603.09382): a residual branch x float[B, N, D] is dropped for whole examples.
-
-    Kept branches are divided by the keep probability, so that the expectation is unchanged.
-    """
+    """Stochastic depth (1603.09382): a residual branch x float[B, N, D] is dropped for whole examples. Kept ones are
+    divided by the keep probability, so that the expectation is unchanged."""
     keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0], 1, 1))
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
@@ -241,14 +238,8 @@ class EncoderBlock(nn.Module):
                 branch = drop_path(branch, drop_rate, self.make_rng("drop_path"))
             return branch
 
-        mha = MultiHeadDotProductAttention(
-            self.num_heads,
-            self.qkv_bias,
-            self.qk_norm,
-            self.dtype,
-            self.attention_dense,
-            name="MultiHeadDotProductAttention_0",
-        )
+        fields = (self.num_heads, self.qkv_bias, self.qk_norm, self.dtype, self.attention_dense)
+        mha = MultiHeadDotProductAttention(*fields, name="MultiHeadDotProductAttention_0")
         out = {}
 
         def scaled(branch, name):
@@ -293,8 +284,7 @@ class MAPHead(nn.Module):
         b, _, d = x.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, d))
         probe = jnp.broadcast_to(probe, (b, 1, d)).astype(x.dtype)
-        x, _ = MultiHeadDotProductAttention(
-            self.num_heads, self.qkv_bias, self.qk_norm, self.dtype, name="MultiHeadDotProductAttention_0"
-        )(probe, x)
+        fields = (self.num_heads, self.qkv_bias, self.qk_norm, self.dtype)
+        x, _ = MultiHeadDotProductAttention(*fields, name="MultiHeadDotProductAttention_0")(probe, x)
         y = nn.LayerNorm(use_bias=self.norm_bias, dtype=self.dtype, name="LayerNorm_0")(x)
         return (x + MlpBlock(self.mlp_dim, dtype=self.dtype, name="MlpBlock_0")(y))[:, 0]

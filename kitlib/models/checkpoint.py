@@ -1,19 +1,26 @@
-"""Reading public checkpoints by name, safely: ViTs of Google and big_vision (`.npz`), T5s of Hugging Face and t5x.
+"""Checkpoints by the names of their leaves: public ones are read, of ViTs and T5s, and the kit's own written and read.
 
-    params = checkpoint.load_vit("B_16-i21k-300ep.npz", configs.vit("B/16", num_classes=21843))
-    params = checkpoint.load_t5("model.safetensors", configs.t5("1.1-base"))
+    params = checkpoint.load_vit("B_16-i21k-300ep.npz", configs.vit("B/16", num_classes=21843))     # Google, big_vision
+    params = checkpoint.load_t5("model.safetensors", configs.t5("1.1-base"))                        # Hugging Face, t5x
+    checkpoint.save("palix_s.safetensors", params)
+    params = checkpoint.load("palix_s.safetensors", expected)       # a tree of the right shapes, as of jax.eval_shape
 
 A public file is a flat list of named arrays. Loading takes four pure steps on that list: read; rename to the kit's
-names; resize positions; compare with the names and shapes of the configuration. (Blocks are stacked last, if the model
-is scanned.) Nothing is ever unpickled. A file that does not fit is refused, with the names of the leaves that are
-missing, extra or misshapen.
+names, which are those of big_vision (ViT), V-MoE (experts) and t5x (T5); resize positions; compare with the names and
+shapes of the configuration. (Blocks are stacked last, if the model is scanned.) Nothing is ever unpickled. A file that
+does not fit is refused, with the names of the leaves that are missing, extra or misshapen; so is one where two leaves
+would get one name, or where conventions are mixed so that nobody can say which leaf counts.
+
+The kit's own files are `.safetensors` in float16, half the bytes: it keeps 11 significant bits, a relative error of at
+most 1/2048 (below 6e-5, an absolute one of at most 3e-8); bfloat16, which is made for gradients, keeps 8. The largest
+float16 is 65,504; larger numbers are refused instead of becoming infinite. Files are written atomically, and as the
+format has no checksum of its own, the header carries one.
 
 Built in notebooks/01_vit_from_pixels_to_logits.ipynb, T5 in notebooks/08_t5_and_upcycling.ipynb.
 """
 
 import functools
 import hashlib
-import pathlib
 import re
 from pathlib import Path
 
@@ -32,32 +39,23 @@ from kitlib.models.checkpoint_files import CheckpointError, as_float32, read_jso
 from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
 
-# ---------------------------------------------------------------------------------------------- names
-
-# Translates the names of public checkpoints into the kit's: of leaves, in flat dicts, and of Hugging Face's fields.
-#
-# The kit's names are those of big_vision (ViT), V-MoE (experts) and t5x (T5). Where two leaves would get one name, or
-# two conventions are mixed so that nobody can say which leaf counts, the checkpoint is refused. `path`: the file, for
-# errors.
+# ---------------------------------------------------------------------- names; `path` is the file, for errors
 
 
 def kit_names(flat: dict[str, np.ndarray], path="The checkpoint") -> dict[str, np.ndarray]:
     """Renames the leaves of a ViT from any of the public conventions to the kit's names, those of big_vision.
 
     - Google's ViT files (vision_transformer) are older than Linen and number all submodules of a block with one
-      counter: LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3. Their positions are under
-      Transformer/posembed_input.
-    - big_vision's files have the prefix `params/` (two-tower models: `params/img/`).
-    - big_vision before 2022 has the positions under Transformer; some models have the parts of the MAP head at the top.
-    - Scanned big_vision models stack the blocks under Transformer/encoderblock, with a leading L axis.
-    - BatchEnsemble ViTs (google/uncertainty-baselines, vit_batchensemble.py) number a block's submodules as Google's
-      files do, and call the head batchensemble_head; the leaves of a layer have the kit's names.
-    - V-MoE's trees (google-research/vmoe) use the names Encoder, SelfAttention and Mlp; the leaves of the experts,
-      Moe/Mlp/... and Moe/Router/dense/kernel, have the kit's names.
+      counter: LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3; positions are under posembed_input.
+    - big_vision's have the prefix `params/` (two-tower models: `params/img/`); before 2022, the positions are under
+      Transformer; some have the parts of the MAP head at the top; scanned ones stack blocks under encoderblock.
+    - BatchEnsemble ViTs (google/uncertainty-baselines, vit_batchensemble.py) number submodules as Google's do, and call
+      the head batchensemble_head. V-MoE's trees (google-research/vmoe) have Encoder, SelfAttention and Mlp. The leaves
+      of their own layers, fast weights and experts, have the kit's names.
 
     Raises CheckpointError if two leaves would get the same name, and for blocks both stacked and single.
     """
-    renamed = {}
+    renamed: dict[str, np.ndarray] = {}
     for name, leaf in flat.items():
         new = re.sub(r"^(opt/target/|target/)?(params/)?(img/)?", "", name)
         new = re.sub(r"^Encoder/", "Transformer/", new)
@@ -218,24 +216,21 @@ def _t5_config(stored: dict) -> T5Config:
     )
 
 
-# ---------------------------------------------------------------------------------------------- loading
-
 # ---------------------------------------------------------------------------------------------- fitting
 
 
 def fit_positions(table: np.ndarray, config: ViTConfig, path="The checkpoint") -> np.ndarray:
     """A public position table in the layout and resolution of `config`, float32[1, N, D].
 
-    The stored grid is assumed to be square, as all published grids are. If the file has no row for the class token
-    (big_vision adds the class token after the positions), a row of zeros is added. Raises CheckpointError for a table
-    that is not a square grid of finite numbers, for one of a single patch, which would be the same everywhere in a
-    picture of several, and for a row that would have to be dropped: that is another model. path: the file, for errors.
+    Stored grids are square, as all published ones. If the file has no row for the class token (big_vision adds the
+    class token after the positions), a row of zeros is added. Raises CheckpointError for a table that is not a square
+    grid of finite numbers, for one of a single patch, which would be the same everywhere in a picture of several, and
+    for a row that would have to be dropped: that is another model.
     """
     table = as_float32({"pos_embedding": table}, path)["pos_embedding"]
     if table.ndim != 3 or table.shape[0] != 1 or not table.shape[1] or table.shape[2] != config.width:
         raise CheckpointError(f"{path}: pos_embedding is {table.shape}, expected (1, positions, {config.width}).")
-    n = table.shape[1]
-    side = int(np.sqrt(n))
+    side = int(np.sqrt(n := table.shape[1]))
     extra = n - side * side
     if extra > 1 or (side == 1 and max(config.grid) > 1):
         raise CheckpointError(f"{path}: pos_embedding has {n} positions: no square grid, with or without class token.")
@@ -262,8 +257,8 @@ def load_vit(path, config: ViTConfig, *, new_head: bool = False) -> dict:
     if "pos_embedding" in flat and config.posemb == "learn":
         flat["pos_embedding"] = fit_positions(flat["pos_embedding"], config, path)
     if new_head:
-        expected = flatten_dict(expected_shapes(config.replace(scan=False)), sep="/")
-        heads = {name: leaf for name, leaf in expected.items() if name.startswith("head/")}
+        shapes = flat_shapes(config.replace(scan=False))
+        heads = {name: leaf for name, leaf in shapes.items() if name.startswith("head/")}
         flat |= {name: np.full(leaf.shape, float("fast_weight" in name), leaf.dtype) for name, leaf in heads.items()}
     return fitted(flat, config, path)
 
@@ -276,7 +271,7 @@ def load_t5(path, config: T5Config) -> dict:
     Raises CheckpointError naming every leaf that is missing, extra or misshapen, or field that disagrees.
     """
     check_kind(config, T5Config)
-    path = pathlib.Path(path)
+    path = Path(path)
     arrays = read_safetensors(path) if path.suffix == ".safetensors" else read_npz(path, most_bytes(config))
     flat = as_float32(t5_names(arrays, path), path)
     shared, beside = config.tied, path.with_name("config.json")
@@ -301,7 +296,7 @@ def check_kind(config, kind: type) -> None:
 
 def fitted(flat: dict[str, np.ndarray], config: ViTConfig | T5Config, path) -> dict:
     """The parameters from unrolled leaves by the kit's names. Raises CheckpointError, see `compare`."""
-    unrolled = flatten_dict(expected_shapes(config.replace(scan=False)), sep="/")
+    unrolled = flat_shapes(config.replace(scan=False))
     compare(flat, unrolled, path)
     params = unflatten_dict({name: jnp.asarray(flat[name], leaf.dtype) for name, leaf in unrolled.items()}, sep="/")
     return stacking.stack(params, config)
@@ -310,8 +305,7 @@ def fitted(flat: dict[str, np.ndarray], config: ViTConfig | T5Config, path) -> d
 def most_bytes(config: ViTConfig | T5Config) -> int:
     """More than any public file of this model has: twice its parameters in float32, and half a GiB for positions of a
     higher resolution, a larger head and the state of an optimiser that is left out."""
-    leaves = jax.tree.leaves(expected_shapes(config.replace(scan=False)))
-    return 8 * sum(leaf.size for leaf in leaves) + 2**29
+    return 8 * sum(leaf.size for leaf in flat_shapes(config.replace(scan=False)).values()) + 2**29
 
 
 @functools.cache
@@ -324,11 +318,14 @@ def expected_shapes(config: ViTConfig | T5Config) -> dict:
     return jax.eval_shape(ViT(config).init, jax.random.key(0), images)["params"]
 
 
-def compare(flat: dict, expected: dict, path) -> None:
-    """Raises CheckpointError unless `flat` has exactly the names and shapes of `expected` (both flat).
+def flat_shapes(config: ViTConfig | T5Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """`expected_shapes` by name "a/b/c"."""
+    return flatten_dict(expected_shapes(config), sep="/")
 
-    path: the file, or what the leaves belong to, for the message.
-    """
+
+def compare(flat: dict, expected: dict, path) -> None:
+    """Raises CheckpointError unless `flat` has exactly the names and shapes of `expected` (both flat). path: the file,
+    or what the leaves belong to."""
     missing = sorted(set(expected) - set(flat))
     extra = sorted(set(flat) - set(expected))
     misshapen = [
@@ -347,16 +344,6 @@ def compare(flat: dict, expected: dict, path) -> None:
 
 # ---------------------------------------------------------------------------------------------- the kit's own files
 
-# The kit's own weight files: the parameters of a model by name, in 16 bits, in one `.safetensors`.
-#
-#     save("palix_s.safetensors", params)
-#     params = load("palix_s.safetensors", expected)   # expected: a tree of the right shapes, e.g. from jax.eval_shape
-#
-# This halves the bytes, with errors too small to matter: float16 keeps 11 significant bits, a relative error of at most
-# 1/2048 (below 6e-5, an absolute error of at most 3e-8). bfloat16, which is made for gradients, keeps 8. The largest
-# float16 is 65,504; larger numbers are refused instead of becoming infinite. Files are written atomically; leaves that
-# do not fit are refused by name. The format has no checksum of its own, so the header carries one.
-
 
 def save(path: str | Path, params: dict) -> None:
     """Writes all parameters as float16, by their names "a/b/c". Raises ValueError for one that float16 cannot hold."""
@@ -372,7 +359,7 @@ def save(path: str | Path, params: dict) -> None:
 def load(path: str | Path, expected: dict) -> dict:
     """The parameters as float32, in a tree like `expected`, whose leaves have shapes.
 
-    Raises checkpoint.CheckpointError naming the file and every leaf that is missing, extra or misshapen, and for a file
+    Raises CheckpointError naming the file and every leaf that is missing, extra or misshapen, and for a file
     whose numbers are not those that were saved.
     """
     shapes = flatten_dict(expected, sep="/")

@@ -40,7 +40,7 @@ def read_npz(path, most: int | None = None) -> dict[str, np.ndarray]:
         if head[:6] == b"\x93NUMPY":
             raise CheckpointError(f"{path} holds one bare array, not the named arrays of an .npz checkpoint.")
         if head[8:] == b"{":  # behind the length of the header
-            others = "hugging_face.load reads a folder of a ViT or T5, weights.load the kit's own files"
+            others = "hugging_face.load reads a folder of a ViT or T5, checkpoint.load the kit's own files"
             raise CheckpointError(f"{path} is a .safetensors file, expected an .npz: {others}.")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

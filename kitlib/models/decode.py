@@ -15,7 +15,6 @@ a `palix.PaLIX`. Tokens outside the vocabulary are refused, a ValueError, unless
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +32,7 @@ def greedy(model, params, inputs, *, max_length: int, eos: int = 1) -> tuple[jax
     text. A text that has not ended after M tokens is cut off and has no eos.
     """
     _check(model, inputs, max_length, eos)
-    return _greedy(model, params, inputs, max_length=max_length, eos=eos)
-
-
-@functools.partial(jax.jit, static_argnames=STATIC)
-def _greedy(model, params, inputs, *, max_length, eos):
-    # top_k is argmax here, three times as fast on a CPU.
-    return _write(model, params, inputs, max_length, eos, lambda logits, _: jax.lax.top_k(logits, 1)[1][:, 0])
+    return _write(model, params, inputs, None, max_length=max_length, eos=eos)
 
 
 def sample(
@@ -65,15 +58,7 @@ def sample(
         whole("top_k", top_k, 1)
     if top_p is not None:
         number("top_p", top_p, above=0.0, most=1.0)
-    return _sample(model, params, inputs, key, temperature, top_p, max_length=max_length, eos=eos, top_k=top_k)
-
-
-@functools.partial(jax.jit, static_argnames=(*STATIC, "top_k"))
-def _sample(model, params, inputs, key, temperature, top_p, *, max_length, eos, top_k):
-    def choose(logits, t):
-        return jax.random.categorical(jax.random.fold_in(key, t), restrict(logits, temperature, top_k, top_p))
-
-    return _write(model, params, inputs, max_length, eos, choose)
+    return _write(model, params, inputs, (key, temperature, top_p), max_length=max_length, eos=eos, top_k=top_k)
 
 
 def restrict(logits: jax.Array, temperature=1.0, top_k: int | None = None, top_p=None) -> jax.Array:
@@ -94,8 +79,16 @@ def restrict(logits: jax.Array, temperature=1.0, top_k: int | None = None, top_p
     return logits
 
 
-def _write(model, params, inputs, max_length: int, eos: int, choose: Callable):
-    """The loop of `greedy` and `sample`. choose: (logits float32[B, V], t) -> tokens int32[B]."""
+@functools.partial(jax.jit, static_argnames=(*STATIC, "top_k"))
+def _write(model, params, inputs, draw: tuple | None, *, max_length: int, eos: int, top_k: int | None = None):
+    """The loop of `greedy` (draw: None) and `sample` (draw: its key, temperature and top_p)."""
+
+    def choose(logits, t):  # float32[B, V] -> int32[B]
+        if draw is None:
+            return jax.lax.top_k(logits, 1)[1][:, 0]  # argmax, three times as fast on a CPU
+        key, temperature, top_p = draw
+        return jax.random.categorical(jax.random.fold_in(key, t), restrict(logits, temperature, top_k, top_p))
+
     cache = _init_cache(model, params, inputs, max_length)
     b = jax.tree.leaves(cache)[0].shape[0]
 
@@ -110,10 +103,11 @@ def _write(model, params, inputs, max_length: int, eos: int, choose: Callable):
 
     start = jnp.int32(0), jnp.zeros(b, jnp.int32), jnp.zeros(b, bool)
     empty = jnp.zeros((b, max_length), jnp.int32), jnp.zeros((b, max_length))
-    *_, tokens, log_probs = jax.lax.while_loop(
-        lambda carry: (carry[0] < max_length) & ~carry[2].all(), step, (*start, cache, *empty)
-    )
-    return tokens, log_probs
+
+    def go_on(carry):
+        return (carry[0] < max_length) & ~carry[2].all()
+
+    return jax.lax.while_loop(go_on, step, (*start, cache, *empty))[-2:]
 
 
 def beam_search(

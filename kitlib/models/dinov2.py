@@ -15,7 +15,6 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from kitlib import configs
 from kitlib.configs import ViTConfig
@@ -110,10 +109,8 @@ def params(arrays: dict[str, np.ndarray], c: ViTConfig, path: str | Path) -> dic
     slot, grid = (arrays[names[0]] for names in by_shape.values())
     table = jnp.asarray(np.concatenate([slot, grid], axis=1), jnp.float32)
     flat = {"pos_embedding": np.asarray(resize_positions(table, GRID, c.grid, cubic=True))}
-    for name, array in arrays.items():
-        if name.startswith("backbone."):
-            flat[_kit_name(name)] = array
-    expected = flatten_dict(checkpoint.expected_shapes(c), sep="/")
+    flat |= {_kit_name(name): array for name, array in arrays.items() if name.startswith("backbone.")}
+    expected = checkpoint.flat_shapes(c)
     heads = {"query", "key", "value", "out"}
     for name, array in flat.items():
         if name == "embedding/kernel" and array.ndim == 4:

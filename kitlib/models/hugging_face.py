@@ -6,8 +6,8 @@
 
 What `transformers` calls a ViT is the first one (2010.11929): a class token, learned positions, GELU, a linear head.
 All else that the kit's ViT can be (other pooling, experts, members, parallel blocks, ...) has no place in that layout
-and is refused by name; so is, when read, what the kit's models cannot be (`checkpoint.kit_config`). PyTorch
-stores a kernel [in, out] as a weight [out, in], and heads side by side.
+and is refused by name; so is, when read, what the kit's models cannot be (`checkpoint.kit_config`). PyTorch stores a
+kernel [in, out] as a weight [out, in], and heads side by side.
 
 Source: the module names of transformers' modeling_vit.py, compared in tests/models/test_hugging_face.py.
 """
@@ -48,12 +48,12 @@ def save_vit(folder: str | Path, params: dict, config: ViTConfig, class_names: S
     class_names: V names; default: "LABEL_0", ... The preprocessor's numbers are those of the kit's images: pixels in
     [-1, 1].
 
-    Raises ValueError for a model that is no such ViT, for parameters of another or not finite, for another number of
-    names than classes, and for equal names; then nothing is written.
+    Raises ValueError, and writes nothing, for a model that is no such ViT, for parameters of another or not finite, for
+    another number of names than classes, and for equal names.
     """
     check(config)
     flat = as_float32({name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()}, "The model")
-    checkpoint.compare(flat, flatten_dict(checkpoint.expected_shapes(config), sep="/"), "The model")
+    checkpoint.compare(flat, checkpoint.flat_shapes(config), "The model")
     labels = list(class_names) or [f"LABEL_{i}" for i in range(config.num_classes)]
     if not len(set(labels)) == len(labels) == config.num_classes:
         several = f"{len(labels)} class names, {len(set(labels))} different"
@@ -87,7 +87,7 @@ def load(folder: str | Path) -> tuple[ViTConfig | T5Config, dict]:
     if not any(name.startswith("vit.") for name in arrays):
         config = config.replace(num_classes=0)
         arrays = {f"vit.{name}": array for name, array in arrays.items() if not name.startswith("pooler.")}
-    renamed, expected = names(config), flatten_dict(checkpoint.expected_shapes(config), sep="/")
+    renamed, expected = names(config), checkpoint.flat_shapes(config)
     theirs = {renamed[n]: jax.eval_shape(functools.partial(to_torch, n), leaf) for n, leaf in expected.items()}
     checkpoint.compare(arrays, theirs, path)
     flat = {name: jnp.asarray(from_torch(name, arrays[renamed[name]], leaf.shape)) for name, leaf in expected.items()}

@@ -9,8 +9,10 @@
 A ViT, the *tower*, encodes every image independently. Its patches are not pooled: one linear map projects them to the
 width of the text model, so that n images of k patches become n * k *visual tokens*. In the encoder they precede the
 tokens of the prompt, and all tokens attend to all. Frames of a video and exemplars of a few-shot prompt are images like
-any other. The decoder generates the answer. Where a patch is in its image is encoded by the tower only, as the relative
-positions of the encoder hardly distinguish patches; with `visual_positions`, our addition, also after the projection.
+any other. The decoder generates the answer. Where a patch is in its image is encoded by the tower only: T5's relative
+positions tell near from far along the sequence, and nothing of a second dimension. That suffices in a large model. For
+small ones, whose towers pass on little of it, `visual_positions`, our addition, adds learned vectors per row, column
+and image after the projection.
 
 In a few-shot prompt, every image has its own text. Only positions show which text belongs to which image, and T5's
 relative positions do not distinguish distances beyond 128 tokens: after four images of 64 patches, no text could be
@@ -33,22 +35,12 @@ from kitlib.layers.initialize import init_params as initialize
 from kitlib.models.t5 import PAD, T5, check_packing, check_tokens, shift_right, token_loss
 from kitlib.models.vit import ViT
 
-# ----------------------------------------------------------------------------------- learned positions of visual tokens
-
-# Learned positions of visual tokens: vectors per row, per column and per image, added after the projection.
-#
-#     tokens = VisualPositions(grid=(8, 8), max_images=16, width=64)(tokens)      # float[B, n, k, D], k = 64, D = 64
-#
-# A departure from PaLI-X (2305.18565), whose visual tokens carry only what the tower's position embeddings left in
-# them; T5's relative positions tell near from far along the sequence, and nothing of a second dimension. That suffices
-# in a large model; these vectors are for small ones, whose towers pass on little of where a patch is.
+# ---------------------------------------------------------------------------------------------- visual positions
 
 
 def positions(rows: jax.Array, columns: jax.Array, images: jax.Array) -> jax.Array:
-    """The vector of every visual token: its row's, its column's and its image's, added.
-
-    rows: float[gh, D]. columns: float[gw, D]. images: float[n, D]. Returns float[n, gh * gw, D], patches row by row.
-    """
+    """rows float[gh, D], columns float[gw, D], images float[n, D] -> float[n, gh * gw, D]: the vector of every visual
+    token, its row's, its column's and its image's, added; patches row by row."""
     grid = rows[:, None] + columns[None]  # [gh, gw, D]
     return images[:, None] + grid.reshape(-1, rows.shape[-1])[None]  # [n, k, D]
 
@@ -58,7 +50,6 @@ class VisualPositions(nn.Module):
 
     Images are counted from the last one, whose vector is `image_embedding[0]`: examples with fewer images are padded in
     front, and that must not change them. All vectors start from N(0, 1), about as long as the projected patches.
-    Raises ValueError for more than `max_images` images.
     """
 
     grid: tuple[int, int]
@@ -76,19 +67,18 @@ class VisualPositions(nn.Module):
         return tokens + vectors.astype(tokens.dtype)[None]
 
     def of_images(self, n: int) -> jax.Array:
-        """float[n, D]: the vectors of n images, which the texts of a few-shot prompt get, too."""
+        """float[n, D]: the vectors of n images, which the texts of a few-shot prompt get, too. Raises ValueError for
+        more than `max_images`."""
         if n > self.max_images:
             raise ValueError(f"Expected 1 to {self.max_images} images or frames (max_images), got {n}.")
         return self.image_embedding[:n][::-1]  # the last one is the first
 
 
-# ---------------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------------------------- which token sees which
 
 # The maximum number of tokens of a few-shot text. Every text takes as many positions, so that the position of the next
 # image depends neither on the text nor on its padding.
 FEW_SHOT_TEXT_LENGTH = 28
-
-# ---------------------------------------------------------------------------------------------- which token sees which
 
 
 def sequence_order(num_images: int, num_patches: int, length: int, few_shot: bool) -> tuple[jax.Array, jax.Array]:
@@ -200,21 +190,9 @@ class PaLIX(nn.Module):
         encoded, more = self.text.encode_embedded(x, valid, visible, position, train=train)  # [B, n * k + N, D]
         return encoded, out | more
 
-    def __call__(
-        self,
-        images,
-        prompt_tokens,
-        decoder_tokens,
-        *,
-        images_valid=None,
-        segments=None,
-        decoder_segments=None,
-        features=None,
-        train=False,
-    ):
-        encoded, out = self.encode(
-            images, prompt_tokens, images_valid, segments, features=features, train=train
-        )  # [B, n * k + N, D]
+    def __call__(self, images, prompt_tokens, decoder_tokens, *, decoder_segments=None, train=False, **inputs):
+        """inputs: `images_valid`, `segments` and `features`, see `encode`."""
+        encoded, out = self.encode(images, prompt_tokens, **inputs, train=train)  # [B, n * k + N, D]
         logits, more = self.text.decode(encoded, decoder_tokens, out["segments"], decoder_segments, train=train)
         parts = [part["auxiliary_loss"] for part in (out, more, out.get("tower", {})) if "auxiliary_loss" in part]
         return logits, {**out, **more, **({"auxiliary_loss": sum(parts)} if parts else {})}
@@ -237,8 +215,7 @@ class PaLIX(nn.Module):
 
 
 def check_few_shot(images, features, prompt_tokens) -> None:
-    """Raises ValueError unless few-shot prompts int32[B, n, L] have n images, or features of n images, and at most
-    `FEW_SHOT_TEXT_LENGTH` tokens per text."""
+    """Raises ValueError unless prompts int32[B, n, L] have n images or features, and L <= `FEW_SHOT_TEXT_LENGTH`."""
     seen, ndim = (images, 5) if features is None else (features, 4)
     if seen is None or seen.ndim != ndim or seen.shape[1] != prompt_tokens.shape[1]:
         got = "none" if seen is None else f"shape {seen.shape}"
@@ -258,10 +235,8 @@ def check_pictures(config: PaLIXConfig, images, images_valid, batch: int):
     checks dtype and image size."""
     images = images[:, None] if images.ndim == 4 else images
     if images.ndim != 5 or images.shape[0] != batch:
-        raise ValueError(
-            f"Images must be float[B, n, height, width, C] or [B, height, width, C] with B={batch} as the prompts, "
-            f"got shape {images.shape}."
-        )
+        expected = f"float[B, n, height, width, C] or [B, height, width, C] with B={batch} as the prompts"
+        raise ValueError(f"Images must be {expected}, got shape {images.shape}.")
     return images, _check_valid(config, images_valid, images.shape[:2])
 
 
@@ -269,10 +244,8 @@ def check_features(config: PaLIXConfig, features, images_valid, batch: int):
     """images_valid bool[B, n]. Raises ValueError unless features float[B, n, k, D_v] are the output of this tower."""
     k, width = config.tower.num_tokens, config.tower.width
     if features.ndim != 4 or features.shape[0] != batch or features.shape[2:] != (k, width):
-        raise ValueError(
-            f"Features must be float[B={batch}, n, k={k}, D_v={width}], the output of the tower for n images per "
-            f"prompt, got shape {features.shape}."
-        )
+        expected = f"float[B={batch}, n, k={k}, D_v={width}], the output of the tower for n images per prompt"
+        raise ValueError(f"Features must be {expected}, got shape {features.shape}.")
     return _check_valid(config, images_valid, features.shape[:2])
 
 

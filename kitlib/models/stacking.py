@@ -156,6 +156,5 @@ def rematerialised(block, remat: str, train_argument: int, scan: bool):
 
 def by_block(segment: Segment, stacked: tuple[dict, ...]) -> list[dict]:
     """The intermediates of every block of a scanned segment, from one stacked tree per block of the period."""
-    return [
-        jax.tree.map(lambda a, r=r: a[r], out) for r in range(segment.repeats) for out in stacked
-    ]  # block first + r * period + j is entry j of repeat r
+    # block first + r * period + j is entry j of repeat r
+    return [jax.tree.map(lambda a, r=r: a[r], out) for r in range(segment.repeats) for out in stacked]

@@ -6,7 +6,8 @@
     out["block00"]["attention"]           # float32[B, H, N, N], of the encoder; the decoder's: "block_decoder00"
 
 This is T5 (1910.10683) in version 1.1, also mT5, and UL2 with another activation. Parameter names and shapes are those
-of t5x's checkpoints, so that they are loaded without renaming. `decode` generates text.
+of t5x's checkpoints, so that they are loaded without renaming. A stack is layers one after the other, or loops over
+equal layers (see `stacking`). `decode` generates text.
 
 Built in notebooks/08_t5_and_upcycling.ipynb.
 """
@@ -27,7 +28,9 @@ from kitlib.moe import MoEMlp, routing
 from kitlib.parallel import mesh
 from kitlib.parallel.mesh import read_rows
 
-# ---------------------------------------------------------------------------------------------- encoder and decoder
+PAD = 0  # also the token the decoder starts with
+
+# ---------------------------------------------------------------------------------------------- the two stacks
 
 
 def single_layers(c: T5Config, decoder: bool, first: int, count: int) -> dict[str, Layer]:
@@ -136,10 +139,8 @@ class Decoder(nn.Module):
         Raises ValueError for scanned layers, whose keys and values are computed in the loop.
         """
         if any(segment.repeats > 1 for segment in stacking.t5_segments(self.config, decoder=True)):
-            raise ValueError(
-                "A scanned T5 does not generate text one token at a time: use T5(config.replace(scan=False)) with "
-                "stacking.unstack(params)."
-            )
+            instead = "use T5(config.replace(scan=False)) with stacking.unstack(params)"
+            raise ValueError(f"A scanned T5 does not generate text one token at a time: {instead}.")
         return tuple(layer.encoder_decoder_attention.keys_values(encoded) for layer in self.layers.values())
 
     def __call__(self, x, relative, mask, encoded, cross_mask, valid, *, cache=None, train=False):
@@ -150,16 +151,11 @@ class Decoder(nn.Module):
         """
         bias = self.relpos_bias(relative)  # [1, H, M, M]
         x = self.drop(x, deterministic=not train)
-        x, outs = run_layers(
-            self.layers, self.config, x, bias, mask, valid, encoded, cross_mask, cache=cache, train=train
-        )  # [B, M, D]
+        more = {"cache": cache, "train": train}
+        x, outs = run_layers(self.layers, self.config, x, bias, mask, valid, encoded, cross_mask, **more)  # [B, M, D]
         out = {f"block_decoder{i:02d}": layer for i, layer in enumerate(outs)}
         return self.drop(self.decoder_norm(x), deterministic=not train), out
 
-
-# ---------------------------------------------------------------------------------------------- the model
-
-PAD = 0  # also the token the decoder starts with
 
 # ---------------------------------------------------------------------------------------------- the model
 

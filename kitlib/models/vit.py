@@ -5,6 +5,13 @@
     logits, out = model.apply({"params": params}, images)
     out["block01"]["attention"]     # float32[B, H, N, N]; a plot needs no hooks
 
+A ViT may be cut in two parts, which together compute what the whole does: the lower blocks, frozen and run once per
+picture, and the upper ones, which are trained. (A model is upcycled as a whole, before it is split.)
+
+    lower, upper = vit.split(params, 9)                         # and join(lower, upper, 9); upper blocks count from 0
+    tokens = vit.tokens_before(config, lower, images, 9)        # float[B, N, D], to be kept
+    logits, out = UpperViT(vit.upper_config(config, 9)).apply({"params": upper}, tokens)
+
 Built in notebooks/01_vit_from_pixels_to_logits.ipynb, V-MoE in notebooks/05_v_moe.ipynb.
 """
 
@@ -83,19 +90,18 @@ def apply_block(c: ViTConfig, i: int, x, drop_rate, train: bool):
 def block_fields(c: ViTConfig, i: int) -> dict:
     """The fields of `EncoderBlock` for block i; experts and members only where it has them."""
     dtype = jnp.dtype(c.dtype)
-    fields = {
-        "mlp_dim": c.mlp_dim,
-        "num_heads": c.num_heads,
-        "dropout": c.dropout,
-        "stochastic_depth": c.drop_path > 0,
-        "parallel": c.parallel,
-        "qk_norm": c.qk_norm,
-        "qkv_bias": c.qkv_bias,
-        "norm_bias": c.norm_bias,
-        "layer_scale": c.layer_scale,
-        "activation": c.activation,
-        "dtype": dtype,
-    }
+    same = (
+        "mlp_dim",
+        "num_heads",
+        "dropout",
+        "parallel",
+        "qk_norm",
+        "qkv_bias",
+        "norm_bias",
+        "layer_scale",
+        "activation",
+    )
+    fields = {name: getattr(c, name) for name in same} | {"stochastic_depth": c.drop_path > 0, "dtype": dtype}
     if i == c.tiled_block and c.tiled_after_attention:
         fields["members"] = c.num_members
     if i in c.moe_blocks:
@@ -182,9 +188,8 @@ def pooled(c: ViTConfig, x):
     if c.pool == "gap":
         return x.mean(axis=1)
     if c.pool == "map":
-        return MAPHead(
-            c.mlp_dim, c.num_heads, c.qkv_bias, c.qk_norm, c.norm_bias, jnp.dtype(c.dtype), name="MAPHead_0"
-        )(x)
+        fields = c.mlp_dim, c.num_heads, c.qkv_bias, c.qk_norm, c.norm_bias, jnp.dtype(c.dtype)
+        return MAPHead(*fields, name="MAPHead_0")(x)
     return x
 
 
@@ -204,14 +209,6 @@ def check_images(images, config: ViTConfig) -> None:
 
 # ---------------------------------------------------------------------------------------------- in two parts
 
-# A ViT in two parts: the lower blocks, frozen and run once per picture, and the upper ones, which are trained.
-#
-#     lower, upper = vit_parts.split(params, 9)
-#     tokens = vit_parts.tokens_before(config, lower, images, 9)      # float[B, N, D], to be kept
-#     logits, out = UpperViT(vit_parts.upper_config(config, 9)).apply({"params": upper}, tokens)
-#
-# The two parts together compute what the whole model does. A model is upcycled as a whole, before it is split; `join`
-# puts the parts together again. The blocks of the upper part count from 0.
 BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/(.*)")
 
 
@@ -269,23 +266,17 @@ def tokens_before(config: ViTConfig, lower: dict, images, first: int) -> jax.Arr
     lower: from `split`. The last block's output is taken before the final norm, which belongs to the upper part. For a
     whole data set, call it in `classification.in_batches`.
     """
-    pool = "tok" if config.pool == "tok" else "gap"
-    below = config.replace(
-        depth=first, num_classes=0, representation_size=0, pool=pool, moe=None, moe_blocks=(), e3=None
-    )
-    return _lower(below)(lower, images)
+    fields = {"pool": "tok" if config.pool == "tok" else "gap", "num_classes": 0, "representation_size": 0}
+    return _lower(config.replace(depth=first, moe=None, moe_blocks=(), e3=None, **fields))(lower, images)
 
 
 @functools.cache
 def _lower(config: ViTConfig):
-    model, last = ViT(config), f"block{config.depth - 1:02d}"
-    shapes = jax.eval_shape(
-        model.init, jax.random.key(0), np.zeros((1, *config.image_size, config.channels), np.float32)
-    )
-    norm = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"]["Transformer"]["encoder_norm"])
+    ones = np.ones(config.width, np.float32)
+    norm = {"scale": ones} | ({"bias": ones} if config.norm_bias else {})
 
     def run(lower, images):
         params = lower | {"Transformer": lower["Transformer"] | {"encoder_norm": norm}}  # its result is not used
-        return model.apply({"params": params}, images)[1][last]["+mlp"]
+        return ViT(config).apply({"params": params}, images)[1][f"block{config.depth - 1:02d}"]["+mlp"]
 
     return jax.jit(run)

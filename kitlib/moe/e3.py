@@ -7,7 +7,7 @@
 At the first layer with experts, every token is copied once per member. The copies pass through the same attention,
 norms, dense MLPs and head, but each is routed by its member's own router among its member's own E / M experts. So
 member m *is* a V-MoE with E / M experts (`member`), and the E3 has no more parameters than the V-MoE that it is made of
-(`to_ensemble.split_routers`).
+(`surgery.split_routers`).
 
 Layout: members are the outer axis, [M * B, N, D], as in the paper's tiling; in the released code they are the inner
 axis, [B * M, N, D] (`interleave`). If one is read as the other, predictions for different images are averaged.

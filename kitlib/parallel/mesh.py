@@ -19,6 +19,8 @@ Every mesh has all four axes; an axis of size 1 divides nothing. Eight devices a
 The types of the axes are Auto: XLA decides how every intermediate result is divided, from the parameters' specs
 (`rules`) and a few constraints. (`jax.make_mesh` defaults to Explicit, where every operation has to say it.)
 
+`read_rows` reads a table that is divided, without gathering it.
+
 Built in notebooks/16_from_laptop_to_pod.ipynb.
 """
 
@@ -64,11 +66,12 @@ def sizes_of(axes: dict[str, int], num_devices: int) -> tuple[int, ...]:
     wanted = math.prod(axes.values())
     if wanted != num_devices:
         product = " x ".join(f"{name}={size}" for name, size in axes.items()) or "data=1"
+        one = num_devices == 1
         raise ValueError(
-            f"The mesh {product} has {wanted} devices, here {'is' if num_devices == 1 else 'are'} {num_devices}: "
-            "change an axis, so that the product of all axes is the number of devices."
+            f"The mesh {product} has {wanted} devices, here {'is' if one else 'are'} {num_devices}: change an axis, so "
+            "that the product of all axes is the number of devices."
             + " Or install JAX for your accelerators, or simulate devices (kit train: --devices)."
-            * (num_devices == 1)
+            * one
         )
     return tuple(axes.get(name, 1) for name in AXES)
 
@@ -153,19 +156,13 @@ def _free(axes, sizes: dict[str, int]) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------- batches
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis is divided among all devices along `BATCH_AXES`."""
-    return NamedSharding(mesh, P(BATCH_AXES))
-
-
 def global_batch(mesh: Mesh, batch):
     """One array over all devices per leaf, from the rows that this process has read.
 
     batch: a tree of arrays [B / P, ...] on each of P processes; the result has [B, ...]. Every process passes its own
     rows. Raises ValueError for a batch that does not divide among the devices.
     """
-    sharding = batch_sharding(mesh)
-    shards = parts_of(mesh.shape)
+    sharding, shards = NamedSharding(mesh, P(BATCH_AXES)), parts_of(mesh.shape)
 
     def put(x):
         x = np.asarray(x)
@@ -182,18 +179,15 @@ def global_batch(mesh: Mesh, batch):
 
 # ---------------------------------------------------------------------------------------------- a divided table
 
-# Reading rows of an embedding table that is divided among devices, without gathering the table.
-#
-#     x = read_rows(table, tokens)            # float[V, D], int[B, N] -> float[B, N, D]
-#
-# Along `fsdp`, the table is divided by its columns, and a device has the tokens of its own part of the batch. XLA may
-# gather the table to read a few rows of it: 250,112 x 4,096 numbers for a PaLI-X of 55B. Instead, the devices of a
-# group exchange their tokens, which are small; each reads its columns for all of them; one all-to-all brings the
-# columns of a token together. The gradient goes the same way back, and is then complete along `fsdp`.
-
 
 def read_rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
-    """table float[V, D], tokens int[B, N] -> float[B, N, D]; on a mesh, tokens and result are divided along B."""
+    """table float[V, D], tokens int[B, N] -> float[B, N, D]; on a mesh, tokens and result are divided along B.
+
+    Along `fsdp`, the table is divided by its columns, and a device has the tokens of its own part of the batch. XLA may
+    gather the table to read a few rows: 250,112 x 4,096 numbers for a PaLI-X of 55B. Instead, the devices of a group
+    exchange their tokens, which are small; each reads its columns for all of them; one all-to-all brings the columns of
+    a token together. The gradient goes the same way back, and is then complete along `fsdp`.
+    """
     here = current()
     sizes = free_axes(here)
     if sizes.get("fsdp", 1) == 1:

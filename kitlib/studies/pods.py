@@ -8,8 +8,8 @@
 First what a training step has to compute, read and send, in closed form (`bounds`); then the rows of the table; then
 the same steps compiled. Activations are bfloat16, parameters and optimiser float32; stacks are scanned and
 rematerialised. All-to-alls are compared with the least that expert parallelism can move, and the step with its lower
-bounds (`parallel.topologies`). Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece by
-piece, with matrix products.
+bounds (`parallel.ahead_of_time`). Collective permutes (permute_mib) are gathers and reductions that XLA overlaps, piece
+by piece, with matrix products.
 
 Read in notebooks/16_from_laptop_to_pod.ipynb.
 """
@@ -35,7 +35,7 @@ from kitlib.data import files
 from kitlib.models import flops, palix, t5
 from kitlib.models.vit import ViT
 from kitlib.moe import capacity, e3
-from kitlib.parallel import ahead_of_time, mesh, rules, topologies
+from kitlib.parallel import ahead_of_time, mesh, rules
 from kitlib.parallel.ahead_of_time import Volume
 from kitlib.training import classification, loop, optim
 
@@ -135,17 +135,17 @@ def fsdp_and_tensor_traffic(pod: Pod) -> dict[str, Volume]:
     }
 
 
-def bounds(pod: Pod) -> topologies.Bounds:
+def bounds(pod: Pod) -> ahead_of_time.Bounds:
     """The roofline of a step of a dense ViT, without compiling it."""
-    topology = topologies.find(pod.topology)
+    topology = ahead_of_time.find(pod.topology)
     model_flops, executed_flops = step_flops(pod)
     # Float32 parameters and moments, read and written; bfloat16 weights, read in two forward and one backward pass.
     parameters = sum(flops.vit_parameters(pod.config).values()) / pod.axes.get("tensor", 1)
     moments = {"adamw": 8, "adafactor": 0, "adafactor-momentum": 2}[pod.optimizer]
     memory = 2 * (4 + moments) * parameters / pod.axes.get("fsdp", 1) + 3 * 2 * parameters
-    arriving = topologies.arriving_bytes(fsdp_and_tensor_traffic(pod))
-    work = topologies.Work(model_flops, executed_flops, memory, arriving)
-    return topologies.step_time(work, topology.chip, topology.chips)
+    arriving = ahead_of_time.arriving_bytes(fsdp_and_tensor_traffic(pod))
+    work = ahead_of_time.Work(model_flops, executed_flops, memory, arriving)
+    return ahead_of_time.step_time(work, topology.chip, topology.chips)
 
 
 # ---------------------------------------------------------------------------------------------- the rows
@@ -251,7 +251,7 @@ def named(title: str, topology: str, axes: str = "", batch: int = 0) -> Pod:
     if title not in rows and "/" in title:
         rows[title] = Pod(title, configs.vit(title, pool="gap", **DEEP), "", {}, 0, "adamw")
     one_of("model", title, rows)
-    chips = topologies.find(topology).chips
+    chips = ahead_of_time.find(topology).chips
     sizes = mesh.parse(axes) or {"fsdp": chips}
     mesh.sizes_of(sizes, chips)
     if whole("The batch", batch, 0) % mesh.parts_of(sizes):
@@ -284,8 +284,8 @@ def loss_and_shapes(pod: Pod) -> tuple[Callable, dict, dict]:
 
 def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
     """The row of the table, except for "host_gib"."""
-    topology = topologies.find(pod.topology)
-    device_mesh = topologies.mesh_of(topology, **pod.axes)
+    topology = ahead_of_time.find(pod.topology)
+    device_mesh = ahead_of_time.mesh_of(topology, **pod.axes)
     loss, params, batch = loss_and_shapes(pod)
     tx = optim.assemble(optim.CORES[pod.optimizer](), 1e-3, clip_norm=1.0, freeze=pod.frozen)
     state, specs = loop.state_shapes(params, tx), loop.state_specs(params, tx, device_mesh)
@@ -297,7 +297,7 @@ def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
         "config": pod.name, "topology": pod.topology, "chips": topology.chips,
         "mesh": ",".join(f"{axis}={size}" for axis, size in pod.axes.items()),
         "batch": pod.batch, "optimizer": pod.optimizer, "hbm_gib": topology.chip.hbm_gib, "flops": model_flops,
-        "all_to_all_minimum_mib": round(all_to_all_minimum(pod) / 2**20, 3), "versions": topologies.versions(),
+        "all_to_all_minimum_mib": round(all_to_all_minimum(pod) / 2**20, 3), "versions": ahead_of_time.versions(),
     }  # fmt: skip
     try:
         report = ahead_of_time.compile_step(step, arguments, device_mesh, fast=fast)
@@ -306,9 +306,9 @@ def compile_pod(pod: Pod, *, fast: bool = True) -> dict:
         return row | {"fits": False}
     if report.peak_gib > topology.chip.hbm_gib:  # a GPU, whose memory is smaller than that of the chip compiled for
         return row | {"fits": False}
-    arriving = topologies.arriving_bytes(report.collectives)
-    work = topologies.Work(model_flops, executed_flops, hbm_bytes(state, specs, device_mesh), arriving)
-    bounds = topologies.step_time(work, topology.chip, topology.chips)
+    arriving = ahead_of_time.arriving_bytes(report.collectives)
+    work = ahead_of_time.Work(model_flops, executed_flops, hbm_bytes(state, specs, device_mesh), arriving)
+    bounds = ahead_of_time.step_time(work, topology.chip, topology.chips)
 
     def mib(*kinds):
         return round(sum(report.collectives[kind].bytes for kind in kinds) / 2**20, 3)
@@ -392,7 +392,7 @@ def _write_table(pods: dict[str, Pod]) -> int:
     rows, kept = [], files.writable("build/pods")
     kept.mkdir(parents=True, exist_ok=True)
     for i, (title, pod) in enumerate(pods.items()):
-        done = kept / f"{files.recipe_hash(f'{pod} {COLUMNS} {topologies.versions()}')}.json"
+        done = kept / f"{files.recipe_hash(f'{pod} {COLUMNS} {ahead_of_time.versions()}')}.json"
         if not done.exists():
             code = f"from kitlib.studies import pods; raise SystemExit(pods.main({title!r}))"
             child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

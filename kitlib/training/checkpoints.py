@@ -7,9 +7,8 @@
 
 A checkpoint gets its name only when it is complete, and counts only when the hashes of its files are written: a killed
 run leaves no half of one, and a flipped bit is noticed. A run has its folder alone, and goes on only with the recipe
-and the data that it began with. Arrays that are divided among devices are written and read by parts, and may be
-restored on another mesh: divided as those of `like`. The data's position is kept for every process, as each reads its
-own part.
+and the data that it began with. Arrays that are divided among devices are written by parts, and may be restored on
+another mesh, divided as those of `like`; the data's position is kept for every process.
 """
 
 import contextlib
@@ -109,9 +108,8 @@ class Saver:
     def _seal(self, step: int) -> None:
         files.write_text(self.directory / f"{step}.sha256", json.dumps(hashes_of(self.directory / str(step))))
         if step not in whole_steps(self.directory):
-            raise ValueError(
-                f"No step {step} was saved, as {self.directory} has others of larger numbers: name another."
-            )
+            larger = f"{self.directory} has others of larger numbers"
+            raise ValueError(f"No step {step} was saved, as {larger}: name another.")
 
     def restore(self, like, batches) -> tuple:
         """(state, history) of the newest checkpoint; batches continue with the next one.
@@ -157,30 +155,26 @@ class Saver:
             expected, found = json.loads(hashes.read_bytes()), hashes_of(folder)
             wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if wrong:
-            raise ValueError(
-                f"The checkpoint of step {step} in {self.directory} is damaged: {wrong[0]} is not as it was written. "
-                f"Delete {folder}, to go on from the one before."
-            )
+            what = f"The checkpoint of step {step} in {self.directory} is damaged: {wrong[0]} is not as it was written."
+            raise ValueError(f"{what} Delete {folder}, to go on from the one before.")
 
     def _read(self, step: int, **parts):
         """These parts of a checkpoint; raises ValueError with its folder if they cannot be read."""
         try:
             return self.manager.restore(step, args=self.ocp.args.Composite(**parts))
         except (ValueError, KeyError, OSError) as error:
-            raise ValueError(
-                f"The checkpoint of step {step} in {self.directory} cannot be read or is of another model or "
-                f"optimiser: {error}"
-            ) from error
+            what = f"The checkpoint of step {step} in {self.directory} cannot be read"
+            raise ValueError(f"{what} or is of another model or optimiser: {error}") from error
 
     def _check_recipe(self, recipe: str) -> None:
         """Before anything else is read: another model's shapes would fail with a less helpful message."""
         if recipe != self.recipe:
             was, now = ([part.strip("()") for part in text.split(", ")] for text in (recipe, self.recipe))
             differ = [", ".join(part for part in a if part not in b) for a, b in ((was, now), (now, was))]
+            what = f"another recipe: {differ[0] or recipe}, now {differ[1] or self.recipe}"
             raise ValueError(
-                f"{self.directory} has checkpoints of another recipe: {differ[0] or recipe}, now "
-                f"{differ[1] or self.recipe}. That is another run (of more steps, too: its learning rates are others): "
-                "name another folder; or delete this one, to start again."
+                f"{self.directory} has checkpoints of {what}. That is another run (of more steps, too: its learning "
+                "rates are others): name another folder; or delete this one, to start again."
             )
 
     def _check_data(self, stored: dict, batches) -> None:
@@ -194,10 +188,10 @@ class Saver:
             was, got = (found.get(name, {"shape": None}) for found in (first["batch"], now))
             # Checkpoints of older versions have no hash: shapes are compared, and the run goes on.
             if was["shape"] != got["shape"] or was.get("sha256", got["sha256"]) != got["sha256"]:
+                now_got = f"now {got['shape']}{' and other values' * (was['shape'] == got['shape'])}"
                 raise ValueError(
                     f"The run in {self.directory} began with other data: {name} of its first batch has shape "
-                    f"{was['shape']}, now {got['shape']}{' and other values' * (was['shape'] == got['shape'])}. Give "
-                    f"it the same set, seed and batch size, or another folder."
+                    f"{was['shape']}, {now_got}. Give it the same set, seed and batch size, or another folder."
                 )
 
 
@@ -229,9 +223,9 @@ def hashes_of(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _first_batch(batches) -> dict:
-    """{"start": the iterator's state, "batch": {name: {"shape", "sha256"}}} of its next batch, as JSON can write it; of
-    this process's rows, on however many devices. The iterator is put back. Every bit counts: features that a model
-    computes (`multimodal.mixtures`) may differ on another machine, unless their files move with the run."""
+    """{"start": the iterator's state, "batch": {name: {"shape", "sha256"}}} of its next batch, of this process's rows
+    on however many devices. The iterator is put back. Every bit counts: features that a model computes
+    (`multimodal.mixtures`) may differ on another machine, unless their files move with the run."""
     start = batches.get_state()
     leaves, _ = jax.tree_util.tree_flatten_with_path(next(batches))
     batches.set_state(start)

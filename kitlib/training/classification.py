@@ -27,15 +27,14 @@ def classification_loss(
 ) -> Callable:
     """Mean cross-entropy of `model` (images, train) -> (logits, out) on {"image": float[B, ...], "label": int[B]}.
 
-    sigmoid: one binary problem per class, summed over classes (JFT pre-training), instead of the softmax.
-    The auxiliary loss of a V-MoE is added, and the metrics of its routers are reported (`router_metrics`).
-    For an ensemble with logits float32[M, B, V] (labels [B], or [M, B] if members get different images), loss and
-    accuracy are means over the members' own values, so that every member has to be right (2110.03360). of_mean: instead
-    the loss of the members' mean probability, by which an ensemble is evaluated; softmax only.
-    mixup: alpha of the Beta distribution of 1710.09412, as in big_vision: one weight per batch, and each example is
-    mixed with its neighbour. Zero: no mixup. train=False: without dropout and router noise, to evaluate.
-    Raises ValueError for labels that mixup or of_mean cannot take, and for those of classes that there are not; in a
-    compiled program, which cannot raise, the loss of these is NaN.
+    The auxiliary loss of a V-MoE is added, and the metrics of its routers are reported (`router_metrics`). For an
+    ensemble with logits float32[M, B, V] (labels [B], or [M, B] if members get different images), loss and accuracy are
+    means over the members' own values, so that every member has to be right (2110.03360). of_mean: instead the loss of
+    the members' mean probability, by which an ensemble is evaluated; softmax only. sigmoid: one binary problem per
+    class, summed over classes (JFT pre-training). mixup: alpha of the Beta distribution of 1710.09412, as in big_vision
+    one weight per batch, each example mixed with its neighbour; zero: none. train=False: without dropout and router
+    noise, to evaluate. Raises ValueError for labels that mixup or of_mean cannot take, and for those of classes that
+    there are not; in a compiled program, which cannot raise, the loss of these is NaN.
     """
     number("mixup", mixup, 0.0), flag("sigmoid", sigmoid), flag("of_mean", of_mean), flag("train", train)
 
@@ -51,10 +50,8 @@ def classification_loss(
             images = weight * images + (1.0 - weight) * jnp.roll(images, 1, axis=0)
         logits, out = model.apply({"params": params}, images, train=train, rngs=rngs)
         if of_mean and (sigmoid or logits.ndim != 3 or labels.ndim != 1):
-            raise ValueError(
-                "of_mean is for the softmax of an ensemble, logits [M, B, V] and labels [B]; got logits "
-                f"{logits.shape}, labels {labels.shape}, sigmoid={sigmoid}."
-            )
+            got = f"logits {logits.shape}, labels {labels.shape}, sigmoid={sigmoid}"
+            raise ValueError(f"of_mean is for the softmax of an ensemble, logits [M, B, V], labels [B]; got {got}.")
         if not isinstance(labels, jax.core.Tracer):
             indices("labels", labels, logits.shape[-1], (None,) * labels.ndim)
         labels = jnp.broadcast_to(labels, logits.shape[:-1])  # [B], or [M, B]
@@ -94,23 +91,21 @@ def train_classifier(
     checkpoint_dir=None,
     save_every: int = 0,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """The recipe of the notebooks: AdamW, cosine, clipping at 1, for any image classifier on any `data.Source`.
+    """(parameters, history) of any image classifier on any `data.Source`, by the recipe of `optim.adamw_cosine_step`.
 
-    The seed determines the initial parameters, the order of the images and the dropout. Returns (parameters, history).
-    params: start from these, such as upcycled ones, with a new optimiser and schedule (`upcycling.optimizer_state` has
-    what goes on with the old ones); they are not changed. The defaults are for the tiny ViT on the kit's 10,000 images
-    of Fashion-MNIST. checkpoint_dir, save_every: the run is saved there and goes on from there, after whatever ended
-    it, bit by bit as without an end (see `loop.fit`); with other arguments it is refused (of params it is only compared
-    whether there were any). Raises ValueError for a model with fewer outputs than the source has classes.
+    The seed determines the initial parameters, the order of the images and the dropout. The defaults are for the tiny
+    ViT on the kit's 10,000 images of Fashion-MNIST. params: start from these, such as upcycled ones, with a new
+    optimiser and schedule (`upcycling.surgery` has what goes on with the old ones); they are not changed.
+    checkpoint_dir, save_every: the run goes on from there, after whatever ended it, bit by bit as without an end (see
+    `loop.fit`); with other arguments it is refused (of params it is only compared whether there were any). Raises
+    ValueError for a model with fewer outputs than the source has classes.
     """
     from kitlib.data import image_batches  # here, because Grain takes longer to import than JAX
 
     outputs = getattr(getattr(model, "config", None), "num_classes", source.num_classes)
     if outputs < source.num_classes:
-        raise ValueError(
-            f"The model has {outputs} outputs, but {source.name} has {source.num_classes} classes; "
-            f"use num_classes={source.num_classes}."
-        )
+        classes = f"{source.name} has {source.num_classes} classes; use num_classes={source.num_classes}"
+        raise ValueError(f"The model has {outputs} outputs, but {classes}.")
     if params is not None and not params:
         raise ValueError(f"params is {params}; expected the parameters of the model, or None to draw them.")
     whole("num_steps", num_steps, 1), whole("warmup", warmup, 0), whole("seed", seed, 0)
@@ -145,19 +140,16 @@ def predict(model, params, images, *, batch_size: int = 500) -> np.ndarray:
 
 
 def in_range(images) -> np.ndarray:
-    """Pictures float[n, H, W, C] whose pixels lie around -1 to 1 (normalised ones up to 10), or features float[n, ...]
-    of any size; at least one. Raises ValueError for others: a model takes bytes, or 0 to 255, without a word. Warns of
-    pictures that seem to be in [0, 1].
-    """
+    """Pictures float[n, H, W, C] around -1 to 1 (normalised ones up to 10), or features float[n, ...] of any size; at
+    least one. Raises ValueError for others: a model takes bytes, or 0 to 255, without a word. Warns of pictures that
+    seem to be in [0, 1]."""
     images = np.asarray(images)
     right = images.ndim > 1 and images.size and jnp.issubdtype(images.dtype, jnp.floating)
     most = 10 if images.ndim == 4 else np.inf
     if not right or not (images.max() <= most and images.min() >= -most):  # written so that NaN fails
         got = f" from {images.min()} to {images.max()}" if images.size and images.dtype.kind in "biuf" else ""
-        raise ValueError(
-            f"The images are {images.dtype}{list(images.shape)}{got}; expected float[n, ...] in [-1, 1], as "
-            "image_batches.to_float makes them of bytes."
-        )
+        expected = "float[n, ...] in [-1, 1], as image_batches.to_float makes them of bytes"
+        raise ValueError(f"The images are {images.dtype}{list(images.shape)}{got}; expected {expected}.")
     if images.ndim == 4 and 0 <= images.min() < images.max() <= 1:
         warnings.warn("No pixel is below 0: of pictures in [0, 1], make [-1, 1] by 2 * images - 1.", stacklevel=3)
     return images

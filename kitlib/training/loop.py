@@ -7,7 +7,15 @@
 The loop is the same for every task: a loss is any function (params, batch, key) -> (scalar, {name: scalar}). The losses
 are in `classification` (images), `models.t5` (text) and `models.palix` (both).
 
-Built in notebooks/02_train_and_measure.ipynb.
+On a mesh, a state is born divided, so that no device ever holds a whole large model; the batches are divided, too:
+
+    shardings = loop.state_shardings(shapes, tx, devices)             # of TrainState, by `parallel.rules`
+    state = loop.init_sharded(make_params, tx, devices, seed=0)       # every device draws its own part
+    step = loop.make_step(loss_fn, tx, shardings=shardings)
+    with jax.set_mesh(devices):                                       # devices: a Mesh, from `parallel.mesh`
+        state, metrics = step(state, mesh.global_batch(devices, batch))
+
+Built in notebooks/02_train_and_measure.ipynb, the mesh in notebooks/16_from_laptop_to_pod.ipynb.
 """
 
 import contextlib
@@ -29,55 +37,6 @@ from kitlib.configs import arguments
 from kitlib.parallel import mesh, processes, rules
 from kitlib.training import checkpoints
 
-# ---------------------------------------------------------------------------------------------- preemption
-
-# Preemption: clusters that take a machine away send SIGTERM, and some seconds later SIGKILL.
-#
-#     with Watch(every=50) as watch:
-#         ...
-#         if watch.asked(step): ...                   # save, then raise Preempted
-#
-# A checkpoint of several processes needs all of them, and the signal may reach only one. So all have to agree, every
-# few steps; a process alone looks after every step.
-
-
-class Preempted(SystemExit):
-    """The run was asked to end; saved: its state is kept. Ends a program with the status that SIGTERM gives, 143."""
-
-    def __init__(self, step: int, *, saved: bool):
-        self.step = step
-        print(f"Asked to end (SIGTERM) at step {step}; " + ("saved, the same command goes on." if saved else "lost."))
-        super().__init__(128 + signal.SIGTERM)
-
-
-class Watch:
-    """Notices SIGTERM inside its `with` block, instead of dying of it. every: steps between two agreements of several
-    processes. Signals reach only the main thread; in others, it notices nothing."""
-
-    def __init__(self, every: int):
-        self.every, self.received, self.old = every, False, None
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.old = signal.signal(signal.SIGTERM, self._receive)
-        return self
-
-    def __exit__(self, *_):
-        if self.old is not None:
-            signal.signal(signal.SIGTERM, self.old)
-
-    def _receive(self, *_):
-        self.received = True
-
-    def asked(self, step: int) -> bool:
-        """Whether any process has been asked to end, after `step` steps; the same answer on all of them."""
-        if jax.process_count() == 1:
-            return self.received
-        return step % self.every == 0 and any(processes.gather_json(self.received))
-
-
-# ---------------------------------------------------------------------------------------------- the loop
-
 
 class TrainState(flax.struct.PyTreeNode):
     """All that a run needs to continue: with the iterator's state, it determines the rest of the run bitwise."""
@@ -96,6 +55,34 @@ def init_state(params, tx: optax.GradientTransformation, seed: int = 0) -> Train
     """A fresh state. The parameters are copied, because the step donates its input and would delete the caller's."""
     params = jax.tree.map(jnp.array, params)
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(seed))
+
+
+# ---------------------------------------------------------------------------------------------- the state on a mesh
+
+
+def state_shapes(params, tx: optax.GradientTransformation) -> TrainState:
+    """The shapes of a fresh state for parameters, arrays or shapes; nothing is computed."""
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    return jax.eval_shape(lambda p: init_state(p, tx), shapes)
+
+
+def state_specs(params, tx: optax.GradientTransformation, devices: Mesh) -> TrainState:
+    """The PartitionSpecs of a state; raises ValueError as `rules.specs` and `rules.state_specs` do."""
+    specs = rules.specs(params, devices)
+    moments = rules.state_specs(tx, params, specs)
+    return TrainState(P(), specs, moments, P())  # type: ignore[arg-type]  # specs in place of arrays
+
+
+def state_shardings(params, tx: optax.GradientTransformation, devices: Mesh) -> TrainState:
+    """The NamedShardings of a state on a mesh."""
+    return rules.shardings(state_specs(params, tx, devices), devices)
+
+
+def init_sharded(make_params: Callable, tx: optax.GradientTransformation, devices: Mesh, seed: int = 0) -> TrainState:
+    """A fresh state on a mesh. make_params(): the initial parameters, the same on every process, such as
+    `lambda: t5.init_params(model)`; it is compiled into one program that computes each device's part there."""
+    shardings = state_shardings(jax.eval_shape(make_params), tx, devices)
+    return jax.jit(lambda: init_state(make_params(), tx, seed), out_shardings=shardings)()
 
 
 # ---------------------------------------------------------------------------------------------- the step
@@ -125,13 +112,12 @@ def make_step(loss_fn: Callable, tx: optax.GradientTransformation, *, accumulate
 def gradients(loss_fn: Callable, params, batch, key: jax.Array, accumulate: int = 1):
     """((loss, metrics), gradients) of loss_fn(params, batch, key) for a whole batch, a tree of [B, ...].
 
-    accumulate: the batch is cut into this many equal parts, and their gradients are averaged: for a loss that is a
-    mean over examples, the same gradients as of the whole batch, in the memory of one part and one more set of
-    gradients. (A mean over tokens, as of T5 and PaLI-X, becomes the mean of the parts' means: tokens of a part with
-    fewer of them count more.) On a mesh, each device cuts its own rows, so that no example moves, and devices along
-    `data` average their gradients once, at the end. (Along `fsdp` and `expert`, each part's gradients are added up at
-    once: whole gradients would not fit there.)
-    Raises ValueError if the batch does not divide into equal parts.
+    accumulate: the batch is cut into this many equal parts (or ValueError), and their gradients are averaged: for a
+    loss that is a mean over examples, the same gradients as of the whole batch, in the memory of one part and one more
+    set of gradients. (A mean over tokens, as of T5 and PaLI-X, becomes the mean of the parts' means: tokens of a part
+    with fewer of them count more.) On a mesh, each device cuts its own rows, so that no example moves, and devices
+    along `data` average their gradients once, at the end; along `fsdp` and `expert`, each part's gradients are added up
+    at once, as whole ones would not fit there.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if arguments.whole("accumulate", accumulate, 1) == 1:
@@ -139,10 +125,8 @@ def gradients(loss_fn: Callable, params, batch, key: jax.Array, accumulate: int 
     here = mesh.current()
     rows, devices = jax.tree.leaves(batch)[0].shape[0], mesh.num_shards()
     if rows % (accumulate * devices):
-        on_devices = f" on each of {devices} devices" if devices > 1 else ""
-        raise ValueError(
-            f"A batch of {rows} cannot be cut into {accumulate} equal parts{on_devices}; change one of them."
-        )
+        parts = f"{accumulate} equal parts" + f" on each of {devices} devices" * (devices > 1)
+        raise ValueError(f"A batch of {rows} cannot be cut into {parts}; change one of them.")
 
     def accumulated(params, batch, key):
         parts = jax.tree.map(functools.partial(_cut, accumulate=accumulate), batch)
@@ -178,6 +162,45 @@ def _cut(x: jax.Array, accumulate: int) -> jax.Array:
 # ---------------------------------------------------------------------------------------------- the loop
 
 
+class Preempted(SystemExit):
+    """The run was asked to end; saved: its state is kept. Ends a program with the status that SIGTERM gives, 143."""
+
+    def __init__(self, step: int, *, saved: bool):
+        self.step = step
+        print(f"Asked to end (SIGTERM) at step {step}; " + ("saved, the same command goes on." if saved else "lost."))
+        super().__init__(128 + signal.SIGTERM)
+
+
+class Watch:
+    """Notices SIGTERM inside its `with` block, instead of dying of it: clusters that take a machine away send it, and
+    some seconds later SIGKILL. Signals reach only the main thread; in others, it notices nothing.
+
+    every: steps between two agreements of several processes. A checkpoint needs all of them, and the signal may reach
+    only one; a process alone looks after every step.
+    """
+
+    def __init__(self, every: int):
+        self.every, self.received, self.old = every, False, None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.old = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        if self.old is not None:
+            signal.signal(signal.SIGTERM, self.old)
+
+    def _receive(self, *_):
+        self.received = True
+
+    def asked(self, step: int) -> bool:
+        """Whether any process has been asked to end, after `step` steps; the same answer on all of them."""
+        if jax.process_count() == 1:
+            return self.received
+        return step % self.every == 0 and any(processes.gather_json(self.received))
+
+
 def fit(
     step: Callable,
     state: TrainState,
@@ -195,18 +218,16 @@ def fit(
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Trains until `state.step == num_steps`; returns the state and {"loss": float32[num_steps], ...}.
 
-    With `checkpoint_dir`, the run resumes from the newest checkpoint there, if any, and saves every `save_every` steps
-    and at the end; `batches` must then be a Grain iterator (get_state, set_state). Checkpoints are written atomically,
-    so a run that is killed at any moment and started again ends with bitwise the same parameters as without the kill.
-    A run goes on with the data that it began with, and with the same `recipe`: what else must not change, in words.
-    Asked to end by SIGTERM, as before a preemption, it saves first and raises `Preempted`.
+    checkpoint_dir: the run resumes from the newest checkpoint there, if any, and saves every `save_every` steps and at
+    the end; `batches` must then be a Grain iterator (get_state, set_state). A run that is killed at any moment and
+    started again ends with bitwise the same parameters as without the kill. It goes on with the data that it began with
+    and the same `recipe`: what else must not change, in words. Asked to end by SIGTERM, it saves and raises Preempted.
 
-    Every `check_every` steps, and before each save, losses and norms of gradients are fetched. NonFiniteLoss names the
+    Every `check_every` steps, and before each save, losses and norms of gradients are fetched: NonFiniteLoss names the
     first bad step, and a bad state is never saved. `evaluate(state)` is called every `evaluate_every` steps and at the
-    end. Metrics go to `writer` (see `metric_writers`), or to what it makes if it is a function, once the folder is
-    ours; evaluations as "eval/name". `progress`: the label of a progress bar on stderr; None: no bar. Raises ValueError
-    for data that end too early, a folder in use, and checkpoints of another model, recipe or data, that are damaged, or
-    beyond num_steps.
+    end. writer: see `metric_writers`, or a function that makes one once the folder is ours; evaluations are
+    "eval/name". progress: the label of a progress bar on stderr. Raises ValueError for data that end too early, a
+    folder in use, and checkpoints of another model, recipe or data, that are damaged, or beyond num_steps.
     """
     for name, count in {"num_steps": num_steps, "save_every": save_every, "evaluate_every": evaluate_every}.items():
         arguments.whole(name, count, 0)
@@ -240,9 +261,8 @@ def fit(
             try:
                 batch = next(batches)
             except StopIteration:
-                raise ValueError(
-                    f"The data ended at step {t} of {num_steps}; let it repeat (num_epochs=None)."
-                ) from None
+                instead = "let it repeat (num_epochs=None)"
+                raise ValueError(f"The data ended at step {t} of {num_steps}; {instead}.") from None
             state, metrics = step(state, batch)
             pending.append(metrics)
             done = t + 1
@@ -270,51 +290,14 @@ def _extend(history: dict, pending: list[dict], saver) -> dict:
     new = {name: np.array([m[name] for m in jax.device_get(pending)], np.float32) for name in pending[0]}
     first = len(history.get("loss", ()))
     # A finite loss may have a gradient that is not (a square root at 0): the parameters after this step would be NaN.
-    watched = {"loss": "loss", "grad_norm": "norm of its gradient"}
-    for name, what in watched.items():
+    for name, what in (("loss", "loss"), ("grad_norm", "norm of its gradient")):
         values = new.get(name, np.zeros(len(pending)))
         bad = np.flatnonzero(~np.isfinite(values).reshape(len(pending), -1).all(axis=1))
         if bad.size:
-            saved = saver and saver.latest is not None
-            kept = f"the last good checkpoint is step {saver.latest}" if saved else "none saved"
+            latest = saver and saver.latest
+            kept = "none saved" if latest is None else f"the last good checkpoint is step {latest}"
             raise NonFiniteLoss(
                 f"The {what} is {values[bad[0]]} at step {first + bad[0]} ({kept}); lower the learning rate, warm up "
                 "longer or clip the gradients; labels of classes that there are not give NaN, too."
             )
     return {name: np.concatenate([history[name], values]) if history else values for name, values in new.items()}
-
-
-# ---------------------------------------------------------------------------------------------- on a mesh
-
-# The sharded state of a run on a mesh: born divided, so that no device ever holds a whole large model.
-#
-#     shardings = state_shardings(shapes, tx, devices)                  # of TrainState, by `parallel.rules`
-#     state = init_state(make_params, tx, devices, seed=0)              # every device draws its own part
-#     step = loop.make_step(loss_fn, tx, shardings=shardings)
-#     with jax.set_mesh(devices):                                       # devices: a Mesh, from `parallel.mesh`
-#         state, metrics = step(state, mesh.global_batch(devices, batch))
-
-
-def state_shapes(params, tx: optax.GradientTransformation) -> TrainState:
-    """The shapes of a fresh state for parameters, arrays or shapes; nothing is computed."""
-    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-    return jax.eval_shape(lambda p: init_state(p, tx), shapes)
-
-
-def state_specs(params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The PartitionSpecs of a state; raises ValueError as `rules.specs` and `rules.state_specs` do."""
-    specs = rules.specs(params, mesh)
-    moments = rules.state_specs(tx, params, specs)
-    return TrainState(P(), specs, moments, P())  # type: ignore[arg-type]  # specs in place of arrays
-
-
-def state_shardings(params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The NamedShardings of a state on a mesh."""
-    return rules.shardings(state_specs(params, tx, mesh), mesh)
-
-
-def init_sharded(make_params: Callable, tx: optax.GradientTransformation, mesh: Mesh, seed: int = 0) -> TrainState:
-    """A fresh state on a mesh. make_params(): the initial parameters, the same on every process, such as
-    `lambda: t5.init_params(model)`; it is compiled into one program that computes each device's part there."""
-    shardings = state_shardings(jax.eval_shape(make_params), tx, mesh)
-    return jax.jit(lambda: init_state(make_params(), tx, seed), out_shardings=shardings)()

@@ -28,8 +28,7 @@ class MetricWriter(Protocol):
     def rewind(self, step: int) -> None:
         """Forgets what was written for later steps, where that is possible."""
 
-    def close(self) -> None:
-        """Nothing is written afterwards."""
+    def close(self) -> None: ...
 
 
 class CsvWriter(MetricWriter):

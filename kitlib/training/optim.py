@@ -4,7 +4,9 @@
                         weight_decay=0.03, head_weight_decay=3.0, clip_norm=1.0, freeze=("embedding",))
 
 Cores: `optax.scale_by_adam()` (AdamW), `optax.trace(0.9)` (SGD with momentum), `scale_by_adafactor()`,
-`scale_by_big_vision_adafactor()`, `scale_by_muon()`.
+`scale_by_big_vision_adafactor()`, `scale_by_muon()`. `adamw_cosine_step` is the recipe of most runs of the kit:
+
+    tx, step = adamw_cosine_step(classification_loss, model, num_steps=800, peak=4e-3, warmup=100, weight_decay=0.1)
 
 Built in notebooks/02_train_and_measure.ipynb.
 """
@@ -84,10 +86,10 @@ def assemble(
     """clip -> core -> decoupled weight decay -> learning rate, for the parameters that are not frozen.
 
     Weight decay acts on kernels only (not on biases, norms, positions, class token) and is multiplied by the learning
-    rate, as in `optax.adamw`; big_vision's `wd` is this times the peak learning rate. `head_weight_decay` replaces it
-    on `head/kernel` (2106.04560 decays the head 100 times more than the body). `freeze` holds regular expressions,
-    matched at the start of parameter names "a/b/c": frozen parameters get no update, no decay and no optimiser state,
-    and do not count in the clipping norm. Raises ValueError for a pattern that matches nothing, and for negative rates.
+    rate, as in `optax.adamw`; big_vision's `wd` is this times the peak learning rate. head_weight_decay replaces it on
+    `head/kernel` (2106.04560 decays the head 100 times more than the body). freeze: regular expressions, matched at the
+    start of names "a/b/c"; frozen parameters get no update, decay or optimiser state, and do not count in the clipping
+    norm. Raises ValueError for a pattern that matches nothing, and for negative rates.
     """
     head_weight_decay = weight_decay if head_weight_decay is None else head_weight_decay
     if not callable(learning_rate):
@@ -100,11 +102,13 @@ def assemble(
         raise ValueError(f"freeze is {freeze!r}; expected a tuple of patterns, such as ('embedding',).")
     if not isinstance(core, optax.GradientTransformation):
         raise ValueError(f"core is {core!r}; expected an optax transformation, such as optax.scale_by_adam().")
+    body = functools.partial(map_names, lambda name: name.endswith("kernel") and name != "head/kernel")
+    head = functools.partial(map_names, lambda name: name == "head/kernel")
     tx = optax.chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
         core,
-        optax.add_decayed_weights(weight_decay, mask=_body_kernels),
-        optax.add_decayed_weights(head_weight_decay, mask=_head_kernel),
+        optax.add_decayed_weights(weight_decay, mask=body),
+        optax.add_decayed_weights(head_weight_decay, mask=head),
         optax.scale_by_learning_rate(learning_rate),
     )
     if not freeze:
@@ -115,14 +119,6 @@ def assemble(
 def map_names(fn, params):
     """The tree of fn(name), with the name "a/b/c" of each leaf of params."""
     return jax.tree_util.tree_map_with_path(lambda path, _: fn(keystr(path, simple=True, separator="/")), params)
-
-
-def _body_kernels(params):
-    return map_names(lambda name: name.endswith("kernel") and name != "head/kernel", params)
-
-
-def _head_kernel(params):
-    return map_names(lambda name: name == "head/kernel", params)
 
 
 def _labels(params, freeze: tuple[str, ...]):
@@ -173,15 +169,12 @@ def scale_by_muon(ratio: float = 10.0) -> optax.GradientTransformation:
 
     Adam sees a matrix as a list of numbers. Muon sees a linear map: it replaces the matrix's momentum by the nearest
     one whose singular values are all close to 1, so that directions that the gradient shows rarely move as far as the
-    others. Its rate is `ratio` times Adam's.
-
-    Matrices are the kernels in "encoderblock_*" (ViT) and "layers_*" (T5), attention with its heads joined; of blocks
-    in a loop (`models.stacking`), the kernel of each block. Experts count as other parameters, as do patch embedding,
-    positions, tables of tokens, heads, norms and biases.
+    others. Its rate is `ratio` times Adam's. Matrices are the kernels in "encoderblock_*" (ViT) and "layers_*" (T5),
+    attention with its heads joined; of blocks in a loop (`models.stacking`), the kernel of each block. Experts count as
+    other parameters, as do patch embedding, positions, tables of tokens, heads, norms and biases.
     """
-    muon = optax.contrib.muon(
-        number("ratio", ratio, 0.0), adam_learning_rate=1.0, muon_weight_dimension_numbers=_matrices
-    )
+    rates = {"learning_rate": number("ratio", ratio, 0.0), "adam_learning_rate": 1.0}
+    muon = optax.contrib.muon(**rates, muon_weight_dimension_numbers=_matrices)
     return optax.chain(muon, optax.scale(-1.0))  # optax's descends; a core goes up, the learning rate descends
 
 
@@ -211,7 +204,7 @@ CORES = {
     "adafactor-momentum": scale_by_big_vision_adafactor,
 }
 
-# ------------------------------------------------------------------------------------- the recipe of most training runs
+# ---------------------------------------------------------------------------------------------- the recipe
 
 
 @functools.cache  # compiled once for several seeds of one model

@@ -3,14 +3,23 @@
     sparse = surgery.vision_recipe(dense)                   # which blocks get which experts
     plan = surgery.plan(params, sparse)                     # where every leaf comes from; print(plan) shows it
     params = surgery.apply(plan, params, key)
-
-`optimizer_state` converts the state of the optimiser with the same plan.
+    opt_state = surgery.resume(plan, dense_state, tx)       # for vision (section B.6): moments follow their parameters
+    opt_state = surgery.restart(dense_state, tx, params)    # for language: fresh moments
+    state = train_state.replace(params=params, opt_state=opt_state)      # step and key are kept
 
 Surgery is planned before anything is computed, so that a model that does not fit is refused as a whole. Every leaf of
 the result is a *copy* of a dense leaf, a dense leaf *tiled* over the experts, or *new*: only routers are new. The
 baseline of the paper, a deeper dense model made by repeating blocks (depth tiling, 2112.11446), is a plan as well.
 
-Built in notebooks/07_sparse_upcycling.ipynb, for T5 in notebooks/08_t5_and_upcycling.ipynb.
+    params = surgery.split_routers(params, num_members=2)               # V-MoE -> E3, for configs.e3(...)
+    params = surgery.batch_ensemble_from_dense(params, config, key)     # ViT or V-MoE; config.batch_ensemble is set
+    params = surgery.mimo_from_single(params, num_members=2)            # for ensembles.Mimo(config, 2)
+
+However the optimiser goes on, the learning rate does not jump: a second warm-up would destroy what the dense model has
+learned, and a schedule that started again at its peak would be ten times too high for a T5 after a million steps.
+
+Built in notebooks/07_sparse_upcycling.ipynb, for T5 in notebooks/08_t5_and_upcycling.ipynb, for E3 in
+notebooks/10_e3.ipynb.
 """
 
 import dataclasses
@@ -22,12 +31,17 @@ from collections.abc import Iterator, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.tree_util import DictKey, keystr
 
-from kitlib.configs import T5_DECODER_MOE, T5_ENCODER_MOE, MoEConfig, T5Config, ViTConfig
+from kitlib.configs import T5_DECODER_MOE, T5_ENCODER_MOE, E3Config, MoEConfig, T5Config, ViTConfig
 from kitlib.configs.arguments import flag, number, whole
+from kitlib.layers import batch_ensemble
 from kitlib.layers.vit_layers import BIAS_INIT
 from kitlib.models import checkpoint, stacking
+from kitlib.models.checkpoint import flat_shapes
+from kitlib.moe.e3 import experts_of
 
 EXPERT = re.compile(r"(.*)/(?:Moe|moe)/Mlp/(.*)")
 ROUTER = re.compile(r".*/(?:Moe|moe)/Router/dense/kernel")
@@ -139,16 +153,14 @@ def plan(dense, config: ViTConfig | T5Config) -> Plan:
     if experts := next((name for name in flat if EXPERT.fullmatch(name)), None):
         raise ValueError(f"The model is sparse already ({experts}); upcycling starts from a dense one.")
     if isinstance(config, ViTConfig) and config.e3:
-        raise ValueError("An E3 is made of a V-MoE: plan for e3=None, then to_ensemble.split_routers.")
+        raise ValueError("An E3 is made of a V-MoE: plan for e3=None, then split_routers.")
     if config.scan:
         raise ValueError("Surgery goes block by block: plan for scan=False, and stack the result (stacking.stack).")
     layers = moe_layers(config)
     if not layers:
         raise ValueError("The configuration has no experts; give it some, for instance by surgery.vision_recipe.")
     if any(moe.router == "soft" for moe in layers.values()):
-        raise ValueError(
-            "The slots of Soft MoE hold mixtures of tokens, on which an MLP was never trained; route tokens."
-        )
+        raise ValueError("The slots of Soft MoE hold mixtures of tokens, on which no MLP was trained; route tokens.")
     checkpoint.compare(flat, flat_shapes(dense_twin(config)), "The dense model")
 
     origins = {}
@@ -181,13 +193,12 @@ def deepen(dense, order: tuple[int, ...]) -> Plan:
         raise ValueError(f"order must name each of the {depth} blocks, 0 to {depth - 1}, at least once; got {order}.")
     origins = {}
     for name, leaf in flat.items():
-        match = block.fullmatch(name)
+        match, origin = block.fullmatch(name), Origin("copied", name, leaf.shape)
         if match is None:
-            origins[name] = Origin("copied", name, leaf.shape)
+            origins[name] = origin
             continue
         head, number, rest = match.groups()
-        copies = [i for i, old in enumerate(order) if old == int(number)]
-        origins |= {f"{head}{i}{rest}": Origin("copied", name, leaf.shape) for i in copies}
+        origins |= {f"{head}{i}{rest}": origin for i, old in enumerate(order) if old == int(number)}
     return Plan(origins, {})
 
 
@@ -204,11 +215,6 @@ def dense_twin(config: ViTConfig | T5Config) -> ViTConfig | T5Config:
     if isinstance(config, ViTConfig):
         return config.replace(moe=None, moe_blocks=(), e3=None)
     return config.replace(moe=None, moe_layers=(), decoder_moe=None, decoder_moe_layers=())
-
-
-def flat_shapes(config: ViTConfig | T5Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the model's parameters by name; nothing is computed."""
-    return flatten_dict(checkpoint.expected_shapes(config), sep="/")
 
 
 def _flat_dense(tree) -> dict:
@@ -232,7 +238,8 @@ def leaves(plan: Plan, dense, key: jax.Array, how: ExpertInit) -> Iterator[tuple
         leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()))  # does not depend on the order of the leaves
         source = flat.get(origin.source)
         if origin.how == "new":
-            leaf = how.router_scale * _router(leaf_key, origin.shape, plan.moe[_block(name)])
+            block = re.split("/(?:Moe|moe)/", name)[0]
+            leaf = how.router_scale * _router(leaf_key, origin.shape, plan.moe[block])
         elif source is None or origin.how == "copied":
             leaf = None if source is None else jnp.array(source)
         else:
@@ -247,8 +254,7 @@ def leaves(plan: Plan, dense, key: jax.Array, how: ExpertInit) -> Iterator[tuple
 def _router(key: jax.Array, shape: tuple[int, ...], moe: MoEConfig) -> jax.Array:
     """A new router [D, E]. With fine-grained experts, the parts of one copy of the MLP have equal columns, so that a
     token with K = granularity selects all of them (virtual groups, 2410.07524)."""
-    d, e = shape
-    kernel = nn.initializers.lecun_normal()(key, (d, e // moe.granularity))
+    kernel = nn.initializers.lecun_normal()(key, (shape[0], shape[1] // moe.granularity))
     return jnp.repeat(kernel, moe.granularity, axis=1)
 
 
@@ -287,8 +293,7 @@ def output_scale(part: str, moe: MoEConfig, how: ExpertInit) -> float:
 
     Renormalised gates sum to 1 over K experts, of which every G (the granularity) are one MLP: the factor is G. Raw
     gates are about 1/E each; with `scale_weights`, the factor E / K (E / C under expert choice) compensates for this,
-    exactly for uniform gates. NVIDIA distributes the factor over both layers, which is not exact with a GELU between
-    them; we apply it to the last layer only.
+    exactly for uniform gates. NVIDIA scales both layers, which is not exact with a GELU between them.
     """
     if part.split("/")[0] not in OUTPUT_LAYERS:
         return 1.0
@@ -314,6 +319,122 @@ def _redrawn(expert: jax.Array, axis: int, share: float, unit_key, value_key) ->
     return jnp.where(chosen, mean + std * jax.random.normal(value_key, expert.shape), expert)
 
 
-def _block(name: str) -> str:
-    """The name of the block that a leaf of an expert layer belongs to."""
-    return re.split("/(?:Moe|moe)/", name)[0]
+# ---------------------------------------------------------------------------------------------- the optimiser's state
+
+
+def resume(plan: Plan, dense_state, tx: optax.GradientTransformation):
+    """The state of `tx` for the new parameters: moments are copied and tiled like them, zero for routers; counts kept.
+
+    Works for any optax chain whose state follows the parameters: AdamW, SGD with momentum, Adafactor with its factored
+    moments. Raises ValueError where dense_state is not a state of `tx` for the dense model.
+    """
+    old = {keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(dense_state)}
+    shapes = {name: jax.ShapeDtypeStruct(origin.shape, jnp.float32) for name, origin in plan.origins.items()}
+    target = jax.eval_shape(tx.init, unflatten_dict(shapes, sep="/"))
+
+    def moved(path, like):
+        prefix, name = _split(path, plan)
+        origin = plan.origins.get(name)
+        if origin and origin.how == "new":
+            return jnp.zeros(like.shape, like.dtype)
+        source = keystr((*prefix, *map(DictKey, origin.source.split("/"))) if origin else path)
+        leaf = old.get(source)
+        if leaf is not None and leaf.dtype == like.dtype:
+            if leaf.shape == like.shape:  # copied leaves, counts, and the placeholders of factored moments
+                return jnp.array(leaf)
+            if origin and origin.how == "tiled":
+                block, part = EXPERT.fullmatch(name).groups()
+                # A factored moment has one axis less: it is a single row for all units, and is only repeated.
+                tiled = tile(leaf, part if leaf.ndim == len(origin.shape) - 1 else "", plan.moe[block])
+                if tiled.shape == like.shape:
+                    return tiled
+        got = "missing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+        raise ValueError(
+            f"The optimiser state does not fit: {source} is {got}, expected what makes {like.dtype}{list(like.shape)}; "
+            "pass the state and the tx of the dense run (of a scanned model, unstacked), or use restart."
+        )
+
+    return jax.tree_util.tree_map_with_path(moved, target)
+
+
+def restart(dense_state, tx: optax.GradientTransformation, params):
+    """A fresh state of `tx` whose learning-rate schedule continues where the dense run stopped (as in T5X's upcycling).
+
+    The count of Adam, by which it corrects the bias of its moments, starts again with them.
+    Raises ValueError where the two states differ in their schedules.
+    """
+
+    def schedule(node) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    kept = [node for node in jax.tree.leaves(dense_state, is_leaf=schedule) if schedule(node)]
+    nodes, tree = jax.tree.flatten(tx.init(params), is_leaf=schedule)
+    if sum(map(schedule, nodes)) != len(kept):
+        raise ValueError("The dense run and tx differ in their learning-rate schedules; pass the tx of the dense run.")
+    left = iter(kept)
+    nodes = [jax.tree.map(jnp.array, next(left)) if schedule(node) else node for node in nodes]
+    return jax.tree.unflatten(tree, nodes)
+
+
+def _split(path: tuple, plan: Plan) -> tuple[tuple, str]:
+    """Splits the path of a leaf of the state into (the optimiser's part, the name of the parameter, or "")."""
+    for start, _ in enumerate(path):
+        name = "/".join(str(getattr(key, "key", key)) for key in path[start:])
+        if name in plan.origins:
+            return path[:start], name
+    return path, ""
+
+
+# ---------------------------------------------------------------------------------------------- ensembles
+
+
+def split_routers(params, num_members: int, overlap: int = 0):
+    """V-MoE -> E3 (2110.03360): every router [D, E] becomes M routers over E/M experts each, [D, M, E/M].
+
+    Nothing else changes; member m owns experts m * E/M ... (m + 1) * E/M - 1. Gates grow, since each softmax is now
+    over E/M logits. overlap: experts that a member borrows from those after it, as in `E3Config`. Raises ValueError for
+    a model without routers, for scanned blocks, and for experts that do not divide among M members.
+    """
+    flat, division = flatten_dict(params, sep="/"), E3Config(num_members, overlap=overlap)
+    routers = [name for name in flat if ROUTER.fullmatch(name)]
+    if not routers:
+        raise ValueError("The model has no routers to split; E3 starts from a V-MoE.")
+    for name in routers:
+        if flat[name].ndim != 2:
+            instead = "expected [D, E]; of scanned blocks, stacking.unstack first"
+            raise ValueError(f"{name} is {flat[name].shape}, {instead}.")
+        e = flat[name].shape[1]
+        division.check(MoEConfig(e))
+        flat[name] = flat[name][:, experts_of(division, e)]  # [D, M, E/M + overlap]
+    return unflatten_dict(flat, sep="/")
+
+
+def batch_ensemble_from_dense(params: dict, config: ViTConfig, key: jax.Array) -> dict:
+    """Parameters of a BatchEnsemble from those of a plain ViT: kernels are shared, biases repeated for every member.
+
+    Fast weights are drawn as in `config.batch_ensemble`; with spread 0 they are 1, and every member is the ViT. Raises
+    ValueError for a configuration without members, and for parameters that are missing, extra or misshapen.
+    """
+    if config.batch_ensemble is None:
+        raise ValueError("The configuration has no batch_ensemble; set one with replace(batch_ensemble=...).")
+    flat, new = flatten_dict(params, sep="/"), {}
+    checkpoint.compare(flat, flat_shapes(config.replace(batch_ensemble=None)), "The ViT")
+    init = batch_ensemble.fast_weight_init(config.batch_ensemble)
+    for i, (name, shape) in enumerate(flat_shapes(config).items()):
+        if "/fast_weight_" in name:
+            new[name] = init(jax.random.fold_in(key, i), shape.shape)
+        else:  # a bias may be [M, ...], one per member
+            new[name] = jnp.broadcast_to(flat[name], shape.shape)
+    return unflatten_dict(new, sep="/")
+
+
+def mimo_from_single(params: dict, num_members: int) -> dict:
+    """Parameters of a MIMO from those of a model that reads one picture: each member's pixels get 1/M of the patch
+    kernel [p, p, C, D], and each has a copy of the head. Where all members read the same picture, as at test time,
+    every member is the model it came from. Raises ValueError for a model without a head."""
+    if "head" not in params:
+        raise ValueError("The model has no head, so a MIMO cannot be made of it.")
+    kernel, m = params["embedding"]["kernel"], whole("num_members", num_members, 1)
+    embedding = params["embedding"] | {"kernel": jnp.tile(kernel, (1, 1, m, 1)) / m}
+    head = {"kernel": jnp.tile(params["head"]["kernel"], (1, m)), "bias": jnp.tile(params["head"]["bias"], m)}
+    return {"ViT": params | {"embedding": embedding, "head": head}}

@@ -7,18 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import run_on_devices
 from flax.traverse_util import flatten_dict, unflatten_dict
-from small_batch_ensemble import IMAGES, TINY, ensemble, is_fast, logits_of
 from trees import random_params
+from zoo import SMALL, SMALL_IMAGES, ensemble, is_fast, logits_of
 
 from kitlib import configs
 from kitlib.layers import batch_ensemble
 from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
 from kitlib.training import classification, optim
-from kitlib.upcycling import to_ensemble
+from kitlib.upcycling import surgery
 
-BATCH = {"image": IMAGES, "label": np.array([0, 1, 2, 1])}
+BATCH = {"image": SMALL_IMAGES[:4], "label": np.array([0, 1, 2, 1])}
 # Shape of an example, features, axis.
 LAYERS = {
     "vector": ((5,), 7, -1), "tokens": ((4, 5), 7, -1), "query": ((4, 6), (2, 3), -1),
@@ -172,7 +173,7 @@ MODELS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_member_is_the_vit_with_its_kernels(name):
-    config = TINY.replace(**MODELS[name])
+    config = SMALL.replace(**MODELS[name])
     params = random_params(config)
     logits = logits_of(config, params)
     m = config.batch_ensemble.num_members
@@ -186,36 +187,36 @@ def test_every_member_is_the_vit_with_its_kernels(name):
 
 @pytest.mark.slow
 def test_tokens_are_copied_before_the_first_block_and_members_are_the_outer_axis():
-    config = TINY.replace(depth=3, batch_ensemble=ensemble((2, 1), 3))
+    config = SMALL.replace(depth=3, batch_ensemble=ensemble((2, 1), 3))
     assert (config.num_members, config.tiled_block, config.tiled_after_attention) == (3, 1, False)
-    shapes = jax.eval_shape(ViT(config).apply, {"params": checkpoint.expected_shapes(config)}, IMAGES)[1]
+    shapes = jax.eval_shape(ViT(config).apply, {"params": checkpoint.expected_shapes(config)}, SMALL_IMAGES[:4])[1]
     assert [shapes[f"block0{i}"]["+mlp"].shape[0] for i in range(3)] == [4, 12, 12]
     assert shapes["encoded"].shape[0] == 12 and shapes["logits"].shape == (3, 4, 3)
 
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_only_the_given_blocks_and_the_head_have_fast_weights(attention):
-    config = TINY.replace(depth=3, batch_ensemble=ensemble((0, 2), 2, attention=attention))
+    config = SMALL.replace(depth=3, batch_ensemble=ensemble((0, 2), 2, attention=attention))
     names = flatten_dict(checkpoint.expected_shapes(config), sep="/")
     layers = {name.rpartition("/")[0] for name in names if is_fast(name)}
     inside = [f"MlpBlock_0/Dense_{i}" for i in (0, 1)]
     if attention:
         inside += [f"MultiHeadDotProductAttention_0/{part}" for part in ("query", "key", "value", "out")]
     assert layers == {"head", *(f"Transformer/encoderblock_{i}/{part}" for i in (0, 2) for part in inside)}
-    plain = flatten_dict(checkpoint.expected_shapes(TINY.replace(depth=3)), sep="/")
+    plain = flatten_dict(checkpoint.expected_shapes(SMALL.replace(depth=3)), sep="/")
     assert {name for name in names if not is_fast(name)} == set(plain)
 
 
 @pytest.mark.slow
 def test_a_fresh_head_is_zero_and_the_first_prediction_of_every_member_uniform():
-    config = TINY.replace(**MODELS["MLP of the last block"])
+    config = SMALL.replace(**MODELS["MLP of the last block"])
     params = random_params(config)
-    params["head"] = jax.jit(lambda key: ViT(config).init(key, IMAGES)["params"]["head"])(jax.random.key(0))
+    params["head"] = jax.jit(lambda key: ViT(config).init(key, SMALL_IMAGES[:4])["params"]["head"])(jax.random.key(0))
     assert np.all(logits_of(config, params) == 0.0)
     assert np.all(params["head"]["fast_weight_alpha"] != 0.0)
 
 
-LEARNER = TINY.replace(**MODELS["attention, out of order"])
+LEARNER = SMALL.replace(**MODELS["attention, out of order"])
 
 
 @functools.cache
@@ -246,7 +247,7 @@ def test_weight_decay_leaves_fast_weights_alone():
 def trained(spread):
     """The largest difference of two members' logits after 20 steps from one ViT, and the losses."""
     config = LEARNER.replace(batch_ensemble=dataclasses.replace(LEARNER.batch_ensemble, spread=spread))
-    params = to_ensemble.batch_ensemble_from_dense(random_params(TINY), config, jax.random.key(0))
+    params = surgery.batch_ensemble_from_dense(random_params(SMALL), config, jax.random.key(0))
     losses = []
     for _ in range(20):
         loss, grads = loss_and_gradients()(params)
@@ -268,9 +269,52 @@ def test_members_that_start_equal_stay_equal_and_others_stay_different(spread):
 @pytest.mark.slow
 def test_blocks_with_experts_and_blocks_with_fast_weights_go_together():
     """Experts in block 1 get all members' tokens; with enough capacity and fast weights of 1, members agree."""
-    sparse = TINY.replace(moe=configs.MoEConfig(2, num_selected=2, capacity_factor=2.0), moe_blocks=(1,))
+    sparse = SMALL.replace(moe=configs.MoEConfig(2, num_selected=2, capacity_factor=2.0), moe_blocks=(1,))
     config = sparse.replace(batch_ensemble=ensemble((0,), 2, spread=0.0))
     dense = random_params(sparse)
-    params = to_ensemble.batch_ensemble_from_dense(dense, config, jax.random.key(0))
+    params = surgery.batch_ensemble_from_dense(dense, config, jax.random.key(0))
     logits = logits_of(config, params)
     np.testing.assert_allclose(logits, np.broadcast_to(logits_of(sparse, dense), (2, 4, 3)), rtol=1e-4, atol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------------- the layout
+
+
+def test_on_one_device_members_are_outermost():
+    x = jnp.arange(3)
+    assert batch_ensemble.tile(x, 2).tolist() == [0, 1, 2, 0, 1, 2]
+    assert batch_ensemble.split(batch_ensemble.tile(x, 2), 2).tolist() == [[0, 1, 2], [0, 1, 2]]
+    y = jnp.arange(12).reshape(2, 3, 2)
+    np.testing.assert_array_equal(batch_ensemble.split(batch_ensemble.merge(y), 2), y)
+
+
+@pytest.mark.parametrize("x", [jnp.ones(3), jnp.ones((5, 2)), jnp.ones(())])
+def test_unequal_members_are_refused(x):
+    with pytest.raises(ValueError, match="does not hold 2 members of equally many examples"):
+        batch_ensemble.split(x, 2)
+
+
+ON_EIGHT = """
+from kitlib.layers import batch_ensemble as members
+m = mesh.make(data=2, fsdp=4)
+with jax.set_mesh(m):
+    x = mesh.global_batch(m, np.arange(16).reshape(16, 1))
+    tiled = jax.jit(lambda x: mesh.constrain(members.tile(x, 2), "tokens"))
+    found["tiled"] = np.asarray(tiled(x)).ravel()[:8].tolist()
+    both = jax.jit(lambda x: members.split(members.tile(x, 2), 2))(x)
+    found["split"] = bool((np.asarray(both) == np.asarray(x)[None]).all())
+    text = tiled.lower(x).compile().as_text()
+    found["moved"] = sum(volume.bytes for volume in ahead_of_time.totals(text).values())
+    try:
+        members.merge(jnp.ones((2, 12)))
+    except ValueError as error:
+        found["error"] = str(error)
+"""
+
+
+@pytest.mark.slow
+def test_on_a_mesh_copying_moves_nothing():
+    found = run_on_devices(ON_EIGHT)
+    assert found["tiled"] == [0, 1, 0, 1, 2, 3, 2, 3]  # two examples per device, and their copies
+    assert found["split"] and found["moved"] == 0
+    assert found["error"] == "A batch of 12 does not divide among the 8 parts of the mesh."

@@ -4,29 +4,19 @@ probabilities are written down by hand, and searches that try all texts."""
 import functools
 import itertools
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo
 
 from kitlib import configs
-from kitlib.models import checkpoint, decode, t5
+from kitlib.models import decode, t5
 from kitlib.models.palix import PaLIX
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
-TENSORS = np.load(REFERENCE / "t5.npz")
-SIZES = {"vocab_size": 40, "width": 16, "num_encoder_layers": 3, "num_decoder_layers": 2, "mlp_dim": 24}
-SIZES |= {"num_heads": 2, "head_dim": 6}
-CASES = {"gelu": {}, "silu": {"activation": "silu"}, "tied": {"tied": True}}
+TENSORS = np.load(zoo.REFERENCE / "t5.npz")
 EOS = 1
-
-
-@functools.cache
-def reference_model(case):
-    config = configs.T5Config(**SIZES, **CASES[case])
-    return t5.T5(config), checkpoint.load_t5(REFERENCE / f"t5_{case}.safetensors", config)
 
 
 class Markov:
@@ -88,10 +78,10 @@ def text_of(row):
     return tuple(row[: row.index(EOS) + 1] if EOS in row else row)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", zoo.T5_CASES)
 def test_greedy_reference(case):
     """In a batch, and a single text without its padding."""
-    model, params = reference_model(case)
+    model, params = zoo.reference_t5(case)
     inputs, want = TENSORS[f"{case}/inputs"], TENSORS[f"{case}/greedy"]
     tokens, log_probs = decode.greedy(model, params, inputs, max_length=12)
     np.testing.assert_array_equal(tokens, want)
@@ -103,7 +93,7 @@ def test_greedy_reference(case):
 
 @pytest.mark.slow
 def test_log_probabilities_are_those_of_teacher_forcing_and_of_score():
-    model, params = reference_model("gelu")
+    model, params = zoo.reference_t5("gelu")
     inputs = jnp.asarray(TENSORS["gelu/inputs"])
     tokens, log_probs = decode.greedy(model, params, inputs, max_length=12)
     logits = jax.jit(lambda: model.apply({"params": params}, inputs, t5.shift_right(tokens))[0])()
@@ -194,7 +184,7 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_tokens_that_there_are_not_are_refused(call):
     """V = 40. Out of range, the result would be NaN."""
-    model, params = reference_model("gelu")
+    model, params = zoo.reference_t5("gelu")
     one, palix = np.ones((1, 3), int), PaLIX(configs.palix("XS"))
     for writer, inputs, options, message in (
         (model, np.array([[3, 40]]), {}, "inputs go from 3 to 40; expected whole numbers from 0 to 39"),
@@ -221,12 +211,12 @@ def test_tokens_that_there_are_not_are_refused(call):
 def test_impossible_options_are_refused(call, option, values):
     for value in values:
         with pytest.raises(ValueError, match=f"(?i){option}"):
-            CALLS[call](*reference_model("gelu"), np.ones((1, 3), int), **{option: value})
+            CALLS[call](*zoo.reference_t5("gelu"), np.ones((1, 3), int), **{option: value})
 
 
 @pytest.mark.slow
 def test_within_a_traced_program_nothing_is_checked_and_nothing_else_changes():
-    (model, params), inputs = reference_model("gelu"), TENSORS["gelu/inputs"]
+    (model, params), inputs = zoo.reference_t5("gelu"), TENSORS["gelu/inputs"]
 
     def both(p, x, penalty):
         greedy = decode.greedy(model, p, x, max_length=4)
@@ -234,9 +224,9 @@ def test_within_a_traced_program_nothing_is_checked_and_nothing_else_changes():
 
     traced, alone = jax.jit(both)(params, inputs, 1.0), both(params, inputs, 1.0)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), traced, alone)
-    compiled = decode._greedy._cache_size()
+    compiled = decode._write._cache_size()
     decode.greedy(model, params, inputs[::-1], max_length=4)
-    assert decode._greedy._cache_size() == compiled
+    assert decode._write._cache_size() == compiled
 
 
 @pytest.mark.slow
@@ -249,7 +239,7 @@ def test_within_a_traced_program_nothing_is_checked_and_nothing_else_changes():
 )
 def test_beam_search_reference(case, num_beams, length_penalty):
     """All texts in their order, token by token, and their scores."""
-    model, params = reference_model(case)
+    model, params = zoo.reference_t5(case)
     tokens, scores = decode.beam_search(
         model, params, TENSORS[f"{case}/inputs"], max_length=12, num_beams=num_beams, length_penalty=length_penalty
     )

@@ -1,12 +1,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
+import zoo
 
 from kitlib import configs
 from kitlib.models import flops
 from kitlib.models.checkpoint import expected_shapes
 from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
+from kitlib.parallel import ahead_of_time
 
 # Publications count different parts of a model: each row lists the parts that its number includes.
 TOWER = ("embedding", "cls", "positions", "blocks", "encoder_norm")
@@ -114,29 +116,9 @@ def test_other_published_mixture_counts():
     assert sum(flops.vit_parameters(config).values()) == counted(config, WHOLE)
 
 
-EIGHT = {"moe": configs.MoEConfig(num_experts=8), "moe_blocks": (1,)}
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {},
-        {"pool": "gap", "posemb": "sincos2d"},
-        {"pool": "map", "representation_size": 24},
-        {"pool": "none", "num_classes": 0},
-        {"parallel": True, "qk_norm": True, "qkv_bias": False, "norm_bias": False, "pool": "map"},
-        {"scan": True},
-        {"moe": configs.MoEConfig(num_experts=3), "moe_blocks": (0,)},
-        {"moe": configs.MoEConfig(num_experts=4, router="soft", capacity_factor=2.0), "moe_blocks": (0, 1)},
-        {"batch_ensemble": configs.BatchEnsembleConfig((1,), 3)},
-        {"batch_ensemble": configs.BatchEnsembleConfig((0, 1), 2, attention=True), "representation_size": 8},
-        EIGHT | {"e3": configs.E3Config(2)},
-        EIGHT | {"e3": configs.E3Config(2, overlap=3)},
-        EIGHT | {"e3": configs.E3Config(2, routers="shared")},
-    ],
-)
-def test_closed_form_parts_equal_the_tree(overrides):
-    config = configs.vit("tiny/7", **{"image_size": (28, 14), "channels": 1, "num_classes": 10} | overrides)
+@pytest.mark.parametrize("name", zoo.VITS)
+def test_closed_form_parts_equal_the_tree(name):
+    config = zoo.VITS[name].replace(image_size=(28, 14))
     for part, count in flops.vit_parameters(config).items():
         assert counted(config, (part,)) == count, part
 
@@ -153,7 +135,7 @@ def test_published_throughput_is_the_published_utilisation():
     forward = flops.vit_forward_flops(c)
     per_token = 3 * sum(forward[part] for part in ("projections", "attention", "mlp")) / c.num_tokens
     assert per_token == 6 * matrices + 12 * 48 * 6144 * 256
-    assert round(100 * per_token * 1150 / 275e12, 1) == 54.9
+    assert round(100 * ahead_of_time.mfu(1150, per_token, ahead_of_time.CHIPS["v4"].flops), 1) == 54.9
 
 
 def gflops(config) -> float:

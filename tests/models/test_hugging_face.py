@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 import plain_vit
 import pytest
 import safetensors.numpy
+import zoo
 from trees import random_params
 
 from kitlib import configs
@@ -37,7 +37,7 @@ def arrays_of(folder):
 
 
 def logits(config, params, images=IMAGES):
-    return ViT(config).apply({"params": params}, images)[0]
+    return zoo.applied(ViT(config))(params, images)[0]
 
 
 def test_names_and_shapes_are_those_of_transformers(tmp_path):
@@ -142,11 +142,10 @@ def test_a_vit_without_a_classifier_gives_the_normed_class_token(tmp_path):
     safetensors.numpy.save_file(arrays | pooler, tmp_path / "model.safetensors")
     found, loaded = hugging_face.load(tmp_path)
     assert found == config.replace(num_classes=0) and "head" not in loaded
-    encoded = ViT(config).apply({"params": params}, IMAGES)[1]["encoded"]
+    encoded = zoo.applied(ViT(config))(params, IMAGES)[1]["encoded"]
     np.testing.assert_allclose(logits(found, loaded), encoded[:, 0], atol=1e-6)
 
 
-REFERENCE = Path(__file__).parents[1] / "reference"  # what transformers computes: see make_t5.py
 T5 = {"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_heads": 2, "num_layers": 3}
 T5 |= {"num_decoder_layers": 2, "layer_norm_epsilon": 1e-6, "tie_word_embeddings": False}
 T5["feed_forward_proj"] = "gated-gelu"
@@ -155,7 +154,7 @@ UNSCALED = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
 
 def copied(folder, case, stated):
     """A folder with the reference's weights and what config.json states."""
-    shutil.copy(REFERENCE / f"t5_{case}.safetensors", folder / "model.safetensors")
+    shutil.copy(zoo.REFERENCE / f"t5_{case}.safetensors", folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(T5 | stated))
 
 
@@ -173,10 +172,10 @@ def copied(folder, case, stated):
 def test_a_t5_folder_computes_what_transformers_does(case, stated, factor, tmp_path):
     copied(tmp_path, case, stated)
     config, params = hugging_face.load(tmp_path)
-    with np.load(REFERENCE / "t5.npz") as tensors:
+    with np.load(zoo.REFERENCE / "t5.npz") as tensors:
         inputs, targets, expected = (tensors[f"{case}/{name}"] for name in ("inputs", "targets", "logits"))
     shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
-    found, _ = t5.T5(config).apply({"params": params}, inputs, shifted)
+    found, _ = zoo.applied(t5.T5(config))(params, inputs, shifted)
     np.testing.assert_allclose(found, factor * expected, rtol=1e-4, atol=2e-4)
     with pytest.raises(CheckpointError, match="holds a T5, expected a ViT"):
         hugging_face.load_vit(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from kitlib import configs
 from kitlib.models import decode, flops, palix
-from kitlib.models.palix import PaLIX
+from kitlib.models.palix import PaLIX, VisualPositions, positions
 from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
 from kitlib.upcycling import surgery
@@ -347,3 +347,21 @@ def test_what_does_not_fit(placed, images, prompts, fields, message):
         PLACED.apply({"params": placed}, images, prompts, WRITTEN, **fields)
     with pytest.raises(ValueError, match="without a head: build it with pool='none'"):
         configs.palix("S", tower={"num_classes": 10})
+
+
+# ----------------------------------------------------------------------------------------------------- visual positions
+
+
+def test_positions_by_hand():
+    """Two rows (10, 20), three columns (1, 2, 3), two images (100, 200), of width 1: patches are row by row."""
+    found = positions(jnp.array([[10.0], [20.0]]), jnp.array([[1.0], [2.0], [3.0]]), jnp.array([[100.0], [200.0]]))
+    np.testing.assert_array_equal(found[..., 0], [[111, 112, 113, 121, 122, 123], [211, 212, 213, 221, 222, 223]])
+
+
+def test_they_start_as_long_as_normalised_tokens():
+    """Each vector is N(0, 1) per component: of 10,000 components the variance is 1 to 5 %."""
+    module, tokens = VisualPositions((50, 50), 100, 100), jnp.zeros((1, 1, 2500, 100), jnp.bfloat16)
+    params = module.init(jax.random.key(0), tokens)["params"]
+    assert module.apply({"params": params}, tokens).dtype == jnp.bfloat16
+    assert set(params) == {"row_embedding", "column_embedding", "image_embedding"}
+    assert abs(float(jnp.var(params["image_embedding"])) - 1) < 0.05

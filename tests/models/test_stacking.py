@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo
 from flax.traverse_util import flatten_dict
-from trees import random_params
+from zoo import IMAGES, TINY
 
 from kitlib import configs
 from kitlib.models import stacking
@@ -13,10 +14,8 @@ from kitlib.models.t5 import T5
 from kitlib.models.vit import ViT
 from kitlib.moe.dispatch import EXCHANGED
 
-TINY = configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10)
 SIX = TINY.replace(depth=6)
 MOE = configs.MoEConfig(num_experts=4, num_selected=2)
-IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (4, 28, 28, 1)), jnp.float32)
 T5_TINY = configs.t5("tiny", vocab_size=64, num_encoder_layers=4, num_decoder_layers=3)
 T5_MOE = {"moe": configs.T5_ENCODER_MOE.replace(num_experts=4), "moe_layers": (1, 3)}
 
@@ -79,7 +78,7 @@ def assert_scanning_changes_nothing(kind, config, inputs, remat):
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
-    params = jax.tree.map(jnp.asarray, random_params(config, spread=0.1))
+    params = zoo.params(config)
     scanned = config.replace(scan=True, remat=remat)
     stacked = stacking.stack(params, scanned)
     assert len(jax.tree.leaves(stacked)) < len(jax.tree.leaves(params))
@@ -128,7 +127,7 @@ def test_both_halves_of_a_pali_x_are_stacked():
 def test_rematerialisation_keeps_what_its_policy_says(scan):
     """Residuals by policy, for four dense blocks: "full" the blocks' inputs, "dots" also their matrix products."""
     size = {}
-    params = random_params(TINY.replace(depth=4), spread=0.1)
+    params = zoo.params(TINY.replace(depth=4))
     for remat in ("none", "dots", "full"):
         config = TINY.replace(depth=4, remat=remat, scan=scan)
         model, stacked = ViT(config), stacking.stack(params, config)
@@ -147,7 +146,7 @@ def test_rematerialisation_keeps_what_its_policy_says(scan):
 def test_what_has_travelled_between_devices_is_kept():
     # Dispatch and combine of three layers, named once each: computing a block again does not exchange again. With all
     # residuals of a block thrown away (a policy that keeps nothing), the names occur twice.
-    params = random_params(SIX.replace(**EXPERTS), spread=0.1)
+    params = zoo.params(SIX.replace(**EXPERTS))
     for remat in ("full", "none"):
         model = ViT(SIX.replace(remat=remat, **EXPERTS))
         text = str(jax.make_jaxpr(jax.grad(lambda p, m=model: m.apply({"params": p}, IMAGES)[0].sum()))(params))
@@ -156,6 +155,6 @@ def test_what_has_travelled_between_devices_is_kept():
 
 def test_a_scanned_t5_refuses_to_generate_and_says_what_to_do():
     config = T5_TINY.replace(scan=True)
-    params = stacking.stack(random_params(T5_TINY), config)
+    params = stacking.stack(zoo.params(T5_TINY), config)
     with pytest.raises(ValueError, match=r"scan=False.*unstack"):
         T5(config).apply({"params": params}, jnp.ones((1, 3), jnp.int32), 4, method="init_cache")

@@ -1,27 +1,21 @@
 """The reference tensors are the results of another library with the same weights: see reference/make_t5.py."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
 from flax.traverse_util import flatten_dict
-from trees import random_params
 
 from kitlib import configs
 from kitlib.configs import MoEConfig
 from kitlib.models import checkpoint, decode, t5
 from kitlib.training import loop
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
-TENSORS = np.load(REFERENCE / "t5.npz")
-SIZES = {"vocab_size": 40, "width": 16, "num_encoder_layers": 3, "num_decoder_layers": 2, "mlp_dim": 24}
-SIZES |= {"num_heads": 2, "head_dim": 6}
-CHANGES = {"gelu": {}, "silu": {"activation": "silu"}, "tied": {"tied": True}}
-CASES = {name: configs.T5Config(**SIZES, **fields) for name, fields in CHANGES.items()}
+TENSORS = np.load(zoo.REFERENCE / "t5.npz")
 
 # One layer per stack compiles fast; the reference tensors check several layers.
 SMALL = {"vocab_size": 30, "width": 16, "mlp_dim": 24, "num_heads": 2, "head_dim": 6}
@@ -36,24 +30,16 @@ INPUTS = np.random.default_rng(0).integers(2, 30, (3, 7))
 TARGETS = np.random.default_rng(1).integers(2, 30, (3, 5))
 
 
-@functools.cache
-def wide_params(config):
-    """Larger than the initial parameters, so that positions, routers and every layer matter."""
-    return jax.tree.map(jnp.asarray, random_params(config, spread=0.4))
+wide_params = functools.partial(zoo.params, spread=0.4)  # so that positions, routers and every layer matter
 
 
-@functools.cache
 def jitted(config, train=False):
-    def apply(params, inputs, decoder_inputs, segments=(None, None), rngs=None):
-        fields = {"encoder_segments": segments[0], "decoder_segments": segments[1], "train": train, "rngs": rngs}
-        return t5.T5(config).apply({"params": params}, inputs, decoder_inputs, **fields)
-
-    return jax.jit(apply)
+    return zoo.applied(t5.T5(config), train=train)
 
 
-def logits_of(config, inputs, decoder_inputs, segments=(None, None)):
+def logits_of(config, inputs, decoder_inputs, **fields):
     inputs, decoder_inputs = jnp.asarray(inputs), jnp.asarray(decoder_inputs)
-    return np.asarray(jitted(config)(wide_params(config), inputs, decoder_inputs, segments)[0])
+    return np.asarray(jitted(config)(wide_params(config), inputs, decoder_inputs, **fields)[0])
 
 
 def test_shift_right_starts_every_example_with_0():
@@ -110,10 +96,10 @@ def test_every_intermediate_has_its_name_and_shape():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", zoo.T5_CASES)
 def test_reference(case):
     """Within 1e-5 of the largest number, the results of the reference in float64 with the same file."""
-    model = t5.T5(CASES[case])
+    model, params = zoo.reference_t5(case)
     inputs, targets = TENSORS[f"{case}/inputs"], jnp.asarray(TENSORS[f"{case}/targets"])
 
     @jax.jit
@@ -121,7 +107,7 @@ def test_reference(case):
         loss, _ = t5.seq2seq_loss(model)(params, {"inputs": inputs, "targets": targets}, jax.random.key(0))
         return *model.apply({"params": params}, inputs, t5.shift_right(targets)), loss
 
-    logits, out, loss = run(checkpoint.load_t5(REFERENCE / f"t5_{case}.safetensors", CASES[case]))
+    logits, out, loss = run(params)
     expected = TENSORS[f"{case}/encoded"][inputs != 0]
     np.testing.assert_allclose(out["encoded"][inputs != 0], expected, atol=1e-5 * np.abs(expected).max())
     expected = TENSORS[f"{case}/logits"]  # causal: padding in the decoder comes after all tokens
@@ -137,12 +123,15 @@ def test_packed_examples_have_the_same_logits_as_alone(config):
     alone = logits_of(config, *(np.concatenate([x, x[:1]]) for x in apart))  # three rows, as in other tests
     inputs = np.concatenate([INPUTS[0, :4], INPUTS[1, :3], [9, 9]])[None]  # the last two: padding with some token
     targets = np.concatenate([TARGETS[0, :2], TARGETS[1, :3], [9]])[None]
-    segments = jnp.array([[1, 1, 1, 1, 2, 2, 2, 0, 0]]), jnp.array([[1, 1, 2, 2, 2, 0]])
-    packed = logits_of(config, inputs, targets, segments)
+    segments = {
+        "encoder_segments": jnp.array([[1, 1, 1, 1, 2, 2, 2, 0, 0]]),
+        "decoder_segments": jnp.array([[1, 1, 2, 2, 2, 0]]),
+    }
+    packed = logits_of(config, inputs, targets, **segments)
     np.testing.assert_allclose(packed[0, :2], alone[0, :2], atol=1e-4)
     np.testing.assert_allclose(packed[0, 2:5], alone[1, :3], atol=1e-4)
-    one = tuple(jnp.ones_like(x) for x in segments)  # the control: as one example, they attend to each other
-    assert np.abs(logits_of(config, inputs, targets, one)[0, :2] - alone[0, :2]).max() > 0.01
+    one = {name: jnp.ones_like(x) for name, x in segments.items()}  # the control: one example
+    assert np.abs(logits_of(config, inputs, targets, **one)[0, :2] - alone[0, :2]).max() > 0.01
 
 
 @pytest.mark.slow
@@ -159,11 +148,11 @@ def test_padding_takes_no_slot():
     # Expert choice with C slots: each expert takes its 1.0 * 9 / 4 -> 2 most probable tokens. The tokens in segment 0
     # must not change this choice.
     tight = SPARSE.replace(moe=AMPLE["moe"].replace(capacity_factor=1.0))
-    segments = jnp.asarray([[1] * 5 + [0] * 4]), jnp.ones((1, 5), jnp.int32)
+    segments = {"encoder_segments": jnp.asarray([[1] * 5 + [0] * 4]), "decoder_segments": jnp.ones((1, 5), jnp.int32)}
     one, other = (np.concatenate([INPUTS[:1, :5], np.full((1, 4), token)], axis=1) for token in (3, 17))
-    reference = logits_of(tight, one, TARGETS[:1], segments)
-    np.testing.assert_allclose(logits_of(tight, other, TARGETS[:1], segments), reference, atol=1e-5)
-    _, out = jitted(tight)(wide_params(tight), one, TARGETS[:1], segments)
+    reference = logits_of(tight, one, TARGETS[:1], **segments)
+    np.testing.assert_allclose(logits_of(tight, other, TARGETS[:1], **segments), reference, atol=1e-5)
+    _, out = jitted(tight)(wide_params(tight), one, TARGETS[:1], **segments)
     weights = out["block00"]["moe"]["combine_weights"][0]
     assert np.all(weights[5:] == 0)
     np.testing.assert_array_equal((weights > 0).sum(axis=0), 2)
@@ -251,7 +240,7 @@ def test_dropout_acts_in_training_only():
     config = DENSE.replace(dropout=0.3)
     params = wide_params(config)
     keys = [{"dropout": jax.random.key(seed, impl="rbg")} for seed in (0, 0, 1)]  # compiles faster
-    one, again, other = (jitted(config, train=True)(params, INPUTS, TARGETS, (None, None), key)[0] for key in keys)
+    one, again, other = (jitted(config, train=True)(params, INPUTS, TARGETS, rngs=key)[0] for key in keys)
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 1e-3
     jax.eval_shape(jitted(config), params, INPUTS, TARGETS)  # draws nothing: there is no rng
@@ -345,3 +334,18 @@ def test_a_sparse_model_trains_and_reports_its_routers():
     np.testing.assert_allclose(metrics["load"].sum(axis=-1), 1.0, rtol=1e-5)
     np.testing.assert_array_equal(metrics["dropped"], 0.0)
     assert float(metrics["auxiliary_loss"]) > 0
+
+
+# --------------------------------------------------------------------------------------------------------------- stacks
+
+
+STACKS = configs.t5("tiny", vocab_size=32, num_encoder_layers=3, num_decoder_layers=2)
+
+
+def test_layers_are_named_by_number_and_loops_by_their_first_and_last():
+    assert list(t5.stack_layers(STACKS, decoder=False)) == ["0", "1", "2"]
+    moe = configs.T5_ENCODER_MOE.replace(num_experts=2)
+    sparse = STACKS.replace(num_encoder_layers=5, moe=moe, moe_layers=(1, 3), scan=True)
+    # A dense layer of its own, then two times (MoE, dense).
+    assert list(t5.stack_layers(sparse, decoder=False)) == ["0", "1_to_4"]
+    assert list(t5.stack_layers(sparse, decoder=True)) == ["0_to_1"]

@@ -1,27 +1,20 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo
 from flax.traverse_util import flatten_dict
-from trees import random_params
+from zoo import IMAGES, TINY
 
-from kitlib import configs
+from kitlib.configs import BatchEnsembleConfig
 from kitlib.layers.vit_layers import sincos_positions
+from kitlib.models import vit
 from kitlib.models.vit import ViT
-
-TINY = configs.vit("tiny/7", image_size=(28, 28), channels=1, num_classes=10)
-IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 28, 28, 1)), jnp.float32)
+from kitlib.upcycling import surgery
 
 
-@functools.cache
-def params_of(config):
-    return random_params(config, spread=0.1)
-
-
-def run(config, images=IMAGES, params=None, **fields):
-    return ViT(config).apply({"params": params_of(config) if params is None else params}, images, **fields)
+def run(config, images=IMAGES, params=None, train=False, **fields):
+    return zoo.applied(ViT(config), train=train)(zoo.params(config) if params is None else params, images, **fields)
 
 
 def test_every_intermediate_has_its_name_and_shape():
@@ -57,18 +50,18 @@ def test_pooling_without_a_head(pool):
 @pytest.mark.slow
 def test_fixed_positions_are_those_of_the_patches_and_none_of_the_class_token():
     config = TINY.replace(posemb="sincos2d", pool="tok")
-    assert "pos_embedding" not in params_of(config)
+    assert "pos_embedding" not in zoo.params(config)
     _, out = run(config)
     added = out["with_posemb"][:, 1:] - out["stem"]
     np.testing.assert_allclose(added, np.repeat(sincos_positions((4, 4), 64), 3, axis=0), atol=1e-6)
-    np.testing.assert_array_equal(out["with_posemb"][:, 0], np.repeat(params_of(config)["cls"][0], 3, axis=0))
+    np.testing.assert_array_equal(out["with_posemb"][:, 0], np.repeat(zoo.params(config)["cls"][0], 3, axis=0))
 
 
 @pytest.mark.slow
 def test_without_positions_the_order_of_patches_does_not_matter():
     """Average pooling over tokens without positions: permuting the patches does not change the logits."""
     config = TINY.replace(pool="gap")
-    params = params_of(config)
+    params = zoo.params(config)
     patches = IMAGES.reshape(3, 4, 7, 4, 7, 1).transpose(0, 1, 3, 2, 4, 5).reshape(3, 16, 7, 7, 1)
     order = np.random.default_rng(1).permutation(16)
     shuffled = patches[:, order].reshape(3, 4, 4, 7, 7, 1).transpose(0, 1, 3, 2, 4, 5).reshape(3, 28, 28, 1)
@@ -102,7 +95,7 @@ def test_stochastic_depth_is_the_whole_block_or_nothing():
 
 @pytest.mark.slow
 def test_bfloat16_activations_keep_float32_parameters_and_logits():
-    params = params_of(TINY)
+    params = zoo.params(TINY)
     logits, out = run(TINY.replace(dtype="bfloat16"), params=params)
     assert logits.dtype == out["block00"]["attention"].dtype == jnp.float32
     assert out["encoded"].dtype == jnp.bfloat16
@@ -118,3 +111,47 @@ def test_wrong_images_are_refused():
     ):
         with pytest.raises(error, match=message):
             ViT(TINY).init(jax.random.key(0), images)
+
+
+# --------------------------------------------------------------------------------------------------------- in two parts
+
+
+FOUR = TINY.replace(depth=4, layer_scale=0.1)
+SPARSE = surgery.vision_recipe(FOUR, num_experts=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config", [FOUR, SPARSE, FOUR.replace(pool="gap", representation_size=8), FOUR.replace(pool="map")]
+)
+@pytest.mark.parametrize("first", [1, 2])
+def test_two_parts_compute_what_the_whole_does(config, first):
+    params = zoo.params(config)
+    lower, upper = vit.split(params, first)
+    tokens = vit.tokens_before(config, lower, IMAGES, first)
+    assert tokens.shape == (3, config.num_tokens, 64)
+    logits, out = zoo.applied(vit.UpperViT(vit.upper_config(config, first)))(upper, tokens)
+    whole, everything = run(config)
+    np.testing.assert_allclose(logits, whole, atol=1e-5)
+    np.testing.assert_allclose(out["encoded"], everything["encoded"], atol=1e-5)
+    assert ("auxiliary_loss" in out) == (config is SPARSE)
+
+
+def test_parts_come_together_again():
+    params = zoo.params(FOUR)
+    lower, upper = vit.split(params, 3)
+    assert "head" not in lower and set(lower["Transformer"]) == {f"encoderblock_{i}" for i in range(3)}
+    assert "head" in upper and set(upper["Transformer"]) == {"encoderblock_0", "encoder_norm"}
+    jax.tree.map(np.testing.assert_array_equal, vit.join(lower, upper, 3), params)
+
+
+def test_what_cannot_be_split():
+    members = FOUR.replace(batch_ensemble=BatchEnsembleConfig((3,), 2))
+    for config, first, message in (
+        (FOUR, 0, "first is 0; with 4 blocks it must be 1 to 3"),
+        (FOUR, 4, "first is 4"),
+        (SPARSE, 3, r"experts in blocks \[2\]"),
+        (members, 2, "batch_ensemble=BatchEnsembleConfig"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vit.upper_config(config, first)

@@ -11,7 +11,7 @@ from kitlib.models import checkpoint
 from kitlib.models.vit import ViT
 from kitlib.moe import e3, routing
 from kitlib.training import classification
-from kitlib.upcycling import surgery, to_ensemble
+from kitlib.upcycling import surgery
 
 V = 3
 SIZES = {"width": 16, "mlp_dim": 20, "num_heads": 2, "image_size": (8, 8), "channels": 1, "num_classes": V}
@@ -199,7 +199,7 @@ def test_one_member_is_bitwise_the_v_moe_with_its_noise():
     loss_fn = jax.jit(classification.classification_loss(ViT(plain)))
     want, reported = loss_fn(params, batch, key)
     single = jax.jit(classification.classification_loss(ViT(plain.replace(e3=configs.E3Config(1)))))
-    got, reported_too = single(to_ensemble.split_routers(params, 1), batch, key)
+    got, reported_too = single(surgery.split_routers(params, 1), batch, key)
     assert got == want
     jax.tree.map(np.testing.assert_array_equal, reported_too, reported)
     assert want != loss_fn(params, batch, jax.random.key(6))[0]  # the control: there was noise
@@ -283,7 +283,7 @@ def test_split_routers_have_larger_gates():
     """exp(l_e) / sum over own experts = p_e / (sum of own p): V-MoE's probabilities, renormalised within the block."""
     plain = vmoe()
     params = random_params(plain)
-    _, out = run(ensemble(), to_ensemble.split_routers(params, 2))
+    _, out = run(ensemble(), surgery.split_routers(params, 2))
     p = np.asarray(run(plain, params)[1]["block00"]["moe"]["probabilities"])
     own = e3.split(out["block00"]["moe"]["probabilities"], 2)
     for m, block in enumerate((slice(0, 2), slice(2, 4))):

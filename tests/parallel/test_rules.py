@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
 from jax.sharding import PartitionSpec as P
 
 from kitlib import configs
@@ -15,17 +16,8 @@ from kitlib.training import optim
 MESH = types.SimpleNamespace(shape={"data": 1, "fsdp": 2, "tensor": 2, "expert": 2})
 MOE = configs.MoEConfig(num_experts=4)
 BLOCK = "Transformer/encoderblock_3"
-TINY = configs.vit("tiny/8", image_size=(32, 32))
 SPARSE_T5 = {"moe": MOE.replace(router="expert_choice"), "moe_layers": (1,)}
-MODELS = {
-    "class token": TINY,
-    "22B, MAP": configs.vit("22B/8", width=64, depth=2, mlp_dim=128, num_heads=2, image_size=(32, 32), pool="map"),
-    "pre_logits": TINY.replace(representation_size=8),
-    "V-MoE": TINY.replace(moe=MOE, moe_blocks=(1,)),
-    "V-MoE, scanned": TINY.replace(moe=MOE, moe_blocks=(1, 3), depth=4, scan=True),
-    "Soft MoE": TINY.replace(moe=configs.MoEConfig(num_experts=4, router="soft"), moe_blocks=(1,)),
-    "E3": TINY.replace(moe=MOE, moe_blocks=(1,), e3=configs.E3Config(2)),
-    "BatchEnsemble": TINY.replace(batch_ensemble=configs.BatchEnsembleConfig((1,), 2, attention=True)),
+MODELS = zoo.VITS | {
     "T5": configs.t5("tiny"),
     "T5, tied": configs.t5("tiny", tied=True),
     "T5-MoE": configs.t5("tiny", **SPARSE_T5, decoder_moe=MOE, decoder_moe_layers=(1,)),

@@ -3,7 +3,7 @@
     python tests/reference/make_t5.py
 
 Needs torch and transformers (made with 2.13 and 5.24), which the kit does not depend on: use an environment of its own.
-The files are the reference of tests/test_t5.py, tests/test_decode.py and tests/test_checkpoint_t5.py; nothing but this
+The files are the reference of tests/models/test_t5.py, test_decode.py and test_checkpoint_names.py; nothing but this
 script knows how they came about, and running it again gives the same numbers up to rounding.
 """
 

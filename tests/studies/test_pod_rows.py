@@ -3,7 +3,7 @@ import math
 import pytest
 
 from kitlib.models import flops
-from kitlib.parallel import topologies
+from kitlib.parallel import ahead_of_time
 from kitlib.studies import pods
 
 ALL = (*pods.ROWS, *pods.LADDER)
@@ -11,7 +11,7 @@ ALL = (*pods.ROWS, *pods.LADDER)
 
 @pytest.mark.parametrize("pod", ALL, ids=lambda pod: pod.title)
 def test_every_mesh_has_as_many_devices_as_the_slice_has_chips(pod):
-    assert math.prod(pod.axes.values()) == topologies.find(pod.topology).chips
+    assert math.prod(pod.axes.values()) == ahead_of_time.find(pod.topology).chips
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from kitlib import configs
 from kitlib.data import files
-from kitlib.parallel import ahead_of_time, mesh, topologies
+from kitlib.parallel import ahead_of_time, mesh
 from kitlib.studies import pods
 from kitlib.studies.pods import Pod
 
@@ -32,7 +32,7 @@ def test_the_table_has_every_row_and_column(table):
         assert (row.batch, row.optimizer) == (pod.batch, pod.optimizer)
         assert row.mesh == ",".join(f"{axis}={size}" for axis, size in pod.axes.items())
         assert row.flops == pytest.approx(pods.step_flops(pod)[0], rel=1e-9)
-        assert row.chips == topologies.find(pod.topology).chips
+        assert row.chips == ahead_of_time.find(pod.topology).chips
 
 
 def test_every_row_fits_and_was_compiled_within_a_minute_and_6_gib(table):
@@ -41,7 +41,7 @@ def test_every_row_fits_and_was_compiled_within_a_minute_and_6_gib(table):
     assert table.mesh.str.contains("expert").sum() >= 13
     # All other all-to-alls are those of embedding tables.
     np.testing.assert_allclose(table.all_to_all_mib, table.all_to_all_minimum_mib, atol=0.002)
-    peak = np.array([topologies.CHIPS[name.split(":")[0]].flops for name in table.topology])
+    peak = np.array([ahead_of_time.CHIPS[name.split(":")[0]].flops for name in table.topology])
     np.testing.assert_allclose(table.mfu, table.flops / (table.chips * peak * table.step_seconds), atol=0.002)
     assert set(table.bound) <= {"compute", "memory", "interconnect"}
 
@@ -58,8 +58,8 @@ def test_fsdp_gathers_what_theory_says(table):
 
 def compiled_by(monkeypatch, compile_step):
     """The compiler is replaced."""
-    monkeypatch.setattr(topologies, "mesh_of", lambda topology, **axes: mesh.make())
-    monkeypatch.setattr(topologies, "versions", lambda: "jax, libtpu")
+    monkeypatch.setattr(ahead_of_time, "mesh_of", lambda topology, **axes: mesh.make())
+    monkeypatch.setattr(ahead_of_time, "versions", lambda: "jax, libtpu")
     monkeypatch.setattr(ahead_of_time, "compile_step", compile_step)
 
 

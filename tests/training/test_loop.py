@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -12,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import run_on_devices
+from jax.sharding import PartitionSpec as P
 
 from kitlib import configs, data
 from kitlib.data import image_batches
 from kitlib.models.vit import ViT
+from kitlib.parallel import mesh
 from kitlib.training import checkpoints, classification, loop, optim
 
 TINY = configs.vit("tiny/14", image_size=(28, 28), channels=1, num_classes=10)
@@ -205,7 +209,7 @@ def test_a_resumed_run_goes_on_with_the_same_program(tmp_path):
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path += {paths!r}
 import test_loop
 print("started", flush=True)
 test_loop.small_run({folder!r}, num_steps=12, save_every=1)
@@ -215,7 +219,8 @@ print("finished", flush=True)
 
 def start(folder):
     """The process and the file of its errors: a pipe that is not read while it runs could fill up and stop it."""
-    script = SCRIPT.format(tests=str(pathlib.Path(__file__).parent), folder=str(folder))
+    paths = [str(path) for path in pathlib.Path(__file__).parents[:2]]  # of this file, and of what it imports
+    script = SCRIPT.format(paths=paths, folder=str(folder))
     errors, env = folder.with_name("errors.txt"), os.environ | {"JAX_PLATFORMS": "cpu"}
     with errors.open("w") as file:
         command = [sys.executable, "-c", script]
@@ -299,3 +304,165 @@ def test_writers_are_made_when_the_folder_is_taken_and_closed_whatever_happens(t
         fit(Writer())  # made by the caller, who closes it
     assert calls[3:] == ["made", "rewind"]
     assert int(fit(lambda: None)[0].step) == 2  # no writer, as on all processes but the first
+
+
+# --------------------------------------------------------------------------------------------------------- asked to end
+
+
+def test_the_signal_is_noticed_and_the_old_handler_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with loop.Watch(every=10) as watch:
+        assert not watch.asked(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert watch.asked(2)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_another_thread_nothing_is_noticed():
+    found = []
+
+    def watched():
+        with loop.Watch(every=1) as watch:
+            found.append(watch.asked(1))
+
+    thread = threading.Thread(target=watched)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def test_a_run_that_is_asked_to_end_saves_and_goes_on_later(tmp_path, capsys):
+    tx, folder = optim.assemble(optax.identity(), 0.1), tmp_path / "run"
+    step = loop.make_step(lambda params, batch, key: (jnp.sum(params["p"] ** 2), {}), tx)
+
+    def run(num_steps, step):
+        read = image_batches.batches(data.load("fashion_mnist")[:64], 16)
+        state = loop.init_state({"p": jnp.ones(2)}, tx)
+        return loop.fit(step, state, read, num_steps, checkpoint_dir=folder, save_every=100)
+
+    def signal_at(moment):
+        def step_and_signal(state, batch):
+            if int(state.step) == moment:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(state, batch)
+
+        return step_and_signal
+
+    with pytest.raises(loop.Preempted) as ended:
+        run(10, signal_at(3))
+    assert ended.value.step == 4 == max(checkpoints.whole_steps(folder)) and ended.value.code == 143
+    state, history = run(10, step)
+    assert int(state.step) == 10 and len(history["loss"]) == 10
+    (folder / "10.sha256").unlink()  # killed between checkpoint and hashes: the run goes on from step 4
+    with pytest.raises(loop.Preempted) as ended:
+        run(20, signal_at(6))
+    assert ended.value.step == 7 == max(checkpoints.whole_steps(folder)) and "; saved," in capsys.readouterr().out
+    loop.Preempted(8, saved=False)
+    assert "at step 8; lost" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------ on a mesh
+
+
+PARAMS = {"head": {"kernel": jnp.arange(8.0).reshape(4, 2), "bias": jnp.zeros(2)}}
+
+
+def test_shapes_and_specs_of_a_state():
+    tx = optim.assemble(optax.scale_by_adam(), 1e-3)
+    shapes = loop.state_shapes(PARAMS, tx)
+    assert shapes.params["head"]["kernel"].shape == (4, 2) and shapes.step.shape == ()
+    specs = loop.state_specs(PARAMS, tx, mesh.make())
+    assert specs.params["head"]["kernel"] == P("fsdp") and specs.step == P()
+    moments = [s for s in jax.tree.leaves(specs.opt_state, is_leaf=lambda x: isinstance(x, P)) if s == P("fsdp")]
+    assert len(moments) == 2  # the two of Adam, for the kernel
+
+
+def test_a_state_on_one_device_is_that_of_the_loop():
+    tx = optim.assemble(optax.scale_by_adam(), 1e-3)
+    want = loop.init_state(PARAMS, tx, seed=3)
+    got = loop.init_sharded(lambda: PARAMS, tx, mesh.make(), seed=3)
+    jax.tree.map(np.testing.assert_array_equal, got.replace(key=0), want.replace(key=0))
+    assert (jax.random.key_data(got.key) == jax.random.key_data(want.key)).all()
+
+
+ON_EIGHT = """
+import optax
+from kitlib.training import loop, optim
+from kitlib.layers.initialize import init_params
+m = mesh.make(data=2, fsdp=4)
+def make():
+    return {"head": {"kernel": jax.random.normal(jax.random.key(0), (64, 8)), "bias": jnp.zeros(8)}}
+tx = optim.assemble(optax.scale_by_adam(), 0.1)
+def loss(params, batch, key):
+    return jnp.mean((batch["x"] @ params["head"]["kernel"] + params["head"]["bias"] - batch["y"]) ** 2), {}
+rng = np.random.default_rng(0)
+batch = {"x": rng.normal(size=(32, 64)).astype(np.float32), "y": rng.normal(size=(32, 8)).astype(np.float32)}
+plain, state = loop.init_state(make(), tx), loop.init_sharded(make, tx, m)
+kernel = state.params["head"]["kernel"]
+found["spec"], found["rows"] = str(kernel.sharding.spec), kernel.addressable_shards[0].data.shape[0]
+shardings = loop.state_shardings(jax.eval_shape(make), tx, m)
+steps = loop.make_step(loss, tx), loop.make_step(loss, tx, shardings=shardings)
+accumulated = loop.make_step(loss, tx, accumulate=4, shardings=shardings)
+again = loop.init_sharded(make, tx, m)
+with jax.set_mesh(m):
+    rows = mesh.global_batch(m, batch)
+    for _ in range(3):
+        plain, _ = steps[0](plain, batch)
+        state, _ = steps[1](state, rows)
+        again, _ = accumulated(again, rows)
+    text = {n: s.lower(again, rows).compile().as_text() for n, s in (("once", steps[1]), ("accumulated", accumulated))}
+found["after"] = str(state.params["head"]["kernel"].sharding.spec)
+for name, other in (("difference", state), ("accumulated", again)):
+    pairs = zip(jax.tree.leaves(plain.params), jax.tree.leaves(other.params))
+    found[name] = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+found["volumes"] = {n: {k: list(v) for k, v in ahead_of_time.totals(t).items()} for n, t in text.items()}
+only = mesh.make(data=8)
+def volumes(accumulate):
+    with jax.set_mesh(only):
+        step = loop.make_step(loss, tx, accumulate=accumulate)
+        state = loop.init_sharded(make, tx, only)
+        text = step.lower(state, mesh.global_batch(only, batch)).compile().as_text()
+        return {k: list(v) for k, v in ahead_of_time.totals(text).items()}
+found["data"] = volumes(1), volumes(4)
+try:
+    with jax.set_mesh(m):
+        loop.gradients(loss, make(), batch, jax.random.key(0), 3)
+except ValueError as error:
+    found["error"] = str(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+def test_training_on_a_mesh_is_training_on_one_device():
+    found = run_on_devices(ON_EIGHT)
+    assert found["spec"] == found["after"] == "P('fsdp',)" and found["rows"] == 16
+    assert found["difference"] < 1e-5 and found["accumulated"] < 1e-5
+    # With data=8, four parts send what one part sends: gradients and loss, once. No example travels.
+    once, parts = found["data"]
+    assert once["all-reduce"][1] == parts["all-reduce"][1] and parts["all-gather"][1] == once["all-gather"][1] == 0
+    # With fsdp=4, the kernel is gathered for all parts together, before the loop.
+    assert found["volumes"]["accumulated"]["all-gather"][1] == 64 * 8 * 4
+    assert found["error"] == "A batch of 32 cannot be cut into 3 equal parts on each of 8 devices; change one of them."
+
+
+ON_TWO = """
+from kitlib.training import loop
+def loss(params, batch, key):
+    return params["p"] * batch.mean(), {"drawn": jax.random.uniform(key)}
+key, batch = jax.random.key(3), np.ones((4, 1), np.float32)
+with jax.set_mesh(mesh.make(data=2)):
+    (_, metrics), _ = jax.jit(lambda p: loop.gradients(loss, p, batch, key, 2))({"p": jnp.float32(1)})
+found["mean"] = float(metrics["drawn"])
+found["drawn"] = [
+    float(jax.random.uniform(part)) for d in range(2) for part in jax.random.split(jax.random.fold_in(key, d), 2)
+]
+"""
+
+
+@pytest.mark.slow
+def test_every_part_on_every_device_draws_its_own_numbers():
+    """Two devices with two parts each draw four numbers; the metric is their mean."""
+    found = run_on_devices(ON_TWO, count=2)
+    assert len(set(found["drawn"])) == 4
+    assert found["mean"] == pytest.approx(np.mean(found["drawn"]), abs=1e-6)

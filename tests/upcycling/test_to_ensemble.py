@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from small_batch_ensemble import TINY, ensemble, is_fast, logits_of
 from trees import random_params
+from zoo import SMALL, ensemble, is_fast, logits_of
 
 from kitlib import configs
 from kitlib.ensembles import Mimo
 from kitlib.models import checkpoint, stacking
 from kitlib.models.vit import ViT
-from kitlib.upcycling.to_ensemble import batch_ensemble_from_dense, mimo_from_single, split_routers
+from kitlib.upcycling.surgery import batch_ensemble_from_dense, mimo_from_single, split_routers
 
 
 def test_split_routers():
-    config = TINY.replace(moe=configs.MoEConfig(num_experts=4), moe_blocks=(0, 1))
+    config = SMALL.replace(moe=configs.MoEConfig(num_experts=4), moe_blocks=(0, 1))
     params = random_params(config)
     split = flatten_dict(split_routers(params, 2), sep="/")
     for name, leaf in flatten_dict(params, sep="/").items():
@@ -32,7 +32,7 @@ def test_split_routers():
         (params, 0, 0, "num_members is 0"),
         (params, 3, 0, "4 experts do not divide among 3"),
         (params, 2, 3, "can borrow 2 more, got 3"),
-        (random_params(TINY), 2, 0, "no routers"),
+        (random_params(SMALL), 2, 0, "no routers"),
         (stacked, 2, 0, r"is \(2, 8, 4\), expected \[D, E\]"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -42,18 +42,18 @@ def test_split_routers():
 @pytest.mark.slow
 @pytest.mark.parametrize(("blocks", "m", "attention"), [((1,), 3, False), ((1, 0), 2, True), ((0,), 1, True)])
 def test_with_spread_0_every_member_is_the_vit_it_came_from(blocks, m, attention):
-    dense = random_params(TINY)
-    config = TINY.replace(batch_ensemble=ensemble(blocks, m, attention=attention, spread=0.0))
+    dense = random_params(SMALL)
+    config = SMALL.replace(batch_ensemble=ensemble(blocks, m, attention=attention, spread=0.0))
     logits = logits_of(config, batch_ensemble_from_dense(dense, config, jax.random.key(0)))
     assert logits.shape == (m, 4, 3)
-    np.testing.assert_allclose(logits, np.broadcast_to(logits_of(TINY, dense), (m, 4, 3)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, np.broadcast_to(logits_of(SMALL, dense), (m, 4, 3)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"spread": 0.5}, {"sign_probability": 0.5}])
 def test_from_dense_shares_kernels_repeats_biases_and_draws_fast_weights(fields):
-    dense = random_params(TINY)
-    config = TINY.replace(batch_ensemble=ensemble((1,), 3, **fields))
+    dense = random_params(SMALL)
+    config = SMALL.replace(batch_ensemble=ensemble((1,), 3, **fields))
     convert = functools.partial(batch_ensemble_from_dense, dense, config)
     params, again, other = convert(jax.random.key(0)), convert(jax.random.key(0)), convert(jax.random.key(1))
     flat, shapes = flatten_dict(params, sep="/"), flatten_dict(checkpoint.expected_shapes(config), sep="/")
@@ -77,7 +77,7 @@ def test_from_dense_shares_kernels_repeats_biases_and_draws_fast_weights(fields)
 
 
 def changed(name, leaf):
-    flat = flatten_dict(random_params(TINY), sep="/")
+    flat = flatten_dict(random_params(SMALL), sep="/")
     flat.pop(name, None)
     return unflatten_dict(flat if leaf is None else flat | {name: leaf}, sep="/")
 
@@ -96,14 +96,17 @@ def changed(name, leaf):
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(name, leaf, message):
-    config = TINY.replace(batch_ensemble=ensemble((1,), 2))
+    config = SMALL.replace(batch_ensemble=ensemble((1,), 2))
     with pytest.raises(ValueError, match=message):
         batch_ensemble_from_dense(changed(name, leaf), config, jax.random.key(0))
 
 
 def test_from_dense_needs_a_dense_model_and_a_configuration_with_members():
-    config = TINY.replace(batch_ensemble=ensemble((1,), 2))
-    for dense, sparse, message in ((config, config, r"extra: .*fast_weight_alpha"), (TINY, TINY, "no batch_ensemble")):
+    config = SMALL.replace(batch_ensemble=ensemble((1,), 2))
+    for dense, sparse, message in (
+        (config, config, r"extra: .*fast_weight_alpha"),
+        (SMALL, SMALL, "no batch_ensemble"),
+    ):
         with pytest.raises(ValueError, match=message):
             batch_ensemble_from_dense(random_params(dense), sparse, jax.random.key(0))
 
@@ -111,12 +114,12 @@ def test_from_dense_needs_a_dense_model_and_a_configuration_with_members():
 @pytest.mark.slow
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_a_mimo_that_reads_one_picture_m_times_is_the_model_it_came_from(m):
-    params = random_params(TINY)
-    model = Mimo(TINY, m)
+    params = random_params(SMALL)
+    model = Mimo(SMALL, m)
     made = mimo_from_single(params, m)
-    images = np.random.default_rng(0).normal(size=(4, *TINY.image_size, TINY.channels)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(4, *SMALL.image_size, SMALL.channels)).astype(np.float32)
     logits = model.apply({"params": made}, images)[0]
-    alone = ViT(TINY).apply({"params": params}, images)[0]
+    alone = ViT(SMALL).apply({"params": params}, images)[0]
     np.testing.assert_allclose(logits, np.broadcast_to(alone, (m, 4, 3)), rtol=1e-5, atol=1e-5)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images))["params"]
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(lambda leaf: leaf.shape, shapes)

@@ -51,7 +51,7 @@ from kitlib.synthetic import named_pictures
 from kitlib.synthetic.named_pictures import SIDE, Questions
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
-from kitlib.upcycling import to_ensemble
+from kitlib.upcycling import surgery
 
 STEPS, BATCH = 500, 256
 PEAKS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
@@ -159,13 +159,13 @@ def pretrained(arm: NamingArm, split: str, seed: int, folder: Path) -> dict:
 def converted(arm: NamingArm, params: dict, seed: int) -> dict:
     """The parameters of a pre-trained model as those of the arm's model."""
     if arm.inputs:
-        return to_ensemble.mimo_from_single(params, arm.inputs)
+        return surgery.mimo_from_single(params, arm.inputs)
     if arm.start == "E3":
         return params
     if arm.config.e3 and arm.config.e3.routers == "own":
-        return to_ensemble.split_routers(params, arm.config.e3.num_members, arm.config.e3.overlap)
+        return surgery.split_routers(params, arm.config.e3.num_members, arm.config.e3.overlap)
     if arm.config.batch_ensemble:
-        return to_ensemble.batch_ensemble_from_dense(params, arm.config, jax.random.key(seed))
+        return surgery.batch_ensemble_from_dense(params, arm.config, jax.random.key(seed))
     return params
 
 

@@ -31,7 +31,7 @@ from kitlib.studies import study
 from kitlib.studies.study import Study, best_trial, kept
 from kitlib.training import classification, loop
 from kitlib.training.optim import adamw_cosine_step
-from kitlib.upcycling import surgery, to_ensemble
+from kitlib.upcycling import surgery
 
 NAME, FIRST, SIDE = "dinov2-s14", 10, 56  # the first block that is trained, and the pictures' side in pixels
 SPLITS = {"train": ("train", 0, 15_000), "valid": ("train", 15_000, 18_000), "test": ("test", 0, 5_000)}
@@ -132,7 +132,7 @@ def start(arm: RealArm, seed: int) -> dict:
         plan = surgery.plan(params, arm.config.replace(e3=None))
         params = surgery.apply(plan, params, key)
         if arm.config.e3:
-            params = to_ensemble.split_routers(params, arm.config.e3.num_members)
+            params = surgery.split_routers(params, arm.config.e3.num_members)
     return vit.split(params, FIRST)[1]
 
 

@@ -22,7 +22,7 @@ from kitlib.data import files
 from kitlib.studies.upcycling.recipes import Recipe
 from kitlib.studies.upcycling.setups import Setup
 from kitlib.training import loop
-from kitlib.upcycling import optimizer_state, surgery
+from kitlib.upcycling import surgery
 from kitlib.upcycling.surgery import COPIES, ExpertInit
 
 AVERAGE = 0.02  # weight of the newest parameters in the running average that is evaluated
@@ -83,10 +83,10 @@ def run_arm(task: Callable[[], Setup], arm: UpcyclingArm, seed: int, folder: Pat
         # The average is upcycled with the same key, so that it gets the same routers and the same drawn experts.
         params, average = (surgery.apply(plan, p, key, arm.init) for p in (state.params, average))
         if arm.recipe.moments == "resume":
-            state = state.replace(opt_state=optimizer_state.resume(plan, state.opt_state, task.tx))
+            state = state.replace(opt_state=surgery.resume(plan, state.opt_state, task.tx))
         state = state.replace(params=params)
     if arm.recipe.moments == "restart":
-        state = state.replace(opt_state=optimizer_state.restart(state.opt_state, task.tx, state.params))
+        state = state.replace(opt_state=surgery.restart(state.opt_state, task.tx, state.params))
     start = int(state.step)
     rows = [{"step": start, **task.evaluate(model, average)}]
     _, average, more = _train(task, arm.config, arm.recipe, state, average, batches, start + arm.steps)
