@@ -69,22 +69,21 @@ CASES = {
 
 
 def assert_scanning_changes_nothing(kind, config, inputs, remat):
-    """Loss, intermediates and gradients, up to 4e-6 of their largest value, after up to six blocks."""
+    """Logits, intermediates and gradients, up to 4e-6 of their largest value, after up to six blocks."""
 
     def run(config, params):
         def loss(params):
             logits, out = kind(config).apply({"params": params}, *inputs)
-            return jnp.sum(jnp.sin(logits)) + out.get("auxiliary_loss", 0.0), out
+            return jnp.sum(jnp.sin(logits)) + out.get("auxiliary_loss", 0.0), out | {"logits": logits}
 
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
 
     params = zoo.params(config)
     scanned = config.replace(scan=True, remat=remat)
     stacked = stacking.stack(params, scanned)
     assert len(jax.tree.leaves(stacked)) < len(jax.tree.leaves(params))
-    (loss, out), grads = run(config, params)
-    (loss_scan, out_scan), grads_scan = run(scanned, stacked)
-    assert float(loss_scan) == pytest.approx(float(loss), rel=1e-6, abs=1e-6)
+    grads, out = run(config, params)
+    grads_scan, out_scan = run(scanned, stacked)
     jax.tree.map(np.testing.assert_array_equal, stacking.unstack(stacked), params)
     for got, want in ((out_scan, out), (stacking.unstack(grads_scan), grads)):
         got, want = flatten_dict(got, sep="/"), flatten_dict(want, sep="/")
