@@ -25,7 +25,7 @@ def test_the_tuned_default_is_in_every_study_of_upcycling(setup):
     """So that each choice is compared with it; arms that are equal share their runs."""
     task = setup()
     studies = ablations(task)
-    assert tuple(studies) == TOPICS
+    assert set(TOPICS) <= set(studies)
     default = studies["init"][1]["copies"]
     recipe = task.recipe("upcycled")
     c, kind = f"C={recipe.capacity:.0f}", "renormalized" if recipe.renormalize else "raw"
