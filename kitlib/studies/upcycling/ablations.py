@@ -75,11 +75,13 @@ def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
         config = task.dense if kind == "dense" else default
         return tuned_arm(task, kind, config, recipe=dataclasses.replace(recipe, moments=how))
 
-    def top_k(priority: bool):
-        fields = {"num_selected": int(c), "capacity_factor": 1.0, "batch_priority": priority} | task.top_k
+    def top_k(k: int, priority: bool = False, **fields):
+        """Tokens choose K experts, in the decoder of a T5, too."""
+        fields |= {"num_selected": k, "capacity_factor": 1.0, "batch_priority": priority} | task.top_k
         config = task.sparse(task.dense, **recipe.experts | {"router": "top_k"} | fields)
-        if not isinstance(config, ViTConfig):  # the decoder chooses as many as in the other arms
-            config = config.replace(decoder_moe=default.decoder_moe)
+        if not isinstance(config, ViTConfig):
+            sums = config.moe.renormalize
+            config = config.replace(decoder_moe=default.decoder_moe.replace(num_selected=k, renormalize=sums))
         return upcycled(config)
 
     return {
@@ -96,7 +98,13 @@ def ablations(task: Setup) -> dict[str, tuple[str, dict[str, UpcyclingArm]]]:
             "Which router, at equal capacity?",
             dense
             | {"expert choice": upcycled(default)}
-            | {f"top-{int(c)}{' priority' if priority else ''}": top_k(priority) for priority in (False, True)},
+            | {f"top-{int(c)}{' priority' if priority else ''}": top_k(int(c), priority) for priority in (False, True)},
+        ),
+        "choices": (
+            "Does a token choose one expert or two?",
+            dense
+            | {f"top-{k}": top_k(k, renormalize=False) for k in (1, 2)}
+            | {"top-2 renormalized": top_k(2, renormalize=True)},
         ),
         "init": (
             "How do the experts start?",
@@ -181,9 +189,9 @@ def width_curves(width: int) -> Study:
     return study_of(task, f"A ViT of width {width}, and a V-MoE from scratch.", gated(task()), HEADLINE_SEEDS)
 
 
-def ablation(task: Callable[..., Setup], topic: str) -> Study:
-    """<task>_<topic>, one of TOPICS."""
-    return study_of(task, *ablations(task())[topic])
+def ablation(task: Callable[..., Setup], topic: str, seeds: int = study.SEEDS) -> Study:
+    """<task>_<topic>."""
+    return study_of(task, *ablations(task())[topic], seeds)
 
 
 TUNED = {"recall": recall, "text": text, "pictures": pictures}
@@ -201,4 +209,5 @@ STUDIES: dict[str, Callable[[], Study]] = {
         for name in ("text", "pictures")
         for topic in TOPICS
     },
+    "text_choices": functools.partial(ablation, text, "choices", HEADLINE_SEEDS),
 }
